@@ -1,0 +1,36 @@
+//! Zeek's `conn_state`: one word for how a connection went.
+
+use crate::flow::{Flow, fact, flow_flag};
+
+/// The word for `flow`, as Zeek's `conn.log` writes it.
+#[must_use]
+pub fn conn_state(flow: &Flow) -> &'static str {
+    let originator = flow.half(flow.originator()).facts();
+    let responder = flow.half(flow.originator().other()).facts();
+    if flow.has(flow_flag::MIDSTREAM) {
+        return "OTH";
+    }
+    let syn_ack = responder.has(fact::SYN);
+    if originator.has(fact::RST) {
+        return if !syn_ack { "RSTOS0" } else { "RSTO" };
+    }
+    if responder.has(fact::RST) {
+        return match (originator.has(fact::SYN), syn_ack) {
+            (true, false) => "REJ",
+            (true, true) => "RSTR",
+            (false, _) => "RSTRH",
+        };
+    }
+    if !originator.has(fact::SYN) {
+        return if responder.has(fact::FIN) { "SHR" } else { "OTH" };
+    }
+    if !syn_ack {
+        return if originator.has(fact::FIN) { "SH" } else { "S0" };
+    }
+    match (originator.has(fact::FIN), responder.has(fact::FIN)) {
+        (true, true) => "SF",
+        (true, false) => "S2",
+        (false, true) => "S3",
+        (false, false) => "S1",
+    }
+}

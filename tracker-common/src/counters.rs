@@ -1,0 +1,195 @@
+//! Every packet's fate, counted exactly.
+
+use crate::{cell::U64, packet::Unparsed};
+
+/// The hook that saw a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Hook {
+    /// XDP: the packet arrived.
+    Ingress = 0,
+    /// tc egress: the packet leaves.
+    Egress = 1,
+}
+
+impl Hook {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// `in` or `out`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "in",
+            Self::Egress => "out",
+        }
+    }
+
+    /// The hook with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
+macro_rules! fates {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// What became of a packet, other than being passed on, which all of them are.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[repr(u8)]
+        pub enum Fate {
+            $($(#[doc = $doc])* $name = $code,)*
+        }
+
+        impl Fate {
+            /// Every fate.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name in output and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+fates! {
+    /// Its segment was credited to a flow.
+    Tracked = 0, "tracked";
+    /// An RST that belongs to no flow.
+    NoFlow = 1, "no_flow";
+    /// Its header alone is a violation; no flow was touched.
+    Illegal = 2, "illegal";
+    /// A new flow for which there was no memory.
+    NotInserted = 3, "not_inserted";
+    /// Forwarded, and counted where it arrived.
+    CountedOnArrival = 4, "counted_on_arrival";
+    /// See [`Unparsed::TruncatedEthernet`].
+    TruncatedEthernet = 5, "truncated_ethernet";
+    /// See [`Unparsed::TooManyVlanTags`].
+    TooManyVlanTags = 6, "too_many_vlan_tags";
+    /// See [`Unparsed::NotIp`].
+    NotIp = 7, "not_ip";
+    /// See [`Unparsed::TruncatedIp`].
+    TruncatedIp = 8, "truncated_ip";
+    /// See [`Unparsed::BadIpHeader`].
+    BadIpHeader = 9, "bad_ip_header";
+    /// See [`Unparsed::TooManyExtensionHeaders`].
+    TooManyExtensionHeaders = 10, "too_many_extension_headers";
+    /// See [`Unparsed::Encrypted`].
+    Encrypted = 11, "encrypted";
+    /// See [`Unparsed::NotTcp`].
+    NotTcp = 12, "not_tcp";
+    /// See [`Unparsed::LaterFragment`].
+    LaterFragment = 13, "later_fragment";
+    /// See [`Unparsed::SplitTcpHeader`].
+    SplitTcpHeader = 14, "split_tcp_header";
+    /// See [`Unparsed::TruncatedTcp`].
+    TruncatedTcp = 15, "truncated_tcp";
+    /// See [`Unparsed::BadTcpHeaderLength`].
+    BadTcpHeaderLength = 16, "bad_tcp_header_length";
+}
+
+impl Fate {
+    /// Places in [`PacketCounters`]; more than there are fates.
+    pub const SLOTS: usize = 32;
+}
+
+impl From<Unparsed> for Fate {
+    #[inline(always)]
+    fn from(reason: Unparsed) -> Self {
+        match reason {
+            Unparsed::TruncatedEthernet => Self::TruncatedEthernet,
+            Unparsed::TooManyVlanTags => Self::TooManyVlanTags,
+            Unparsed::NotIp => Self::NotIp,
+            Unparsed::TruncatedIp => Self::TruncatedIp,
+            Unparsed::BadIpHeader => Self::BadIpHeader,
+            Unparsed::TooManyExtensionHeaders => Self::TooManyExtensionHeaders,
+            Unparsed::Encrypted => Self::Encrypted,
+            Unparsed::NotTcp => Self::NotTcp,
+            Unparsed::LaterFragment => Self::LaterFragment,
+            Unparsed::SplitTcpHeader => Self::SplitTcpHeader,
+            Unparsed::TruncatedTcp => Self::TruncatedTcp,
+            Unparsed::BadTcpHeaderLength => Self::BadTcpHeaderLength,
+        }
+    }
+}
+
+/// Packets by fate, of one hook of one interface on one CPU.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct PacketCounters {
+    /// Indexed by [`Fate`].
+    pub packets: [U64; Fate::SLOTS],
+}
+
+macro_rules! tallies {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// What happens to flows and reports, counted per CPU.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[repr(u8)]
+        pub enum Tally {
+            $($(#[doc = $doc])* $name = $code,)*
+        }
+
+        impl Tally {
+            /// Every tally.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name in output.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+tallies! {
+    /// Flows that began with a SYN or SYN,ACK.
+    FlowsBySyn = 0, "flows_by_syn";
+    /// Flows that were picked up in their middle.
+    FlowsMidstream = 1, "flows_midstream";
+    /// Flows that moved to the table of confirmed ones.
+    FlowsConfirmed = 2, "flows_confirmed";
+    /// Flows that found the table of confirmed ones full, and stayed where they may be evicted.
+    TableFull = 3, "table_full";
+    /// Half-open flows for which there was no memory.
+    HalfOpenInsertFailed = 4, "half_open_insert_failed";
+    /// Flows whose key a newer connection took over.
+    FlowsReopened = 5, "flows_reopened";
+    /// Reports that found the ring buffer full.
+    ReportsLost = 6, "reports_lost";
+    /// Flows that the agent removed when their time was over.
+    FlowsExpired = 7, "flows_expired";
+    /// Removals that came too late: the flow had changed since it was judged.
+    RemovalsRefused = 8, "removals_refused";
+}
+
+impl Tally {
+    /// Places in the map of tallies; more than there are tallies.
+    pub const SLOTS: usize = 32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_count_up_and_fit() {
+        assert!(
+            Fate::ALL.iter().enumerate().all(|(n, fate)| *fate as usize == n && n < Fate::SLOTS)
+        );
+        assert!(
+            Tally::ALL
+                .iter()
+                .enumerate()
+                .all(|(n, tally)| *tally as usize == n && n < Tally::SLOTS)
+        );
+    }
+}

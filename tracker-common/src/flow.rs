@@ -1,0 +1,493 @@
+//! The record of one connection: what each end has sent, in sequence space.
+//!
+//! A record has two halves, one an end. Each half has one direction of traffic as its writer, so XDP on one CPU and tcx
+//! egress on another update a flow together without a lock. Facts only grow; states are derived from them
+//! ([`crate::state`]) and never stored, so there is no transition to lose.
+
+use crate::{
+    cell::{U16, U32, U64},
+    history::History,
+    key::End,
+    segment::{Segment, SynOptions},
+    seq::Seq,
+    time::Tick,
+};
+
+/// Bits of [`Facts::flags`].
+pub mod fact {
+    /// Sent a SYN; `isn` holds.
+    pub const SYN: u32 = 1 << 0;
+    /// Sent a SYN,ACK.
+    pub const SYN_ACK: u32 = 1 << 1;
+    /// `ack` holds.
+    pub const ACK: u32 = 1 << 2;
+    /// Sent a FIN; `fin` and `fin_ack` hold.
+    pub const FIN: u32 = 1 << 3;
+    /// Sent an RST that ended the connection.
+    pub const RST: u32 = 1 << 4;
+    /// Has acknowledged the peer's SYN. Kept, because after 2 GB the numbers no longer tell.
+    pub const ACKED_SYN: u32 = 1 << 5;
+    /// Has sent a segment beyond its SYN; with [`SYN`], `end` holds from either on.
+    pub const MOVED_ON: u32 = 1 << 6;
+    /// Has acknowledged exactly all that the peer was seen to send: the peer's `end` can be relied on, also in a flow
+    /// that was picked up in its middle.
+    pub const SYNCED: u32 = 1 << 7;
+    /// Sent data or a FIN before any SYN,ACK was seen: a breach if one comes to light that it did not know.
+    pub const EARLY_DATA: u32 = 1 << 8;
+    /// Its SYN carried data.
+    pub const SYN_DATA: u32 = 1 << 9;
+    /// Offered window scaling.
+    pub const WINDOW_SCALE: u32 = 1 << 10;
+    /// Offered SACK.
+    pub const SACK: u32 = 1 << 11;
+    /// Offered timestamps.
+    pub const TIMESTAMPS: u32 = 1 << 12;
+    /// Sent a Fast Open option.
+    pub const FAST_OPEN: u32 = 1 << 13;
+    /// Some of its segments came in IP fragments, whose data is out of sight.
+    pub const FRAGMENTED: u32 = 1 << 14;
+    /// Some of its packets arrived at the interface.
+    pub const SEEN_IN: u32 = 1 << 15;
+    /// Some of its packets left by the interface.
+    pub const SEEN_OUT: u32 = 1 << 16;
+    /// Its history has an `a`.
+    pub const PURE_ACK: u32 = 1 << 17;
+    /// Its history has a `d`.
+    pub const DATA: u32 = 1 << 18;
+    /// `edge` holds.
+    pub const EDGE: u32 = 1 << 19;
+    /// Where its window scale shift stands, four bits.
+    pub const SCALE_SHIFT: u32 = 24;
+}
+
+/// What one end has sent, as plain values.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Facts {
+    /// Initial sequence number.
+    pub isn: Seq,
+    /// Highest sequence number sent, plus one (SND.NXT as far as seen).
+    pub end: Seq,
+    /// Highest acknowledgment sent (RCV.NXT as last told to the peer).
+    pub ack: Seq,
+    /// Highest acknowledgment plus window sent: the end of what it ever offered to receive.
+    pub edge: Seq,
+    /// Sequence number of its FIN.
+    pub fin: Seq,
+    /// Acknowledgment carried by the first segment with its FIN: whether it closed first is decided by this.
+    pub fin_ack: Seq,
+    /// Bits of [`fact`].
+    pub flags: u32,
+}
+
+impl Facts {
+    /// Whether all of `bits` hold.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, bits: u32) -> bool {
+        self.flags & bits == bits
+    }
+
+    /// Whether any packet of this end was seen.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seen(&self) -> bool {
+        self.flags & (fact::SEEN_IN | fact::SEEN_OUT) != 0
+    }
+
+    /// Whether `end` holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_end(&self) -> bool {
+        self.flags & (fact::SYN | fact::MOVED_ON) != 0
+    }
+
+    /// Shift for windows that this end sends to `peer` after the handshake: only if both offered it (RFC 7323 section
+    /// 2.2). Where the peer's SYN was not seen, the largest that is possible.
+    #[inline(always)]
+    #[must_use]
+    pub const fn scale(&self, peer: &Self) -> u32 {
+        let agreed =
+            self.has(fact::WINDOW_SCALE) && (peer.has(fact::WINDOW_SCALE) || !peer.has(fact::SYN));
+        if agreed { self.flags >> fact::SCALE_SHIFT & 15 } else { 0 }
+    }
+
+    /// Takes over what a SYN segment's options offer.
+    #[inline(always)]
+    pub fn offer(&mut self, options: &SynOptions) {
+        if options.has(SynOptions::HAS_WINDOW_SCALE) {
+            self.flags |= fact::WINDOW_SCALE | (options.window_scale as u32) << fact::SCALE_SHIFT;
+        }
+        if options.has(SynOptions::HAS_SACK) {
+            self.flags |= fact::SACK;
+        }
+        if options.has(SynOptions::HAS_TIMESTAMPS) {
+            self.flags |= fact::TIMESTAMPS;
+        }
+        if options.has(SynOptions::HAS_FAST_OPEN) {
+            self.flags |= fact::FAST_OPEN;
+        }
+    }
+}
+
+/// One end's half of a record. Fields as in [`Facts`].
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct Half {
+    /// Packets that this end sent.
+    pub packets: U64,
+    /// Their octets, IP headers included.
+    pub bytes: U64,
+    isn: U32,
+    end: U32,
+    ack: U32,
+    edge: U32,
+    fin: U32,
+    fin_ack: U32,
+    flags: U32,
+    /// The window field of its last segment, not scaled.
+    pub window: U16,
+    /// MSS that its SYN offered; 0 where none was.
+    pub mss: U16,
+    reserved: U64,
+}
+
+impl Half {
+    /// The facts as they stand.
+    #[inline(always)]
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts {
+            isn: Seq(self.isn.get()),
+            end: Seq(self.end.get()),
+            ack: Seq(self.ack.get()),
+            edge: Seq(self.edge.get()),
+            fin: Seq(self.fin.get()),
+            fin_ack: Seq(self.fin_ack.get()),
+            flags: self.flags.get(),
+        }
+    }
+
+    /// Stores what is new in `now` against `before`. Numbers first, then the bits that say they hold; the bits by an
+    /// atomic OR, so that none is lost where a network card spreads one direction over CPUs.
+    #[inline(always)]
+    pub fn grow(&self, before: &Facts, now: &Facts) {
+        store(&self.isn, before.isn, now.isn);
+        store(&self.end, before.end, now.end);
+        store(&self.ack, before.ack, now.ack);
+        store(&self.edge, before.edge, now.edge);
+        store(&self.fin, before.fin, now.fin);
+        store(&self.fin_ack, before.fin_ack, now.fin_ack);
+        if before.flags != now.flags {
+            self.flags.or(now.flags & !before.flags);
+        }
+    }
+
+    /// Counts a packet of this end.
+    #[inline(always)]
+    pub fn count(&self, segment: &Segment) {
+        self.packets.add(1);
+        self.bytes.add(segment.ip_len as u64);
+        self.window.set(segment.window);
+    }
+
+    /// The SYN,ACK chose another of this end's ISNs (H8, H16). Called from the peer's direction, the one exception to
+    /// one writer a half: a SYN at the same instant could only offer yet another ISN, which is remembered elsewhere.
+    #[inline(always)]
+    pub fn choose_isn(&self, isn: Seq) {
+        self.isn.set(isn.0);
+        self.end.set(isn.add(1).0);
+    }
+
+    #[inline(always)]
+    fn clear(&self) {
+        for cell in
+            [&self.isn, &self.end, &self.ack, &self.edge, &self.fin, &self.fin_ack, &self.flags]
+        {
+            cell.set(0);
+        }
+        self.packets.set(0);
+        self.bytes.set(0);
+        self.window.set(0);
+        self.mss.set(0);
+        self.reserved.set(0);
+    }
+}
+
+#[inline(always)]
+fn store(cell: &U32, before: Seq, now: Seq) {
+    if before != now {
+        cell.set(now.0);
+    }
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flag {
+    /// First seen after its handshake.
+    pub const MIDSTREAM: u32 = 1 << 0;
+    /// The high end opened it.
+    pub const ORIGINATOR_HIGH: u32 = 1 << 1;
+    /// A newer SYN on the same key waits among the half-open flows.
+    pub const SUCCESSOR: u32 = 1 << 2;
+    /// Its ESTABLISHED event was sent.
+    pub const ESTABLISHED: u32 = 1 << 3;
+    /// Its CLOSING event was sent.
+    pub const CLOSING: u32 = 1 << 4;
+    /// That it found the table full was counted.
+    pub const TABLE_FULL: u32 = 1 << 5;
+}
+
+/// The record of one connection.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct Flow {
+    /// [`Life`].
+    life: U64,
+    /// When its first packet was seen, nanoseconds since boot.
+    pub created_ns: U64,
+    /// Zeek's letters.
+    pub history: History,
+    /// The interface that saw its first packet.
+    pub ifindex: U32,
+    /// From the SYN to the segment that completed the handshake, microseconds; 0 where not seen.
+    pub handshake_us: U32,
+    /// Violations counted on it.
+    pub violations: U32,
+    flags: U32,
+    /// What the low and the high end sent.
+    pub halves: [Half; 2],
+}
+
+/// Which connection on a key this is, and when it was last seen, in one word: who wants to remove a flow exchanges
+/// the word that it judged by for a tombstone, and fails if anything happened since.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Life {
+    /// Differs between connections that follow each other on a key; 0 is the tombstone.
+    pub generation: u32,
+    /// When a segment last renewed it.
+    pub last_seen: Tick,
+}
+
+impl Life {
+    /// As one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        (self.generation as u64) << 32 | self.last_seen.0 as u64
+    }
+
+    /// From one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        #[allow(clippy::cast_possible_truncation)] // the two halves
+        let life = Self { generation: (word >> 32) as u32, last_seen: Tick(word as u32) };
+        life
+    }
+}
+
+impl Flow {
+    /// Makes this the record of a connection first seen at `now_ns`.
+    #[inline(always)]
+    pub fn start(&self, now_ns: u64, originator: End, flags: u32, ifindex: u32) {
+        self.halves[0].clear();
+        self.halves[1].clear();
+        self.created_ns.set(now_ns);
+        self.history.clear();
+        self.ifindex.set(ifindex);
+        self.handshake_us.set(0);
+        self.violations.set(0);
+        self.flags.set(flags | if originator.is_high() { flow_flag::ORIGINATOR_HIGH } else { 0 });
+        // Connections on one key begin at different times, so the time tells them apart: repeating takes two that
+        // begin a multiple of 68 s apart to 16 ns, and were last seen in the same 17 ms.
+        #[allow(clippy::cast_possible_truncation)]
+        let generation = ((now_ns >> 4) as u32).max(1);
+        self.life.set(Life { generation, last_seen: Tick::at(now_ns) }.to_word());
+    }
+
+    /// The half of `end`.
+    #[inline(always)]
+    #[must_use]
+    pub fn half(&self, end: End) -> &Half {
+        &self.halves[end.index()]
+    }
+
+    /// The end that opened it; for a flow picked up in its middle, the end seen first.
+    #[inline(always)]
+    #[must_use]
+    pub fn originator(&self) -> End {
+        End::from_high(self.has(flow_flag::ORIGINATOR_HIGH))
+    }
+
+    /// Whether all of `bits` of [`flow_flag`] are set.
+    #[inline(always)]
+    #[must_use]
+    pub fn has(&self, bits: u32) -> bool {
+        self.flags.get() & bits == bits
+    }
+
+    /// Sets `bits` of [`flow_flag`].
+    #[inline(always)]
+    pub fn mark(&self, bits: u32) {
+        self.flags.or(bits);
+    }
+
+    /// Sets one bit of [`flow_flag`], and says whether this call did: true for one of two CPUs.
+    #[inline(always)]
+    pub fn mark_once(&self, bit: u32) -> bool {
+        // One other writer, and it sets another bit at most, so the second try decides.
+        for _ in 0..4 {
+            let now = self.flags.get();
+            if now & bit != 0 {
+                return false;
+            }
+            if self.flags.compare_exchange(now, now | bit) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Clears bits of [`flow_flag`], unless another CPU writes at the same moment.
+    #[inline(always)]
+    pub fn unmark(&self, bits: u32) {
+        let now = self.flags.get();
+        let _ = self.flags.compare_exchange(now, now & !bits);
+    }
+
+    /// Which connection, last seen when.
+    #[inline(always)]
+    #[must_use]
+    pub fn life(&self) -> Life {
+        Life::from_word(self.life.get())
+    }
+
+    /// Whether this record is about to be deleted, and so no connection any more.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.life().generation == 0
+    }
+
+    /// Notes that it was seen at `now_ns`; false where it died meanwhile. A record seen within the tick is left alone:
+    /// nobody removes one that young.
+    #[inline(always)]
+    #[must_use]
+    pub fn renew(&self, now_ns: u64) -> bool {
+        let now = Tick::at(now_ns);
+        for _ in 0..4 {
+            let life = self.life();
+            if life.generation == 0 {
+                return false;
+            }
+            if life.last_seen == now
+                || self
+                    .life
+                    .compare_exchange(life.to_word(), Life { last_seen: now, ..life }.to_word())
+            {
+                return true;
+            }
+        }
+        true
+    }
+
+    /// Declares it dead if it is still what `judged` says; the caller then deletes its key.
+    #[inline(always)]
+    #[must_use]
+    pub fn entomb(&self, judged: Life) -> bool {
+        judged.generation != 0
+            && self.life.compare_exchange(
+                judged.to_word(),
+                Life { generation: 0, last_seen: judged.last_seen }.to_word(),
+            )
+    }
+}
+
+/// ISNs of one end besides [`Facts::isn`]: a SYN may come again with another one, and the answer decides which of them
+/// counts (H8, H16).
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct OtherIsns {
+    count: U32,
+    isns: [U32; 4],
+}
+
+impl OtherIsns {
+    #[inline(always)]
+    fn clear(&self) {
+        self.count.set(0);
+    }
+
+    /// Remembers `isn`.
+    #[inline(always)]
+    pub fn remember(&self, isn: Seq) {
+        let count = self.count.get();
+        if self.has(isn) {
+            return;
+        }
+        self.isns[(count & 3) as usize].set(isn.0);
+        self.count.set(count.saturating_add(1));
+    }
+
+    /// Whether `isn` was one of them; also true when there were more than can be remembered.
+    #[inline(always)]
+    #[must_use]
+    pub fn has(&self, isn: Seq) -> bool {
+        let count = self.count.get();
+        if count > 4 {
+            return true;
+        }
+        let mut found = false;
+        for (n, known) in (0..).zip(&self.isns) {
+            found |= n < count && known.get() == isn.0;
+        }
+        found
+    }
+}
+
+/// A flow that is not confirmed: its handshake is not complete, or only one direction of it was seen.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct HalfOpen {
+    /// What is kept when it is confirmed.
+    pub flow: Flow,
+    /// Further ISNs of the low and the high end.
+    pub other_isns: [OtherIsns; 2],
+}
+
+impl HalfOpen {
+    /// As [`Flow::start`].
+    #[inline(always)]
+    pub fn start(&self, now_ns: u64, originator: End, flags: u32, ifindex: u32) {
+        self.flow.start(now_ns, originator, flags, ifindex);
+        self.other_isns[0].clear();
+        self.other_isns[1].clear();
+    }
+
+    /// Further ISNs of `end`.
+    #[inline(always)]
+    #[must_use]
+    pub fn isns(&self, end: End) -> &OtherIsns {
+        &self.other_isns[end.index()]
+    }
+}
+
+const _: () = assert!(
+    size_of::<Flow>() + size_of::<crate::key::FlowKey>() <= 192,
+    "record and key together stay within 192 octets"
+);

@@ -1,0 +1,446 @@
+//! What one segment means for one flow: which facts it adds, and which rule it breaks.
+//!
+//! A segment that its receiver would drop (RFC 9293 section 3.10.7) adds no facts, so a forged one changes no state.
+
+use crate::{
+    flow::{Facts, fact},
+    history::Letter,
+    segment::{Flags, Segment, SynOptions},
+    seq::Seq,
+    state::{State, is_open, state},
+    violation::{Breach, Rule},
+};
+
+/// How far behind the receiver's next number an RST may lie and still be taken for a late one, not a blind one.
+const STALE: u32 = 1 << 20;
+
+/// A window that nothing is known about: the largest that is not scaled.
+const UNSCALED_WINDOW: u32 = 0xffff;
+
+/// What [`judge`] found.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    /// The sender's facts, this segment included.
+    pub facts: Facts,
+    /// What it broke.
+    pub breach: Option<Breach>,
+    /// The flow's timer starts again.
+    pub renew: bool,
+    /// What to write into the history, before the `f` of a first FIN.
+    pub letter: Option<Letter>,
+    /// The SYN carried another ISN than the one known: to be remembered.
+    pub another_isn: bool,
+    /// The acknowledgment chose another of the peer's ISNs: its own minus one.
+    pub chooses_isn: bool,
+}
+
+impl Verdict {
+    /// A segment that changes nothing.
+    #[inline(always)]
+    const fn nothing(me: &Facts) -> Self {
+        Self {
+            facts: *me,
+            breach: None,
+            renew: false,
+            letter: None,
+            another_isn: false,
+            chooses_isn: false,
+        }
+    }
+
+    #[inline(always)]
+    const fn breach(me: &Facts, rule: Rule, low: Seq, high: Seq, actual: Seq) -> Self {
+        let mut verdict = Self::nothing(me);
+        verdict.breach = Some(Breach { rule, low: low.0, high: high.0, actual: actual.0 });
+        verdict
+    }
+}
+
+/// Judges `segment`, sent by the end that has sent `me` to the end that has sent `peer`.
+///
+/// `midstream`: the flow was picked up after its handshake. `acks_other_isn`: the acknowledgment minus one is another
+/// ISN that the peer has offered ([`crate::flow::OtherIsns`]). A SYN on an open flow is not judged here: whether it
+/// opens a new connection is for [`crate::track`] to say.
+#[inline(always)]
+#[must_use]
+pub fn judge(
+    me: &Facts,
+    peer: &Facts,
+    midstream: bool,
+    acks_other_isn: bool,
+    segment: &Segment,
+) -> Verdict {
+    let open = is_open(me, peer, midstream);
+    if segment.has(Flags::RST) {
+        reset(me, peer, open, midstream, acks_other_isn, segment)
+    } else if segment.has(Flags::SYN) {
+        if segment.has(Flags::ACK) {
+            syn_ack(me, peer, open, acks_other_isn, segment)
+        } else {
+            syn(me, open, segment)
+        }
+    } else if open {
+        synchronized(me, peer, midstream, segment)
+    } else {
+        opening(me, peer, acks_other_isn, segment)
+    }
+}
+
+/// SYN without ACK. On an open flow it changes nothing: its receiver answers with a challenge ACK (RFC 5961 section 4).
+#[inline(always)]
+fn syn(me: &Facts, open: bool, segment: &Segment) -> Verdict {
+    if me.has(fact::SYN) {
+        if segment.seq == me.isn {
+            return Verdict::nothing(me);
+        }
+        if open {
+            return Verdict::breach(me, Rule::SynInEstablished, me.isn, me.isn, segment.seq);
+        }
+        if me.has(fact::SYN_ACK) {
+            return Verdict::breach(me, Rule::SynWrongDir, me.isn, me.isn, segment.seq);
+        }
+        // The same SYN sent anew with another ISN (H8), or one of many forged ones (H16): the answer decides.
+        return Verdict { another_isn: true, letter: Some(Letter::Syn), ..Verdict::nothing(me) };
+    }
+    if open {
+        return Verdict::breach(me, Rule::SynInEstablished, me.end, me.end, segment.seq);
+    }
+    let mut verdict = first_syn(me, segment);
+    if segment.payload > 0 && !segment.options.has(SynOptions::HAS_FAST_OPEN) {
+        verdict.breach =
+            Some(Breach { rule: Rule::SynWithData, low: 0, high: 0, actual: segment.payload });
+    }
+    verdict
+}
+
+/// The facts of an end's first SYN or SYN,ACK.
+#[inline(always)]
+fn first_syn(me: &Facts, segment: &Segment) -> Verdict {
+    let mut facts = *me;
+    facts.isn = segment.seq;
+    facts.end = if me.has_end() { me.end.latest(segment.end()) } else { segment.end() };
+    facts.flags |= fact::SYN;
+    if segment.payload > 0 {
+        facts.flags |= fact::SYN_DATA;
+    }
+    facts.offer(&segment.options);
+    Verdict { facts, renew: true, letter: Some(Letter::Syn), ..Verdict::nothing(me) }
+}
+
+/// Whether `ack` acknowledges the peer's SYN: its ISN plus one, or its data too where it carried some (RFC 7413).
+#[inline(always)]
+fn acknowledges_syn(peer: &Facts, ack: Seq, acks_other_isn: bool) -> bool {
+    ack == peer.isn.add(1) || (peer.has(fact::SYN_DATA) && ack == peer.end) || acks_other_isn
+}
+
+#[inline(always)]
+fn syn_ack(
+    me: &Facts,
+    peer: &Facts,
+    open: bool,
+    acks_other_isn: bool,
+    segment: &Segment,
+) -> Verdict {
+    // Until both directions have been seen, what seems open may be a guess that this segment corrects.
+    if open && me.has(fact::ACK) {
+        return if segment.seq == me.isn && me.has(fact::SYN) {
+            Verdict::nothing(me)
+        } else {
+            Verdict::breach(me, Rule::SynAckInEstablished, me.isn, me.isn, segment.seq)
+        };
+    }
+    let answers = acknowledges_syn(peer, segment.ack, acks_other_isn);
+    let expected = peer.isn.add(1);
+    let bad_ack = Verdict::breach(me, Rule::SynAckBadAck, expected, expected, segment.ack);
+    if me.has(fact::SYN_ACK) {
+        // Before the peer's SYN was seen, what the first one acknowledged is what is known (H17).
+        if segment.ack != me.ack && !(peer.has(fact::SYN) && answers) {
+            return bad_ack;
+        }
+        let another_isn = segment.seq != me.isn;
+        return Verdict {
+            another_isn,
+            letter: another_isn.then_some(Letter::SynAck),
+            ..Verdict::nothing(me)
+        };
+    }
+    if me.has(fact::SYN) {
+        if !peer.has(fact::SYN) {
+            return Verdict::breach(me, Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
+        }
+        // Simultaneous open: the second segment repeats the SYN (RFC 9293 figure 7).
+        if !answers || segment.seq != me.isn {
+            return bad_ack;
+        }
+        let mut facts = *me;
+        acknowledge(&mut facts, segment.ack, segment.window.into());
+        facts.flags |= fact::SYN_ACK | fact::ACKED_SYN;
+        return Verdict {
+            facts,
+            renew: true,
+            letter: Some(Letter::SynAck),
+            chooses_isn: acks_other_isn && segment.ack != expected,
+            ..Verdict::nothing(me)
+        };
+    }
+    if peer.has(fact::SYN) && !answers {
+        return bad_ack;
+    }
+    let mut verdict = first_syn(me, segment);
+    verdict.letter = Some(Letter::SynAck);
+    verdict.chooses_isn = peer.has(fact::SYN) && acks_other_isn && segment.ack != expected;
+    verdict.facts.flags |= fact::SYN_ACK;
+    // A SYN's own window is never scaled (H14).
+    acknowledge(&mut verdict.facts, segment.ack, segment.window.into());
+    let mine = segment.seq.add(1);
+    if peer.has(fact::EARLY_DATA) && !peer.ack.within(mine, verdict.facts.end) {
+        verdict.breach = Some(Breach {
+            rule: Rule::DataBeforeEstablished,
+            low: mine.0,
+            high: mine.0,
+            actual: peer.ack.0,
+        });
+    } else if segment.payload > 0 && (verdict.facts.flags | peer.flags) & fact::FAST_OPEN == 0 {
+        verdict.breach =
+            Some(Breach { rule: Rule::SynAckWithData, low: 0, high: 0, actual: segment.payload });
+    }
+    verdict
+}
+
+/// The sender's first acknowledgment.
+#[inline(always)]
+fn acknowledge(facts: &mut Facts, ack: Seq, window: u32) {
+    facts.ack = ack;
+    facts.edge = ack.add(window);
+    facts.flags |= fact::ACK | fact::EDGE;
+}
+
+/// A segment with neither SYN nor RST before the handshake is complete.
+#[inline(always)]
+fn opening(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment) -> Verdict {
+    let substance = segment.payload > 0 || segment.has(Flags::FIN);
+    if !peer.has(fact::SYN) {
+        if !me.has(fact::SYN) {
+            return Verdict::nothing(me);
+        }
+        if peer.seen() {
+            // The peer is in sight and has not sent its SYN, so this end cannot have answered it.
+            return if substance {
+                Verdict::breach(me, Rule::DataBeforeEstablished, me.isn, me.isn, segment.seq)
+            } else {
+                Verdict::nothing(me)
+            };
+        }
+        // Either we see one direction only and the handshake went well (S9), or this segment came too early. A SYN,ACK
+        // that shows up later decides it; until then nothing is a violation.
+        if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
+            return Verdict::nothing(me);
+        }
+        let mut verdict = advance(me, peer, segment);
+        verdict.facts.ack = segment.ack;
+        if substance && !me.has(fact::MOVED_ON) {
+            verdict.facts.flags |= fact::EARLY_DATA;
+        }
+        return verdict;
+    }
+    if me.has(fact::SYN_ACK) && !peer.has(fact::SYN_ACK) {
+        // The responder goes on before its SYN is acknowledged, as Fast Open lets it.
+        let right =
+            segment.ack.within(me.ack, peer.end) && segment.seq.within(me.isn, me.isn.add(1 << 30));
+        return if right { advance(me, peer, segment) } else { Verdict::nothing(me) };
+    }
+    if !me.has(fact::SYN) && !peer.has(fact::SYN_ACK) {
+        // The responder acknowledges instead of answering with its SYN: a challenge ACK of an older connection.
+        return Verdict::nothing(me);
+    }
+    completing(me, peer, acks_other_isn, segment)
+}
+
+/// The segment that completes the handshake: it acknowledges the peer's SYN, and lies in the window that the peer
+/// offered with it. It may be later than the next expected one, where earlier ones were lost (H4, H7).
+#[inline(always)]
+fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment) -> Verdict {
+    let (ack_low, ack_high) = (peer.isn.add(1), peer.end);
+    let seq_low = if peer.has(fact::ACK) { peer.ack } else { me.isn.add(1) };
+    let seq_high = if peer.has(fact::EDGE) { peer.edge } else { seq_low.add(UNSCALED_WINDOW) };
+    let good_ack = segment.ack.within(ack_low, ack_high) || acks_other_isn;
+    let good_seq = !segment.end().before(seq_low) && !segment.seq.after(seq_high);
+    match (good_seq, good_ack) {
+        (true, true) => {
+            let mut verdict = advance(me, peer, segment);
+            verdict.facts.ack = segment.ack;
+            verdict.facts.flags |= fact::ACKED_SYN;
+            verdict.chooses_isn = acks_other_isn && !segment.ack.within(ack_low, ack_high);
+            verdict
+        }
+        (true, false) => {
+            Verdict::breach(me, Rule::HandshakeAckBadAck, ack_low, ack_high, segment.ack)
+        }
+        (false, true) => {
+            Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
+        }
+        (false, false) => {
+            Verdict::breach(me, Rule::HandshakeBadSeqAck, ack_low, ack_high, segment.ack)
+        }
+    }
+}
+
+/// Whether `segment` completes the handshake of a flow in which `me` and `peer` have been sent, or answers or refuses
+/// its SYN: whether it belongs to that flow rather than to an older one on the same key.
+#[inline(always)]
+#[must_use]
+pub fn continues_handshake(
+    me: &Facts,
+    peer: &Facts,
+    acks_other_isn: bool,
+    segment: &Segment,
+) -> bool {
+    if !segment.has(Flags::ACK) {
+        return segment.has(Flags::RST) && me.has(fact::SYN) && segment.seq == me.isn.add(1);
+    }
+    peer.has(fact::SYN) && (segment.ack.within(peer.isn.add(1), peer.end) || acks_other_isn)
+}
+
+/// A segment with neither SYN nor RST on an open connection (RFC 9293 section 3.10.7.4).
+#[inline(always)]
+fn synchronized(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) -> Verdict {
+    if (me.flags | peer.flags) & fact::RST != 0 {
+        return Verdict::nothing(me);
+    }
+    let end = segment.end();
+    if peer.has(fact::ACK) {
+        // The kernel's tcp_sequence(): a segment that ends before what its receiver last acknowledged is an old one (a
+        // retransmission, a keepalive, a zero-window probe: S4), and its acknowledgment is not looked at either.
+        if end.before(peer.ack) {
+            let mut verdict = Verdict::nothing(me);
+            note_letter(&mut verdict, segment);
+            return verdict;
+        }
+        if peer.has(fact::EDGE) && segment.seq.after(peer.edge) {
+            return Verdict::breach(me, Rule::SeqOutOfWindow, peer.ack, peer.edge, segment.seq);
+        }
+    }
+    if peer.has_end() && segment.ack.after(peer.end) && !peer.has(fact::FRAGMENTED) {
+        // In a flow picked up in its middle, the peer may have sent more than we saw.
+        if !midstream || me.has(fact::SYNCED) {
+            let low = if me.has(fact::ACK) { me.ack } else { peer.end };
+            return Verdict::breach(me, Rule::AckUnseenData, low, peer.end, segment.ack);
+        }
+    }
+    if me.has(fact::FIN) && end.after(me.fin.add(1)) {
+        return Verdict::breach(me, Rule::DataAfterFin, me.fin, me.fin.add(1), end);
+    }
+    let mut verdict = advance(me, peer, segment);
+    if midstream {
+        verdict.facts.flags &= !fact::EDGE | me.flags;
+        if peer.has_end() && segment.ack == peer.end {
+            verdict.facts.flags |= fact::SYNCED;
+        }
+    }
+    // Only a FIN that comes again restarts 2MSL (T6): neither old duplicates nor forged ones keep TIME_WAIT alive.
+    verdict.renew = segment.has(Flags::FIN) || !in_time_wait(me, peer, midstream);
+    verdict
+}
+
+/// The facts that an acceptable segment adds.
+#[inline(always)]
+fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
+    let mut facts = *me;
+    let end = segment.end();
+    facts.end = if me.has_end() { me.end.latest(end) } else { end };
+    let edge = segment.ack.add(u32::from(segment.window) << me.scale(peer));
+    facts.ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
+    facts.edge = if me.has(fact::EDGE) { me.edge.latest(edge) } else { edge };
+    facts.flags |= fact::ACK | fact::EDGE | fact::MOVED_ON;
+    if peer.has(fact::SYN) && segment.ack.within(peer.isn.add(1), peer.end) {
+        facts.flags |= fact::ACKED_SYN;
+    }
+    if segment.fragment {
+        facts.flags |= fact::FRAGMENTED;
+    }
+    if segment.has(Flags::FIN) && !me.has(fact::FIN) {
+        facts.fin = end.sub(1);
+        facts.fin_ack = segment.ack;
+        facts.flags |= fact::FIN;
+    }
+    let mut verdict = Verdict { facts, renew: true, ..Verdict::nothing(me) };
+    note_letter(&mut verdict, segment);
+    verdict
+}
+
+/// `a` or `d`, the first time that this end sends one.
+#[inline(always)]
+fn note_letter(verdict: &mut Verdict, segment: &Segment) {
+    let (bit, letter) = if segment.payload > 0 {
+        (fact::DATA, Letter::Data)
+    } else if segment.has(Flags::FIN) {
+        return;
+    } else {
+        (fact::PURE_ACK, Letter::Ack)
+    };
+    if !verdict.facts.has(bit) {
+        verdict.facts.flags |= bit;
+        verdict.letter = Some(letter);
+    }
+}
+
+#[inline(always)]
+fn in_time_wait(me: &Facts, peer: &Facts, midstream: bool) -> bool {
+    state(me, peer, midstream) as u8 == State::TimeWait as u8
+        || state(peer, me, midstream) as u8 == State::TimeWait as u8
+}
+
+/// RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
+#[inline(always)]
+fn reset(
+    me: &Facts,
+    peer: &Facts,
+    open: bool,
+    midstream: bool,
+    acks_other_isn: bool,
+    segment: &Segment,
+) -> Verdict {
+    // TIME_WAIT is not ended by an RST (RFC 1337), and what is closed stays so.
+    if (me.flags | peer.flags) & fact::RST != 0 || in_time_wait(me, peer, midstream) {
+        return Verdict::nothing(me);
+    }
+    let accepted = Verdict {
+        facts: Facts { flags: me.flags | fact::RST, ..*me },
+        renew: true,
+        letter: Some(Letter::Rst),
+        ..Verdict::nothing(me)
+    };
+    if !open && peer.has(fact::SYN) && !peer.has(fact::ACK) {
+        // The receiver is in SYN_SENT: the acknowledgment is what proves that its SYN was seen.
+        let (low, high) = (peer.isn.add(1), peer.end);
+        let proven = segment.ack.within(low, high) || acks_other_isn;
+        return if segment.has(Flags::ACK) && proven {
+            accepted
+        } else {
+            let actual = if segment.has(Flags::ACK) { segment.ack } else { Seq(0) };
+            Verdict::breach(me, Rule::RstBadAckSynSent, low, high, actual)
+        };
+    }
+    // The receiver's next number lies between what it last acknowledged and all that was sent to it; where it was
+    // never seen, all that was sent to it is the best guess.
+    let (low, high) = if peer.has(fact::ACK) {
+        (peer.ack, if me.has_end() && me.end.after(peer.ack) { me.end } else { peer.ack })
+    } else if me.has_end() {
+        (if me.has(fact::MOVED_ON) { me.end.sub(UNSCALED_WINDOW) } else { me.isn.add(1) }, me.end)
+    } else {
+        return Verdict::nothing(me);
+    };
+    if segment.seq.within(low, high) {
+        return accepted;
+    }
+    if peer.has(fact::EDGE) && segment.seq.within(low, peer.edge) {
+        return Verdict::breach(me, Rule::RstInexact, low, high, segment.seq);
+    }
+    let began =
+        if me.has(fact::SYN) && low.since(me.isn) < STALE { me.isn } else { low.sub(STALE) };
+    if midstream || segment.seq.within(began, low) {
+        // A late one, which its receiver drops; in a flow picked up in its middle, too little is known to tell.
+        return Verdict::nothing(me);
+    }
+    Verdict::breach(me, Rule::RstOutOfWindow, low, high, segment.seq)
+}

@@ -1,0 +1,32 @@
+//! What `tracker` knows about TCP, as plain functions of plain data.
+//!
+//! This crate is compiled twice: into the kernel programs and into the agent, its tests and the capture replay. A rule
+//! that decides something about a packet lives here and nowhere else.
+//!
+//! Reading order: [`packet`] turns bytes into a [`segment::Segment`]; [`flow`] is the record of one connection;
+//! [`state`] derives both ends' RFC 9293 states from it; [`judge`] decides what one segment means for one flow;
+//! [`track`] finds the flow, creates it, confirms it, and says what to report.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+pub mod cell;
+pub mod config;
+pub mod conn_state;
+pub mod counters;
+pub mod event;
+pub mod flow;
+pub mod history;
+pub mod judge;
+pub mod key;
+pub mod packet;
+pub mod segment;
+pub mod seq;
+pub mod state;
+pub mod sweep;
+pub mod time;
+pub mod track;
+pub mod violation;
+
+/// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
+/// an agent never reads maps whose records mean something else.
+pub const LAYOUT_VERSION: u32 = 1;

@@ -1,0 +1,243 @@
+//! One TCP segment, as the facts that tracking needs (RFC 9293 section 3.1).
+
+use core::fmt;
+
+use crate::seq::Seq;
+
+/// The nine flag bits of a TCP header: the low byte of octet 13, and AE in bit 8 (RFC 9293, RFC 3168, RFC 9768).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(transparent)]
+pub struct Flags(pub u16);
+
+impl Flags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x001);
+    /// Synchronize sequence numbers.
+    pub const SYN: Self = Self(0x002);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x004);
+    /// Push function.
+    pub const PSH: Self = Self(0x008);
+    /// The acknowledgment number is significant.
+    pub const ACK: Self = Self(0x010);
+    /// The urgent pointer is significant.
+    pub const URG: Self = Self(0x020);
+    /// ECN echo (RFC 3168).
+    pub const ECE: Self = Self(0x040);
+    /// Congestion window reduced (RFC 3168).
+    pub const CWR: Self = Self(0x080);
+    /// Accurate ECN (RFC 9768), once the NS bit.
+    pub const AE: Self = Self(0x100);
+
+    /// Every flag with its name, from the lowest bit.
+    pub const NAMES: [(Self, &'static str); 9] = [
+        (Self::FIN, "fin"),
+        (Self::SYN, "syn"),
+        (Self::RST, "rst"),
+        (Self::PSH, "psh"),
+        (Self::ACK, "ack"),
+        (Self::URG, "urg"),
+        (Self::ECE, "ece"),
+        (Self::CWR, "cwr"),
+        (Self::AE, "ae"),
+    ];
+
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bits: Self) -> bool {
+        self.0 & bits.0 == bits.0
+    }
+
+    /// Both sets of bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, bits: Self) -> Self {
+        Self(self.0 | bits.0)
+    }
+
+    /// The bits that are also in `mask`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn only(self, mask: Self) -> Self {
+        Self(self.0 & mask.0)
+    }
+}
+
+impl fmt::Display for Flags {
+    /// Comma-separated lower-case names (`syn,ack`), or `none`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (flag, name) in Self::NAMES {
+            if self.has(flag) {
+                write!(f, "{separator}{name}")?;
+                separator = ",";
+            }
+        }
+        if separator.is_empty() { f.write_str("none") } else { Ok(()) }
+    }
+}
+
+/// What a SYN segment's options offer. Other segments' options are not read (behaviour H14).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SynOptions {
+    /// Maximum segment size in octets; 0 where the option is absent.
+    pub mss: u16,
+    /// Window scale shift, clamped to 14 as RFC 7323 section 2.3 asks.
+    pub window_scale: u8,
+    /// [`SynOptions::HAS_WINDOW_SCALE`] and its siblings.
+    pub present: u8,
+}
+
+impl SynOptions {
+    /// Window scale was offered (RFC 7323).
+    pub const HAS_WINDOW_SCALE: u8 = 1;
+    /// SACK permitted (RFC 2018).
+    pub const HAS_SACK: u8 = 2;
+    /// Timestamps (RFC 7323).
+    pub const HAS_TIMESTAMPS: u8 = 4;
+    /// A Fast Open option, request or cookie (RFC 7413).
+    pub const HAS_FAST_OPEN: u8 = 8;
+    /// An option had a length of 0, 1, one that its kind forbids, or one past the header's end. What stood before it
+    /// was read, as hosts do.
+    pub const MALFORMED: u8 = 16;
+
+    /// The most octets of options that a TCP header can carry.
+    pub const MAX: usize = 40;
+
+    /// Reads the options of a SYN segment: the first `len` octets of `bytes`.
+    #[inline(always)]
+    #[must_use]
+    pub fn parse(bytes: &[u8; 64], len: usize) -> Self {
+        let mut options = Self::default();
+        let mut at = 0;
+        // Every option but one takes at least two octets, so this ends after at most 40 rounds. The masks tell the
+        // verifier what the comparisons already say.
+        while at < len && at < Self::MAX {
+            let kind = bytes[at & 63];
+            if kind == 0 {
+                break;
+            }
+            if kind == 1 {
+                at += 1;
+                continue;
+            }
+            let size = bytes[(at + 1) & 63] as usize;
+            if at + 1 >= len || size < 2 || at + size > len {
+                options.present |= Self::MALFORMED;
+                break;
+            }
+            match (kind, size) {
+                (2, 4) => {
+                    options.mss = u16::from_be_bytes([bytes[(at + 2) & 63], bytes[(at + 3) & 63]])
+                }
+                (3, 3) => {
+                    options.window_scale = bytes[(at + 2) & 63].min(14);
+                    options.present |= Self::HAS_WINDOW_SCALE;
+                }
+                (4, 2) => options.present |= Self::HAS_SACK,
+                (8, 10) => options.present |= Self::HAS_TIMESTAMPS,
+                (34, _) => options.present |= Self::HAS_FAST_OPEN,
+                // The experimental kind with Fast Open's magic number (RFC 7413 appendix A, RFC 6994).
+                (254, 4..) if bytes[(at + 2) & 63] == 0xf9 && bytes[(at + 3) & 63] == 0x89 => {
+                    options.present |= Self::HAS_FAST_OPEN;
+                }
+                (2 | 3 | 4 | 8, _) => options.present |= Self::MALFORMED,
+                _ => {}
+            }
+            at += size;
+        }
+        options
+    }
+
+    /// Whether the given bit of [`SynOptions::present`] is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bit: u8) -> bool {
+        self.present & bit != 0
+    }
+}
+
+/// One TCP segment.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Segment {
+    /// Sequence number of the first octet, or of the SYN.
+    pub seq: Seq,
+    /// Acknowledgment number; meaningless without the ACK flag.
+    pub ack: Seq,
+    /// Octets of data, from the IP header's length (or the frame's, where that is 0: BIG TCP).
+    pub payload: u32,
+    /// The nine flags.
+    pub flags: Flags,
+    /// The window field, not scaled.
+    pub window: u16,
+    /// Options, of a SYN segment only.
+    pub options: SynOptions,
+    /// The IP packet's length in octets.
+    pub ip_len: u32,
+    /// The IP packet is the first fragment of a larger one: more data follows out of sight.
+    pub fragment: bool,
+}
+
+impl Segment {
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, bits: Flags) -> bool {
+        self.flags.has(bits)
+    }
+
+    /// The sequence number after this segment's last: data counts its octets, SYN and FIN one each (H15).
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(&self) -> Seq {
+        self.seq.add(
+            self.payload + self.flags.has(Flags::SYN) as u32 + self.flags.has(Flags::FIN) as u32,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &[u8]) -> SynOptions {
+        let mut bytes = [0xff; 64];
+        bytes[..options.len()].copy_from_slice(options);
+        SynOptions::parse(&bytes, options.len())
+    }
+
+    #[test]
+    fn a_linux_syn() {
+        let options = parse(&[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]);
+        assert_eq!((options.mss, options.window_scale), (1460, 7));
+        assert_eq!(
+            options.present,
+            SynOptions::HAS_WINDOW_SCALE | SynOptions::HAS_SACK | SynOptions::HAS_TIMESTAMPS
+        );
+    }
+
+    #[test]
+    fn broken_options_keep_what_stood_before() {
+        for tail in [&[8, 0][..], &[8, 1], &[8, 10, 0], &[3]] {
+            let options = parse(&[&[2, 4, 5, 0xb4], tail].concat());
+            assert_eq!((options.mss, options.present), (1460, SynOptions::MALFORMED), "{tail:?}");
+        }
+        assert_eq!(parse(&[3, 3, 200]).window_scale, 14);
+        assert_eq!(parse(&[0, 3, 3, 7]), SynOptions::default());
+        assert_eq!(parse(&[1; 40]), SynOptions::default());
+    }
+
+    #[test]
+    fn fast_open_in_both_encodings() {
+        assert!(parse(&[34, 2]).has(SynOptions::HAS_FAST_OPEN));
+        assert!(parse(&[254, 4, 0xf9, 0x89]).has(SynOptions::HAS_FAST_OPEN));
+        assert!(!parse(&[254, 4, 0, 0]).has(SynOptions::HAS_FAST_OPEN));
+    }
+
+    #[test]
+    fn flags_are_named() {
+        assert_eq!(Flags::SYN.with(Flags::ACK).to_string(), "syn,ack");
+        assert_eq!(Flags(0).to_string(), "none");
+    }
+}

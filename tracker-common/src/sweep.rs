@@ -1,0 +1,169 @@
+//! Removal of flows by compare-and-delete: the agent judges a copy, the kernel removes the original only if it is
+//! still the same.
+
+use crate::{
+    flow::{Facts, Flow, HalfOpen, flow_flag},
+    key::{End, FlowKey},
+    state::{State, state},
+};
+
+/// Removals in one batch: entries of the `REMOVALS` map.
+pub const BATCH: u32 = 4096;
+
+/// Which table a flow is in.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u32)]
+pub enum Tier {
+    /// Bounded by eviction: handshakes, and what was seen one way only.
+    HalfOpen = 0,
+    /// Never evicted: both ends have shown themselves.
+    Confirmed = 1,
+}
+
+impl Tier {
+    /// Its name in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HalfOpen => "half_open",
+            Self::Confirmed => "confirmed",
+        }
+    }
+}
+
+/// What became of a [`Removal`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Outcome {
+    /// Not looked at.
+    Pending = 0,
+    /// Removed; the removal now holds the record as it was last.
+    Removed = 1,
+    /// Kept: it was seen again, or another connection has the key.
+    Changed = 2,
+    /// There is no such flow.
+    Missing = 3,
+}
+
+/// A flow to be removed, and then what became of it: an entry of the `REMOVALS` map.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct Removal {
+    /// The flow.
+    pub key: FlowKey,
+    /// [`crate::flow::Life`] by which it was judged.
+    pub life: u64,
+    /// [`Tier`].
+    pub tier: u32,
+    /// [`Outcome`].
+    pub outcome: u32,
+    /// The record when it was removed.
+    pub flow: Flow,
+}
+
+/// The tables and what removing from them needs.
+pub trait Tables {
+    /// The confirmed flow.
+    fn confirmed(&self, key: &FlowKey) -> Option<&Flow>;
+    /// The half-open flow.
+    fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen>;
+    /// Deletes the confirmed flow.
+    fn delete_confirmed(&self, key: &FlowKey);
+    /// Deletes the half-open flow.
+    fn delete_half_open(&self, key: &FlowKey);
+}
+
+/// Removes what `removal` asks for if it is still as judged, and writes down what became of it.
+#[inline(always)]
+pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
+    let flow = if removal.tier == Tier::Confirmed as u32 {
+        tables.confirmed(&removal.key)
+    } else {
+        tables.half_open(&removal.key).map(|half_open| &half_open.flow)
+    };
+    let outcome = match flow {
+        None => Outcome::Missing,
+        // From here to the deletion the record is a tombstone: packets pass it by, and no connection that is confirmed
+        // meanwhile may take its place (see `track::confirm`).
+        Some(flow) if flow.entomb(crate::flow::Life::from_word(removal.life)) => {
+            removal.flow.clone_from(flow);
+            if removal.tier == Tier::Confirmed as u32 {
+                tables.delete_confirmed(&removal.key);
+            } else {
+                tables.delete_half_open(&removal.key);
+            }
+            Outcome::Removed
+        }
+        Some(_) => Outcome::Changed,
+    };
+    removal.outcome = outcome as u32;
+    outcome
+}
+
+/// Seconds without a renewing segment after which a flow in a state is removed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// Indexed by [`State`]; LISTEN is never decisive.
+    pub seconds: [u32; State::ALL.len()],
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let mut timeouts = Self { seconds: [60; State::ALL.len()] };
+        timeouts.seconds[State::Closed as usize] = 10;
+        // RFC 5382 section 5: not below 2 hours 4 minutes.
+        timeouts.seconds[State::Established as usize] = 7440;
+        timeouts.seconds[State::CloseWait as usize] = 7440;
+        timeouts
+    }
+}
+
+impl Timeouts {
+    /// The seconds for a flow whose ends are in these states, and the state that decides: the shorter of the two,
+    /// where an end that waits for nothing (CLOSED, LISTEN) has no say unless both do.
+    #[must_use]
+    pub fn decide(&self, states: [State; 2]) -> (u32, State) {
+        let idle = |state| matches!(state, State::Closed | State::Listen);
+        let of = |state: State| (self.seconds[state as usize], state);
+        let [a, b] = states;
+        match (idle(a), idle(b)) {
+            (true, false) => of(b),
+            (false, true) => of(a),
+            _ if of(b).0 < of(a).0 => of(b),
+            _ => of(a),
+        }
+    }
+}
+
+/// The states of a flow's ends, low end first.
+#[inline(always)]
+#[must_use]
+pub fn states(flow: &Flow) -> [State; 2] {
+    let (low, high): (Facts, Facts) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
+    let midstream = flow.has(flow_flag::MIDSTREAM);
+    [state(&low, &high, midstream), state(&high, &low, midstream)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_that_decides() {
+        let timeouts = Timeouts::default();
+        for (pair, expected) in [
+            ([State::TimeWait, State::Closed], (60, State::TimeWait)),
+            ([State::Closed, State::Closed], (10, State::Closed)),
+            ([State::Established, State::FinWait1], (60, State::FinWait1)),
+            ([State::SynSent, State::Listen], (60, State::SynSent)),
+            ([State::Established, State::Established], (7440, State::Established)),
+            ([State::FinWait2, State::CloseWait], (60, State::FinWait2)),
+        ] {
+            assert_eq!(timeouts.decide(pair), expected);
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! From a packet to its flow: look it up, create it, judge the segment, confirm, report.
+//!
+//! Flows live in two tables. *Half-open* ones are evicted oldest first when there are too many, so a flood of SYNs can
+//! push out nothing but other unfinished handshakes. A flow whose two ends have both shown themselves is *confirmed* and
+//! moves to a table that evicts nothing. Where that is full, flows stay in the first and go on being tracked.
+//!
+//! Races. A record is written by two CPUs at most, one a direction ([`crate::flow`]). Moving a flow between the tables
+//! copies it; a segment of the other direction that is being written at that very moment can be missed by the copy. On
+//! a host this cannot happen, because the segment that completes a handshake is an answer to all that the other end
+//! has sent; on a mirror port the next segment brings the same facts again. An evicted record of the half-open table
+//! may be reused while a program still holds it; a record that was just looked up carries the table's reference mark
+//! and is not what the kernel evicts first.
+
+use crate::{
+    counters::{Fate, Hook, Tally},
+    event::{Kind, Reason},
+    flow::{Flow, HalfOpen, fact, flow_flag},
+    history::Letter,
+    judge::{continues_handshake, judge},
+    key::{Address, End, FlowKey},
+    packet::Packet,
+    segment::{Flags, Segment, SynOptions},
+    state::{State, is_open, state},
+    sweep::{Tables, states},
+    violation::{Breach, Rule, Severity},
+};
+
+/// What tracking needs from its surroundings: the kernel's maps, or a simulation of them.
+pub trait Surroundings: Tables {
+    /// The interface that saw the packet.
+    fn ifindex(&self) -> u32;
+    /// A record of this CPU's to build a new flow in.
+    fn scratch(&self) -> Option<&HalfOpen>;
+    /// Copies `flow` into the half-open table; false without memory.
+    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen) -> bool;
+    /// Copies `flow` into the confirmed table, over an existing one only if `replace`; false where it is full.
+    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> bool;
+    /// Counts.
+    fn tally(&self, tally: Tally);
+    /// Counts a breach of `rule`.
+    fn count_breach(&self, rule: Rule, hook: Hook);
+    /// Sends a report, if anyone listens to its kind.
+    fn report(&self, report: &Report<'_>);
+    /// `value`, with all that is known about how it came about forgotten. The kernel's verifier follows every path to
+    /// every combination of values; with this at a few crossings it follows them once.
+    #[inline(always)]
+    fn forget<T: Copy>(&self, value: T) -> T {
+        value
+    }
+}
+
+/// What is reported.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// Nanoseconds since boot.
+    pub now_ns: u64,
+    /// What happened.
+    pub kind: Kind,
+    /// The packet that made it happen.
+    pub packet: &'a Packet,
+    /// Where it was seen.
+    pub hook: Hook,
+    /// Of a violation: the rule and its numbers.
+    pub breach: Breach,
+    /// States of the low and the high end before the segment.
+    pub before: [State; 2],
+    /// And after it.
+    pub after: [State; 2],
+    /// The flow, where there is one.
+    pub flow: Option<&'a Flow>,
+}
+
+const NO_BREACH: Breach = Breach { rule: Rule::NullFlags, low: 0, high: 0, actual: 0 };
+
+/// Tracks one packet, seen at `hook` at `now_ns`, and says what became of it.
+#[inline(always)]
+pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
+    match track_confirmed(s, packet, hook, now_ns) {
+        Some(fate) => fate,
+        None => track_half_open(s, packet, hook, now_ns),
+    }
+}
+
+/// The first half of [`track`]: packets that are illegal by themselves, and those of confirmed flows. `None` for all
+/// others, which [`track_half_open`] takes.
+#[inline(always)]
+pub fn track_confirmed<S: Surroundings>(
+    s: &S,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> Option<Fate> {
+    let broken = s.forget(header_rules(packet));
+    if broken != 0 {
+        report_header(s, packet, hook, now_ns, broken);
+        return Some(Fate::Illegal);
+    }
+    if packet.segment.options.has(SynOptions::MALFORMED) {
+        s.count_breach(Rule::BadOption, hook);
+    }
+    let flow = s.confirmed(&packet.key)?;
+    if flow.is_dead() || belongs_to_successor(s, flow, packet, hook, now_ns) {
+        return None;
+    }
+    let seen = observe(s, flow, None, packet, hook, now_ns);
+    if !seen.alive {
+        return None;
+    }
+    announce(s, flow, packet, hook, now_ns, &seen);
+    Some(Fate::Tracked)
+}
+
+/// The rules of F1 to F5 and F8 that the packet breaks by itself, as a set of [`Rule::bit`]s.
+#[inline(always)]
+#[must_use]
+pub fn header_rules(packet: &Packet) -> u32 {
+    const ACK: Flags = Flags::ACK;
+    let flags = packet.segment.flags;
+    let mut broken = 0;
+    if flags.only(Flags::SYN.with(ACK).with(Flags::RST).with(Flags::FIN)) == Flags(0) {
+        broken |= Rule::NullFlags.bit();
+    }
+    if flags.has(Flags::FIN) {
+        if flags.only(Flags::SYN.with(ACK).with(Flags::RST)) == Flags(0) {
+            let xmas = flags.has(Flags::PSH.with(Flags::URG));
+            broken |= if xmas { Rule::Xmas.bit() } else { Rule::FinWithoutAck.bit() };
+        }
+        if flags.has(Flags::SYN) {
+            broken |= Rule::SynFin.bit();
+        }
+        if flags.has(Flags::RST) {
+            broken |= Rule::FinRst.bit();
+        }
+    }
+    if flags.has(Flags::SYN.with(Flags::RST)) {
+        broken |= Rule::SynRst.bit();
+    }
+    let key = &packet.key;
+    if key.ports[0] == [0; 2] || key.ports[1] == [0; 2] {
+        broken |= Rule::PortZero.bit();
+    }
+    if key.ports[0] == key.ports[1] && key.addresses[0] == key.addresses[1] {
+        broken |= Rule::Land.bit();
+    }
+    if flags.has(Flags::SYN) && !is_unicast(&key.addresses[packet.from.other().index()]) {
+        broken |= Rule::SynMulticast.bit();
+    }
+    broken
+}
+
+#[inline(always)]
+fn is_unicast(address: &Address) -> bool {
+    let [.., a, b, c, d] = *address;
+    let mapped = address[10] == 0xff
+        && address[11] == 0xff
+        && u64::from_ne_bytes([
+            address[0], address[1], address[2], address[3], address[4], address[5], address[6],
+            address[7],
+        ]) == 0
+        && address[8] == 0
+        && address[9] == 0;
+    let multicast =
+        if mapped { a >> 4 == 0xe || [a, b, c, d] == [255; 4] } else { address[0] == 0xff };
+    !multicast
+}
+
+/// Counts and reports breaches that the header alone shows, with the states of the flow that they failed to touch.
+#[inline(always)]
+fn report_header<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64, broken: u32) {
+    let flow = match s.confirmed(&packet.key) {
+        Some(flow) if !flow.is_dead() => Some(flow),
+        _ => {
+            s.half_open(&packet.key).map(|half_open| &half_open.flow).filter(|flow| !flow.is_dead())
+        }
+    };
+    let now = s.forget(flow.map_or([State::Closed; 2], states));
+    let mut report = Report {
+        now_ns,
+        kind: Kind::Violation,
+        packet,
+        hook,
+        breach: NO_BREACH,
+        before: now,
+        after: now,
+        flow,
+    };
+    for rule in [
+        Rule::NullFlags,
+        Rule::Xmas,
+        Rule::SynFin,
+        Rule::SynRst,
+        Rule::FinRst,
+        Rule::FinWithoutAck,
+        Rule::PortZero,
+        Rule::Land,
+        Rule::SynMulticast,
+    ] {
+        if broken & rule.bit() != 0 {
+            report.breach.rule = rule;
+            s.count_breach(rule, hook);
+            if let Some(flow) = flow {
+                flow.violations.add(1);
+            }
+            s.report(&report);
+        }
+    }
+}
+
+/// Whether the packet is not for this confirmed flow but for a newer connection on its key, which is among the
+/// half-open ones until its handshake is complete (T9, S5). A SYN on a flow that goes on is reported here.
+#[inline(always)]
+fn belongs_to_successor<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> bool {
+    let segment = &packet.segment;
+    if segment.has(Flags::SYN) && !segment.has(Flags::ACK) {
+        return syn_on_confirmed(s, flow, packet, hook, now_ns);
+    }
+    if !flow.has(flow_flag::SUCCESSOR) {
+        return false;
+    }
+    let Some(newer) = s.half_open(&packet.key) else {
+        flow.unmark(flow_flag::SUCCESSOR);
+        return false;
+    };
+    let (me, peer) =
+        (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
+    continues_handshake(&me, &peer, acks_other_isn(newer, packet), segment)
+}
+
+/// Whether a SYN on a confirmed flow goes to the half-open table: not if it is the flow's own SYN come again, nor an
+/// old duplicate in TIME_WAIT (RFC 1122 section 4.2.2.13, T10).
+#[inline(always)]
+fn syn_on_confirmed<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> bool {
+    let segment = &packet.segment;
+    let now = s.forget(states(flow));
+    let me = flow.half(packet.from).facts();
+    let closed = now[0] as u8 == State::Closed as u8 && now[1] as u8 == State::Closed as u8;
+    let own = me.has(fact::SYN) && segment.seq == me.isn;
+    if !closed {
+        if own {
+            return false;
+        }
+        let waiting =
+            now[0] as u8 == State::TimeWait as u8 || now[1] as u8 == State::TimeWait as u8;
+        if waiting {
+            if !segment.seq.after(me.end) {
+                return false;
+            }
+        } else {
+            let expected = if me.has(fact::SYN) { me.isn.0 } else { me.end.0 };
+            let breach = Breach {
+                rule: Rule::SynInEstablished,
+                low: expected,
+                high: expected,
+                actual: segment.seq.0,
+            };
+            violation(s, flow, packet, hook, now_ns, breach, (now, now));
+        }
+    }
+    flow.mark(flow_flag::SUCCESSOR);
+    true
+}
+
+#[inline(always)]
+fn acks_other_isn(half_open: &HalfOpen, packet: &Packet) -> bool {
+    packet.segment.has(Flags::ACK)
+        && half_open.isns(packet.from.other()).has(packet.segment.ack.sub(1))
+}
+
+/// What a segment did to a flow.
+struct Seen {
+    before: [State; 2],
+    after: [State; 2],
+    breach: Option<Breach>,
+    /// The handshake is complete, and both ends have shown it.
+    confirmed: bool,
+    /// The record was not removed meanwhile.
+    alive: bool,
+}
+
+/// Judges the segment and writes what it adds into the flow.
+#[inline(always)]
+fn observe<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    half_open: Option<&HalfOpen>,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> Seen {
+    let segment = &packet.segment;
+    let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
+    let (me, mut peer) = (mine.facts(), theirs.facts());
+    let midstream = flow.has(flow_flag::MIDSTREAM);
+    let before = s.forget((state(&me, &peer, midstream), state(&peer, &me, midstream)));
+    let other_isn = half_open.is_some_and(|half_open| acks_other_isn(half_open, packet));
+
+    let verdict = s.forget(judge(&me, &peer, midstream, other_isn, segment));
+
+    let mut facts = verdict.facts;
+    facts.flags |= match hook {
+        Hook::Ingress => fact::SEEN_IN,
+        Hook::Egress => fact::SEEN_OUT,
+    };
+    mine.grow(&me, &facts);
+    mine.count(segment);
+    if segment.options.mss != 0 && mine.mss.get() == 0 {
+        mine.mss.set(segment.options.mss);
+    }
+    if let Some(half_open) = half_open {
+        if verdict.another_isn {
+            half_open.isns(packet.from).remember(segment.seq);
+        }
+        if verdict.chooses_isn {
+            theirs.choose_isn(segment.ack.sub(1));
+            peer.isn = segment.ack.sub(1);
+            peer.end = segment.ack;
+        }
+    }
+    if let Some(letter) = verdict.letter {
+        flow.history.append(letter, packet.from);
+    }
+    if facts.has(fact::FIN) && !me.has(fact::FIN) {
+        flow.history.append(Letter::Fin, packet.from);
+    }
+    let after = s.forget((state(&facts, &peer, midstream), state(&peer, &facts, midstream)));
+    let acked = facts.has(fact::ACK) && peer.has(fact::ACK);
+    Seen {
+        before: low_first(packet.from, before),
+        after: low_first(packet.from, after),
+        breach: verdict.breach,
+        confirmed: acked && verdict.breach.is_none() && is_open(&facts, &peer, midstream),
+        alive: !verdict.renew || flow.renew(now_ns),
+    }
+}
+
+#[inline(always)]
+const fn low_first(from: End, (mine, theirs): (State, State)) -> [State; 2] {
+    if from.is_high() { [theirs, mine] } else { [mine, theirs] }
+}
+
+/// Reports what a segment did: a breach, and the flow's steps, each once.
+#[inline(always)]
+fn announce<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+    seen: &Seen,
+) {
+    if let Some(breach) = seen.breach {
+        violation(s, flow, packet, hook, now_ns, breach, (seen.before, seen.after));
+        return;
+    }
+    let mut report = Report {
+        now_ns,
+        kind: Kind::Established,
+        packet,
+        hook,
+        breach: NO_BREACH,
+        before: seen.before,
+        after: seen.after,
+        flow: Some(flow),
+    };
+    let changed =
+        seen.before[0] as u8 != seen.after[0] as u8 || seen.before[1] as u8 != seen.after[1] as u8;
+    if !changed && (flow.has(flow_flag::ESTABLISHED) || !seen.confirmed) {
+        return;
+    }
+    let closed =
+        seen.after[0] as u8 == State::Closed as u8 && seen.after[1] as u8 == State::Closed as u8;
+    if seen.confirmed && !closed && flow.mark_once(flow_flag::ESTABLISHED) {
+        s.report(&report);
+    }
+    let has_left =
+        |state: State| state as u8 > State::Established as u8 || state as u8 == State::Closed as u8;
+    if changed
+        && (has_left(seen.after[0]) || has_left(seen.after[1]))
+        && flow.mark_once(flow_flag::CLOSING)
+    {
+        if !flow.has(flow_flag::ESTABLISHED) && closed {
+            s.count_breach(Rule::Refused, hook);
+        }
+        report.kind = Kind::Closing;
+        s.report(&report);
+    }
+}
+
+#[inline(always)]
+fn violation<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+    breach: Breach,
+    (before, after): ([State; 2], [State; 2]),
+) {
+    s.count_breach(breach.rule, hook);
+    if breach.rule.severity() != Severity::Violation {
+        return;
+    }
+    flow.violations.add(1);
+    let kind = Kind::Violation;
+    s.report(&Report { now_ns, kind, packet, hook, breach, before, after, flow: Some(flow) });
+}
+
+/// The second half of [`track`]: a packet that belongs to no confirmed flow.
+#[inline(always)]
+pub fn track_half_open<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
+    let segment = &packet.segment;
+    let existing = s.half_open(&packet.key).filter(|half_open| !half_open.flow.is_dead());
+    let replaced = existing.is_some_and(|half_open| is_replaced_by(&half_open.flow, packet));
+    let (half_open, is_new) = match existing {
+        Some(half_open) if !replaced => (half_open, false),
+        _ => {
+            if segment.has(Flags::RST) {
+                return Fate::NoFlow;
+            }
+            let Some(scratch) = s.scratch() else { return Fate::NotInserted };
+            if let Some(old) = existing {
+                report_reopened(s, &old.flow, packet, hook, now_ns);
+            }
+            begin(s, scratch, packet, now_ns);
+            (scratch, true)
+        }
+    };
+    let seen = observe(s, &half_open.flow, Some(half_open), packet, hook, now_ns);
+    if seen.confirmed && !half_open.flow.has(flow_flag::MIDSTREAM | flow_flag::ESTABLISHED) {
+        note_handshake_time(&half_open.flow, now_ns);
+    }
+    if is_new {
+        if !s.insert_half_open(&packet.key, half_open) {
+            s.tally(Tally::HalfOpenInsertFailed);
+            return Fate::NotInserted;
+        }
+        let midstream = half_open.flow.has(flow_flag::MIDSTREAM);
+        s.tally(if midstream { Tally::FlowsMidstream } else { Tally::FlowsBySyn });
+        let kind = Kind::New;
+        let (before, after) = (seen.before, seen.after);
+        s.report(&Report {
+            now_ns,
+            kind,
+            packet,
+            hook,
+            breach: NO_BREACH,
+            before,
+            after,
+            flow: Some(&half_open.flow),
+        });
+    }
+    announce(s, &half_open.flow, packet, hook, now_ns, &seen);
+    let over =
+        seen.after[0] as u8 == State::Closed as u8 && seen.after[1] as u8 == State::Closed as u8;
+    if seen.confirmed && !over {
+        confirm(s, half_open, packet, hook, now_ns);
+    }
+    Fate::Tracked
+}
+
+/// The end of a flow whose key a new connection takes.
+#[inline(always)]
+fn report_reopened<S: Surroundings>(s: &S, old: &Flow, packet: &Packet, hook: Hook, now_ns: u64) {
+    s.tally(Tally::FlowsReopened);
+    let last = s.forget(states(old));
+    s.report(&Report {
+        now_ns,
+        kind: Kind::Destroy,
+        packet,
+        hook,
+        breach: NO_BREACH,
+        before: last,
+        after: last,
+        flow: Some(old),
+    });
+}
+
+/// From the SYN to the segment that completed the handshake: a round trip over both sides of the interface.
+#[inline(always)]
+fn note_handshake_time(flow: &Flow, now_ns: u64) {
+    if flow.handshake_us.get() == 0 && !flow.has(flow_flag::MIDSTREAM) {
+        let us = now_ns.saturating_sub(flow.created_ns.get()) / 1000;
+        flow.handshake_us.set(u32::try_from(us).unwrap_or(u32::MAX).max(1));
+    }
+}
+
+/// Whether a SYN begins a new connection over a flow that is not confirmed: one that is over, or of which one
+/// direction only was ever seen and whose handshake seemed complete.
+#[inline(always)]
+fn is_replaced_by(flow: &Flow, packet: &Packet) -> bool {
+    let segment = &packet.segment;
+    if !segment.has(Flags::SYN) || segment.has(Flags::ACK) {
+        return false;
+    }
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    let [low, high] = states(flow);
+    let own = me.has(fact::SYN) && segment.seq == me.isn;
+    if low as u8 == State::Closed as u8 && high as u8 == State::Closed as u8 {
+        return true;
+    }
+    if low as u8 == State::TimeWait as u8 || high as u8 == State::TimeWait as u8 {
+        return !own && segment.seq.after(me.end);
+    }
+    !own && !(me.seen() && peer.seen()) && is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM))
+}
+
+/// Fills a new record for the flow that begins with `packet`.
+#[inline(always)]
+fn begin<S: Surroundings>(s: &S, scratch: &HalfOpen, packet: &Packet, now_ns: u64) {
+    let segment: &Segment = &packet.segment;
+    let answers = segment.has(Flags::SYN) && segment.has(Flags::ACK);
+    // A SYN,ACK may be seen before the SYN that it answers (H17).
+    let originator = if answers { packet.from.other() } else { packet.from };
+    let flags = if segment.has(Flags::SYN) { 0 } else { flow_flag::MIDSTREAM };
+    scratch.start(now_ns, originator, flags, s.ifindex());
+}
+
+/// Moves a flow to the confirmed table. A flow that ended on the same key makes room; it is entombed first, so that
+/// the agent, which may be about to remove it, and this CPU cannot both have it. Where the agent was faster, or the
+/// table is full, the flow stays where it is and tries again with its next packet.
+#[inline(always)]
+fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: Hook, now_ns: u64) {
+    let flow = &half_open.flow;
+    let old = s.confirmed(&packet.key);
+    if let Some(old) = old {
+        if !old.entomb(old.life()) {
+            return;
+        }
+        report_reopened(s, old, packet, hook, now_ns);
+    }
+    if s.insert_confirmed(&packet.key, flow, old.is_some()) {
+        s.delete_half_open(&packet.key);
+        s.tally(Tally::FlowsConfirmed);
+    } else if flow.mark_once(flow_flag::TABLE_FULL) {
+        s.tally(Tally::TableFull);
+    }
+}
+
+/// Why a flow that is removed now came to its end.
+#[must_use]
+pub fn reason(flow: &Flow) -> Reason {
+    let (low, high) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
+    if (low.flags | high.flags) & fact::RST != 0 {
+        Reason::Rst
+    } else if states(flow).iter().all(|state| matches!(state, State::Closed | State::TimeWait)) {
+        Reason::Fin
+    } else {
+        Reason::Timeout
+    }
+}

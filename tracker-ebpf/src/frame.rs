@@ -1,0 +1,131 @@
+//! Packet memory as [`Bytes`]: read in place where it is linear, by a helper where it is not (multi-buffer XDP frames,
+//! paged socket buffers).
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    programs::{TcContext, XdpContext},
+};
+use tracker_common::{packet::Bytes, segment::SynOptions};
+use zerocopy::{FromBytes, Unaligned};
+
+use crate::maps::Scratch;
+
+/// No header begins further on: the verifier wants a bound, and the longest chain that the parser follows is shorter.
+const FURTHEST: usize = 0x7fff;
+
+/// A frame that arrived.
+pub(crate) struct XdpFrame {
+    ctx: *mut xdp_md,
+    data: usize,
+    end: usize,
+    len: usize,
+    scratch: *mut Scratch,
+}
+
+impl XdpFrame {
+    #[inline(always)]
+    pub(crate) fn new(ctx: *mut xdp_md, scratch: *mut Scratch) -> Self {
+        // SAFETY: the context is valid while the program runs.
+        let len = unsafe { bpf_xdp_get_buff_len(ctx) };
+        let context = XdpContext::new(ctx);
+        #[allow(clippy::cast_possible_truncation)] // 64-bit target
+        Self { ctx, data: context.data(), end: context.data_end(), len: len as usize, scratch }
+    }
+}
+
+/// A frame that leaves.
+pub(crate) struct SkbFrame {
+    ctx: *mut __sk_buff,
+    data: usize,
+    end: usize,
+    len: usize,
+    scratch: *mut Scratch,
+}
+
+impl SkbFrame {
+    #[inline(always)]
+    pub(crate) fn new(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Self {
+        let context = TcContext::new(ctx);
+        Self {
+            ctx,
+            data: context.data(),
+            end: context.data_end(),
+            len: context.len() as usize,
+            scratch,
+        }
+    }
+}
+
+/// Loses what the compiler and the verifier know of a number.
+#[inline(always)]
+fn forget(mut value: usize) -> usize {
+    // An empty statement would give two lines of source to one instruction, which the kernel refuses.
+    // SAFETY: a move of a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+macro_rules! bytes {
+    ($frame:ident, $load:ident) => {
+        impl Bytes for $frame {
+            #[inline(always)]
+            fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T> {
+                if at > FURTHEST {
+                    return None;
+                }
+                // The compiler must not see that this is `data + at`: it would compute the address a second time, and
+                // the verifier would not know that as the one that was compared.
+                let start = forget(self.data + at);
+                if start + size_of::<T>() <= self.end {
+                    // SAFETY: within the packet, as just compared; `T` has no alignment.
+                    return Some(unsafe { core::ptr::read(start as *const T) });
+                }
+                if at + size_of::<T>() > self.len {
+                    return None;
+                }
+                const { assert!(size_of::<T>() <= 64) };
+                // SAFETY: this CPU's own element.
+                let octets = unsafe { &raw mut (*self.scratch).octets };
+                #[allow(clippy::cast_possible_truncation)] // at most FURTHEST, and a header's size
+                // SAFETY: the destination is valid for that many octets.
+                let result = unsafe {
+                    $load(self.ctx.cast(), at as u32, octets.cast(), size_of::<T>() as u32)
+                };
+                // SAFETY: as above; any octets are a valid `T`, which has no alignment.
+                (result == 0).then(|| unsafe { octets.cast::<T>().read() })
+            }
+
+            #[inline(always)]
+            fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
+                let len = forget(len) & 63;
+                if at > FURTHEST || len == 0 {
+                    return None;
+                }
+                // SAFETY: this CPU's own element.
+                let octets = unsafe { &mut (*self.scratch).octets };
+                #[allow(clippy::cast_possible_truncation)] // at most FURTHEST and 63
+                // SAFETY: the destination is valid for 64 octets.
+                let result = unsafe {
+                    $load(self.ctx.cast(), at as u32, octets.as_mut_ptr().cast(), len as u32)
+                };
+                (result == 0).then(|| SynOptions::parse(octets, len))
+            }
+
+            #[inline(always)]
+            fn len(&self) -> usize {
+                self.len
+            }
+
+            #[inline(always)]
+            fn bounded(value: usize, _max: usize) -> usize {
+                forget(value) & FURTHEST
+            }
+        }
+    };
+}
+
+bytes!(XdpFrame, bpf_xdp_load_bytes);
+bytes!(SkbFrame, bpf_skb_load_bytes);

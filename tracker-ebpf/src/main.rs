@@ -1,0 +1,147 @@
+//! tracker's kernel programs: they feed packets and maps to [`tracker_common`], and decide nothing themselves.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod frame;
+mod maps;
+mod surroundings;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action, xdp_md},
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use tracker_common::{
+    counters::{Fate, Hook},
+    packet::{Bytes, Unparsed, parse},
+    sweep::{Outcome, remove},
+    track::{track_confirmed, track_half_open},
+};
+
+use crate::{
+    frame::{SkbFrame, XdpFrame},
+    maps::{Scratch, count_packet, interface},
+    surroundings::Kernel,
+};
+
+/// Arriving packets. Every one is passed on.
+#[xdp(frags)]
+fn tracker_ingress(ctx: XdpContext) -> u32 {
+    if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
+        let unparsed = parse_arriving(ctx.ctx, scratch);
+        count_packet(Hook::Ingress, fate(scratch, unparsed, Hook::Ingress));
+    }
+    xdp_action::XDP_PASS
+}
+
+/// Leaving packets. Every one is passed on, to whatever other program is attached.
+#[classifier]
+fn tracker_egress(ctx: TcContext) -> i32 {
+    if is_counted_elsewhere(&ctx) {
+        count_packet(Hook::Egress, Fate::CountedOnArrival);
+    } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
+        let unparsed = parse_leaving(ctx.skb.skb, scratch);
+        count_packet(Hook::Egress, fate(scratch, unparsed, Hook::Egress));
+    }
+    TC_ACT_UNSPEC
+}
+
+/// A forwarded packet was counted by XDP where it arrived, if that interface is attached too.
+#[inline(always)]
+fn is_counted_elsewhere(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let arrived_at = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    arrived_at != 0 && maps::ATTACHED.get_ptr(arrived_at).is_some()
+}
+
+// The steps are functions of their own, one after the other, so that each has the stack of 512 octets for itself.
+
+#[inline(always)]
+fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> Fate {
+    if let Some(reason) = unparsed {
+        return Fate::from(reason);
+    }
+    // SAFETY: takes nothing.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    match confirmed(scratch, hook, now_ns) {
+        Some(fate) => fate,
+        None => half_open(scratch, hook, now_ns),
+    }
+}
+
+#[inline(never)]
+fn parse_arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
+    parse_frame(&XdpFrame::new(ctx, scratch), scratch)
+}
+
+#[inline(never)]
+fn parse_leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
+    parse_frame(&SkbFrame::new(ctx, scratch), scratch)
+}
+
+#[inline(always)]
+fn parse_frame<B: Bytes>(frame: &B, scratch: *mut Scratch) -> Option<Unparsed> {
+    let interface = interface();
+    // SAFETY: this CPU's own element, and nothing else refers to this part of it.
+    let parsed = unsafe { &mut (*scratch).parsed };
+    parse(frame, interface.link(), interface.zone, parsed).err()
+}
+
+#[inline(never)]
+fn confirmed(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Option<Fate> {
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    track_confirmed(&Kernel::new(scratch), packet, hook, now_ns)
+}
+
+#[inline(never)]
+fn half_open(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Fate {
+    // SAFETY: as above.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    track_half_open(&Kernel::new(scratch), packet, hook, now_ns)
+}
+
+/// Removes flows that the agent has judged: the first N entries of `REMOVALS`, N being the first four octets of the
+/// packet that the agent runs this program on. Never attached.
+#[classifier]
+fn tracker_sweep(ctx: TcContext) -> i32 {
+    let Ok(count) = ctx.load::<u32>(0) else { return -1 };
+    // SAFETY: the callback has the signature that the helper asks for, and the context is not used.
+    let done = unsafe {
+        aya_ebpf::helpers::generated::bpf_loop(
+            count.min(tracker_common::sweep::BATCH),
+            remove_nth as *mut core::ffi::c_void,
+            core::ptr::null_mut(),
+            0,
+        )
+    };
+    #[allow(clippy::cast_possible_truncation)] // at most BATCH
+    let done = done as i32;
+    done
+}
+
+unsafe extern "C" fn remove_nth(n: u32, _: *mut core::ffi::c_void) -> i64 {
+    let Some(removal) = maps::REMOVALS.get_ptr_mut(n) else { return 1 };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
+    let kernel = Kernel::new(scratch);
+    // SAFETY: an array's element is never freed, and the agent leaves the batch alone while this program runs.
+    let outcome = remove(&kernel, unsafe { &mut *removal });
+    maps::tally(match outcome {
+        Outcome::Removed => tracker_common::counters::Tally::FlowsExpired,
+        _ => tracker_common::counters::Tally::RemovalsRefused,
+    });
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs call the helpers that are needed.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

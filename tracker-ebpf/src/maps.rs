@@ -1,0 +1,110 @@
+//! The maps, and what is counted in them.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use tracker_common::{
+    config::{InterfaceConfig, LiveConfig, MAX_INTERFACES},
+    counters::{Fate, Hook, PacketCounters, Tally},
+    flow::{Flow, HalfOpen},
+    key::FlowKey,
+    packet::Parsed,
+    sweep::{self, Removal},
+    violation::Rule,
+};
+
+/// The interface that this copy of the programs is attached to; set by the agent before loading.
+#[unsafe(no_mangle)]
+static INTERFACE: InterfaceConfig = InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0 };
+
+/// Flows that nothing evicts. The agent sets the size.
+#[map]
+pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+
+/// Flows that the next flood may evict. The agent sets the size.
+#[map]
+pub(crate) static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::pinned(1, 0);
+
+/// What would not fit on the stack of 512 octets.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// The packet that is being tracked.
+    pub(crate) parsed: Parsed,
+    /// Octets that a helper copies out of the packet.
+    pub(crate) octets: [u8; 64],
+    /// Where a new flow is built before it is inserted.
+    pub(crate) flow: HalfOpen,
+    /// What passes through here is an unknown number to the verifier.
+    pub(crate) forgotten: [u64; 8],
+}
+
+/// One a CPU: programs at these hooks do not interrupt each other.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Reports to the agent.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::pinned(4096, 0);
+
+/// What the agent can change while the programs run.
+#[map]
+pub(crate) static CONFIG: Array<LiveConfig> = Array::pinned(1, 0);
+
+/// Indexes of the interfaces whose arriving packets are counted.
+#[map]
+pub(crate) static ATTACHED: HashMap<u32, u32> = HashMap::pinned(MAX_INTERFACES, 0);
+
+/// Packets by fate, at slot * 2 + hook.
+#[map]
+pub(crate) static PACKETS: PerCpuArray<PacketCounters> = PerCpuArray::pinned(MAX_INTERFACES * 2, 0);
+
+/// Breaches, at rule * 2 + hook.
+#[map]
+pub(crate) static VIOLATIONS: PerCpuArray<u64> = PerCpuArray::pinned(Rule::SLOTS as u32 * 2, 0);
+
+/// What happened to flows and reports, by [`Tally`].
+#[map]
+pub(crate) static TALLIES: PerCpuArray<u64> = PerCpuArray::pinned(Tally::SLOTS as u32, 0);
+
+/// The batch of flows to remove.
+#[map]
+pub(crate) static REMOVALS: Array<Removal> = Array::pinned(sweep::BATCH, 0);
+
+/// The interface that this copy of the programs is attached to.
+#[inline(always)]
+pub(crate) fn interface() -> InterfaceConfig {
+    // SAFETY: a valid static; volatile, because the agent replaces its value before the program is loaded.
+    unsafe { core::ptr::read_volatile(&raw const INTERFACE) }
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn count_packet(hook: Hook, fate: Fate) {
+    let Some(counters) = PACKETS.get_ptr(interface().slot * 2 + hook as u32) else { return };
+    // SAFETY: an array's element is never freed; this CPU alone writes it.
+    let counters = unsafe { &*counters };
+    let cell = &counters.packets[fate as usize & (Fate::SLOTS - 1)];
+    cell.set(cell.get() + 1);
+}
+
+/// Counts a breach.
+#[inline(always)]
+pub(crate) fn count_breach(rule: Rule, hook: Hook) {
+    increment(&VIOLATIONS, rule as u32 * 2 + hook as u32);
+}
+
+/// Counts something that happened to a flow or report.
+#[inline(always)]
+pub(crate) fn tally(tally: Tally) {
+    increment(&TALLIES, tally as u32);
+}
+
+#[inline(always)]
+fn increment(map: &PerCpuArray<u64>, index: u32) {
+    if let Some(count) = map.get_ptr_mut(index) {
+        // SAFETY: an array's element is never freed; this CPU alone writes it.
+        unsafe { *count += 1 };
+    }
+}

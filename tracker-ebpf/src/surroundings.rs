@@ -1,0 +1,157 @@
+//! The kernel's maps and clock as [`Surroundings`].
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use tracker_common::{
+    config::InterfaceConfig,
+    counters::{Hook, Tally},
+    event::Event,
+    flow::{Flow, HalfOpen},
+    key::FlowKey,
+    sweep::Tables,
+    track::{Report, Surroundings},
+    violation::Rule,
+};
+
+use crate::maps::{self, Scratch, interface};
+
+pub(crate) struct Kernel {
+    interface: InterfaceConfig,
+    scratch: *mut Scratch,
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub(crate) fn new(scratch: *mut Scratch) -> Self {
+        Self { interface: interface(), scratch }
+    }
+}
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn confirmed(&self, key: &FlowKey) -> Option<&Flow> {
+        // SAFETY: the element stays allocated while the program runs. It may be deleted and used for another key
+        // meanwhile: see `tracker_common::track` on races.
+        maps::CONFIRMED.get_ptr(key).map(|flow| unsafe { &*flow })
+    }
+
+    #[inline(always)]
+    fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
+        // SAFETY: as above.
+        maps::HALF_OPEN.get_ptr(key).map(|flow| unsafe { &*flow })
+    }
+
+    #[inline(always)]
+    fn delete_confirmed(&self, key: &FlowKey) {
+        let _ = maps::CONFIRMED.remove(key);
+    }
+
+    #[inline(always)]
+    fn delete_half_open(&self, key: &FlowKey) {
+        let _ = maps::HALF_OPEN.remove(key);
+    }
+}
+
+impl Surroundings for Kernel {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.interface.ifindex
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<&HalfOpen> {
+        // SAFETY: this CPU's own element.
+        Some(unsafe { &(*self.scratch).flow })
+    }
+
+    #[inline(always)]
+    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen) -> bool {
+        maps::HALF_OPEN.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> bool {
+        let how = if replace { BPF_ANY } else { BPF_NOEXIST };
+        maps::CONFIRMED.insert(key, flow, u64::from(how)).is_ok()
+    }
+
+    #[inline(always)]
+    fn tally(&self, tally: Tally) {
+        maps::tally(tally);
+    }
+
+    #[inline(always)]
+    fn count_breach(&self, rule: Rule, hook: Hook) {
+        maps::count_breach(rule, hook);
+    }
+
+    #[inline(always)]
+    fn report(&self, report: &Report<'_>) {
+        // SAFETY: an array's element is never freed.
+        let wanted =
+            maps::CONFIG.get(0).is_some_and(|config| config.events & report.kind.bit() != 0);
+        if wanted {
+            send(report, self.interface.ifindex);
+        }
+    }
+
+    #[inline(always)]
+    fn forget<T: Copy>(&self, value: T) -> T {
+        const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
+        // SAFETY: this CPU's own element, valid for a `T`.
+        unsafe {
+            let mut place = (&raw mut (*self.scratch).forgotten).cast::<T>();
+            place.write(value);
+            // The compiler, too, must not know what is read back.
+            core::arch::asm!("{0} = {0}", inout(reg) place, options(nostack, preserves_flags));
+            place.read()
+        }
+    }
+}
+
+/// Writes a report into the ring buffer. Not inlined: it is called from many places.
+#[inline(never)]
+fn send(report: &Report<'_>, ifindex: u32) -> u32 {
+    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else {
+        maps::tally(Tally::ReportsLost);
+        return 1;
+    };
+    let event = entry.as_mut_ptr();
+    let segment = &report.packet.segment;
+    // SAFETY: the reserved entry is valid for an `Event`, and every field is written before it is submitted.
+    unsafe {
+        (*event).time_ns = report.now_ns;
+        core::ptr::copy_nonoverlapping(&raw const report.packet.key, &raw mut (*event).key, 1);
+        (*event).kind = report.kind as u8;
+        (*event).rule = report.breach.rule as u8;
+        (*event).from = report.packet.from.index() as u8;
+        (*event).hook = report.hook as u8;
+        (*event).before = [report.before[0] as u8, report.before[1] as u8];
+        (*event).after = [report.after[0] as u8, report.after[1] as u8];
+        (*event).ifindex = ifindex;
+        (*event).seq = segment.seq.0;
+        (*event).ack = segment.ack.0;
+        (*event).payload = segment.payload;
+        (*event).low = report.breach.low;
+        (*event).high = report.breach.high;
+        (*event).actual = report.breach.actual;
+        (*event).flags = segment.flags.0;
+        (*event).window = segment.window;
+        (*event).reserved = 0;
+        match report.flow {
+            Some(flow) => {
+                (*event).has_flow = 1;
+                core::ptr::copy_nonoverlapping(
+                    core::ptr::from_ref(flow),
+                    &raw mut (*event).flow,
+                    1,
+                );
+            }
+            None => {
+                (*event).has_flow = 0;
+                core::ptr::write_bytes(&raw mut (*event).flow, 0, 1);
+            }
+        }
+    }
+    entry.submit(0);
+    0
+}

@@ -1,0 +1,92 @@
+//! What a running agent says about itself, for the commands that read its maps.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use tracker_common::{state::State, sweep::Timeouts};
+
+use crate::{attach::Interface, clock::Clock, instance::Instance, record::View};
+
+/// An agent.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Agent {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// What it is attached to.
+    pub interfaces: Vec<Interface>,
+    /// Seconds by state.
+    pub timeouts: BTreeMap<String, u32>,
+}
+
+impl Agent {
+    /// This process, attached to `interfaces`.
+    #[must_use]
+    pub fn new(interfaces: Vec<Interface>, timeouts: &Timeouts) -> Self {
+        let timeouts = State::ALL
+            .iter()
+            .map(|state| (state.name().to_owned(), timeouts.seconds[*state as usize]))
+            .collect();
+        Self {
+            v: 1,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interfaces,
+            timeouts,
+        }
+    }
+
+    /// Tells other commands.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be written.
+    pub fn publish(&self, to: &Path) -> Result<()> {
+        let new = to.with_extension("json.new");
+        fs::write(&new, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&new, to))
+            .with_context(|| format!("writing {}", to.display()))
+    }
+
+    /// What the agent of this name says.
+    ///
+    /// # Errors
+    ///
+    /// Where none is running, or it is of another version.
+    pub fn find(instance: &Instance) -> Result<Self> {
+        let path = instance.info();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                anyhow::bail!(
+                    "no agent named `{}` is running; start one with `tracker run --interface NAME`",
+                    instance.name()
+                );
+            }
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        };
+        serde_json::from_slice(&text).with_context(|| {
+            format!("{} was written by another version of tracker", path.display())
+        })
+    }
+
+    /// How its records are shown now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let mut timeouts = Timeouts::default();
+        for state in State::ALL {
+            if let Some(seconds) = self.timeouts.get(state.name()) {
+                timeouts.seconds[state as usize] = *seconds;
+            }
+        }
+        let names = self
+            .interfaces
+            .iter()
+            .map(|interface| (interface.ifindex, interface.name.clone()))
+            .collect();
+        View { clock: Clock::now(), timeouts, names }
+    }
+}

@@ -1,0 +1,44 @@
+//! The command line.
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{events, flows, instance::Instance, run, stats};
+
+/// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "tracker", version, arg_required_else_help = true, subcommand_required = true)]
+pub struct Cli {
+    /// Which agent.
+    #[command(flatten)]
+    pub instance: Instance,
+    /// Say more on stderr; twice for debug messages of libraries too
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach to interfaces, track their connections, report violations, until SIGINT or SIGTERM
+    Run(run::Options),
+    /// List connections, as `conntrack -L` and `ss` do
+    Flows(flows::Options),
+    /// Follow connections as they open, live and close, as `conntrack -E` does
+    Events(events::Options),
+    /// Show every counter
+    Stats(stats::Options),
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+    /// One JSON record a line
+    Jsonl,
+}

@@ -1,0 +1,304 @@
+//! An event as users see it.
+
+use std::{fmt, net::IpAddr};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tracker_common::{
+    counters::Hook,
+    event::{Event as Raw, Kind, Reason},
+    flow::Flow,
+    key::{End, FlowKey},
+    segment::Flags,
+    state::State,
+    sweep::Tier,
+    violation::Rule,
+};
+
+use crate::{
+    clock::Clock,
+    record::{Record, View, address},
+};
+
+/// One line of `tracker events`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Event {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION` or `LOST`.
+    pub event: String,
+    /// When.
+    pub time: Timestamp,
+    /// The same in nanoseconds since boot.
+    pub time_ns: u64,
+    /// The interface that saw the segment.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub interface: Option<String>,
+    /// The segment that made it happen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub segment: Option<SegmentView>,
+    /// The rule that was broken, and how.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub violation: Option<ViolationView>,
+    /// How the flow ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub end: Option<EndView>,
+    /// How many reports were lost since the last line that said so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lost: Option<u64>,
+    /// The flow after the segment; absent where a violation belongs to none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub flow: Option<Record>,
+}
+
+/// A segment.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SegmentView {
+    /// `in` or `out`.
+    pub hook: String,
+    /// `orig` or `reply`: which end of the flow sent it.
+    pub direction: String,
+    /// Sender's address.
+    pub src: IpAddr,
+    /// Receiver's address.
+    pub dst: IpAddr,
+    /// Sender's port.
+    pub sport: u16,
+    /// Receiver's port.
+    pub dport: u16,
+    /// Names of its flags, separated by commas.
+    pub flags: String,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgment number.
+    pub ack: u32,
+    /// Octets of data.
+    pub payload: u32,
+    /// Window, not scaled.
+    pub window: u16,
+}
+
+/// Numbers that a rule allows.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Range {
+    /// The lowest.
+    pub low: u32,
+    /// The highest; below `low` where the range wraps past 2^32.
+    pub high: u32,
+}
+
+/// Both ends' states.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct States {
+    /// Of the end that opened the flow.
+    pub orig: String,
+    /// Of the other end.
+    pub reply: String,
+}
+
+/// A breach of a rule.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ViolationView {
+    /// The rule.
+    pub name: String,
+    /// What would have been right; absent for rules that are not about a number.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expected: Option<Range>,
+    /// What was seen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub actual: Option<u32>,
+    /// States before the segment.
+    pub before: States,
+    /// And after it.
+    pub after: States,
+    /// What was done with the packet: `passed`.
+    pub action: String,
+}
+
+/// How a flow ended.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EndView {
+    /// `fin`, `rst`, `timeout` or `reopened`.
+    pub reason: String,
+    /// The state whose timeout was over; absent where nothing was waited for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timeout_state: Option<String>,
+    /// From the first packet to the last one that renewed the flow, to 17 ms.
+    pub duration_ns: u64,
+}
+
+impl Event {
+    /// What the kernel reported.
+    ///
+    /// # Errors
+    ///
+    /// Codes that this version does not know.
+    pub fn from_kernel(raw: &Raw, view: &View) -> Result<Self> {
+        let kind = Kind::from_code(raw.kind).context("unknown kind of report")?;
+        let from = End::from_high(raw.from != 0);
+        let hook = Hook::from_code(raw.hook).context("unknown hook")?;
+        let flow = (raw.has_flow != 0).then_some(&raw.flow);
+        let originator = flow.map_or(from, Flow::originator);
+        let record = flow.map(|flow| Record::new(&raw.key, flow, Tier::Confirmed, view));
+        let states = |codes: [u8; 2]| -> Result<States> {
+            let name = |end: End| {
+                State::from_code(codes[end.index()]).map(State::name).context("unknown state")
+            };
+            Ok(States {
+                orig: name(originator)?.to_owned(),
+                reply: name(originator.other())?.to_owned(),
+            })
+        };
+        let violation = if kind == Kind::Violation {
+            let rule = Rule::from_code(raw.rule).context("unknown rule")?;
+            let numbered = (raw.low, raw.high, raw.actual) != (0, 0, 0);
+            Some(ViolationView {
+                name: rule.name().to_owned(),
+                expected: numbered.then_some(Range { low: raw.low, high: raw.high }),
+                actual: numbered.then_some(raw.actual),
+                before: states(raw.before)?,
+                after: states(raw.after)?,
+                action: "passed".to_owned(),
+            })
+        } else {
+            None
+        };
+        let end = (kind == Kind::Destroy).then(|| EndView::new(&raw.flow, Reason::Reopened, None));
+        Ok(Self {
+            v: 1,
+            event: kind.name().to_owned(),
+            time: view.clock.date(raw.time_ns),
+            time_ns: raw.time_ns,
+            interface: Some(view.interface_name(raw.ifindex)),
+            segment: Some(SegmentView {
+                hook: hook.name().to_owned(),
+                direction: if from == originator { "orig" } else { "reply" }.to_owned(),
+                src: address(raw.key.addresses[from.index()]),
+                dst: address(raw.key.addresses[from.other().index()]),
+                sport: raw.key.port(from),
+                dport: raw.key.port(from.other()),
+                flags: Flags(raw.flags).to_string(),
+                seq: raw.seq,
+                ack: raw.ack,
+                payload: raw.payload,
+                window: raw.window,
+            }),
+            violation,
+            end,
+            lost: None,
+            flow: record,
+        })
+    }
+
+    /// The end of a flow that the agent removed.
+    #[must_use]
+    pub fn removed(
+        key: &FlowKey,
+        flow: &Flow,
+        tier: Tier,
+        reason: Reason,
+        decided_by: State,
+        view: &View,
+    ) -> Self {
+        let clock = &view.clock;
+        let timeout_state = (reason == Reason::Timeout).then_some(decided_by);
+        Self {
+            v: 1,
+            event: Kind::Destroy.name().to_owned(),
+            time: clock.date(clock.monotonic_ns()),
+            time_ns: clock.monotonic_ns(),
+            interface: Some(view.interface_name(flow.ifindex.get())),
+            segment: None,
+            violation: None,
+            end: Some(EndView::new(flow, reason, timeout_state)),
+            lost: None,
+            flow: Some(Record::new(key, flow, tier, view)),
+        }
+    }
+
+    /// `count` reports were lost.
+    #[must_use]
+    pub fn lost(count: u64, clock: &Clock) -> Self {
+        Self {
+            v: 1,
+            event: "LOST".to_owned(),
+            time: clock.date(clock.monotonic_ns()),
+            time_ns: clock.monotonic_ns(),
+            interface: None,
+            segment: None,
+            violation: None,
+            end: None,
+            lost: Some(count),
+            flow: None,
+        }
+    }
+}
+
+impl EndView {
+    fn new(flow: &Flow, reason: Reason, timeout_state: Option<State>) -> Self {
+        let created = tracker_common::time::Tick::at(flow.created_ns.get());
+        let ticks = flow.life().last_seen.0.wrapping_sub(created.0);
+        Self {
+            reason: reason.name().to_owned(),
+            timeout_state: timeout_state.map(|state| state.name().to_owned()),
+            duration_ns: tracker_common::time::Tick::ns(ticks),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    /// One line, as `conntrack -E` writes it where it has a word for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6} [{}]", self.time, self.event)?;
+        if let Some(count) = self.lost {
+            return write!(
+                f,
+                " {count} reports were lost; counters are exact: see `tracker stats`"
+            );
+        }
+        if let Some(violation) = &self.violation {
+            write!(f, " {}", violation.name)?;
+            if let (Some(expected), Some(actual)) = (&violation.expected, violation.actual) {
+                if expected.low == expected.high {
+                    write!(f, " expected={} actual={actual}", expected.low)?;
+                } else {
+                    write!(f, " expected={}..{} actual={actual}", expected.low, expected.high)?;
+                }
+            }
+            write!(f, " before={}/{}", violation.before.orig, violation.before.reply)?;
+            write!(f, " after={}/{}", violation.after.orig, violation.after.reply)?;
+            if let Some(segment) = &self.segment {
+                write!(
+                    f,
+                    " {}={} flags={} seq={} ack={} len={} src={} dst={} sport={} dport={}",
+                    segment.hook,
+                    self.interface.as_deref().unwrap_or("?"),
+                    segment.flags,
+                    segment.seq,
+                    segment.ack,
+                    segment.payload,
+                    segment.src,
+                    segment.dst,
+                    segment.sport,
+                    segment.dport
+                )?;
+            }
+            return Ok(());
+        }
+        if let Some(end) = &self.end {
+            write!(f, " reason={}", end.reason)?;
+            if let Some(state) = &end.timeout_state {
+                write!(f, " timeout={state}")?;
+            }
+            let conn_state = self.flow.as_ref().map_or("OTH", |flow| flow.conn_state.as_str());
+            #[allow(clippy::cast_precision_loss)] // three digits are shown
+            let seconds = end.duration_ns as f64 / 1e9;
+            write!(f, " conn_state={conn_state} duration={seconds:.3}")?;
+        }
+        match &self.flow {
+            Some(flow) => write!(f, " {flow}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `tracker events`: what happens, as it happens.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    cli::Format, event::Event, filter::Filter, hub::Request, instance::Instance, run::EventName,
+};
+
+/// Options of `tracker events`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Events to show
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "EVENT[,EVENT]",
+        default_value = "all"
+    )]
+    pub events: Vec<EventName>,
+    /// Form of the output: one line an event, or one JSON record a line
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// End after this many events
+    #[arg(long, value_name = "N")]
+    pub last: Option<u64>,
+    /// Which violations, by rule
+    #[arg(long, value_name = "NAME", value_parser = rule)]
+    pub violation: Option<String>,
+    /// Which flows. An event without a flow passes only where nothing is asked for.
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+fn rule(text: &str) -> Result<String, String> {
+    let known = tracker_common::violation::Rule::ALL.iter().any(|rule| rule.name() == text);
+    if known {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no rule; `tracker stats` lists them all"))
+    }
+}
+
+/// Prints events until SIGINT, SIGTERM, the agent's end, or the number asked for.
+///
+/// # Errors
+///
+/// Where no agent runs, it ends, or stdout cannot be written.
+pub async fn run(options: Options, instance: &Instance) -> Result<()> {
+    if options.output == Format::Json {
+        bail!("events are a stream: use `-o jsonl`");
+    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let path = instance.socket();
+    let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow::anyhow!(
+            "no agent named `{}` is running; start one with `tracker run --interface NAME`",
+            instance.name()
+        ),
+        io::ErrorKind::PermissionDenied => {
+            anyhow::anyhow!(
+                "{} may be read by root and its group only: run this with sudo",
+                path.display()
+            )
+        }
+        _ => anyhow::Error::new(error).context(format!("connecting to {}", path.display())),
+    })?;
+    let (reader, mut writer) = stream.into_split();
+    let events =
+        EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
+    let mut request = serde_json::to_vec(&Request { v: 1, events })?;
+    request.push(b'\n');
+    writer.write_all(&request).await?;
+
+    let mut lines = BufReader::new(reader).lines();
+    let mut shown = 0;
+    while options.last.is_none_or(|last| shown < last) {
+        let line = tokio::select! {
+            line = lines.next_line() => line.context("reading from the agent")?,
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        };
+        let Some(line) = line else { bail!("the agent ended") };
+        shown += u64::from(show(&options, &line)?);
+    }
+    Ok(())
+}
+
+/// Prints one line from the agent if it is asked for.
+fn show(options: &Options, line: &str) -> Result<bool> {
+    #[derive(serde::Deserialize)]
+    struct Any {
+        event: String,
+    }
+    let any: Any = serde_json::from_str(line).context("the agent is of another version")?;
+    if any.event == "LISTENING" {
+        eprintln!("listening");
+        return Ok(false);
+    }
+    let event: Event = serde_json::from_str(line).context("the agent is of another version")?;
+    if let Some(name) = &options.violation
+        && event.violation.as_ref().is_some_and(|violation| violation.name != *name)
+    {
+        return Ok(false);
+    }
+    let meant = match &event.flow {
+        Some(flow) => options.filter.matches(flow),
+        None => event.lost.is_some() || options.filter.is_empty(),
+    };
+    if !meant {
+        return Ok(false);
+    }
+    let mut out = io::stdout().lock();
+    match options.output {
+        Format::Text => writeln!(out, "{event}"),
+        Format::Json | Format::Jsonl => writeln!(out, "{line}"),
+    }
+    .and_then(|()| out.flush())
+    .context("writing to stdout")?;
+    Ok(true)
+}

@@ -1,0 +1,66 @@
+//! The command `tracker`.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tracker_user::{
+    cli::{Cli, Command},
+    events, flows, run, stats,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has enough of it, as in `tracker flows | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tracker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<()> {
+    let Cli { instance, command, .. } = cli;
+    match command {
+        Command::Flows(options) => flows::run(&options, &instance),
+        Command::Stats(options) => stats::run(&options, &instance),
+        Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
+        Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        0 => "info",
+        1 => "info,tracker=debug,tracker_user=debug",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("TRACKER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let colour = io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .init();
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,132 @@
+//! What must be true before anything is loaded, each with what to do where it is not.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    net::if_::{if_nameindex, if_nametoindex},
+    sys::utsname::uname,
+};
+
+/// The oldest kernel whose helpers and verifier the programs are written for.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+/// Checks the kernel and this process's capabilities.
+///
+/// # Errors
+///
+/// The first thing that is missing.
+pub fn check() -> Result<()> {
+    check_kernel(&uname()?.release().to_string_lossy(), Path::new("/sys/kernel/btf/vmlinux"))?;
+    check_capabilities(
+        &fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?,
+    )
+}
+
+/// Whether this kernel is of the given version or a newer one.
+///
+/// # Errors
+///
+/// Where the kernel does not say.
+pub fn kernel_at_least(version: (u32, u32)) -> Result<bool> {
+    Ok(kernel_version(&uname()?.release().to_string_lossy()) >= version)
+}
+
+fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn check_kernel(release: &str, btf: &Path) -> Result<()> {
+    if kernel_version(release) < OLDEST_KERNEL {
+        bail!(
+            "this kernel is {release}; tracker needs Linux {}.{} or newer",
+            OLDEST_KERNEL.0,
+            OLDEST_KERNEL.1
+        );
+    }
+    if !btf.exists() {
+        bail!(
+            "this kernel has no BTF ({} is missing); use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions \
+             ship it",
+            btf.display()
+        );
+    }
+    Ok(())
+}
+
+fn check_capabilities(status: &str) -> Result<()> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    const NEEDED: [(u64, &str); 3] =
+        [(1 << 12, "CAP_NET_ADMIN"), (1 << 38, "CAP_PERFMON"), (1 << 39, "CAP_BPF")];
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .context("no CapEff in /proc/self/status")?;
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(bit, name)| {
+            effective & bit == 0 && (*name == "CAP_NET_ADMIN" || effective & SYS_ADMIN == 0)
+        })
+        .map(|(_, name)| *name)
+        .collect();
+    if !missing.is_empty() {
+        bail!(
+            "attaching to an interface needs root (missing: {}); run this with sudo",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The index of an interface.
+///
+/// # Errors
+///
+/// Where there is none of that name; the message names those there are.
+pub fn interface_index(name: &str) -> Result<u32> {
+    if let Ok(index) = if_nametoindex(name) {
+        return Ok(index);
+    }
+    let mut names: Vec<_> = if_nameindex()?
+        .iter()
+        .map(|interface| interface.name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    bail!("there is no interface named `{name}`; there are: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(result: Result<()>) -> String {
+        format!("{:#}", result.expect_err("refused"))
+    }
+
+    #[test]
+    fn kernels() {
+        let here = Path::new("/");
+        assert!(check_kernel("6.1.0-13-amd64", here).is_ok());
+        assert!(check_kernel("7.0-rc1", here).is_ok());
+        assert!(
+            message(check_kernel("5.15.0-91-generic", here)).contains("needs Linux 6.1 or newer")
+        );
+        assert!(
+            message(check_kernel("6.18.0", Path::new("/nonexistent")))
+                .contains("CONFIG_DEBUG_INFO_BTF")
+        );
+    }
+
+    #[test]
+    fn capabilities() {
+        assert!(check_capabilities("CapEff:\t000001ffffffffff\n").is_ok());
+        assert!(check_capabilities("CapEff:\t000000c000001000\n").is_ok());
+        assert!(
+            message(check_capabilities("CapEff:\t0000000000001000\n"))
+                .contains("missing: CAP_PERFMON, CAP_BPF")
+        );
+        assert!(message(check_capabilities("CapEff:\t0000000000000000\n")).contains("sudo"));
+    }
+}

@@ -1,0 +1,161 @@
+//! The reaper: reads all flows, and removes those whose time is over.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TestRun, TestRunOptions},
+};
+use tracker_common::{
+    config::InterfaceConfig,
+    event::Reason,
+    state::State,
+    sweep::{BATCH, Outcome, Removal, Tier, Timeouts, states},
+    track::reason,
+};
+use zerocopy::IntoBytes;
+
+use crate::{
+    attach::{Sizes, load, program},
+    batch::{read_array, write_array},
+    clock::monotonic_ns,
+    event::Event,
+    object,
+    record::View,
+    tables::Tables,
+};
+
+/// Sweeps over the tables of one agent.
+pub struct Reaper {
+    ebpf: Ebpf,
+    tables: Tables,
+    timeouts: Timeouts,
+}
+
+/// A flow that was removed.
+#[derive(Debug)]
+pub struct Reaped {
+    /// It, as it was last.
+    pub removal: Removal,
+    /// Why its end had come.
+    pub reason: Reason,
+    /// The state whose timeout was over.
+    pub decided_by: State,
+}
+
+impl Reaped {
+    /// As listeners are told.
+    #[must_use]
+    pub fn event(&self, view: &View) -> Event {
+        let Self { removal, reason, decided_by } = self;
+        let tier =
+            if removal.tier == Tier::Confirmed as u32 { Tier::Confirmed } else { Tier::HalfOpen };
+        Event::removed(&removal.key, &removal.flow, tier, *reason, *decided_by, view)
+    }
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sweep {
+    /// Flows that were read.
+    pub read: usize,
+    /// Flows that were removed.
+    pub removed: usize,
+    /// Flows that changed between being judged and being removed, and so were kept.
+    pub changed: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Reaper {
+    /// A reaper for the maps that are pinned in `pins`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(pins: &Path, sizes: &Sizes, timeouts: Timeouts) -> Result<Self> {
+        let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
+        let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
+        sweep.load().context("the verifier refused tracker_sweep")?;
+        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts })
+    }
+
+    /// Reads every flow and removes those whose time is over, calling `visit` with each.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn sweep(&mut self, mut visit: impl FnMut(Reaped)) -> Result<Sweep> {
+        let start = Instant::now();
+        let mut sweep = Sweep::default();
+        let mut due = self.judge(&mut sweep)?;
+        for batch in due.chunks_mut(BATCH as usize) {
+            self.remove(batch)?;
+            for removal in batch {
+                if removal.outcome != Outcome::Removed as u32 {
+                    sweep.changed += usize::from(removal.outcome == Outcome::Changed as u32);
+                    continue;
+                }
+                sweep.removed += 1;
+                let removal = std::mem::take(removal);
+                let (_, decided_by) = self.timeouts.decide(states(&removal.flow));
+                visit(Reaped { reason: reason(&removal.flow), decided_by, removal });
+            }
+        }
+        sweep.took = start.elapsed();
+        Ok(sweep)
+    }
+
+    /// Reads every flow, and returns those whose time is over.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn judge(&self, sweep: &mut Sweep) -> Result<Vec<Removal>> {
+        let now = monotonic_ns();
+        let mut due = Vec::new();
+        self.tables.each_flow(|key, flow, tier| {
+            sweep.read += 1;
+            let life = flow.life();
+            let (seconds, _) = self.timeouts.decide(states(flow));
+            if life.generation != 0
+                && life.last_seen.elapsed_ns(now) >= u64::from(seconds) * 1_000_000_000
+            {
+                due.push(Removal {
+                    key: *key,
+                    life: life.to_word(),
+                    tier: tier as u32,
+                    ..Removal::default()
+                });
+            }
+        })?;
+        Ok(due)
+    }
+
+    /// Asks the kernel to remove a batch; each entry then says what became of it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn remove(&self, batch: &mut [Removal]) -> Result<()> {
+        let count = u32::try_from(batch.len()).unwrap_or(u32::MAX).min(BATCH);
+        write_array(self.tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
+            .context("writing the batch of removals")?;
+        let sweep: &SchedClassifier = self
+            .ebpf
+            .program("tracker_sweep")
+            .context("the object has no program tracker_sweep")?
+            .try_into()?;
+        // A frame of the least length that the kernel takes for one.
+        let mut frame = [0; 64];
+        frame[..4].copy_from_slice(&count.to_ne_bytes());
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+        sweep.test_run(options).context("running tracker_sweep")?;
+        read_array(self.tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
+            .context("reading the batch of removals")
+    }
+}

@@ -1,0 +1,404 @@
+//! `tracker run`: the agent.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    sync::Mutex,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use aya::maps::{Map, MapData, RingBuf};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tracker_common::{
+    counters::Tally,
+    event::{Event as Raw, Kind},
+    state::State,
+    sweep::Timeouts,
+};
+use zerocopy::FromBytes;
+
+use crate::{
+    agent::Agent,
+    attach::{Attached, EgressChoice, Interface, Sizes, XdpChoice, attach},
+    cli::Format,
+    clock::Clock,
+    event::Event,
+    hub::Hub,
+    instance::Instance,
+    object, preflight,
+    reap::{Reaper, Sweep},
+    record::View,
+    tables::Tables,
+};
+
+/// Reports taken from the ring buffer before other things get their turn.
+const BURST: usize = 4096;
+
+/// Options of `tracker run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Interface to attach to; may be given more than once
+    #[arg(short, long = "interface", required = true, value_name = "NAME")]
+    pub interfaces: Vec<String>,
+    /// How arriving packets are seen
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp: XdpChoice,
+    /// How leaving packets are seen
+    #[arg(long, value_enum, default_value_t)]
+    pub egress: EgressChoice,
+    /// Zone of the interfaces' flows: the same addresses in another zone are other connections
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub zone: u16,
+    /// Events to write
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "EVENT[,EVENT]",
+        default_value = "violation"
+    )]
+    pub events: Vec<EventName>,
+    /// Form of what is written: `text` as log lines on stderr, `jsonl` on stdout
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Seconds between two sweeps of the tables
+    #[arg(long, default_value_t = 1.0, value_parser = seconds, value_name = "SECONDS")]
+    pub sweep_interval: f64,
+    /// Show the kernel programs' debug messages, at some cost for every packet
+    #[arg(long)]
+    pub kernel_log: bool,
+    /// Sizes.
+    #[command(flatten)]
+    pub sizes: Sizes,
+    /// Timeouts.
+    #[command(flatten)]
+    pub timeouts: TimeoutOptions,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.01..=3600.0).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0.01 to 3600".to_owned()),
+    }
+}
+
+/// The kinds of events by their names on the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum EventName {
+    /// A connection was seen for the first time
+    New,
+    /// Both ends are ESTABLISHED
+    Established,
+    /// A FIN or RST was seen first
+    Closing,
+    /// A connection is gone: closed, expired, or replaced by a newer one
+    Destroy,
+    /// A rule of the protocol was broken
+    Violation,
+    /// All of these
+    All,
+}
+
+impl EventName {
+    /// The kinds that the names stand for.
+    #[must_use]
+    pub fn kinds(names: &[Self]) -> Vec<Kind> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| {
+                names.iter().any(|name| match name {
+                    Self::New => *kind == Kind::New,
+                    Self::Established => *kind == Kind::Established,
+                    Self::Closing => *kind == Kind::Closing,
+                    Self::Destroy => *kind == Kind::Destroy,
+                    Self::Violation => *kind == Kind::Violation,
+                    Self::All => true,
+                })
+            })
+            .collect()
+    }
+}
+
+macro_rules! timeout_options {
+    ($($field:ident: $state:ident, $default:literal, $doc:literal;)*) => {
+        /// Seconds without a renewing segment after which a flow is removed. Of its ends' states the shorter counts.
+        #[derive(Clone, Copy, Debug, clap::Args)]
+        #[command(next_help_heading = "Timeouts, in seconds")]
+        pub struct TimeoutOptions {
+            $(
+                #[doc = $doc]
+                #[arg(long, default_value_t = $default, value_name = "SECONDS")]
+                #[arg(value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
+                pub $field: u32,
+            )*
+        }
+
+        impl TimeoutOptions {
+            /// As the rules want them.
+            #[must_use]
+            pub fn timeouts(&self) -> Timeouts {
+                let mut timeouts = Timeouts::default();
+                $(timeouts.seconds[State::$state as usize] = self.$field;)*
+                timeouts
+            }
+        }
+    };
+}
+
+timeout_options! {
+    timeout_syn_sent: SynSent, 60, "SYN_SENT";
+    timeout_syn_received: SynReceived, 60, "SYN_RECEIVED";
+    timeout_established: Established, 7440, "ESTABLISHED";
+    timeout_fin_wait_1: FinWait1, 60, "FIN_WAIT_1";
+    timeout_fin_wait_2: FinWait2, 60, "FIN_WAIT_2";
+    timeout_close_wait: CloseWait, 7440, "CLOSE_WAIT";
+    timeout_closing: Closing, 60, "CLOSING";
+    timeout_last_ack: LastAck, 60, "LAST_ACK";
+    timeout_time_wait: TimeWait, 60, "TIME_WAIT, which is 2MSL";
+    timeout_closed: Closed, 10, "CLOSED";
+}
+
+/// Runs the agent until SIGINT or SIGTERM.
+///
+/// # Errors
+///
+/// What keeps it from starting, or ends it; nothing stays attached.
+pub async fn run(options: Options, instance: &Instance) -> Result<()> {
+    preflight::check()?;
+    for name in &options.interfaces {
+        preflight::interface_index(name)?;
+    }
+    let claim = instance.claim()?;
+    // Listen to signals before anything is attached, so that none leaves something behind.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
+    let mut attached = Vec::new();
+    let outcome = async {
+        for (slot, name) in (0..).zip(&options.interfaces) {
+            let Options { sizes, zone, xdp, egress, .. } = &options;
+            attached.push(
+                attach(object, &instance.pins(), sizes, name, slot, *zone, *xdp, *egress).await?,
+            );
+        }
+        let interfaces: Vec<_> =
+            attached.iter().map(|attached| attached.interface.clone()).collect();
+        tokio::select! {
+            result = work(&options, instance, &mut attached, interfaces) => result,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    .await;
+    for attached in attached {
+        attached.detach().await;
+    }
+    drop(claim);
+    if outcome.is_ok() {
+        tracing::info!("detached");
+    }
+    outcome
+}
+
+async fn work(
+    options: &Options,
+    instance: &Instance,
+    attached: &mut [Attached],
+    interfaces: Vec<Interface>,
+) -> Result<()> {
+    let pins = instance.pins();
+    let timeouts = options.timeouts.timeouts();
+    let agent = Agent::new(interfaces, &timeouts);
+    let output = Output { kinds: EventName::kinds(&options.events), format: options.output };
+
+    if options.kernel_log {
+        for attached in attached.iter_mut() {
+            forward_kernel_log(attached)?;
+        }
+    }
+    let config = Mutex::new(Tables::from_pins(&pins)?);
+    let hub = Hub::new(&output.kinds, move |mask| {
+        let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Err(error) = tables.set_events(mask) {
+            tracing::error!("telling the kernel which events are wanted: {error:#}");
+        }
+    });
+    let socket = instance.socket();
+    let serving = hub.clone().serve(&socket);
+    tokio::pin!(serving);
+    // The socket exists once the future was polled; only then may others be told.
+    tokio::select! {
+        biased;
+        result = &mut serving => return result,
+        () = std::future::ready(()) => {}
+    }
+    agent.publish(&instance.info())?;
+    for interface in &agent.interfaces {
+        tracing::info!(
+            interface = interface.name,
+            xdp =
+                interface.xdp.as_deref().unwrap_or("none: every packet of loopback passes egress"),
+            egress = interface.egress,
+            "attached"
+        );
+    }
+
+    let (removed, mut reaped) = mpsc::unbounded_channel();
+    let reaper = reap_for_ever(
+        options,
+        &pins,
+        timeouts,
+        &agent,
+        &hub,
+        output.kinds.contains(&Kind::Destroy),
+        removed,
+    );
+    tokio::pin!(reaper);
+    let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
+    // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
+    let mut events = unsafe { AsyncFd::register(ring) }?;
+    let mut lost = LostReports { tables: Tables::from_pins(&pins)?, known: 0 };
+    let mut second = interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            result = &mut serving => return result,
+            result = &mut reaper => return result,
+            ready = events.readable_mut() => {
+                let mut ready = ready?;
+                if drain(ready.get_inner_mut(), &agent.view(), &hub, &output)? {
+                    ready.clear_ready();
+                }
+                tokio::task::yield_now().await;
+            }
+            Some(event) = reaped.recv() => publish(&hub, &output, Kind::Destroy, &event)?,
+            _ = second.tick() => lost.report(&hub, &output)?,
+        }
+    }
+}
+
+/// Passes on what the ring buffer holds, up to a burst; true where it is empty.
+fn drain(events: &mut RingBuf<MapData>, view: &View, hub: &Hub, output: &Output) -> Result<bool> {
+    for _ in 0..BURST {
+        let Some(item) = events.next() else { return Ok(true) };
+        let Ok(raw) = Raw::read_from_bytes(&item) else {
+            tracing::error!(
+                octets = item.len(),
+                "a report of a length that this version does not know"
+            );
+            continue;
+        };
+        drop(item);
+        match (Kind::from_code(raw.kind), Event::from_kernel(&raw, view)) {
+            (Some(kind), Ok(event)) => publish(hub, output, kind, &event)?,
+            (_, Err(error)) => {
+                tracing::error!("a report that this version does not know: {error:#}")
+            }
+            (None, Ok(_)) => {}
+        }
+    }
+    Ok(false)
+}
+
+/// What the agent itself writes.
+struct Output {
+    kinds: Vec<Kind>,
+    format: Format,
+}
+
+impl Output {
+    fn write(&self, event: &Event, warn: bool) -> Result<()> {
+        match self.format {
+            Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event}"),
+            Format::Text => tracing::info!(target: "tracker::event", "{event}"),
+            Format::Json | Format::Jsonl => {
+                let mut line = serde_json::to_vec(event)?;
+                line.push(b'\n');
+                io::stdout().lock().write_all(&line).context("writing to stdout")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> {
+    if output.kinds.contains(&kind) {
+        output.write(event, kind == Kind::Violation)?;
+    }
+    hub.send(Some(kind), event);
+    Ok(())
+}
+
+/// Reports that found the ring buffer full: counted by the kernel, told once a second.
+struct LostReports {
+    tables: Tables,
+    known: u64,
+}
+
+impl LostReports {
+    fn report(&mut self, hub: &Hub, output: &Output) -> Result<()> {
+        let now = self.tables.tally(Tally::ReportsLost)?;
+        if now > self.known {
+            let event = Event::lost(now - self.known, &Clock::now());
+            self.known = now;
+            output.write(&event, true)?;
+            hub.send(None, &event);
+        }
+        Ok(())
+    }
+}
+
+/// Sweeps the tables at every interval, on a thread of its own: reading a million flows takes a while.
+async fn reap_for_ever(
+    options: &Options,
+    pins: &Path,
+    timeouts: Timeouts,
+    agent: &Agent,
+    hub: &Hub,
+    wanted: bool,
+    removed: mpsc::UnboundedSender<Event>,
+) -> Result<()> {
+    let mut reaper = Reaper::new(pins, &options.sizes, timeouts)?;
+    let mut tick = interval(Duration::from_secs_f64(options.sweep_interval));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (view, removed, wanted) =
+            (agent.view(), removed.clone(), wanted || hub.has_listeners());
+        let sweeping = tokio::task::spawn_blocking(move || {
+            let sweep = reaper.sweep(|reaped| {
+                if wanted {
+                    // The receiver goes only when the agent ends.
+                    let _ = removed.send(reaped.event(&view));
+                }
+            });
+            (reaper, sweep)
+        });
+        let (back, sweep) = sweeping.await?;
+        reaper = back;
+        let Sweep { read, removed, changed, took } = sweep?;
+        tracing::debug!(read, removed, changed, took_us = took.as_micros(), "sweep");
+    }
+}
+
+fn forward_kernel_log(attached: &mut Attached) -> Result<()> {
+    let logger = aya_log::EbpfLogger::init(&mut attached.ebpf)
+        .context("opening the kernel programs' log")?;
+    // SAFETY: the logger owns its descriptor and keeps it open for as long as it lives.
+    let mut logger =
+        unsafe { AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}

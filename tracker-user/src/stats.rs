@@ -1,0 +1,149 @@
+//! `tracker stats`: every counter.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tracker_common::{
+    counters::{Fate, Hook, Tally},
+    sweep::{Tier, states},
+    violation::Rule,
+};
+
+use crate::{agent::Agent, attach::Interface, cli::Format, instance::Instance, tables::Tables};
+
+/// Options of `tracker stats`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Every counter of an agent.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stats {
+    v: u32,
+    interfaces: Vec<InterfaceStats>,
+    flows: Flows,
+    counters: BTreeMap<&'static str, u64>,
+    violations: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct InterfaceStats {
+    #[serde(flatten)]
+    interface: Interface,
+    /// Packets by hook and fate.
+    packets: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct Flows {
+    confirmed: u64,
+    confirmed_capacity: u32,
+    half_open: u64,
+    half_open_capacity: u32,
+    /// Ends by state: every flow has two.
+    ends: BTreeMap<&'static str, u64>,
+}
+
+/// Reads every counter.
+///
+/// # Errors
+///
+/// Where no agent runs, or its maps cannot be read.
+pub fn collect(instance: &Instance) -> Result<Stats> {
+    let tables = Tables::open(instance)?;
+    let agent = Agent::find(instance)?;
+    let mut interfaces = Vec::new();
+    for interface in agent.interfaces {
+        let mut packets = BTreeMap::new();
+        for hook in Hook::ALL {
+            let counts = tables.packets(interface.slot, hook)?;
+            packets.insert(
+                hook.name(),
+                Fate::ALL.iter().map(|fate| (fate.name(), counts[*fate as usize])).collect(),
+            );
+        }
+        interfaces.push(InterfaceStats { interface, packets });
+    }
+    let mut flows = Flows {
+        confirmed_capacity: tables.capacity(Tier::Confirmed)?,
+        half_open_capacity: tables.capacity(Tier::HalfOpen)?,
+        ..Flows::default()
+    };
+    tables.each_flow(|_, flow, tier| {
+        match tier {
+            Tier::Confirmed => flows.confirmed += 1,
+            Tier::HalfOpen => flows.half_open += 1,
+        }
+        for state in states(flow) {
+            *flows.ends.entry(state.name()).or_default() += 1;
+        }
+    })?;
+    let counters = Tally::ALL
+        .iter()
+        .map(|tally| Ok((tally.name(), tables.tally(*tally)?)))
+        .collect::<Result<_>>()?;
+    let mut violations = BTreeMap::new();
+    for rule in Rule::ALL {
+        let by_hook = Hook::ALL
+            .iter()
+            .map(|hook| Ok((hook.name(), tables.breaches(*rule, *hook)?)))
+            .collect::<Result<_>>()?;
+        violations.insert(rule.name(), by_hook);
+    }
+    Ok(Stats { v: 1, interfaces, flows, counters, violations })
+}
+
+/// Prints the counters.
+///
+/// # Errors
+///
+/// As [`collect`], and where stdout cannot be written.
+pub fn run(options: &Options, instance: &Instance) -> Result<()> {
+    let stats = collect(instance)?;
+    let mut out = io::stdout().lock();
+    match options.output {
+        Format::Text => write_text(&mut out, &stats),
+        Format::Json => serde_json::to_writer_pretty(&mut out, &stats)
+            .map_err(Into::into)
+            .and_then(|()| writeln!(out)),
+        Format::Jsonl => {
+            serde_json::to_writer(&mut out, &stats).map_err(Into::into).and_then(|()| writeln!(out))
+        }
+    }
+    .context("writing to stdout")
+}
+
+/// One counter a line, zeroes left out where a line says nothing without them.
+fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
+    for InterfaceStats { interface, packets } in &stats.interfaces {
+        let xdp = interface.xdp.as_deref().unwrap_or("none");
+        writeln!(out, "interface={} xdp={xdp} egress={}", interface.name, interface.egress)?;
+        for (hook, fates) in packets {
+            for (fate, count) in fates.iter().filter(|(_, count)| **count > 0) {
+                writeln!(out, "  packets hook={hook} fate={fate} {count}")?;
+            }
+        }
+    }
+    let flows = &stats.flows;
+    writeln!(out, "flows confirmed={} of {}", flows.confirmed, flows.confirmed_capacity)?;
+    writeln!(out, "flows half_open={} of {}", flows.half_open, flows.half_open_capacity)?;
+    for (state, count) in &flows.ends {
+        writeln!(out, "  ends state={state} {count}")?;
+    }
+    for (name, count) in &stats.counters {
+        writeln!(out, "counter {name} {count}")?;
+    }
+    for (name, by_hook) in &stats.violations {
+        for (hook, count) in by_hook.iter().filter(|(_, count)| **count > 0) {
+            writeln!(out, "violations name={name} direction={hook} {count}")?;
+        }
+    }
+    Ok(())
+}

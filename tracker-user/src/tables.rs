@@ -1,0 +1,176 @@
+//! The pinned maps, as the agent and the other commands read them.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use tracker_common::{
+    config::LiveConfig,
+    counters::{Fate, Hook, Tally},
+    flow::{Flow, HalfOpen},
+    key::FlowKey,
+    sweep::Tier,
+    violation::Rule,
+};
+use zerocopy::FromBytes;
+
+use crate::{batch::Walk, instance::Instance};
+
+/// Entries of a hash map that are read in one system call.
+const STEP: usize = 4096;
+
+/// The maps of one agent.
+pub struct Tables {
+    confirmed: MapData,
+    half_open: MapData,
+    packets: PerCpuArray<MapData, [u64; Fate::SLOTS]>,
+    violations: PerCpuArray<MapData, u64>,
+    tallies: PerCpuArray<MapData, u64>,
+    removals: MapData,
+    config: Array<MapData, [u32; size_of::<LiveConfig>() / 4]>,
+}
+
+impl Tables {
+    /// Opens the pinned maps of a running agent.
+    ///
+    /// # Errors
+    ///
+    /// Where there are none, or this user may not open them; the message says what to do.
+    pub fn open(instance: &Instance) -> Result<Self> {
+        let pins = instance.pins();
+        // aya's errors hide the kernel's number, so ask the filesystem first.
+        if let Err(error) = std::fs::metadata(pins.join("CONFIRMED")) {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                bail!(
+                    "reading the maps of agent `{}` needs root: run this with sudo",
+                    instance.name()
+                );
+            }
+            bail!(
+                "no agent named `{}` is running (nothing is pinned in {}); start one with `tracker run --interface NAME`",
+                instance.name(),
+                pins.display()
+            );
+        }
+        Self::from_pins(&pins)
+    }
+
+    /// Opens the maps that are pinned in a directory.
+    ///
+    /// # Errors
+    ///
+    /// Where one is missing or cannot be opened.
+    pub fn from_pins(pins: &Path) -> Result<Self> {
+        let open = |name: &str| {
+            MapData::from_pin(pins.join(name))
+                .with_context(|| format!("opening the pinned map {name}"))
+        };
+        Ok(Self {
+            confirmed: open("CONFIRMED")?,
+            half_open: open("HALF_OPEN")?,
+            packets: Map::PerCpuArray(open("PACKETS")?).try_into()?,
+            violations: Map::PerCpuArray(open("VIOLATIONS")?).try_into()?,
+            tallies: Map::PerCpuArray(open("TALLIES")?).try_into()?,
+            removals: open("REMOVALS")?,
+            config: Map::Array(open("CONFIG")?).try_into()?,
+        })
+    }
+
+    /// Calls `visit` with every flow; what comes and goes during the walk may be missed or seen.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn each_flow(&self, mut visit: impl FnMut(&FlowKey, &Flow, Tier)) -> Result<()> {
+        let mut walk =
+            Walk::new(self.confirmed.fd().as_fd(), size_of::<FlowKey>(), size_of::<Flow>(), STEP);
+        while let Some((keys, values)) = walk.step().context("reading the confirmed flows")? {
+            for (key, flow) in pairs::<Flow>(keys, values) {
+                visit(&key, &flow, Tier::Confirmed);
+            }
+        }
+        let mut walk = Walk::new(
+            self.half_open.fd().as_fd(),
+            size_of::<FlowKey>(),
+            size_of::<HalfOpen>(),
+            STEP,
+        );
+        while let Some((keys, values)) = walk.step().context("reading the half-open flows")? {
+            for (key, half_open) in pairs::<HalfOpen>(keys, values) {
+                visit(&key, &half_open.flow, Tier::HalfOpen);
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets by fate, of one hook of the interface with this slot, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn packets(&self, slot: u32, hook: Hook) -> Result<[u64; Fate::SLOTS]> {
+        let mut sum = [0; Fate::SLOTS];
+        for counters in self.packets.get(&(slot * 2 + hook as u32), 0)?.iter() {
+            for (total, count) in sum.iter_mut().zip(counters) {
+                *total += count;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Breaches of a rule at a hook, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn breaches(&self, rule: Rule, hook: Hook) -> Result<u64> {
+        Ok(self.violations.get(&(rule as u32 * 2 + hook as u32), 0)?.iter().sum())
+    }
+
+    /// A tally, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn tally(&self, tally: Tally) -> Result<u64> {
+        Ok(self.tallies.get(&(tally as u32), 0)?.iter().sum())
+    }
+
+    /// How many flows a table can hold.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn capacity(&self, tier: Tier) -> Result<u32> {
+        let map = match tier {
+            Tier::HalfOpen => &self.half_open,
+            Tier::Confirmed => &self.confirmed,
+        };
+        Ok(map.info()?.max_entries())
+    }
+
+    /// The batch of flows to remove.
+    #[must_use]
+    pub fn removals(&self) -> BorrowedFd<'_> {
+        self.removals.fd().as_fd()
+    }
+
+    /// Tells the kernel which kinds of reports somebody listens to.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set_events(&mut self, events: u32) -> Result<()> {
+        Ok(self.config.set(0, [events], 0)?)
+    }
+}
+
+fn pairs<V: FromBytes>(keys: &[u8], values: &[u8]) -> impl Iterator<Item = (FlowKey, V)> {
+    keys.chunks_exact(size_of::<FlowKey>()).zip(values.chunks_exact(size_of::<V>())).filter_map(
+        |(key, value)| Some((FlowKey::read_from_bytes(key).ok()?, V::read_from_bytes(value).ok()?)),
+    )
+}
