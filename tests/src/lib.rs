@@ -1,1 +1,11 @@
+//! Laboratories for tracker: private network namespaces that vanish with the process, an agent on real interfaces,
+//! segments crafted octet by octet, real sockets, and the kernel's own tools as oracles.
+//!
+//! Nothing here leaves the namespaces it makes.
 
+pub mod agent;
+pub mod lab;
+pub mod namespace;
+pub mod segment;
+pub mod ss;
+pub mod wire;

@@ -1,0 +1,368 @@
+//! A running `tracker run`, and the other commands beside it.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+
+/// How long anything that must happen is waited for. No test depends on how fast it does.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The command under test: `$TRACKER_BIN`, or `tracker` in the directory that this build went to.
+///
+/// # Errors
+///
+/// Where it is not there.
+pub fn tracker() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("TRACKER_BIN") {
+        return Ok(path.into());
+    }
+    let here = env::current_exe()?;
+    let found = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("tracker"))
+        .find(|path| path.is_file());
+    found.context("there is no `tracker` beside this program: build it with `cargo build --package tracker-user`")
+}
+
+static INSTANCES: AtomicU32 = AtomicU32::new(0);
+
+/// An agent in a namespace, under a name of its own. Dropping it stops it.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    child: Child,
+    log: Receiver<String>,
+}
+
+impl Agent {
+    /// Starts `tracker run` with `arguments` inside `namespace`, and waits until it is attached.
+    ///
+    /// # Errors
+    ///
+    /// Where it ends instead; the message holds what it said.
+    pub fn start(namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
+        let name =
+            format!("test-{}-{}", std::process::id(), INSTANCES.fetch_add(1, Ordering::Relaxed));
+        let mut child = namespace
+            .command(tracker()?.to_str().context("a path of UTF-8")?)
+            .args(["--instance", &name, "--verbose", "run"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // Its own output is not what tests read; keep the pipe empty.
+        let mut stdout = child.stdout.take().context("stdout is a pipe")?;
+        thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        let log = lines(child.stderr.take().context("stderr is a pipe")?);
+        let agent = Self { name, child, log };
+        agent.wait_for_log("attached")?;
+        Ok(agent)
+    }
+
+    /// Waits until the agent logs a line that holds `text`, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// Where it ends first, or nothing comes.
+    pub fn wait_for_log(&self, text: &str) -> Result<String> {
+        let until = Instant::now() + PATIENCE;
+        let mut said = Vec::new();
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            match self.log.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return Ok(line),
+                Ok(line) => said.push(line),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the agent ended: {}", said.join("\n"))
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        bail!("the agent never said `{text}`, but: {}", said.join("\n"))
+    }
+
+    /// Its name, for `--instance`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A command about this agent.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no `tracker`.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(tracker()?);
+        command.args(["--instance", &self.name]).args(arguments);
+        Ok(command)
+    }
+
+    /// What `tracker ARGUMENTS` prints.
+    ///
+    /// # Errors
+    ///
+    /// Where it fails; the message holds what it said.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments)?.output()?;
+        ensure!(
+            output.status.success(),
+            "tracker {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The records of `tracker flows -o jsonl FILTER`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask`].
+    pub fn flows(&self, filter: &[&str]) -> Result<Vec<Value>> {
+        let text = self.ask(&[&["flows", "-o", "jsonl"], filter].concat())?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+            .collect()
+    }
+
+    /// `tracker stats -o json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask`].
+    pub fn stats(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.ask(&["stats", "-o", "json"])?)?)
+    }
+
+    /// Packets of all interfaces with this fate, or with any, seen by one hook or both.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask`].
+    pub fn packets(&self, hook: Option<&str>, fate: Option<&str>) -> Result<u64> {
+        let stats = self.stats()?;
+        let mut sum = 0;
+        for interface in stats["interfaces"].as_array().context("interfaces")? {
+            for (at, fates) in interface["packets"].as_object().context("packets")? {
+                for (name, count) in fates.as_object().context("fates")? {
+                    if hook.is_none_or(|hook| hook == at) && fate.is_none_or(|fate| fate == name) {
+                        sum += count.as_u64().context("a count")?;
+                    }
+                }
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Breaches of all rules that are reported, by name, those that never were left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask`].
+    pub fn violations(&self) -> Result<Vec<(String, u64)>> {
+        const NOT_REPORTED: [&str; 3] = ["refused", "half_open_timeout", "bad_option"];
+        let stats = self.stats()?;
+        let mut found = Vec::new();
+        for (name, by_hook) in stats["violations"].as_object().context("violations")? {
+            let count =
+                by_hook["in"].as_u64().context("in")? + by_hook["out"].as_u64().context("out")?;
+            if count > 0 && !NOT_REPORTED.contains(&name.as_str()) {
+                found.push((name.clone(), count));
+            }
+        }
+        Ok(found)
+    }
+
+    /// One of the counters of `tracker stats`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask`].
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        self.stats()?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
+    }
+
+    /// Follows `tracker events -o jsonl`.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not start to listen.
+    pub fn events(&self) -> Result<Events> {
+        let mut child = self
+            .command(&["events", "-o", "jsonl"])?
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stderr = BufReader::new(child.stderr.take().context("stderr is a pipe")?);
+        let mut first = String::new();
+        stderr.read_line(&mut first)?;
+        if first.trim() != "listening" {
+            stderr.read_to_string(&mut first)?;
+            bail!("tracker events: {first}");
+        }
+        let lines = lines(child.stdout.take().context("stdout is a pipe")?);
+        Ok(Events { child, lines, seen: Vec::new() })
+    }
+
+    /// Asks it to end with a signal, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be waited for.
+    pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
+        send(&self.child, signal);
+        Ok(self.child.wait()?)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            send(&self.child, Signal::SIGTERM);
+        }
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log.try_iter().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// A running `tracker events -o jsonl`.
+#[derive(Debug)]
+pub struct Events {
+    child: Child,
+    lines: Receiver<String>,
+    /// Events that were read and not asked for yet.
+    seen: Vec<Value>,
+}
+
+impl Events {
+    /// Waits for the first event that `wanted` accepts, and takes it out of the stream; the others stay.
+    ///
+    /// # Errors
+    ///
+    /// Where none comes; the message holds those that did.
+    pub fn wait(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let until = Instant::now() + PATIENCE;
+        let mut next = 0;
+        loop {
+            if let Some(at) = (next..self.seen.len()).find(|at| wanted(&self.seen[*at])) {
+                return Ok(self.seen.remove(at));
+            }
+            next = self.seen.len();
+            let Some(left) = until.checked_duration_since(Instant::now()) else { break };
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    self.seen.push(serde_json::from_str(&line).with_context(|| line.clone())?)
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("tracker events ended"),
+            }
+        }
+        let seen: Vec<_> = self.seen.iter().map(Value::to_string).collect();
+        bail!("the event did not come; these did:\n{}", seen.join("\n"))
+    }
+
+    /// Waits for an event of this kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Events::wait`].
+    pub fn wait_for(&mut self, kind: &str) -> Result<Value> {
+        self.wait(|event| event["event"] == kind)
+    }
+
+    /// Waits for a violation of this rule.
+    ///
+    /// # Errors
+    ///
+    /// As [`Events::wait`].
+    pub fn violation(&mut self, name: &str) -> Result<Value> {
+        self.wait(|event| event["violation"]["name"] == name)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        send(&self.child, Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// Calls `done` until it says so.
+///
+/// # Errors
+///
+/// What `done` says, or `what` where it never does.
+pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while !done()? {
+        ensure!(Instant::now() < until, "this never came true: {what}");
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Runs `tracker` without an agent, as the user with this id where one is given: what it printed, and how it ended.
+///
+/// # Errors
+///
+/// Where it cannot be started.
+pub fn run_tracker(
+    arguments: &[&str],
+    namespace: Option<&Namespace>,
+) -> Result<(String, String, ExitStatus)> {
+    let program: OsString = tracker()?.into();
+    let mut command = match namespace {
+        Some(namespace) => namespace.command(program.to_str().context("a path of UTF-8")?),
+        None => Command::new(program),
+    };
+    let output = command.args(arguments).stdin(Stdio::null()).output()?;
+    Ok((String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?, output.status))
+}

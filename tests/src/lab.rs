@@ -1,0 +1,278 @@
+//! Two hosts on one cable, and an agent on one of them.
+
+use std::cell::Cell;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Events, eventually},
+    namespace::Namespace,
+    segment::Segment,
+    wire::Wire,
+};
+
+/// Name of the interface at either end of the cable.
+pub const INTERFACE: &str = "veth0";
+
+/// Addresses of both hosts of a [`Pair`], for IPv4 and IPv6.
+pub mod address {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    /// The host that the agent runs on.
+    pub const HOST: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)),
+        IpAddr::V6(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1)),
+    ];
+    /// The other one.
+    pub const PEER: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)),
+        IpAddr::V6(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2)),
+    ];
+}
+
+/// Two namespaces joined by a veth pair.
+#[derive(Debug)]
+pub struct Pair {
+    /// Where the agent runs.
+    pub host: Namespace,
+    /// The other end of the cable.
+    pub peer: Namespace,
+}
+
+impl Pair {
+    /// Joined, up, and silent: no addresses, no IPv6 of the kernel's own, so that no packet passes but those sent.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn silent() -> Result<Self> {
+        let pair = Self { host: Namespace::new()?, peer: Namespace::new()? };
+        for namespace in [&pair.host, &pair.peer] {
+            namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        }
+        pair.join()?;
+        Ok(pair)
+    }
+
+    /// Joined, up, with [`address`]es.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn with_addresses() -> Result<Self> {
+        let pair = Self { host: Namespace::new()?, peer: Namespace::new()? };
+        pair.join()?;
+        for (namespace, addresses) in [(&pair.host, address::HOST), (&pair.peer, address::PEER)] {
+            let [v4, v6] = addresses;
+            namespace.run("ip", &["addr", "add", &format!("{v4}/24"), "dev", INTERFACE])?;
+            namespace
+                .run("ip", &["addr", "add", &format!("{v6}/64"), "dev", INTERFACE, "nodad"])?;
+        }
+        Ok(pair)
+    }
+
+    fn join(&self) -> Result<()> {
+        let other = self.peer.path();
+        self.host.run(
+            "ip",
+            &["link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns", &other],
+        )?;
+        for namespace in [&self.host, &self.peer] {
+            namespace.run("ip", &["link", "set", INTERFACE, "up"])?;
+        }
+        Ok(())
+    }
+}
+
+/// A silent [`Pair`], an agent on its host, and a packet socket at either end: every packet is one that a test sent.
+#[derive(Debug)]
+pub struct Bench {
+    /// The agent.
+    pub agent: Agent,
+    /// Its events.
+    pub events: Events,
+    /// The namespaces.
+    pub pair: Pair,
+    arriving: Wire,
+    leaving: Wire,
+    sent: Cell<u64>,
+}
+
+impl Bench {
+    /// A bench whose agent runs with default options.
+    ///
+    /// # Errors
+    ///
+    /// Where the laboratory cannot be made.
+    pub fn new() -> Result<Self> {
+        Self::with(&[])
+    }
+
+    /// A bench whose agent runs with further options. XDP must be native: generic XDP would hide what drivers do.
+    ///
+    /// # Errors
+    ///
+    /// Where the laboratory cannot be made.
+    pub fn with(options: &[&str]) -> Result<Self> {
+        let pair = Pair::silent()?;
+        let mut arguments = vec!["--interface", INTERFACE, "--events", "all"];
+        if !options.contains(&"--xdp") {
+            arguments.extend(["--xdp", "native"]);
+        }
+        arguments.extend(options);
+        let agent = Agent::start(&pair.host, &arguments)?;
+        let events = agent.events()?;
+        let arriving = Wire::open(&pair.peer, INTERFACE)?;
+        let leaving = Wire::open(&pair.host, INTERFACE)?;
+        let bench = Self { agent, events, pair, arriving, leaving, sent: Cell::new(0) };
+        ensure!(bench.agent.packets(None, None)? == 0, "a silent pair is silent");
+        Ok(bench)
+    }
+
+    /// Lets a frame arrive at the agent's interface.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn arrive(&self, frame: &[u8]) -> Result<()> {
+        self.sent.set(self.sent.get() + 1);
+        self.arriving.send(frame)
+    }
+
+    /// Lets a frame leave by the agent's interface.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn leave(&self, frame: &[u8]) -> Result<()> {
+        self.sent.set(self.sent.get() + 1);
+        self.leaving.send(frame)
+    }
+
+    /// Waits until the agent's programs have seen every packet that was sent, and no other.
+    ///
+    /// # Errors
+    ///
+    /// Where they never do: a packet was missed, or counted twice.
+    pub fn settle(&self) -> Result<()> {
+        let sent = self.sent.get();
+        eventually(&format!("{sent} packets are counted, each once"), || {
+            let counted = self.agent.packets(None, None)?;
+            ensure!(counted <= sent, "{counted} packets were counted, but {sent} were sent");
+            Ok(counted == sent)
+        })
+    }
+
+    /// After everything that was sent: the one flow there is.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or more than one.
+    pub fn flow(&self) -> Result<Value> {
+        self.settle()?;
+        let mut flows = self.agent.flows(&[])?;
+        ensure!(flows.len() == 1, "one flow was expected: {flows:?}");
+        Ok(flows.remove(0))
+    }
+
+    /// After everything that was sent: both states of the one flow there is, the opener's first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::flow`].
+    pub fn states(&self) -> Result<String> {
+        let flow = self.flow()?;
+        let state = |end: &str| flow[end]["state"].as_str().unwrap_or("?").to_owned();
+        Ok(format!("{}/{}", state("orig"), state("reply")))
+    }
+
+    /// After everything that was sent: nothing was reported.
+    ///
+    /// # Errors
+    ///
+    /// Where something was.
+    pub fn nothing_reported(&self) -> Result<()> {
+        self.settle()?;
+        let violations = self.agent.violations()?;
+        ensure!(violations.is_empty(), "nothing should have been reported: {violations:?}");
+        Ok(())
+    }
+}
+
+/// Two ends of a connection on a [`Bench`]: what C sends arrives, what S sends leaves, or the other way round.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'bench> {
+    bench: &'bench Bench,
+    /// C's address and port.
+    pub client: std::net::SocketAddr,
+    /// S's address and port.
+    pub server: std::net::SocketAddr,
+    client_is_host: bool,
+}
+
+impl<'bench> Connection<'bench> {
+    /// A client outside and a server on the agent's host.
+    #[must_use]
+    pub fn inbound(bench: &'bench Bench) -> Self {
+        Self {
+            bench,
+            client: ([192, 0, 2, 1], 40_000).into(),
+            server: ([192, 0, 2, 2], 80).into(),
+            client_is_host: false,
+        }
+    }
+
+    /// A client on the agent's host and a server outside.
+    #[must_use]
+    pub fn outbound(bench: &'bench Bench) -> Self {
+        Self { client_is_host: true, ..Self::inbound(bench) }
+    }
+
+    /// The same over IPv6.
+    #[must_use]
+    pub fn ipv6(mut self) -> Self {
+        self.client.set_ip([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into());
+        self.server.set_ip([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2].into());
+        self
+    }
+
+    /// The same from another port.
+    #[must_use]
+    pub fn from_port(mut self, port: u16) -> Self {
+        self.client.set_port(port);
+        self
+    }
+
+    /// A segment of C's.
+    #[must_use]
+    pub fn c(&self, flags: u16, seq: u32, ack: u32) -> Segment {
+        Segment::new(self.client, self.server, flags, seq, ack)
+    }
+
+    /// A segment of S's.
+    #[must_use]
+    pub fn s(&self, flags: u16, seq: u32, ack: u32) -> Segment {
+        Segment::new(self.server, self.client, flags, seq, ack)
+    }
+
+    /// C sends a frame.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn c_sends(&self, segment: &Segment) -> Result<()> {
+        let frame = segment.frame();
+        if self.client_is_host { self.bench.leave(&frame) } else { self.bench.arrive(&frame) }
+    }
+
+    /// S sends a frame.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn s_sends(&self, segment: &Segment) -> Result<()> {
+        let frame = segment.frame();
+        if self.client_is_host { self.bench.arrive(&frame) } else { self.bench.leave(&frame) }
+    }
+}
