@@ -15,6 +15,7 @@ pub mod conn_state;
 pub mod counters;
 pub mod event;
 pub mod flow;
+pub mod forget;
 pub mod history;
 pub mod judge;
 pub mod key;

@@ -9,13 +9,14 @@ use zerocopy::{
 };
 
 use crate::{
+    forget::Forget,
     key::{Address, End, FlowKey, mapped},
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
 };
 
 /// Where a frame's octets come from.
-pub trait Bytes {
+pub trait Bytes: Forget {
     /// The header `T` at `at` octets from the start, or `None` where the frame ends before it does.
     fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T>;
 
@@ -24,14 +25,6 @@ pub trait Bytes {
 
     /// Octets in the whole frame, those outside linear memory included.
     fn len(&self) -> usize;
-
-    /// `value`, which is at most `max`, in a form that loses its history: the kernel's verifier then follows one path
-    /// where it would follow every way of computing it. On the host this is the identity.
-    #[inline(always)]
-    fn bounded(value: usize, max: usize) -> usize {
-        debug_assert!(value <= max);
-        value
-    }
 }
 
 impl Bytes for [u8] {
@@ -42,7 +35,7 @@ impl Bytes for [u8] {
     fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
         let mut octets = [0; 64];
         octets[..len].copy_from_slice(self.get(at..at.checked_add(len)?)?);
-        Some(SynOptions::parse(&octets, len))
+        Some(SynOptions::parse(&octets, len, self))
     }
 
     fn len(&self) -> usize {
@@ -183,6 +176,7 @@ pub struct Parsed {
 }
 
 /// Where the IP layer left the parser.
+#[derive(Clone, Copy)]
 struct Ip {
     /// Offset of the TCP header.
     tcp_at: usize,
@@ -213,7 +207,7 @@ pub fn parse<B: Bytes + ?Sized>(
         ETHER_IPV6 => ipv6(frame, ip_at, parsed)?,
         _ => return Err(Unparsed::NotIp),
     };
-    tcp(frame, &ip, zone, parsed)
+    tcp(frame, &frame.forget(ip), zone, parsed)
 }
 
 #[inline(always)]
@@ -279,7 +273,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
     parsed.source = mapped(header.source);
     parsed.destination = mapped(header.destination);
     Ok(Ip {
-        tcp_at: B::bounded(at + header_len, 14 + 8 + 60),
+        tcp_at: at + header_len,
         #[allow(clippy::cast_possible_truncation)] // at most 60
         tcp_len: ip_len - header_len as u32,
         ip_len,
@@ -305,7 +299,6 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
     let mut first_fragment = false;
     // RFC 8200 section 4: hop-by-hop 0, routing 43, fragment 44, destination 60; RFC 4302: AH 51; RFC 6275: mobility
     // 135; RFC 7401: HIP 139; RFC 5533: shim6 140. ESP is 50, and 59 says that nothing follows.
-    const LONGEST: usize = 256 * 8;
     let mut walked = 0;
     while next != PROTOCOL_TCP {
         if !matches!(next, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140) {
@@ -329,7 +322,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
             _ => (extension.length as usize + 1) * 8,
         };
         next = extension.next_header;
-        offset = B::bounded(offset + length, size_of::<Ipv6>() + MAX_EXTENSION_HEADERS * LONGEST);
+        (offset, first_fragment) = frame.forget((offset + length, first_fragment));
     }
     let Some(tcp_len) = (ip_len as usize).checked_sub(offset) else {
         return Err(Unparsed::BadIpHeader);

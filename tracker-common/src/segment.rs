@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::seq::Seq;
+use crate::{forget::Forget, seq::Seq};
 
 /// The nine flag bits of a TCP header: the low byte of octet 13, and AE in bit 8 (RFC 9293, RFC 3168, RFC 9768).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -108,12 +108,15 @@ impl SynOptions {
     /// Reads the options of a SYN segment: the first `len` octets of `bytes`.
     #[inline(always)]
     #[must_use]
-    pub fn parse(bytes: &[u8; 64], len: usize) -> Self {
+    pub fn parse<F: Forget + ?Sized>(bytes: &[u8; 64], len: usize, forget: &F) -> Self {
         let mut options = Self::default();
         let mut at = 0;
-        // Every option but one takes at least two octets, so this ends after at most 40 rounds. The masks tell the
-        // verifier what the comparisons already say.
-        while at < len && at < Self::MAX {
+        // An option takes at least one octet. The masks tell the verifier what the comparisons already say.
+        for _ in 0..Self::MAX {
+            (options, at) = forget.forget((options, at));
+            if at >= len {
+                break;
+            }
             let kind = bytes[at & 63];
             if kind == 0 {
                 break;
@@ -127,27 +130,31 @@ impl SynOptions {
                 options.present |= Self::MALFORMED;
                 break;
             }
-            match (kind, size) {
-                (2, 4) => {
-                    options.mss = u16::from_be_bytes([bytes[(at + 2) & 63], bytes[(at + 3) & 63]])
-                }
-                (3, 3) => {
-                    options.window_scale = bytes[(at + 2) & 63].min(14);
-                    options.present |= Self::HAS_WINDOW_SCALE;
-                }
-                (4, 2) => options.present |= Self::HAS_SACK,
-                (8, 10) => options.present |= Self::HAS_TIMESTAMPS,
-                (34, _) => options.present |= Self::HAS_FAST_OPEN,
-                // The experimental kind with Fast Open's magic number (RFC 7413 appendix A, RFC 6994).
-                (254, 4..) if bytes[(at + 2) & 63] == 0xf9 && bytes[(at + 3) & 63] == 0x89 => {
-                    options.present |= Self::HAS_FAST_OPEN;
-                }
-                (2 | 3 | 4 | 8, _) => options.present |= Self::MALFORMED,
-                _ => {}
-            }
+            options.read(kind, size, bytes, at);
             at += size;
         }
         options
+    }
+
+    /// Takes over the option of `kind` with `size` octets at `at`.
+    #[inline(always)]
+    fn read(&mut self, kind: u8, size: usize, bytes: &[u8; 64], at: usize) {
+        match (kind, size) {
+            (2, 4) => self.mss = u16::from_be_bytes([bytes[(at + 2) & 63], bytes[(at + 3) & 63]]),
+            (3, 3) => {
+                self.window_scale = bytes[(at + 2) & 63].min(14);
+                self.present |= Self::HAS_WINDOW_SCALE;
+            }
+            (4, 2) => self.present |= Self::HAS_SACK,
+            (8, 10) => self.present |= Self::HAS_TIMESTAMPS,
+            (34, _) => self.present |= Self::HAS_FAST_OPEN,
+            // The experimental kind with Fast Open's magic number (RFC 7413 appendix A, RFC 6994).
+            (254, 4..) if bytes[(at + 2) & 63] == 0xf9 && bytes[(at + 3) & 63] == 0x89 => {
+                self.present |= Self::HAS_FAST_OPEN;
+            }
+            (2 | 3 | 4 | 8, _) => self.present |= Self::MALFORMED,
+            _ => {}
+        }
     }
 
     /// Whether the given bit of [`SynOptions::present`] is set.
@@ -204,7 +211,7 @@ mod tests {
     fn parse(options: &[u8]) -> SynOptions {
         let mut bytes = [0xff; 64];
         bytes[..options.len()].copy_from_slice(options);
-        SynOptions::parse(&bytes, options.len())
+        SynOptions::parse(&bytes, options.len(), options)
     }
 
     #[test]

@@ -15,18 +15,19 @@ use crate::{
     counters::{Fate, Hook, Tally},
     event::{Kind, Reason},
     flow::{Flow, HalfOpen, fact, flow_flag},
+    forget::Forget,
     history::Letter,
-    judge::{continues_handshake, judge},
+    judge::{Verdict, continues_handshake, judge},
     key::{Address, End, FlowKey},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
-    state::{State, is_open, state},
+    state::{State, is_open},
     sweep::{Tables, states},
     violation::{Breach, Rule, Severity},
 };
 
 /// What tracking needs from its surroundings: the kernel's maps, or a simulation of them.
-pub trait Surroundings: Tables {
+pub trait Surroundings: Tables + Forget {
     /// The interface that saw the packet.
     fn ifindex(&self) -> u32;
     /// A record of this CPU's to build a new flow in.
@@ -41,12 +42,6 @@ pub trait Surroundings: Tables {
     fn count_breach(&self, rule: Rule, hook: Hook);
     /// Sends a report, if anyone listens to its kind.
     fn report(&self, report: &Report<'_>);
-    /// `value`, with all that is known about how it came about forgotten. The kernel's verifier follows every path to
-    /// every combination of values; with this at a few crossings it follows them once.
-    #[inline(always)]
-    fn forget<T: Copy>(&self, value: T) -> T {
-        value
-    }
 }
 
 /// What is reported.
@@ -279,6 +274,7 @@ fn acks_other_isn(half_open: &HalfOpen, packet: &Packet) -> bool {
 }
 
 /// What a segment did to a flow.
+#[derive(Clone, Copy)]
 struct Seen {
     before: [State; 2],
     after: [State; 2],
@@ -289,7 +285,8 @@ struct Seen {
     alive: bool,
 }
 
-/// Judges the segment and writes what it adds into the flow.
+/// Judges the segment and writes what it adds into the flow. Every step reads the record anew, so that nothing but the
+/// record carries what one step knew to the next.
 #[inline(always)]
 fn observe<S: Surroundings>(
     s: &S,
@@ -299,15 +296,32 @@ fn observe<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Seen {
-    let segment = &packet.segment;
-    let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
-    let (me, mut peer) = (mine.facts(), theirs.facts());
-    let midstream = flow.has(flow_flag::MIDSTREAM);
-    let before = s.forget((state(&me, &peer, midstream), state(&peer, &me, midstream)));
+    let before = s.forget(states(flow));
+    let verdict = s.forget(judge_on(flow, half_open, packet));
+    write(flow, half_open, packet, hook, &verdict);
+    let after = s.forget(states(flow));
+    s.forget(Seen {
+        before,
+        after,
+        breach: verdict.breach,
+        confirmed: verdict.breach.is_none() && is_confirmed(flow),
+        alive: !verdict.renew || flow.renew(now_ns),
+    })
+}
+
+#[inline(always)]
+fn judge_on(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet) -> Verdict {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let other_isn = half_open.is_some_and(|half_open| acks_other_isn(half_open, packet));
+    judge(&me, &peer, flow.has(flow_flag::MIDSTREAM), other_isn, &packet.segment)
+}
 
-    let verdict = s.forget(judge(&me, &peer, midstream, other_isn, segment));
-
+/// Writes what a verdict adds into the sender's half, and the history.
+#[inline(always)]
+fn write(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet, hook: Hook, verdict: &Verdict) {
+    let segment = &packet.segment;
+    let mine = flow.half(packet.from);
+    let me = mine.facts();
     let mut facts = verdict.facts;
     facts.flags |= match hook {
         Hook::Ingress => fact::SEEN_IN,
@@ -323,9 +337,7 @@ fn observe<S: Surroundings>(
             half_open.isns(packet.from).remember(segment.seq);
         }
         if verdict.chooses_isn {
-            theirs.choose_isn(segment.ack.sub(1));
-            peer.isn = segment.ack.sub(1);
-            peer.end = segment.ack;
+            flow.half(packet.from.other()).choose_isn(segment.ack.sub(1));
         }
     }
     if let Some(letter) = verdict.letter {
@@ -334,20 +346,13 @@ fn observe<S: Surroundings>(
     if facts.has(fact::FIN) && !me.has(fact::FIN) {
         flow.history.append(Letter::Fin, packet.from);
     }
-    let after = s.forget((state(&facts, &peer, midstream), state(&peer, &facts, midstream)));
-    let acked = facts.has(fact::ACK) && peer.has(fact::ACK);
-    Seen {
-        before: low_first(packet.from, before),
-        after: low_first(packet.from, after),
-        breach: verdict.breach,
-        confirmed: acked && verdict.breach.is_none() && is_open(&facts, &peer, midstream),
-        alive: !verdict.renew || flow.renew(now_ns),
-    }
 }
 
+/// Whether the handshake is complete, and both ends have shown it.
 #[inline(always)]
-const fn low_first(from: End, (mine, theirs): (State, State)) -> [State; 2] {
-    if from.is_high() { [theirs, mine] } else { [mine, theirs] }
+fn is_confirmed(flow: &Flow) -> bool {
+    let (low, high) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
+    low.has(fact::ACK) && high.has(fact::ACK) && is_open(&low, &high, flow.has(flow_flag::MIDSTREAM))
 }
 
 /// Reports what a segment did: a breach, and the flow's steps, each once.

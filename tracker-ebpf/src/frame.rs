@@ -8,10 +8,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use tracker_common::{packet::Bytes, segment::SynOptions};
+use tracker_common::{forget::Forget, packet::Bytes, segment::SynOptions};
 use zerocopy::{FromBytes, Unaligned};
 
-use crate::maps::Scratch;
+use crate::{maps::Scratch, surroundings::forget_in};
 
 /// No header begins further on: the verifier wants a bound, and the longest chain that the parser follows is shorter.
 const FURTHEST: usize = 0x7fff;
@@ -59,9 +59,9 @@ impl SkbFrame {
     }
 }
 
-/// Loses what the compiler and the verifier know of a number.
+/// Loses what the compiler knows of a number.
 #[inline(always)]
-fn forget(mut value: usize) -> usize {
+fn opaque(mut value: usize) -> usize {
     // An empty statement would give two lines of source to one instruction, which the kernel refuses.
     // SAFETY: a move of a register to itself.
     unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
@@ -78,7 +78,7 @@ macro_rules! bytes {
                 }
                 // The compiler must not see that this is `data + at`: it would compute the address a second time, and
                 // the verifier would not know that as the one that was compared.
-                let start = forget(self.data + at);
+                let start = opaque(self.data + at);
                 if start + size_of::<T>() <= self.end {
                     // SAFETY: within the packet, as just compared; `T` has no alignment.
                     return Some(unsafe { core::ptr::read(start as *const T) });
@@ -100,7 +100,7 @@ macro_rules! bytes {
 
             #[inline(always)]
             fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
-                let len = forget(len) & 63;
+                let len = opaque(len) & 63;
                 if at > FURTHEST || len == 0 {
                     return None;
                 }
@@ -111,17 +111,19 @@ macro_rules! bytes {
                 let result = unsafe {
                     $load(self.ctx.cast(), at as u32, octets.as_mut_ptr().cast(), len as u32)
                 };
-                (result == 0).then(|| SynOptions::parse(octets, len))
+                (result == 0).then(|| SynOptions::parse(octets, len, self))
             }
 
             #[inline(always)]
             fn len(&self) -> usize {
                 self.len
             }
+        }
 
+        impl Forget for $frame {
             #[inline(always)]
-            fn bounded(value: usize, _max: usize) -> usize {
-                forget(value) & FURTHEST
+            fn forget<T: Copy>(&self, value: T) -> T {
+                forget_in(self.scratch, value)
             }
         }
     };

@@ -6,6 +6,7 @@ use tracker_common::{
     counters::{Hook, Tally},
     event::Event,
     flow::{Flow, HalfOpen},
+    forget::Forget,
     key::FlowKey,
     sweep::Tables,
     track::{Report, Surroundings},
@@ -93,18 +94,26 @@ impl Surroundings for Kernel {
             send(report, self.interface.ifindex);
         }
     }
+}
 
+impl Forget for Kernel {
     #[inline(always)]
     fn forget<T: Copy>(&self, value: T) -> T {
-        const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
-        // SAFETY: this CPU's own element, valid for a `T`.
-        unsafe {
-            let mut place = (&raw mut (*self.scratch).forgotten).cast::<T>();
-            place.write(value);
-            // The compiler, too, must not know what is read back.
-            core::arch::asm!("{0} = {0}", inout(reg) place, options(nostack, preserves_flags));
-            place.read()
-        }
+        forget_in(self.scratch, value)
+    }
+}
+
+/// Writes `value` to map memory and reads it back: to the verifier it is then an unknown number.
+#[inline(always)]
+pub(crate) fn forget_in<T: Copy>(scratch: *mut Scratch, value: T) -> T {
+    const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
+    // SAFETY: this CPU's own element, valid for a `T`.
+    unsafe {
+        let mut place = (&raw mut (*scratch).forgotten).cast::<T>();
+        place.write(value);
+        // The compiler, too, must not know what is read back.
+        core::arch::asm!("{0} = {0}", inout(reg) place, options(nostack, preserves_flags));
+        place.read()
     }
 }
 

@@ -162,6 +162,12 @@ pub async fn attach(
         .insert(ifindex, slot, 0)?;
         Some(mode.to_owned())
     };
+    for (name, program) in ebpf.programs() {
+        if let Ok(info) = program.info() {
+            let verified = info.verified_instruction_count().unwrap_or_default();
+            tracing::debug!(program = name, octets = info.size_jitted(), verified, "loaded");
+        }
+    }
     let interface = Interface {
         name: name.to_owned(),
         ifindex,
