@@ -1,6 +1,7 @@
 //! A running `tracker run`, and the other commands beside it.
 
 use std::{
+    cell::RefCell,
     env,
     ffi::OsString,
     io::{BufRead, BufReader, Read},
@@ -229,7 +230,7 @@ impl Agent {
             bail!("tracker events: {first}");
         }
         let lines = lines(child.stdout.take().context("stdout is a pipe")?);
-        Ok(Events { child, lines, seen: Vec::new() })
+        Ok(Events { child, lines, seen: RefCell::default() })
     }
 
     /// Asks it to end with a signal, and waits until it has.
@@ -279,7 +280,7 @@ pub struct Events {
     child: Child,
     lines: Receiver<String>,
     /// Events that were read and not asked for yet.
-    seen: Vec<Value>,
+    seen: RefCell<Vec<Value>>,
 }
 
 impl Events {
@@ -288,24 +289,23 @@ impl Events {
     /// # Errors
     ///
     /// Where none comes; the message holds those that did.
-    pub fn wait(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let until = Instant::now() + PATIENCE;
+        let mut seen = self.seen.borrow_mut();
         let mut next = 0;
         loop {
-            if let Some(at) = (next..self.seen.len()).find(|at| wanted(&self.seen[*at])) {
-                return Ok(self.seen.remove(at));
+            if let Some(at) = (next..seen.len()).find(|at| wanted(&seen[*at])) {
+                return Ok(seen.remove(at));
             }
-            next = self.seen.len();
+            next = seen.len();
             let Some(left) = until.checked_duration_since(Instant::now()) else { break };
             match self.lines.recv_timeout(left) {
-                Ok(line) => {
-                    self.seen.push(serde_json::from_str(&line).with_context(|| line.clone())?)
-                }
+                Ok(line) => seen.push(serde_json::from_str(&line).with_context(|| line.clone())?),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("tracker events ended"),
             }
         }
-        let seen: Vec<_> = self.seen.iter().map(Value::to_string).collect();
+        let seen: Vec<_> = seen.iter().map(Value::to_string).collect();
         bail!("the event did not come; these did:\n{}", seen.join("\n"))
     }
 
@@ -314,7 +314,7 @@ impl Events {
     /// # Errors
     ///
     /// As [`Events::wait`].
-    pub fn wait_for(&mut self, kind: &str) -> Result<Value> {
+    pub fn wait_for(&self, kind: &str) -> Result<Value> {
         self.wait(|event| event["event"] == kind)
     }
 
@@ -323,7 +323,7 @@ impl Events {
     /// # Errors
     ///
     /// As [`Events::wait`].
-    pub fn violation(&mut self, name: &str) -> Result<Value> {
+    pub fn violation(&self, name: &str) -> Result<Value> {
         self.wait(|event| event["violation"]["name"] == name)
     }
 }

@@ -6,6 +6,8 @@
 pub mod agent;
 pub mod lab;
 pub mod namespace;
+pub mod offload;
 pub mod segment;
+pub mod sockets;
 pub mod ss;
 pub mod wire;

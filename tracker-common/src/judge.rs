@@ -77,7 +77,7 @@ pub fn judge(
         if segment.has(Flags::ACK) {
             syn_ack(me, peer, open, acks_other_isn, segment)
         } else {
-            syn(me, open, segment)
+            syn(me, peer, open, midstream, segment)
         }
     } else if open {
         synchronized(me, peer, midstream, segment)
@@ -86,24 +86,64 @@ pub fn judge(
     }
 }
 
-/// SYN without ACK. On an open flow it changes nothing: its receiver answers with a challenge ACK (RFC 5961 section 4).
+/// What a SYN means on a connection that is open or over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reopening {
+    /// It belongs to this connection, or to an older one: nothing.
+    Duplicate,
+    /// It may begin a new connection on the same key (RFC 1122 section 4.2.2.13).
+    Legal,
+    /// Neither: the connection goes on, and its receiver answers with a challenge ACK (RFC 5961 section 4).
+    Breach(Breach),
+}
+
+/// Judges a SYN without ACK on a connection that is open or over.
 #[inline(always)]
-fn syn(me: &Facts, open: bool, segment: &Segment) -> Verdict {
+#[must_use]
+pub fn reopening(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) -> Reopening {
+    let own = if me.has(fact::SYN) {
+        segment.seq == me.isn
+    } else {
+        // The handshake may have been seen backwards (H17).
+        peer.has(fact::SYN_ACK) && segment.seq.before(peer.ack)
+    };
+    let (mine, theirs) = (state(me, peer, midstream) as u8, state(peer, me, midstream) as u8);
+    if mine == State::Closed as u8 && theirs == State::Closed as u8 {
+        Reopening::Legal
+    } else if own {
+        Reopening::Duplicate
+    } else if mine == State::TimeWait as u8 || theirs == State::TimeWait as u8 {
+        if segment.seq.after(me.end) { Reopening::Legal } else { Reopening::Duplicate }
+    } else {
+        let expected = if me.has(fact::SYN) { me.isn.0 } else { me.end.0 };
+        Reopening::Breach(Breach {
+            rule: Rule::SynInEstablished,
+            low: expected,
+            high: expected,
+            actual: segment.seq.0,
+        })
+    }
+}
+
+/// SYN without ACK. On an open flow it changes nothing.
+#[inline(always)]
+fn syn(me: &Facts, peer: &Facts, open: bool, midstream: bool, segment: &Segment) -> Verdict {
+    if open {
+        let breach = match reopening(me, peer, midstream, segment) {
+            Reopening::Breach(breach) => Some(breach),
+            Reopening::Duplicate | Reopening::Legal => None,
+        };
+        return Verdict { breach, ..Verdict::nothing(me) };
+    }
     if me.has(fact::SYN) {
         if segment.seq == me.isn {
             return Verdict::nothing(me);
-        }
-        if open {
-            return Verdict::breach(me, Rule::SynInEstablished, me.isn, me.isn, segment.seq);
         }
         if me.has(fact::SYN_ACK) {
             return Verdict::breach(me, Rule::SynWrongDir, me.isn, me.isn, segment.seq);
         }
         // The same SYN sent anew with another ISN (H8), or one of many forged ones (H16): the answer decides.
         return Verdict { another_isn: true, letter: Some(Letter::Syn), ..Verdict::nothing(me) };
-    }
-    if open {
-        return Verdict::breach(me, Rule::SynInEstablished, me.end, me.end, segment.seq);
     }
     let mut verdict = first_syn(me, segment);
     if segment.payload > 0 && !segment.options.has(SynOptions::HAS_FAST_OPEN) {
@@ -352,7 +392,8 @@ fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     facts.ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
     facts.edge = if me.has(fact::EDGE) { me.edge.latest(edge) } else { edge };
     facts.flags |= fact::ACK | fact::EDGE | fact::MOVED_ON;
-    if peer.has(fact::SYN) && segment.ack.within(peer.isn.add(1), peer.end) {
+    let acks_syn = |ack: Seq| peer.has(fact::SYN) && ack.within(peer.isn.add(1), peer.end);
+    if acks_syn(segment.ack) || (me.has(fact::ACK) && acks_syn(me.ack)) {
         facts.flags |= fact::ACKED_SYN;
     }
     if segment.fragment {

@@ -2,9 +2,10 @@
 //! still the same.
 
 use crate::{
-    flow::{Facts, Flow, HalfOpen, flow_flag},
+    counters::Hook,
+    flow::{Facts, Flow, HalfOpen, fact, flow_flag},
     key::{End, FlowKey},
-    state::{State, state},
+    state::{State, is_open, state},
 };
 
 /// Removals in one batch: entries of the `REMOVALS` map.
@@ -102,6 +103,19 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
     };
     removal.outcome = outcome as u32;
     outcome
+}
+
+/// Where the SYN of a flow whose handshake was never completed was seen: its removal is a half-open timeout (H12).
+#[inline(always)]
+#[must_use]
+pub fn unfinished(flow: &Flow) -> Option<Hook> {
+    let originator = flow.half(flow.originator()).facts();
+    let responder = flow.half(flow.originator().other()).facts();
+    let over = (originator.flags | responder.flags) & fact::RST != 0;
+    if over || is_open(&originator, &responder, flow.has(flow_flag::MIDSTREAM)) {
+        return None;
+    }
+    Some(if originator.has(fact::SEEN_OUT) { Hook::Egress } else { Hook::Ingress })
 }
 
 /// Seconds without a renewing segment after which a flow in a state is removed.

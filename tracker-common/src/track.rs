@@ -17,7 +17,7 @@ use crate::{
     flow::{Flow, HalfOpen, fact, flow_flag},
     forget::Forget,
     history::Letter,
-    judge::{Verdict, continues_handshake, judge},
+    judge::{Reopening, Verdict, continues_handshake, judge, reopening},
     key::{Address, End, FlowKey},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
@@ -227,8 +227,7 @@ fn belongs_to_successor<S: Surroundings>(
     continues_handshake(&me, &peer, acks_other_isn(newer, packet), segment)
 }
 
-/// Whether a SYN on a confirmed flow goes to the half-open table: not if it is the flow's own SYN come again, nor an
-/// old duplicate in TIME_WAIT (RFC 1122 section 4.2.2.13, T10).
+/// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate.
 #[inline(always)]
 fn syn_on_confirmed<S: Surroundings>(
     s: &S,
@@ -237,34 +236,22 @@ fn syn_on_confirmed<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> bool {
-    let segment = &packet.segment;
-    let now = s.forget(states(flow));
-    let me = flow.half(packet.from).facts();
-    let closed = now[0] as u8 == State::Closed as u8 && now[1] as u8 == State::Closed as u8;
-    let own = me.has(fact::SYN) && segment.seq == me.isn;
-    if !closed {
-        if own {
-            return false;
-        }
-        let waiting =
-            now[0] as u8 == State::TimeWait as u8 || now[1] as u8 == State::TimeWait as u8;
-        if waiting {
-            if !segment.seq.after(me.end) {
-                return false;
-            }
-        } else {
-            let expected = if me.has(fact::SYN) { me.isn.0 } else { me.end.0 };
-            let breach = Breach {
-                rule: Rule::SynInEstablished,
-                low: expected,
-                high: expected,
-                actual: segment.seq.0,
-            };
+    match s.forget(reopening_of(flow, packet)) {
+        Reopening::Duplicate => return false,
+        Reopening::Legal => {}
+        Reopening::Breach(breach) => {
+            let now = s.forget(states(flow));
             violation(s, flow, packet, hook, now_ns, breach, (now, now));
         }
     }
     flow.mark(flow_flag::SUCCESSOR);
     true
+}
+
+#[inline(always)]
+fn reopening_of(flow: &Flow, packet: &Packet) -> Reopening {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    reopening(&me, &peer, flow.has(flow_flag::MIDSTREAM), &packet.segment)
 }
 
 #[inline(always)]
@@ -318,7 +305,13 @@ fn judge_on(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet) -> Verdi
 
 /// Writes what a verdict adds into the sender's half, and the history.
 #[inline(always)]
-fn write(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet, hook: Hook, verdict: &Verdict) {
+fn write(
+    flow: &Flow,
+    half_open: Option<&HalfOpen>,
+    packet: &Packet,
+    hook: Hook,
+    verdict: &Verdict,
+) {
     let segment = &packet.segment;
     let mine = flow.half(packet.from);
     let me = mine.facts();
@@ -352,7 +345,9 @@ fn write(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet, hook: Hook,
 #[inline(always)]
 fn is_confirmed(flow: &Flow) -> bool {
     let (low, high) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
-    low.has(fact::ACK) && high.has(fact::ACK) && is_open(&low, &high, flow.has(flow_flag::MIDSTREAM))
+    low.has(fact::ACK)
+        && high.has(fact::ACK)
+        && is_open(&low, &high, flow.has(flow_flag::MIDSTREAM))
 }
 
 /// Reports what a segment did: a breach, and the flow's steps, each once.
@@ -510,15 +505,13 @@ fn is_replaced_by(flow: &Flow, packet: &Packet) -> bool {
         return false;
     }
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    let [low, high] = states(flow);
-    let own = me.has(fact::SYN) && segment.seq == me.isn;
-    if low as u8 == State::Closed as u8 && high as u8 == State::Closed as u8 {
-        return true;
+    match reopening_of(flow, packet) {
+        Reopening::Duplicate => false,
+        Reopening::Legal => true,
+        Reopening::Breach(_) => {
+            !(me.seen() && peer.seen()) && is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM))
+        }
     }
-    if low as u8 == State::TimeWait as u8 || high as u8 == State::TimeWait as u8 {
-        return !own && segment.seq.after(me.end);
-    }
-    !own && !(me.seen() && peer.seen()) && is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM))
 }
 
 /// Fills a new record for the flow that begins with `packet`.

@@ -61,7 +61,7 @@ impl SkbFrame {
 
 /// Loses what the compiler knows of a number.
 #[inline(always)]
-fn opaque(mut value: usize) -> usize {
+pub(crate) fn opaque(mut value: usize) -> usize {
     // An empty statement would give two lines of source to one instruction, which the kernel refuses.
     // SAFETY: a move of a register to itself.
     unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };

@@ -14,10 +14,11 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use tracker_common::{
-    counters::{Fate, Hook},
+    counters::{Fate, Hook, Tally},
     packet::{Bytes, Unparsed, parse},
-    sweep::{Outcome, remove},
+    sweep::{Outcome, remove, unfinished},
     track::{track_confirmed, track_half_open},
+    violation::Rule,
 };
 
 use crate::{
@@ -127,11 +128,15 @@ unsafe extern "C" fn remove_nth(n: u32, _: *mut core::ffi::c_void) -> i64 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
     let kernel = Kernel::new(scratch);
     // SAFETY: an array's element is never freed, and the agent leaves the batch alone while this program runs.
-    let outcome = remove(&kernel, unsafe { &mut *removal });
-    maps::tally(match outcome {
-        Outcome::Removed => tracker_common::counters::Tally::FlowsExpired,
-        _ => tracker_common::counters::Tally::RemovalsRefused,
-    });
+    let removal = unsafe { &mut *removal };
+    if remove(&kernel, removal) == Outcome::Removed {
+        maps::tally(Tally::FlowsExpired);
+        if let Some(hook) = unfinished(&removal.flow) {
+            maps::count_breach(Rule::HalfOpenTimeout, hook);
+        }
+    } else {
+        maps::tally(Tally::RemovalsRefused);
+    }
     0
 }
 

@@ -15,6 +15,8 @@ use tracker_common::{
     violation::Rule,
 };
 
+use crate::frame::opaque;
+
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
 static INTERFACE: InterfaceConfig = InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0 };
@@ -85,7 +87,8 @@ pub(crate) fn count_packet(hook: Hook, fate: Fate) {
     let Some(counters) = PACKETS.get_ptr(interface().slot * 2 + hook as u32) else { return };
     // SAFETY: an array's element is never freed; this CPU alone writes it.
     let counters = unsafe { &*counters };
-    let cell = &counters.packets[fate as usize & (Fate::SLOTS - 1)];
+    // The compiler knows that it is small and would take the mask away; the verifier does not.
+    let cell = &counters.packets[opaque(fate as usize) & (Fate::SLOTS - 1)];
     cell.set(cell.get() + 1);
 }
 

@@ -5,7 +5,9 @@
 //! bpf-linker does the rest, and must be built on an LLVM at least as new as the compiler's.
 
 use std::{
-    env, fmt, fs, io,
+    env,
+    ffi::OsString,
+    fmt, fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -47,6 +49,42 @@ impl fmt::Display for Compiler {
         };
         write!(f, "{name} (LLVM {})", self.llvm)
     }
+}
+
+impl Compiler {
+    /// Whether `cargo clippy` is there for it too.
+    #[must_use]
+    pub fn has_clippy(&self) -> bool {
+        let mut command = match self.origin {
+            Origin::Distribution => {
+                let mut command = clean(Command::new("/usr/bin/cargo"));
+                command.env("PATH", distribution_path());
+                command
+            }
+            Origin::Rustup => {
+                let mut command = clean(Command::new("rustup"));
+                command.args(["run", "nightly", "cargo"]);
+                command
+            }
+        };
+        // Without the distribution's, cargo answers with whatever clippy rustup has.
+        (self.origin == Origin::Rustup || Path::new("/usr/bin/cargo-clippy").is_file())
+            && capture(command.args(["clippy", "--version"])).is_some()
+    }
+}
+
+/// The PATH on which the distribution's cargo finds its own clippy. It looks for its verbs in its home's `bin` first,
+/// where rustup has put others of those names, unless the PATH itself says where that directory's turn is.
+fn distribution_path() -> OsString {
+    let mut path = OsString::from("/usr/bin:/bin");
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
+    if let Some(home) = home {
+        path.push(":");
+        path.push(home.join("bin"));
+    }
+    path
 }
 
 /// The compilers that are ready to use, the preferred one first.
@@ -211,8 +249,7 @@ impl Toolchain {
                 command.env("RUSTC", "/usr/bin/rustc");
                 // `asm!` for BPF is unstable, and this compiler is a stable one.
                 command.env("RUSTC_BOOTSTRAP", "1");
-                // clippy's driver is found next to that cargo.
-                command.env("PATH", "/usr/bin:/bin");
+                command.env("PATH", distribution_path());
                 command.arg(verb);
                 command
             }

@@ -1,2 +1,58 @@
-//! stub
-fn main() {}
+//! `cargo xtask`: what a contributor types.
+
+mod debian;
+mod host;
+mod lint;
+mod plan;
+mod probe;
+mod run;
+mod setup;
+mod test;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::plan::Purpose;
+
+/// What a contributor types.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Install what building and testing need and this machine lacks, or say how; the other verbs begin with it
+    Setup,
+    /// Build everything, then run the demonstration, or with ARGS `tracker run ARGS`
+    BuildAndRun {
+        /// What `tracker run` is given
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every test; needs root, for network namespaces and the kernel programs
+    Test {
+        /// What `cargo test` is given
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Check formatting, and let clippy check everything, the kernel programs too
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup => setup::setup(Purpose::Everything),
+        Verb::BuildAndRun { args } => run::build_and_run(&args),
+        Verb::Test { args } => test::test(&args),
+        Verb::Lint => lint::lint(),
+    };
+    if let Err(error) = result {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

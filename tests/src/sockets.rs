@@ -1,0 +1,188 @@
+//! Kernel sockets at both ends of a [`Pair`](crate::lab::Pair), and ways to keep segments from them.
+
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::{
+    agent::PATIENCE,
+    lab::{INTERFACE, Pair, address},
+    namespace::Namespace,
+};
+
+/// A TCP socket of `namespace` bound to `local`. Any thread may use it; no operation on it waits for ever.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn bound(namespace: &Namespace, local: SocketAddr) -> Result<Socket> {
+    let socket = namespace.enter(|| {
+        Ok(Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?)
+    })?;
+    if local.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&local.into()).with_context(|| format!("binding to {local}"))?;
+    set_patience(&socket, PATIENCE)?;
+    Ok(socket)
+}
+
+/// A listening TCP socket of `namespace`.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn listener(namespace: &Namespace, local: SocketAddr) -> Result<Socket> {
+    let socket = bound(namespace, local)?;
+    socket.listen(4096)?;
+    Ok(socket)
+}
+
+/// How long reading, writing, accepting and connecting may take.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn set_patience(socket: &Socket, patience: Duration) -> Result<()> {
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    Ok(())
+}
+
+/// Sends a SYN and does not wait for what follows.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn start_connecting(socket: &Socket, remote: SocketAddr) -> Result<()> {
+    socket.set_nonblocking(true)?;
+    let result = socket.connect(&remote.into());
+    socket.set_nonblocking(false)?;
+    match result {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+            Err(error).with_context(|| format!("connecting to {remote}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Accepts the connection from `remote`, which must be the next one.
+///
+/// # Errors
+///
+/// What the kernel says, or that it is another's.
+pub fn accept(listener: &Socket, remote: SocketAddr) -> Result<Socket> {
+    let (socket, from) =
+        listener.accept().with_context(|| format!("accepting the connection from {remote}"))?;
+    ensure!(from == SockAddr::from(remote), "{remote} was expected, not {from:?}");
+    set_patience(&socket, PATIENCE)?;
+    Ok(socket)
+}
+
+/// Sends so many octets to the other end of the connection, which reads them.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn transfer(mut from: &Socket, mut to: &Socket, octets: usize) -> Result<()> {
+    from.write_all(&vec![b'x'; octets]).context("writing")?;
+    to.read_exact(&mut vec![0; octets]).context("reading")?;
+    Ok(())
+}
+
+/// Waits until so many octets have arrived that nobody has read.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn wait_unread(socket: &Socket, octets: usize) -> Result<()> {
+    let mut buffer = vec![std::mem::MaybeUninit::uninit(); octets];
+    let flags = libc::MSG_PEEK | libc::MSG_WAITALL;
+    ensure!(socket.recv_with_flags(&mut buffer, flags)? == octets, "the connection ended");
+    Ok(())
+}
+
+/// Prepares both ends of a new pair for [`introduce`] and [`deafen`]: they do not ask for hardware addresses, and look
+/// up the route of every packet.
+///
+/// # Errors
+///
+/// Where the kernel has no such setting.
+pub fn prepare(pair: &Pair) -> Result<()> {
+    for namespace in [&pair.host, &pair.peer] {
+        namespace.sysctl("net/ipv4/ip_early_demux", "0")?;
+        // Orphans must not expire before they are looked at.
+        namespace.sysctl("net/ipv4/tcp_fin_timeout", "600")?;
+        for family in ["ipv4", "ipv6"] {
+            // It is for a program to find out, patiently.
+            namespace.sysctl(&format!("net/{family}/neigh/{INTERFACE}/app_solicit"), "100000")?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps everything that arrives from the sockets of `namespace`, after XDP has seen it. What they send still leaves.
+/// So both ends have provably sent something before either has heard of it.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn deafen(namespace: &Namespace) -> Result<()> {
+    for family in ["-4", "-6"] {
+        // Rules before that of the local table take precedence only if it moves back.
+        rule(namespace, family, &["add", "pref", "10", "lookup", "local"])?;
+        rule(namespace, family, &["add", "pref", "5", "iif", INTERFACE, "blackhole"])?;
+        rule(namespace, family, &["del", "pref", "0"])?;
+    }
+    Ok(())
+}
+
+/// Ends what [`deafen`] began.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn undeafen(namespace: &Namespace) -> Result<()> {
+    for family in ["-4", "-6"] {
+        rule(namespace, family, &["add", "pref", "0", "lookup", "local"])?;
+        rule(namespace, family, &["del", "pref", "5"])?;
+        rule(namespace, family, &["del", "pref", "10"])?;
+    }
+    Ok(())
+}
+
+fn rule(namespace: &Namespace, family: &str, arguments: &[&str]) -> Result<()> {
+    namespace.run("ip", &[&[family, "rule"], arguments].concat()).map(drop)
+}
+
+/// Tells either end the other's hardware address for good. Segments that waited for it leave now, the host's first.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn introduce(pair: &Pair) -> Result<()> {
+    for (namespace, other, addresses) in
+        [(&pair.host, &pair.peer, address::PEER), (&pair.peer, &pair.host, address::HOST)]
+    {
+        let link = other.run("ip", &["-o", "link", "show", "dev", INTERFACE])?;
+        let hardware = link
+            .split_whitespace()
+            .skip_while(|word| *word != "link/ether")
+            .nth(1)
+            .context("a hardware address")?;
+        for address in addresses {
+            let address = address.to_string();
+            let neighbour = ["neigh", "replace", &address, "lladdr", hardware];
+            namespace
+                .run("ip", &[&neighbour[..], &["dev", INTERFACE, "nud", "permanent"]].concat())?;
+        }
+    }
+    Ok(())
+}

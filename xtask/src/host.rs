@@ -1,0 +1,74 @@
+//! The machine and the cargo that run this command.
+
+use std::{
+    env, fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Error, Result, bail};
+
+/// The repository's root.
+pub(crate) fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a member of a workspace")
+}
+
+/// The cargo that runs this command.
+pub(crate) fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Where that cargo puts what it builds: this program is in `debug` below it. The variables and files that decide on
+/// it are all taken into account in that way.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let executable = env::current_exe().context("where is this program?")?;
+    let directory =
+        executable.ancestors().nth(2).context("this program is not in cargo's target directory")?;
+    Ok(directory.to_owned())
+}
+
+/// Whether this process is root's.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// Whether the PATH has a program of that name.
+pub(crate) fn on_path(program: &str) -> bool {
+    env::var_os("PATH").is_some_and(|path| {
+        env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    })
+}
+
+/// Whether a command can be started and succeeds; what it says is dropped.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+///
+/// Where it fails. `what` names it.
+pub(crate) fn run(command: &mut Command, what: &str) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {what}"))?;
+    if !status.success() {
+        bail!("{what} failed ({status})");
+    }
+    Ok(())
+}
+
+/// Becomes a command: signals then go to it, and its exit code is this one's.
+///
+/// # Errors
+///
+/// Always; otherwise this does not return.
+pub(crate) fn become_command(command: &mut Command) -> Result<()> {
+    let error = command.exec();
+    Err(Error::new(error).context(format!("starting {}", command.get_program().display())))
+}

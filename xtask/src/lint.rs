@@ -1,0 +1,35 @@
+//! `cargo xtask lint`: rustfmt and clippy, for the host and for BPF.
+
+use anyhow::Result;
+use xtask::bpf::Toolchain;
+
+use crate::{host, plan::Purpose, setup::setup};
+
+/// Checks formatting and lets clippy check every crate.
+///
+/// # Errors
+///
+/// At the first that finds something.
+pub(crate) fn lint() -> Result<()> {
+    setup(Purpose::Lint)?;
+    host::run(host::cargo().args(["fmt", "--all", "--check"]), "cargo fmt --check")?;
+    host::run(
+        host::cargo()
+            .args(["clippy", "--workspace", "--exclude", "tracker-ebpf", "--all-targets"])
+            .args(["--", "-D", "warnings"]),
+        "cargo clippy",
+    )?;
+    let toolchain = Toolchain::find(host::workspace())?;
+    // clippy's results have no business among those that the build script links.
+    let target = host::target_dir()?.join("bpf-lint");
+    for features in ["", "kernel-log"] {
+        host::run(
+            toolchain
+                .cargo("clippy", &target)
+                .args(["--features", features])
+                .args(["--", "-D", "warnings"]),
+            "clippy for the kernel programs",
+        )?;
+    }
+    Ok(())
+}

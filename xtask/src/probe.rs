@@ -1,0 +1,61 @@
+//! Looks for what is missing. Nothing is concluded from a file's name where the program itself can be asked.
+
+use std::process::Command;
+
+use xtask::bpf::{self, Compiler};
+
+use crate::{
+    host,
+    plan::{Linker, Missing, Purpose, choose},
+};
+
+/// What is missing for a purpose, and the compiler that the kernel programs are built with.
+pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
+    let candidates = bpf::compilers()
+        .into_iter()
+        .map(|compiler| {
+            let linker = linker(&compiler);
+            (compiler, linker)
+        })
+        .collect::<Vec<_>>();
+    let chosen = choose(&candidates);
+
+    let mut missing = Vec::new();
+    match chosen {
+        None => missing.push(Missing::Compiler),
+        Some((_, Linker::Works)) => {}
+        Some((compiler, linker)) => missing.push(Missing::Linker {
+            compiler: compiler.clone(),
+            broken: *linker == Linker::Broken,
+        }),
+    }
+    if purpose.runs() {
+        let programs =
+            ["ip", "ss"].into_iter().filter(|program| !host::on_path(program)).collect::<Vec<_>>();
+        if !programs.is_empty() {
+            missing.push(Missing::Programs(programs));
+        }
+    }
+    if purpose.lints() {
+        if let Some((compiler, _)) = chosen
+            && !compiler.has_clippy()
+        {
+            missing.push(Missing::BpfClippy(compiler.origin));
+        }
+        for (verb, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+            if !host::succeeds(host::cargo().args([verb, "--version"])) {
+                missing.push(Missing::Component(component));
+            }
+        }
+    }
+    (missing, chosen.map(|(compiler, _)| compiler.clone()))
+}
+
+fn linker(compiler: &Compiler) -> Linker {
+    match bpf::linker(host::workspace(), compiler) {
+        None => Linker::Missing,
+        // One that was built here outlives the LLVM library that it was built on.
+        Some(path) if host::succeeds(Command::new(&path).arg("--version")) => Linker::Works,
+        Some(_) => Linker::Broken,
+    }
+}
