@@ -1,13 +1,13 @@
 //! A running `tracker run`, and the other commands beside it.
 
 use std::{
-    cell::RefCell,
     env,
     ffi::OsString,
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
+        Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError},
     },
@@ -53,7 +53,7 @@ static INSTANCES: AtomicU32 = AtomicU32::new(0);
 pub struct Agent {
     name: String,
     child: Child,
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
 }
 
 impl Agent {
@@ -77,7 +77,7 @@ impl Agent {
         let mut stdout = child.stdout.take().context("stdout is a pipe")?;
         thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let log = lines(child.stderr.take().context("stderr is a pipe")?);
-        let agent = Self { name, child, log };
+        let agent = Self { name, child, log: Mutex::new(log) };
         agent.wait_for_log("attached")?;
         Ok(agent)
     }
@@ -89,9 +89,10 @@ impl Agent {
     /// Where it ends first, or nothing comes.
     pub fn wait_for_log(&self, text: &str) -> Result<String> {
         let until = Instant::now() + PATIENCE;
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut said = Vec::new();
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            match self.log.recv_timeout(left) {
+            match log.recv_timeout(left) {
                 Ok(line) if line.contains(text) => return Ok(line),
                 Ok(line) => said.push(line),
                 Err(RecvTimeoutError::Disconnected) => {
@@ -230,7 +231,7 @@ impl Agent {
             bail!("tracker events: {first}");
         }
         let lines = lines(child.stdout.take().context("stdout is a pipe")?);
-        Ok(Events { child, lines, seen: RefCell::default() })
+        Ok(Events { child, lines: Mutex::new(lines), seen: Mutex::default() })
     }
 
     /// Asks it to end with a signal, and waits until it has.
@@ -251,7 +252,15 @@ impl Drop for Agent {
         }
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("the agent's log:\n{}", self.log.try_iter().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "the agent's log:\n{}",
+                self.log
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .try_iter()
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            );
         }
     }
 }
@@ -278,9 +287,9 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
 #[derive(Debug)]
 pub struct Events {
     child: Child,
-    lines: Receiver<String>,
+    lines: Mutex<Receiver<String>>,
     /// Events that were read and not asked for yet.
-    seen: RefCell<Vec<Value>>,
+    seen: Mutex<Vec<Value>>,
 }
 
 impl Events {
@@ -291,7 +300,8 @@ impl Events {
     /// Where none comes; the message holds those that did.
     pub fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let until = Instant::now() + PATIENCE;
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = 0;
         loop {
             if let Some(at) = (next..seen.len()).find(|at| wanted(&seen[*at])) {
@@ -299,7 +309,7 @@ impl Events {
             }
             next = seen.len();
             let Some(left) = until.checked_duration_since(Instant::now()) else { break };
-            match self.lines.recv_timeout(left) {
+            match lines.recv_timeout(left) {
                 Ok(line) => seen.push(serde_json::from_str(&line).with_context(|| line.clone())?),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("tracker events ended"),

@@ -1,6 +1,6 @@
 //! Two hosts on one cable, and an agent on one of them.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -96,7 +96,7 @@ pub struct Bench {
     pub pair: Pair,
     arriving: Wire,
     leaving: Wire,
-    sent: Cell<u64>,
+    sent: AtomicU64,
 }
 
 impl Bench {
@@ -125,7 +125,7 @@ impl Bench {
         let events = agent.events()?;
         let arriving = Wire::open(&pair.peer, INTERFACE)?;
         let leaving = Wire::open(&pair.host, INTERFACE)?;
-        let bench = Self { agent, events, pair, arriving, leaving, sent: Cell::new(0) };
+        let bench = Self { agent, events, pair, arriving, leaving, sent: AtomicU64::new(0) };
         ensure!(bench.agent.packets(None, None)? == 0, "a silent pair is silent");
         Ok(bench)
     }
@@ -136,7 +136,7 @@ impl Bench {
     ///
     /// What the kernel says.
     pub fn arrive(&self, frame: &[u8]) -> Result<()> {
-        self.sent.set(self.sent.get() + 1);
+        self.sent.fetch_add(1, Ordering::Relaxed);
         self.arriving.send(frame)
     }
 
@@ -146,7 +146,7 @@ impl Bench {
     ///
     /// What the kernel says.
     pub fn leave(&self, frame: &[u8]) -> Result<()> {
-        self.sent.set(self.sent.get() + 1);
+        self.sent.fetch_add(1, Ordering::Relaxed);
         self.leaving.send(frame)
     }
 
@@ -156,7 +156,7 @@ impl Bench {
     ///
     /// Where they never do: a packet was missed, or counted twice.
     pub fn settle(&self) -> Result<()> {
-        let sent = self.sent.get();
+        let sent = self.sent.load(Ordering::Relaxed);
         eventually(&format!("{sent} packets are counted, each once"), || {
             let counted = self.agent.packets(None, None)?;
             ensure!(counted <= sent, "{counted} packets were counted, but {sent} were sent");

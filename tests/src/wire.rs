@@ -71,10 +71,15 @@ impl Wire {
     fn with_protocol(namespace: &Namespace, name: &str, protocol: u16) -> Result<Self> {
         let name = CString::new(name)?;
         let socket = namespace.enter(|| {
-            // Protocol 0: nothing is received.
+            let protocol = protocol.to_be();
             // SAFETY: takes numbers only.
-            let fd =
-                unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+            let fd = unsafe {
+                libc::socket(
+                    libc::AF_PACKET,
+                    libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+                    i32::from(protocol),
+                )
+            };
             if fd < 0 {
                 return Err(io::Error::last_os_error()).context("opening a packet socket");
             }

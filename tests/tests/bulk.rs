@@ -165,7 +165,10 @@ fn read(mut socket: &Socket, seed: u64, manner: Manner, until: Instant) -> Resul
     let mut buffer = vec![0; 1 << 18];
     let mut octets = 0;
     loop {
-        if manner.pauses && (octets == 0 || random.next() % 256 == 0) && Instant::now() < until {
+        if manner.pauses
+            && (octets == 0 || random.next().is_multiple_of(256))
+            && Instant::now() < until
+        {
             thread::sleep(Duration::from_millis(300 + random.next() % 700));
         }
         let room = random.length();

@@ -1,6 +1,6 @@
 //! Behaviours P: parsing.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tracker_tests::{
     agent::{Agent, eventually},
     lab::{Bench, Connection, INTERFACE},
@@ -377,9 +377,21 @@ fn observing_changes_no_packet() -> Result<()> {
     let beyond = Wire::receiver(&bench.pair.peer, INTERFACE)?;
     for frame in &frames {
         bench.arrive(frame)?;
-        assert!(behind.receive()?.ends_with(&frame[14 + 4..]), "an arriving frame was changed");
+        assert!(
+            behind
+                .receive()
+                .with_context(|| format!("arriving {frame:02x?}"))?
+                .ends_with(&frame[14 + 4..]),
+            "an arriving frame was changed"
+        );
         bench.leave(frame)?;
-        assert!(beyond.receive()?.ends_with(&frame[14 + 4..]), "a leaving frame was changed");
+        assert!(
+            beyond
+                .receive()
+                .with_context(|| format!("leaving {frame:02x?}"))?
+                .ends_with(&frame[14 + 4..]),
+            "a leaving frame was changed"
+        );
     }
     bench.settle()
 }

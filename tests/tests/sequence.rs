@@ -118,6 +118,38 @@ fn s3_data_beyond_the_window() -> Result<()> {
 }
 
 #[test]
+fn s3_a_gap_in_what_we_see_heals() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    open(&tcp)?;
+    // C sends 200,000 octets past us; S has acknowledged them and opened its window on the way.
+    let missed = 1001 + 200_000;
+    tcp.s_sends(&tcp.s(ACK, 5001, missed))?;
+    bench.events.violation("ack_unseen_data")?;
+    assert_eq!(bench.flow()?["reply"]["ack"], 1001);
+    // C goes on from where S says it is: the two agree, so the gap was ours.
+    tcp.c_sends(&tcp.c(PSH | ACK, missed, 5001).data(100))?;
+    tcp.s_sends(&tcp.s(ACK, 5001, missed + 100))?;
+    let flow = bench.flow()?;
+    assert_eq!(
+        (&flow["orig"]["seq"], &flow["reply"]["ack"]),
+        (&(missed + 100).into(), &(missed + 100).into())
+    );
+    // The other way: a window update of S's passed us, and S acknowledges what C sent then.
+    let beyond = missed + 100 + 65_536;
+    tcp.c_sends(&tcp.c(PSH | ACK, beyond, 5001).data(100))?;
+    bench.events.violation("seq_out_of_window")?;
+    tcp.s_sends(&tcp.s(ACK, 5001, beyond + 100))?;
+    tcp.c_sends(&tcp.c(PSH | ACK, beyond + 100, 5001).data(100))?;
+    assert_eq!(bench.flow()?["orig"]["seq"], beyond + 200);
+    bench.settle()?;
+    let once = [("ack_unseen_data", 1), ("seq_out_of_window", 1)]
+        .map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(bench.agent.violations()?, once);
+    Ok(())
+}
+
+#[test]
 fn s4_what_ordinary_networks_do() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);

@@ -75,6 +75,12 @@ pub struct Facts {
     pub fin: Seq,
     /// Acknowledgment carried by the first segment with its FIN: whether it closed first is decided by this.
     pub fin_ack: Seq,
+    /// End of the data that was last refused as beyond the peer's window; 0 for none. If the peer acknowledges it, it was
+    /// we who missed something.
+    pub refused_end: Seq,
+    /// Acknowledgment that was last refused as one of data never sent; 0 for none. If the peer goes on from there, it
+    /// was we who missed something.
+    pub refused_ack: Seq,
     /// Bits of [`fact`].
     pub flags: u32,
 }
@@ -102,10 +108,13 @@ impl Facts {
     }
 
     /// Shift for windows that this end sends to `peer` after the handshake: only if both offered it (RFC 7323 section
-    /// 2.2). Where the peer's SYN was not seen, the largest that is possible.
+    /// 2.2). Where a SYN was not seen, the largest that is possible.
     #[inline(always)]
     #[must_use]
     pub const fn scale(&self, peer: &Self) -> u32 {
+        if !self.has(fact::SYN) {
+            return 14;
+        }
         let agreed =
             self.has(fact::WINDOW_SCALE) && (peer.has(fact::WINDOW_SCALE) || !peer.has(fact::SYN));
         if agreed { self.flags >> fact::SCALE_SHIFT & 15 } else { 0 }
@@ -152,7 +161,8 @@ pub struct Half {
     pub window: U16,
     /// MSS that its SYN offered; 0 where none was.
     pub mss: U16,
-    reserved: U64,
+    refused_end: U32,
+    refused_ack: U32,
 }
 
 impl Half {
@@ -167,6 +177,8 @@ impl Half {
             edge: Seq(self.edge.get()),
             fin: Seq(self.fin.get()),
             fin_ack: Seq(self.fin_ack.get()),
+            refused_end: Seq(self.refused_end.get()),
+            refused_ack: Seq(self.refused_ack.get()),
             flags: self.flags.get(),
         }
     }
@@ -181,6 +193,8 @@ impl Half {
         store(&self.edge, before.edge, now.edge);
         store(&self.fin, before.fin, now.fin);
         store(&self.fin_ack, before.fin_ack, now.fin_ack);
+        store(&self.refused_end, before.refused_end, now.refused_end);
+        store(&self.refused_ack, before.refused_ack, now.refused_ack);
         if before.flags != now.flags {
             self.flags.or(now.flags & !before.flags);
         }
@@ -213,7 +227,8 @@ impl Half {
         self.bytes.set(0);
         self.window.set(0);
         self.mss.set(0);
-        self.reserved.set(0);
+        self.refused_end.set(0);
+        self.refused_ack.set(0);
     }
 }
 

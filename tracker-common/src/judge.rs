@@ -56,33 +56,66 @@ impl Verdict {
     }
 }
 
-/// Judges `segment`, sent by the end that has sent `me` to the end that has sent `peer`.
-///
-/// `midstream`: the flow was picked up after its handshake. `acks_other_isn`: the acknowledgment minus one is another
-/// ISN that the peer has offered ([`crate::flow::OtherIsns`]). A SYN on an open flow is not judged here: whether it
+/// What is known of a flow when a segment comes, beside the facts.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// State of the segment's sender.
+    pub mine: State,
+    /// State of its receiver.
+    pub theirs: State,
+    /// The handshake is complete.
+    pub open: bool,
+    /// The flow was picked up after its handshake.
+    pub midstream: bool,
+    /// The acknowledgment minus one is another ISN that the receiver has offered ([`crate::flow::OtherIsns`]).
+    pub acks_other_isn: bool,
+}
+
+impl Situation {
+    /// The situation between an end that has sent `me` and one that has sent `peer`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(me: &Facts, peer: &Facts, midstream: bool, acks_other_isn: bool) -> Self {
+        Self {
+            mine: state(me, peer, midstream),
+            theirs: state(peer, me, midstream),
+            open: is_open(me, peer, midstream),
+            midstream,
+            acks_other_isn,
+        }
+    }
+
+    /// Whether either end is in TIME_WAIT.
+    #[inline(always)]
+    const fn in_time_wait(&self) -> bool {
+        self.mine as u8 == State::TimeWait as u8 || self.theirs as u8 == State::TimeWait as u8
+    }
+
+    /// Whether both ends are CLOSED.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.mine as u8 == State::Closed as u8 && self.theirs as u8 == State::Closed as u8
+    }
+}
+
+/// Judges `segment`, sent by the end that has sent `me` to the end that has sent `peer`. Whether a SYN on an open flow
 /// opens a new connection is for [`crate::track`] to say.
 #[inline(always)]
 #[must_use]
-pub fn judge(
-    me: &Facts,
-    peer: &Facts,
-    midstream: bool,
-    acks_other_isn: bool,
-    segment: &Segment,
-) -> Verdict {
-    let open = is_open(me, peer, midstream);
+pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     if segment.has(Flags::RST) {
-        reset(me, peer, open, midstream, acks_other_isn, segment)
+        reset(me, peer, situation, segment)
     } else if segment.has(Flags::SYN) {
         if segment.has(Flags::ACK) {
-            syn_ack(me, peer, open, acks_other_isn, segment)
+            syn_ack(me, peer, situation, segment)
         } else {
-            syn(me, peer, open, midstream, segment)
+            syn(me, peer, situation, segment)
         }
-    } else if open {
-        synchronized(me, peer, midstream, segment)
+    } else if situation.open {
+        synchronized(me, peer, situation, segment)
     } else {
-        opening(me, peer, acks_other_isn, segment)
+        opening(me, peer, situation.acks_other_isn, segment)
     }
 }
 
@@ -100,19 +133,18 @@ pub enum Reopening {
 /// Judges a SYN without ACK on a connection that is open or over.
 #[inline(always)]
 #[must_use]
-pub fn reopening(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) -> Reopening {
+pub fn reopening(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Reopening {
     let own = if me.has(fact::SYN) {
         segment.seq == me.isn
     } else {
         // The handshake may have been seen backwards (H17).
         peer.has(fact::SYN_ACK) && segment.seq.before(peer.ack)
     };
-    let (mine, theirs) = (state(me, peer, midstream) as u8, state(peer, me, midstream) as u8);
-    if mine == State::Closed as u8 && theirs == State::Closed as u8 {
+    if situation.is_over() {
         Reopening::Legal
     } else if own {
         Reopening::Duplicate
-    } else if mine == State::TimeWait as u8 || theirs == State::TimeWait as u8 {
+    } else if situation.in_time_wait() {
         if segment.seq.after(me.end) { Reopening::Legal } else { Reopening::Duplicate }
     } else {
         let expected = if me.has(fact::SYN) { me.isn.0 } else { me.end.0 };
@@ -127,9 +159,9 @@ pub fn reopening(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) -
 
 /// SYN without ACK. On an open flow it changes nothing.
 #[inline(always)]
-fn syn(me: &Facts, peer: &Facts, open: bool, midstream: bool, segment: &Segment) -> Verdict {
-    if open {
-        let breach = match reopening(me, peer, midstream, segment) {
+fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    if situation.open {
+        let breach = match reopening(me, peer, situation, segment) {
             Reopening::Breach(breach) => Some(breach),
             Reopening::Duplicate | Reopening::Legal => None,
         };
@@ -174,15 +206,10 @@ fn acknowledges_syn(peer: &Facts, ack: Seq, acks_other_isn: bool) -> bool {
 }
 
 #[inline(always)]
-fn syn_ack(
-    me: &Facts,
-    peer: &Facts,
-    open: bool,
-    acks_other_isn: bool,
-    segment: &Segment,
-) -> Verdict {
+fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    let acks_other_isn = situation.acks_other_isn;
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.
-    if open && me.has(fact::ACK) {
+    if situation.open && me.has(fact::ACK) {
         return if segment.seq == me.isn && me.has(fact::SYN) {
             Verdict::nothing(me)
         } else {
@@ -343,7 +370,8 @@ pub fn continues_handshake(
 
 /// A segment with neither SYN nor RST on an open connection (RFC 9293 section 3.10.7.4).
 #[inline(always)]
-fn synchronized(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) -> Verdict {
+fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    let midstream = situation.midstream;
     if (me.flags | peer.flags) & fact::RST != 0 {
         return Verdict::nothing(me);
     }
@@ -356,16 +384,27 @@ fn synchronized(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) ->
             note_letter(&mut verdict, segment);
             return verdict;
         }
-        if peer.has(fact::EDGE) && segment.seq.after(peer.edge) {
-            return Verdict::breach(me, Rule::SeqOutOfWindow, peer.ack, peer.edge, segment.seq);
+        if peer.has(fact::EDGE)
+            && segment.seq.after(peer.edge)
+            && !goes_on_from_refused(peer, segment)
+        {
+            let mut verdict =
+                Verdict::breach(me, Rule::SeqOutOfWindow, peer.ack, peer.edge, segment.seq);
+            verdict.facts.refused_end = end;
+            return verdict;
         }
     }
-    if peer.has_end() && segment.ack.after(peer.end) && !peer.has(fact::FRAGMENTED) {
+    if peer.has_end()
+        && segment.ack.after(peer.end)
+        && !peer.has(fact::FRAGMENTED)
         // In a flow picked up in its middle, the peer may have sent more than we saw.
-        if !midstream || me.has(fact::SYNCED) {
-            let low = if me.has(fact::ACK) { me.ack } else { peer.end };
-            return Verdict::breach(me, Rule::AckUnseenData, low, peer.end, segment.ack);
-        }
+        && (!midstream || me.has(fact::SYNCED))
+        && !acknowledges_refused(peer, segment)
+    {
+        let low = if me.has(fact::ACK) { me.ack } else { peer.end };
+        let mut verdict = Verdict::breach(me, Rule::AckUnseenData, low, peer.end, segment.ack);
+        verdict.facts.refused_ack = segment.ack;
+        return verdict;
     }
     if me.has(fact::FIN) && end.after(me.fin.add(1)) {
         return Verdict::breach(me, Rule::DataAfterFin, me.fin, me.fin.add(1), end);
@@ -378,8 +417,26 @@ fn synchronized(me: &Facts, peer: &Facts, midstream: bool, segment: &Segment) ->
         }
     }
     // Only a FIN that comes again restarts 2MSL (T6): neither old duplicates nor forged ones keep TIME_WAIT alive.
-    verdict.renew = segment.has(Flags::FIN) || !in_time_wait(me, peer, midstream);
+    verdict.renew = segment.has(Flags::FIN) || !situation.in_time_wait();
     verdict
+}
+
+/// Whether the segment begins where the peer, in an acknowledgment that was refused, said it had got to: both ends agree,
+/// so it was we who missed data. A forger speaks for one end only.
+#[inline(always)]
+const fn goes_on_from_refused(peer: &Facts, segment: &Segment) -> bool {
+    let window = peer.edge.since(peer.ack);
+    peer.refused_ack.0 != 0
+        && peer.refused_ack.after(peer.ack)
+        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(window))
+}
+
+/// Whether the segment acknowledges data of the peer's that was refused: it was we who missed a window update.
+#[inline(always)]
+const fn acknowledges_refused(peer: &Facts, segment: &Segment) -> bool {
+    peer.refused_end.0 != 0
+        && peer.refused_end.after(peer.end)
+        && segment.ack.within(peer.end, peer.refused_end)
 }
 
 /// The facts that an acceptable segment adds.
@@ -425,24 +482,12 @@ fn note_letter(verdict: &mut Verdict, segment: &Segment) {
     }
 }
 
-#[inline(always)]
-fn in_time_wait(me: &Facts, peer: &Facts, midstream: bool) -> bool {
-    state(me, peer, midstream) as u8 == State::TimeWait as u8
-        || state(peer, me, midstream) as u8 == State::TimeWait as u8
-}
-
 /// RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
 #[inline(always)]
-fn reset(
-    me: &Facts,
-    peer: &Facts,
-    open: bool,
-    midstream: bool,
-    acks_other_isn: bool,
-    segment: &Segment,
-) -> Verdict {
+fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    let Situation { open, midstream, acks_other_isn, .. } = *situation;
     // TIME_WAIT is not ended by an RST (RFC 1337), and what is closed stays so.
-    if (me.flags | peer.flags) & fact::RST != 0 || in_time_wait(me, peer, midstream) {
+    if (me.flags | peer.flags) & fact::RST != 0 || situation.in_time_wait() {
         return Verdict::nothing(me);
     }
     let accepted = Verdict {

@@ -17,7 +17,7 @@ use crate::{
     flow::{Flow, HalfOpen, fact, flow_flag},
     forget::Forget,
     history::Letter,
-    judge::{Reopening, Verdict, continues_handshake, judge, reopening},
+    judge::{Reopening, Situation, Verdict, continues_handshake, judge, reopening},
     key::{Address, End, FlowKey},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
@@ -32,16 +32,27 @@ pub trait Surroundings: Tables + Forget {
     fn ifindex(&self) -> u32;
     /// A record of this CPU's to build a new flow in.
     fn scratch(&self) -> Option<&HalfOpen>;
-    /// Copies `flow` into the half-open table; false without memory.
-    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen) -> bool;
-    /// Copies `flow` into the confirmed table, over an existing one only if `replace`; false where it is full.
-    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> bool;
+    /// Copies `flow` into the half-open table, over an existing one only if `replace`.
+    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen, replace: bool) -> Inserted;
+    /// Copies `flow` into the confirmed table, over an existing one only if `replace`.
+    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> Inserted;
     /// Counts.
     fn tally(&self, tally: Tally);
     /// Counts a breach of `rule`.
     fn count_breach(&self, rule: Rule, hook: Hook);
     /// Sends a report, if anyone listens to its kind.
     fn report(&self, report: &Report<'_>);
+}
+
+/// What came of an insertion into a table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Inserted {
+    /// The flow is in the table.
+    Done,
+    /// Another CPU was faster with the same key.
+    Exists,
+    /// The table is full.
+    Full,
 }
 
 /// What is reported.
@@ -70,10 +81,10 @@ const NO_BREACH: Breach = Breach { rule: Rule::NullFlags, low: 0, high: 0, actua
 /// Tracks one packet, seen at `hook` at `now_ns`, and says what became of it.
 #[inline(always)]
 pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
-    match track_confirmed(s, packet, hook, now_ns) {
-        Some(fate) => fate,
-        None => track_half_open(s, packet, hook, now_ns),
-    }
+    track_confirmed(s, packet, hook, now_ns)
+        .or_else(|| track_half_open(s, packet, hook, now_ns))
+        .or_else(|| track_half_open(s, packet, hook, now_ns))
+        .unwrap_or(Fate::NotInserted)
 }
 
 /// The first half of [`track`]: packets that are illegal by themselves, and those of confirmed flows. `None` for all
@@ -236,7 +247,7 @@ fn syn_on_confirmed<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> bool {
-    match s.forget(reopening_of(flow, packet)) {
+    match reopening_of(s, flow, packet) {
         Reopening::Duplicate => return false,
         Reopening::Legal => {}
         Reopening::Breach(breach) => {
@@ -249,9 +260,10 @@ fn syn_on_confirmed<S: Surroundings>(
 }
 
 #[inline(always)]
-fn reopening_of(flow: &Flow, packet: &Packet) -> Reopening {
+fn reopening_of<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> Reopening {
+    let situation = s.forget(situation(flow, None, packet));
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    reopening(&me, &peer, flow.has(flow_flag::MIDSTREAM), &packet.segment)
+    s.forget(reopening(&me, &peer, &situation, &packet.segment))
 }
 
 #[inline(always)]
@@ -283,12 +295,12 @@ fn observe<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Seen {
-    let before = s.forget(states(flow));
-    let verdict = s.forget(judge_on(flow, half_open, packet));
+    let situation = s.forget(situation(flow, half_open, packet));
+    let verdict = s.forget(judge_on(flow, packet, &situation));
     write(flow, half_open, packet, hook, &verdict);
     let after = s.forget(states(flow));
     s.forget(Seen {
-        before,
+        before: low_first(packet.from, situation.mine, situation.theirs),
         after,
         breach: verdict.breach,
         confirmed: verdict.breach.is_none() && is_confirmed(flow),
@@ -297,10 +309,21 @@ fn observe<S: Surroundings>(
 }
 
 #[inline(always)]
-fn judge_on(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet) -> Verdict {
+fn situation(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let other_isn = half_open.is_some_and(|half_open| acks_other_isn(half_open, packet));
-    judge(&me, &peer, flow.has(flow_flag::MIDSTREAM), other_isn, &packet.segment)
+    Situation::new(&me, &peer, flow.has(flow_flag::MIDSTREAM), other_isn)
+}
+
+#[inline(always)]
+fn judge_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    judge(&me, &peer, situation, &packet.segment)
+}
+
+#[inline(always)]
+const fn low_first(from: End, mine: State, theirs: State) -> [State; 2] {
+    if from.is_high() { [theirs, mine] } else { [mine, theirs] }
 }
 
 /// Writes what a verdict adds into the sender's half, and the history.
@@ -417,19 +440,25 @@ fn violation<S: Surroundings>(
     s.report(&Report { now_ns, kind, packet, hook, breach, before, after, flow: Some(flow) });
 }
 
-/// The second half of [`track`]: a packet that belongs to no confirmed flow.
+/// The second half of [`track`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
+/// at the same moment; a second call then finds it.
 #[inline(always)]
-pub fn track_half_open<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
+pub fn track_half_open<S: Surroundings>(
+    s: &S,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> Option<Fate> {
     let segment = &packet.segment;
     let existing = s.half_open(&packet.key).filter(|half_open| !half_open.flow.is_dead());
-    let replaced = existing.is_some_and(|half_open| is_replaced_by(&half_open.flow, packet));
+    let replaced = existing.is_some_and(|half_open| is_replaced_by(s, &half_open.flow, packet));
     let (half_open, is_new) = match existing {
         Some(half_open) if !replaced => (half_open, false),
         _ => {
             if segment.has(Flags::RST) {
-                return Fate::NoFlow;
+                return Some(Fate::NoFlow);
             }
-            let Some(scratch) = s.scratch() else { return Fate::NotInserted };
+            let Some(scratch) = s.scratch() else { return Some(Fate::NotInserted) };
             if let Some(old) = existing {
                 report_reopened(s, &old.flow, packet, hook, now_ns);
             }
@@ -442,9 +471,13 @@ pub fn track_half_open<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_
         note_handshake_time(&half_open.flow, now_ns);
     }
     if is_new {
-        if !s.insert_half_open(&packet.key, half_open) {
-            s.tally(Tally::HalfOpenInsertFailed);
-            return Fate::NotInserted;
+        match s.insert_half_open(&packet.key, half_open, existing.is_some()) {
+            Inserted::Done => {}
+            Inserted::Exists => return None,
+            Inserted::Full => {
+                s.tally(Tally::HalfOpenInsertFailed);
+                return Some(Fate::NotInserted);
+            }
         }
         let midstream = half_open.flow.has(flow_flag::MIDSTREAM);
         s.tally(if midstream { Tally::FlowsMidstream } else { Tally::FlowsBySyn });
@@ -467,7 +500,7 @@ pub fn track_half_open<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_
     if seen.confirmed && !over {
         confirm(s, half_open, packet, hook, now_ns);
     }
-    Fate::Tracked
+    Some(Fate::Tracked)
 }
 
 /// The end of a flow whose key a new connection takes.
@@ -499,13 +532,13 @@ fn note_handshake_time(flow: &Flow, now_ns: u64) {
 /// Whether a SYN begins a new connection over a flow that is not confirmed: one that is over, or of which one
 /// direction only was ever seen and whose handshake seemed complete.
 #[inline(always)]
-fn is_replaced_by(flow: &Flow, packet: &Packet) -> bool {
+fn is_replaced_by<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> bool {
     let segment = &packet.segment;
     if !segment.has(Flags::SYN) || segment.has(Flags::ACK) {
         return false;
     }
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    match reopening_of(flow, packet) {
+    match reopening_of(s, flow, packet) {
         Reopening::Duplicate => false,
         Reopening::Legal => true,
         Reopening::Breach(_) => {
@@ -538,11 +571,18 @@ fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: 
         }
         report_reopened(s, old, packet, hook, now_ns);
     }
-    if s.insert_confirmed(&packet.key, flow, old.is_some()) {
-        s.delete_half_open(&packet.key);
-        s.tally(Tally::FlowsConfirmed);
-    } else if flow.mark_once(flow_flag::TABLE_FULL) {
-        s.tally(Tally::TableFull);
+    match s.insert_confirmed(&packet.key, flow, old.is_some()) {
+        Inserted::Done => {
+            s.delete_half_open(&packet.key);
+            s.tally(Tally::FlowsConfirmed);
+        }
+        // The other direction's CPU confirms it, and takes it out of here.
+        Inserted::Exists => {}
+        Inserted::Full => {
+            if flow.mark_once(flow_flag::TABLE_FULL) {
+                s.tally(Tally::TableFull);
+            }
+        }
     }
 }
 

@@ -32,7 +32,10 @@ use crate::{
 fn tracker_ingress(ctx: XdpContext) -> u32 {
     if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let unparsed = parse_arriving(ctx.ctx, scratch);
-        count_packet(Hook::Ingress, fate(scratch, unparsed, Hook::Ingress));
+        let fate = fate(scratch, unparsed, Hook::Ingress);
+        count_packet(Hook::Ingress, fate);
+        #[cfg(feature = "kernel-log")]
+        log(&ctx, scratch, Hook::Ingress, fate);
     }
     xdp_action::XDP_PASS
 }
@@ -44,7 +47,10 @@ fn tracker_egress(ctx: TcContext) -> i32 {
         count_packet(Hook::Egress, Fate::CountedOnArrival);
     } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let unparsed = parse_leaving(ctx.skb.skb, scratch);
-        count_packet(Hook::Egress, fate(scratch, unparsed, Hook::Egress));
+        let fate = fate(scratch, unparsed, Hook::Egress);
+        count_packet(Hook::Egress, fate);
+        #[cfg(feature = "kernel-log")]
+        log(&ctx, scratch, Hook::Egress, fate);
     }
     TC_ACT_UNSPEC
 }
@@ -57,6 +63,24 @@ fn is_counted_elsewhere(ctx: &TcContext) -> bool {
     arrived_at != 0 && maps::ATTACHED.get_ptr(arrived_at).is_some()
 }
 
+/// One debug message a packet; what it says of the segment means something only where the fate is one of a TCP packet.
+#[cfg(feature = "kernel-log")]
+#[inline(always)]
+fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fate: Fate) {
+    // SAFETY: this CPU's own element.
+    let segment = unsafe { (*scratch).parsed.packet.segment };
+    aya_log_ebpf::debug!(
+        ctx,
+        "hook {} fate {} flags {:x} seq {} ack {} len {}",
+        hook as u8,
+        fate as u8,
+        segment.flags.0,
+        segment.seq.0,
+        segment.ack.0,
+        segment.payload
+    );
+}
+
 // The steps are functions of their own, one after the other, so that each has the stack of 512 octets for itself.
 
 #[inline(always)]
@@ -66,10 +90,10 @@ fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> Fate {
     }
     // SAFETY: takes nothing.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    match confirmed(scratch, hook, now_ns) {
-        Some(fate) => fate,
-        None => half_open(scratch, hook, now_ns),
-    }
+    confirmed(scratch, hook, now_ns)
+        .or_else(|| half_open(scratch, hook, now_ns))
+        .or_else(|| half_open(scratch, hook, now_ns))
+        .unwrap_or(Fate::NotInserted)
 }
 
 #[inline(never)]
@@ -98,7 +122,7 @@ fn confirmed(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Option<Fate> {
 }
 
 #[inline(never)]
-fn half_open(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Fate {
+fn half_open(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Option<Fate> {
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
     track_half_open(&Kernel::new(scratch), packet, hook, now_ns)

@@ -9,7 +9,7 @@ use tracker_common::{
     forget::Forget,
     key::FlowKey,
     sweep::Tables,
-    track::{Report, Surroundings},
+    track::{Inserted, Report, Surroundings},
     violation::Rule,
 };
 
@@ -65,14 +65,13 @@ impl Surroundings for Kernel {
     }
 
     #[inline(always)]
-    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen) -> bool {
-        maps::HALF_OPEN.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen, replace: bool) -> Inserted {
+        outcome(maps::HALF_OPEN.insert(key, flow, how(replace)))
     }
 
     #[inline(always)]
-    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> bool {
-        let how = if replace { BPF_ANY } else { BPF_NOEXIST };
-        maps::CONFIRMED.insert(key, flow, u64::from(how)).is_ok()
+    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> Inserted {
+        outcome(maps::CONFIRMED.insert(key, flow, how(replace)))
     }
 
     #[inline(always)]
@@ -93,6 +92,21 @@ impl Surroundings for Kernel {
         if wanted {
             send(report, self.interface.ifindex);
         }
+    }
+}
+
+#[inline(always)]
+fn how(replace: bool) -> u64 {
+    u64::from(if replace { BPF_ANY } else { BPF_NOEXIST })
+}
+
+#[inline(always)]
+fn outcome(result: Result<(), i32>) -> Inserted {
+    const EEXIST: i32 = 17;
+    match result {
+        Ok(()) => Inserted::Done,
+        Err(error) if error == -EEXIST => Inserted::Exists,
+        Err(_) => Inserted::Full,
     }
 }
 

@@ -103,7 +103,7 @@ fn show(options: &Options, line: &str) -> Result<bool> {
     }
     let any: Any = serde_json::from_str(line).context("the agent is of another version")?;
     if any.event == "LISTENING" {
-        eprintln!("listening");
+        let _ = writeln!(io::stderr(), "listening");
         return Ok(false);
     }
     let event: Event = serde_json::from_str(line).context("the agent is of another version")?;

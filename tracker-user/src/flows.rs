@@ -78,7 +78,7 @@ pub fn run(options: &Options, instance: &Instance) -> Result<()> {
     }
     out.flush().context("writing to stdout")?;
     if options.output == Format::Text {
-        eprintln!("{} flows shown", records.len());
+        let _ = writeln!(io::stderr(), "{} flows shown", records.len());
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -94,26 +94,14 @@ impl Instance {
             .create(&self.run_dir)
             .with_context(|| format!("creating {}", self.run_dir.display()))?;
         let path = self.run_dir.join(format!("{}.lock", self.name));
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .read(true)
-            .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                bail!(
-                    "an agent named `{}` is running already (pid {}); stop it, or give this one another name with \
-                     --instance",
-                    self.name,
-                    holder.trim()
-                );
-            }
-            Err((_, error)) => {
-                return Err(error).with_context(|| format!("locking {}", path.display()));
+        let lock = loop {
+            let lock = self.lock(&path)?;
+            // The agent that held it may have removed it just before: then another one can have a lock on a new file.
+            let is_current = fs::metadata(&path).is_ok_and(|current| {
+                lock.metadata().is_ok_and(|locked| locked.ino() == current.ino())
+            });
+            if is_current {
+                break lock;
             }
         };
         lock.set_len(0)?;
@@ -130,7 +118,32 @@ impl Instance {
             }
             _ => {}
         }
-        Ok(Claim { pins, socket, info: self.info(), _lock: lock })
+        Ok(Claim { lock_path: path, pins, socket, info: self.info(), _lock: lock })
+    }
+}
+
+impl Instance {
+    fn lock(&self, path: &Path) -> Result<Flock<File>> {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(lock),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let holder = fs::read_to_string(path).unwrap_or_default();
+                bail!(
+                    "an agent named `{}` is running already (pid {}); stop it, or give this one another name with \
+                     --instance",
+                    self.name,
+                    holder.trim()
+                );
+            }
+            Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+        }
     }
 }
 
@@ -141,12 +154,13 @@ fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// The right to a name. Dropping it removes the maps' pins, the socket and the description.
+/// The right to a name. Dropping it removes the maps' pins, the socket, the description and the lock.
 #[derive(Debug)]
 pub struct Claim {
     pins: PathBuf,
     socket: PathBuf,
     info: PathBuf,
+    lock_path: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -157,5 +171,6 @@ impl Drop for Claim {
         }
         let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_file(&self.info);
+        let _ = fs::remove_file(&self.lock_path);
     }
 }

@@ -1,7 +1,7 @@
 //! The command `tracker`.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         // Whoever read our output has enough of it, as in `tracker flows | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tracker: {error:#}");
+            // Not eprintln!, which panics where stderr is closed.
+            let _ = writeln!(io::stderr(), "tracker: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -54,6 +55,8 @@ fn log_to_stderr(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(colour)
+        // Whoever read our log is gone: that is no reason to end.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -1,0 +1,119 @@
+//! What a user meets first when something is missing: one clear message, and the exit code that shells expect.
+
+use std::{os::unix::process::CommandExt, process::Command};
+
+use anyhow::Result;
+use tracker_tests::{
+    agent::{Agent, run_tracker, tracker},
+    lab::{Bench, INTERFACE, Pair},
+    namespace::Namespace,
+};
+
+/// Runs `tracker` to its failure, and returns what it said.
+fn refusal(arguments: &[&str], namespace: Option<&Namespace>) -> Result<String> {
+    let (stdout, stderr, status) = run_tracker(arguments, namespace)?;
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert_eq!(stdout, "");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("tracker: ")).count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("Stack backtrace"), "{stderr}");
+    Ok(stderr)
+}
+
+#[test]
+fn not_root() -> Result<()> {
+    // nobody's own copy of the command: the build directory may be root's alone.
+    let directory = std::env::temp_dir().join(format!("tracker-not-root-{}", std::process::id()));
+    std::fs::create_dir(&directory)?;
+    let copy = directory.join("tracker");
+    std::fs::copy(tracker()?, &copy)?;
+    let mut command = Command::new(&copy);
+    command.args(["run", "--interface", "lo"]).uid(65_534).gid(65_534);
+    let output = command.output()?;
+    std::fs::remove_dir_all(&directory)?;
+    let stderr = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("needs root") && stderr.contains("sudo"), "{stderr}");
+    Ok(())
+}
+
+#[test]
+fn no_such_interface() -> Result<()> {
+    let pair = Pair::silent()?;
+    let said =
+        refusal(&["--instance", "errors-1", "run", "--interface", "eth9"], Some(&pair.host))?;
+    assert!(said.contains("no interface named `eth9`") && said.contains(INTERFACE), "{said}");
+    Ok(())
+}
+
+#[test]
+fn another_xdp_program() -> Result<()> {
+    let bench = Bench::new()?;
+    let said = refusal(
+        &["--instance", "errors-2", "run", "--interface", INTERFACE],
+        Some(&bench.pair.host),
+    )?;
+    assert!(said.contains("has an XDP program already: `tracker_ingress`"), "{said}");
+    assert!(said.contains("xdp off"), "{said}");
+    // It was left alone, and goes on.
+    let tcp = tracker_tests::lab::Connection::inbound(&bench);
+    tcp.c_sends(&tcp.c(tracker_tests::segment::flag::SYN, 1, 0))?;
+    assert_eq!(bench.states()?, "SYN_SENT/LISTEN");
+    Ok(())
+}
+
+#[test]
+fn an_agent_of_that_name_runs_already() -> Result<()> {
+    let pair = Pair::silent()?;
+    let agent = Agent::start(&pair.host, &["--interface", INTERFACE])?;
+    let said =
+        refusal(&["--instance", agent.name(), "run", "--interface", INTERFACE], Some(&pair.host))?;
+    assert!(said.contains(&format!("pid {}", agent.pid())), "{said}");
+    Ok(())
+}
+
+#[test]
+fn no_agent() -> Result<()> {
+    for verb in ["flows", "events", "stats"] {
+        let said = refusal(&["--instance", "errors-nobody", verb], None)?;
+        assert!(said.contains("no agent named `errors-nobody` is running"), "{said}");
+        assert!(said.contains("tracker run --interface"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_was_killed_is_succeeded() -> Result<()> {
+    let pair = Pair::silent()?;
+    let agent = Agent::start(&pair.host, &["--interface", INTERFACE])?;
+    let name = agent.name().to_owned();
+    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
+    let (_, stderr, status) = run_tracker(&["--instance", &name, "flows"], None)?;
+    assert_eq!(status.code(), Some(0), "the maps are still pinned: {stderr}");
+    // The next agent of that name clears away what the killed one left.
+    let mut next = pair
+        .host
+        .command(tracker()?.to_str().expect("a path of UTF-8"))
+        .args(["--instance", &name, "run", "--interface", INTERFACE])
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let stderr = next.stderr.take().expect("a pipe");
+    let attached = std::io::BufRead::lines(std::io::BufReader::new(stderr))
+        .map_while(Result::ok)
+        .any(|line| line.contains("attached"));
+    assert!(attached);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(next.id())?),
+        nix::sys::signal::Signal::SIGTERM,
+    )?;
+    assert!(next.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn kernel_messages_are_carried_when_asked_for() -> Result<()> {
+    let bench = Bench::with(&["--kernel-log"])?;
+    let tcp = tracker_tests::lab::Connection::inbound(&bench);
+    tcp.c_sends(&tcp.c(tracker_tests::segment::flag::SYN, 1, 0))?;
+    bench.agent.wait_for_log("hook 0 fate 0")?;
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! One flow, two hooks, two CPUs: no fact is lost, and every counter is exact.
+
+use std::{sync::Barrier, thread};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use tracker_tests::{
+    lab::{Bench, Connection},
+    segment::flag::{ACK, FIN, PSH, SYN},
+};
+
+fn pin_to(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("this test needs two CPUs")
+}
+
+/// Runs both at once, each on a CPU of its own.
+fn on_two_cpus(
+    one: impl FnOnce() -> Result<()> + Send,
+    other: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    let start = Barrier::new(2);
+    let run = |cpu: usize, work: Box<dyn FnOnce() -> Result<()> + Send + '_>| {
+        pin_to(cpu)?;
+        start.wait();
+        work()
+    };
+    thread::scope(|scope| {
+        let (one, other): (
+            Box<dyn FnOnce() -> Result<()> + Send>,
+            Box<dyn FnOnce() -> Result<()> + Send>,
+        ) = (Box::new(one), Box::new(other));
+        let threads = [scope.spawn(|| run(0, one)), scope.spawn(|| run(1, other))];
+        for thread in threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a sender panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn both_directions_of_one_flow_at_once() -> Result<()> {
+    const SEGMENTS: u32 = 100_000;
+    const LENGTH: u32 = 100;
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    let scale = [3, 3, 14, 1];
+    tcp.c_sends(&tcp.c(SYN, 1000, 0).options(&scale))?;
+    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001).options(&scale))?;
+    tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
+    tcp.s_sends(&tcp.s(ACK, 5001, 1001))?;
+    // Arriving segments pass XDP on one CPU while leaving ones pass tcx egress on the other.
+    on_two_cpus(
+        || {
+            (0..SEGMENTS).try_for_each(|n| {
+                tcp.c_sends(&tcp.c(ACK | PSH, 1001 + n * LENGTH, 5001).data(LENGTH as usize))
+            })
+        },
+        || {
+            (0..SEGMENTS).try_for_each(|n| {
+                tcp.s_sends(&tcp.s(ACK | PSH, 5001 + n * LENGTH, 1001).data(LENGTH as usize))
+            })
+        },
+    )?;
+    let flow = bench.flow()?;
+    let octets = u64::from(SEGMENTS) * u64::from(40 + LENGTH);
+    for (end, isn, first, before) in [("orig", 1000, 2, 44 + 40), ("reply", 5000, 2, 44 + 40)] {
+        assert_eq!(flow[end]["packets"], u64::from(SEGMENTS) + first, "{end}");
+        assert_eq!(flow[end]["bytes"], octets + before, "{end}");
+        assert_eq!(flow[end]["seq"], isn + 1 + SEGMENTS * LENGTH, "{end}");
+    }
+    for (hook, count) in [("in", SEGMENTS + 2), ("out", SEGMENTS + 2)] {
+        assert_eq!(bench.agent.packets(Some(hook), Some("tracked"))?, u64::from(count));
+    }
+    println!(
+        "{SEGMENTS} segments each way at once: every packet, octet and sequence number is there"
+    );
+    bench.nothing_reported()
+}
+
+/// For each of many connections both ends speak at the same moment, on two CPUs: while it opens, and while it closes.
+#[test]
+fn both_ends_of_many_flows_at_once() -> Result<()> {
+    const FLOWS: u16 = 3000;
+    let bench = Bench::new()?;
+    let connection = |n: u16| Connection::inbound(&bench).from_port(10_000 + n);
+    let step = Barrier::new(2);
+    on_two_cpus(
+        || {
+            for n in 0..FLOWS {
+                let tcp = connection(n);
+                let frames = [
+                    tcp.c(SYN, 1000, 0),
+                    tcp.c(ACK, 1001, 5001),
+                    tcp.c(FIN | ACK, 1001, 5001),
+                    tcp.c(ACK, 1002, 5002),
+                ];
+                for frame in frames {
+                    step.wait();
+                    tcp.c_sends(&frame)?;
+                }
+            }
+            Ok(())
+        },
+        || {
+            for n in 0..FLOWS {
+                let tcp = connection(n);
+                // The SYN,ACK crosses the SYN (H17), then nothing, then a simultaneous close (T5).
+                let frames = [
+                    Some(tcp.s(SYN | ACK, 5000, 1001)),
+                    None,
+                    Some(tcp.s(FIN | ACK, 5001, 1001)),
+                    Some(tcp.s(ACK, 5002, 1002)),
+                ];
+                for frame in frames {
+                    step.wait();
+                    if let Some(frame) = frame {
+                        tcp.s_sends(&frame)?;
+                    }
+                }
+            }
+            Ok(())
+        },
+    )?;
+    bench.settle()?;
+    let flows = bench.agent.flows(&[])?;
+    assert_eq!(flows.len(), usize::from(FLOWS));
+    for flow in &flows {
+        let states = (&flow["orig"]["state"], &flow["reply"]["state"]);
+        assert_eq!(states, (&"TIME_WAIT".into(), &"TIME_WAIT".into()), "{flow}");
+        assert_eq!(
+            (&flow["orig"]["packets"], &flow["reply"]["packets"]),
+            (&4.into(), &3.into()),
+            "{flow}"
+        );
+        assert_eq!(
+            (&flow["orig"]["isn"], &flow["reply"]["isn"]),
+            (&1000.into(), &5000.into()),
+            "{flow}"
+        );
+        let history = flow["history"].as_str().context("a history")?;
+        for letter in ['S', 'h', 'A', 'F', 'f', 'a'] {
+            ensure!(
+                history.matches(letter).count() == 1,
+                "{letter} is missing or doubled in {history}"
+            );
+        }
+    }
+    // Each step is told once, whichever CPU was first.
+    for kind in ["ESTABLISHED", "CLOSING"] {
+        for _ in 0..FLOWS {
+            bench.events.wait_for(kind)?;
+        }
+    }
+    println!("{FLOWS} flows opened and closed by both ends at once: every state is right");
+    bench.nothing_reported()
+}

@@ -1,0 +1,55 @@
+//! The command line by itself: usage, help, and what is refused before anything is touched.
+
+use std::process::{Command, Output};
+
+fn tracker(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tracker")).args(arguments).output().expect("tracker starts")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for (arguments, expected) in [
+        (&["flows", "--state", "open"][..], "`open` is no state"),
+        (&["flows", "--src", "example.com"], "names are not looked up"),
+        (&["flows", "--src", "10.0.0.0/40"], "from 0 to 32"),
+        (&["flows", "--sport", "70000"], "70000"),
+        (&["events", "--violation", "nonsense"], "is no rule"),
+        (&["run"], "--interface"),
+        (&["run", "--interface", "lo", "--timeout-closed", "0"], "0 is not in"),
+        (&["run", "--interface", "lo", "--ring-bytes", "5000"], "power of two"),
+        (&["run", "--interface", "lo", "--sweep-interval", "nan"], "number of seconds"),
+        (&["--instance", "../etc", "flows"], "letters, digits"),
+        (&["frobnicate"], "frobnicate"),
+    ] {
+        let output = tracker(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(expected), "{arguments:?}: {}", said(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn help_and_version_are_exit_code_0() {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["run", "--help"],
+        &["flows", "--help"],
+        &["events", "-h"],
+    ] {
+        let output = tracker(arguments);
+        assert!(output.status.success(), "{arguments:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_stream_is_not_one_document() {
+    let output = tracker(&["--instance", "nobody", "events", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("use `-o jsonl`"), "{}", said(&output));
+}
