@@ -24,18 +24,18 @@ fn on_two_cpus(
     other: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     let start = Barrier::new(2);
-    let run = |cpu: usize, work: Box<dyn FnOnce() -> Result<()> + Send + '_>| {
-        pin_to(cpu)?;
-        start.wait();
-        work()
-    };
     thread::scope(|scope| {
-        let (one, other): (
-            Box<dyn FnOnce() -> Result<()> + Send>,
-            Box<dyn FnOnce() -> Result<()> + Send>,
-        ) = (Box::new(one), Box::new(other));
-        let threads = [scope.spawn(|| run(0, one)), scope.spawn(|| run(1, other))];
-        for thread in threads {
+        let one = scope.spawn(|| {
+            pin_to(0)?;
+            start.wait();
+            one()
+        });
+        let other = scope.spawn(|| {
+            pin_to(1)?;
+            start.wait();
+            other()
+        });
+        for thread in [one, other] {
             thread.join().map_err(|_| anyhow::anyhow!("a sender panicked"))??;
         }
         Ok(())

@@ -173,7 +173,7 @@ tallies! {
 
 impl Tally {
     /// Places in the map of tallies; more than there are tallies.
-    pub const SLOTS: usize = 32;
+    pub const SLOTS: u32 = 32;
 }
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
             Tally::ALL
                 .iter()
                 .enumerate()
-                .all(|(n, tally)| *tally as usize == n && n < Tally::SLOTS)
+                .all(|(n, tally)| *tally as usize == n && n < Tally::SLOTS as usize)
         );
     }
 }

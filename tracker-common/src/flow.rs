@@ -124,7 +124,7 @@ impl Facts {
     #[inline(always)]
     pub fn offer(&mut self, options: &SynOptions) {
         if options.has(SynOptions::HAS_WINDOW_SCALE) {
-            self.flags |= fact::WINDOW_SCALE | (options.window_scale as u32) << fact::SCALE_SHIFT;
+            self.flags |= fact::WINDOW_SCALE | u32::from(options.window_scale) << fact::SCALE_SHIFT;
         }
         if options.has(SynOptions::HAS_SACK) {
             self.flags |= fact::SACK;
@@ -204,7 +204,7 @@ impl Half {
     #[inline(always)]
     pub fn count(&self, segment: &Segment) {
         self.packets.add(1);
-        self.bytes.add(segment.ip_len as u64);
+        self.bytes.add(u64::from(segment.ip_len));
         self.window.set(segment.window);
     }
 

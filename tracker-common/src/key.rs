@@ -46,6 +46,13 @@ impl End {
         self.0 & 1 != 0
     }
 
+    /// 0 for the low end, 1 for the high one, as reports write it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self.0 & 1
+    }
+
     /// 0 for the low end, 1 for the high one.
     #[inline(always)]
     #[must_use]

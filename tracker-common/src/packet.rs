@@ -24,7 +24,7 @@ pub trait Bytes: Forget {
     fn options(&self, at: usize, len: usize) -> Option<SynOptions>;
 
     /// Octets in the whole frame, those outside linear memory included.
-    fn len(&self) -> usize;
+    fn frame_len(&self) -> usize;
 }
 
 impl Bytes for [u8] {
@@ -38,8 +38,8 @@ impl Bytes for [u8] {
         Some(SynOptions::parse(&octets, len, self))
     }
 
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
+    fn frame_len(&self) -> usize {
+        self.len()
     }
 }
 
@@ -259,7 +259,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
     if header.version_and_length >> 4 != 4 || header_len < size_of::<Ipv4>() {
         return Err(Unparsed::BadIpHeader);
     }
-    let ip_len = ip_length(frame.len(), at, header.total_length.get() as usize)?;
+    let ip_len = ip_length(frame.frame_len(), at, header.total_length.get() as usize)?;
     if (ip_len as usize) < header_len {
         return Err(Unparsed::BadIpHeader);
     }
@@ -291,7 +291,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
         0 => 0,
         n => n as usize + size_of::<Ipv6>(),
     };
-    let ip_len = ip_length(frame.len(), at, stated)?;
+    let ip_len = ip_length(frame.frame_len(), at, stated)?;
     parsed.source = header.source;
     parsed.destination = header.destination;
     let mut next = header.next_header;

@@ -101,7 +101,7 @@ rules! {
 
 impl Rule {
     /// Places in the table of counters; more than there are rules, so that it need not grow with them.
-    pub const SLOTS: usize = 64;
+    pub const SLOTS: u32 = 64;
 
     /// The rule with this code.
     #[must_use]
@@ -140,6 +140,6 @@ mod tests {
             assert_eq!(*rule as usize, n);
             assert_eq!(Rule::ALL.iter().filter(|other| other.name() == rule.name()).count(), 1);
         }
-        assert!(Rule::ALL.len() <= Rule::SLOTS);
+        assert!(Rule::ALL.len() <= Rule::SLOTS as usize);
     }
 }

@@ -115,7 +115,7 @@ macro_rules! bytes {
             }
 
             #[inline(always)]
-            fn len(&self) -> usize {
+            fn frame_len(&self) -> usize {
                 self.len
             }
         }

@@ -64,11 +64,11 @@ pub(crate) static PACKETS: PerCpuArray<PacketCounters> = PerCpuArray::pinned(MAX
 
 /// Breaches, at rule * 2 + hook.
 #[map]
-pub(crate) static VIOLATIONS: PerCpuArray<u64> = PerCpuArray::pinned(Rule::SLOTS as u32 * 2, 0);
+pub(crate) static VIOLATIONS: PerCpuArray<u64> = PerCpuArray::pinned(Rule::SLOTS * 2, 0);
 
 /// What happened to flows and reports, by [`Tally`].
 #[map]
-pub(crate) static TALLIES: PerCpuArray<u64> = PerCpuArray::pinned(Tally::SLOTS as u32, 0);
+pub(crate) static TALLIES: PerCpuArray<u64> = PerCpuArray::pinned(Tally::SLOTS, 0);
 
 /// The batch of flows to remove.
 #[map]

@@ -121,14 +121,15 @@ impl Forget for Kernel {
 #[inline(always)]
 pub(crate) fn forget_in<T: Copy>(scratch: *mut Scratch, value: T) -> T {
     const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
-    // SAFETY: this CPU's own element, valid for a `T`.
-    unsafe {
-        let mut place = (&raw mut (*scratch).forgotten).cast::<T>();
-        place.write(value);
-        // The compiler, too, must not know what is read back.
-        core::arch::asm!("{0} = {0}", inout(reg) place, options(nostack, preserves_flags));
-        place.read()
-    }
+    // SAFETY: this CPU's own element.
+    let mut place = unsafe { &raw mut (*scratch).forgotten }.cast::<T>();
+    // SAFETY: valid for a `T`, by its size and alignment.
+    unsafe { place.write(value) };
+    // The compiler, too, must not know what is read back.
+    // SAFETY: a move of a register to itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) place, options(nostack, preserves_flags)) };
+    // SAFETY: written above.
+    unsafe { place.read() }
 }
 
 /// Writes a report into the ring buffer. Not inlined: it is called from many places.
@@ -138,42 +139,33 @@ fn send(report: &Report<'_>, ifindex: u32) -> u32 {
         maps::tally(Tally::ReportsLost);
         return 1;
     };
-    let event = entry.as_mut_ptr();
+    // SAFETY: the reserved entry is valid for an `Event`, any octets are one, and all are written below.
+    let event = unsafe { entry.assume_init_mut() };
     let segment = &report.packet.segment;
-    // SAFETY: the reserved entry is valid for an `Event`, and every field is written before it is submitted.
-    unsafe {
-        (*event).time_ns = report.now_ns;
-        core::ptr::copy_nonoverlapping(&raw const report.packet.key, &raw mut (*event).key, 1);
-        (*event).kind = report.kind as u8;
-        (*event).rule = report.breach.rule as u8;
-        (*event).from = report.packet.from.index() as u8;
-        (*event).hook = report.hook as u8;
-        (*event).before = [report.before[0] as u8, report.before[1] as u8];
-        (*event).after = [report.after[0] as u8, report.after[1] as u8];
-        (*event).ifindex = ifindex;
-        (*event).seq = segment.seq.0;
-        (*event).ack = segment.ack.0;
-        (*event).payload = segment.payload;
-        (*event).low = report.breach.low;
-        (*event).high = report.breach.high;
-        (*event).actual = report.breach.actual;
-        (*event).flags = segment.flags.0;
-        (*event).window = segment.window;
-        (*event).reserved = 0;
-        match report.flow {
-            Some(flow) => {
-                (*event).has_flow = 1;
-                core::ptr::copy_nonoverlapping(
-                    core::ptr::from_ref(flow),
-                    &raw mut (*event).flow,
-                    1,
-                );
-            }
-            None => {
-                (*event).has_flow = 0;
-                core::ptr::write_bytes(&raw mut (*event).flow, 0, 1);
-            }
-        }
+    event.time_ns = report.now_ns;
+    event.key = report.packet.key;
+    event.kind = report.kind as u8;
+    event.rule = report.breach.rule as u8;
+    event.from = report.packet.from.code();
+    event.hook = report.hook as u8;
+    event.before = [report.before[0] as u8, report.before[1] as u8];
+    event.after = [report.after[0] as u8, report.after[1] as u8];
+    event.ifindex = ifindex;
+    event.seq = segment.seq.0;
+    event.ack = segment.ack.0;
+    event.payload = segment.payload;
+    event.low = report.breach.low;
+    event.high = report.breach.high;
+    event.actual = report.breach.actual;
+    event.flags = segment.flags.0;
+    event.window = segment.window;
+    event.has_flow = u32::from(report.flow.is_some());
+    event.reserved = 0;
+    match report.flow {
+        // SAFETY: two records, one of them ours alone.
+        Some(flow) => unsafe { core::ptr::copy_nonoverlapping(flow, &raw mut event.flow, 1) },
+        // SAFETY: any octets are a record.
+        None => unsafe { core::ptr::write_bytes(&raw mut event.flow, 0, 1) },
     }
     entry.submit(0);
     0

@@ -346,7 +346,7 @@ async fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
     let connection = tokio::spawn(connection);
     let link = handle.link().get().match_index(ifindex).execute().try_next().await?;
     connection.abort();
-    let ids =
+    let mut ids =
         link.into_iter().flat_map(|link| link.attributes).filter_map(|attribute| match attribute {
             LinkAttribute::Xdp(xdp) => xdp.into_iter().find_map(|part| match part {
                 LinkXdp::ProgId(id)
@@ -361,7 +361,7 @@ async fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
             }),
             _ => None,
         });
-    Ok(ids.last())
+    Ok(ids.next_back())
 }
 
 async fn remove_clsact(ifindex: u32) -> Result<()> {

@@ -299,7 +299,7 @@ fn drain(events: &mut RingBuf<MapData>, view: &View, hub: &Hub, output: &Output)
         match (Kind::from_code(raw.kind), Event::from_kernel(&raw, view)) {
             (Some(kind), Ok(event)) => publish(hub, output, kind, &event)?,
             (_, Err(error)) => {
-                tracing::error!("a report that this version does not know: {error:#}")
+                tracing::error!("a report that this version does not know: {error:#}");
             }
             (None, Ok(_)) => {}
         }
