@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, Events, eventually},
     namespace::Namespace,
-    segment::Segment,
+    segment::{Segment, flag},
     wire::Wire,
 };
 
@@ -242,6 +242,17 @@ impl<'bench> Connection<'bench> {
     pub fn from_port(mut self, port: u16) -> Self {
         self.client.set_port(port);
         self
+    }
+
+    /// The three segments of a handshake: C's next number is then 1001, S's is 5001, and neither scales its window.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn handshake(&self) -> Result<()> {
+        self.c_sends(&self.c(flag::SYN, 1000, 0))?;
+        self.s_sends(&self.s(flag::SYN | flag::ACK, 5000, 1001))?;
+        self.c_sends(&self.c(flag::ACK, 1001, 5001))
     }
 
     /// A segment of C's.

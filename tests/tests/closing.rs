@@ -12,9 +12,7 @@ fn established<'a>(bench: &'a Bench) -> Result<Connection<'a>> {
 }
 
 fn open(tcp: Connection<'_>) -> Result<Connection<'_>> {
-    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
-    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
+    tcp.handshake()?;
     Ok(tcp)
 }
 

@@ -110,6 +110,49 @@ fn an_agent_that_was_killed_is_succeeded() -> Result<()> {
 }
 
 #[test]
+fn a_filter_that_a_killed_agent_left_is_replaced() -> Result<()> {
+    let pair = Pair::silent()?;
+    let options = ["--interface", INTERFACE, "--egress", "clsact"];
+    Agent::start(&pair.host, &options)?.stop(nix::sys::signal::Signal::SIGKILL)?;
+    let filters = || pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "egress"]);
+    assert_eq!(filters()?.matches("tracker_egress").count(), 1);
+    let next = Agent::start(&pair.host, &options)?;
+    assert_eq!(filters()?.matches("tracker_egress").count(), 1);
+    next.stop(nix::sys::signal::Signal::SIGTERM)?;
+    assert_eq!(filters()?.matches("tracker_egress").count(), 0);
+    Ok(())
+}
+
+#[test]
+fn events_of_one_rule() -> Result<()> {
+    let bench = Bench::new()?;
+    let mut child = bench
+        .agent
+        .command(&["events", "-o", "jsonl", "--violation", "syn_fin", "--last", "1"])?
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let mut listening = String::new();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().expect("a pipe"));
+    std::io::BufRead::read_line(&mut stderr, &mut listening)?;
+    // Other events come first, and are left out.
+    let tcp = tracker_tests::lab::Connection::inbound(&bench);
+    tcp.handshake()?;
+    tcp.c_sends(&tcp.c(0, 1001, 5001))?;
+    tcp.c_sends(&tcp.c(
+        tracker_tests::segment::flag::SYN | tracker_tests::segment::flag::FIN,
+        1001,
+        5001,
+    ))?;
+    let output = child.wait_with_output()?;
+    assert!(output.status.success());
+    let lines = String::from_utf8(output.stdout)?;
+    assert_eq!(lines.lines().count(), 1);
+    assert!(lines.contains("syn_fin"), "{lines}");
+    Ok(())
+}
+
+#[test]
 fn kernel_messages_are_carried_when_asked_for() -> Result<()> {
     let bench = Bench::with(&["--kernel-log"])?;
     let tcp = tracker_tests::lab::Connection::inbound(&bench);

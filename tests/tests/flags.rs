@@ -9,18 +9,12 @@ use tracker_tests::{
     },
 };
 
-fn open(tcp: &Connection<'_>) -> Result<()> {
-    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
-    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    tcp.c_sends(&tcp.c(ACK, 1001, 5001))
-}
-
 /// Sends each flag combination without a flow and on an established one: exactly these rules are counted for it, it is
 /// reported, and the established connection is as it was.
 fn illegal(cases: &[(u16, &[&str])]) -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     let stranger = Connection::inbound(&bench).from_port(50_000);
     let mut expected = std::collections::BTreeMap::<String, u64>::new();
     for (flags, rules) in cases {

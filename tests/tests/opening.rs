@@ -11,13 +11,6 @@ use tracker_tests::{
 /// MSS 1460, SACK permitted, timestamps, window scale 7: what Linux sends.
 const LINUX_OPTIONS: [u8; 20] = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
 
-/// The three segments with ISNs 1000 and 5000.
-fn handshake(tcp: &Connection<'_>) -> Result<()> {
-    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
-    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    tcp.c_sends(&tcp.c(ACK, 1001, 5001))
-}
-
 fn expected(event: &Value) -> (u64, u64, u64) {
     let number = |value: &Value| value.as_u64().expect("a number");
     let violation = &event["violation"];
@@ -45,7 +38,7 @@ fn h1_syn_then_syn_ack() -> Result<()> {
 fn h2_third_segment_establishes() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    handshake(&tcp)?;
+    tcp.handshake()?;
     assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
     let flow = bench.flow()?;
     assert_eq!((&flow["history"], &flow["tier"]), (&"ShA".into(), &"confirmed".into()));
@@ -60,7 +53,7 @@ fn h2_third_segment_establishes() -> Result<()> {
 fn h2_outbound_and_ipv6() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::outbound(&bench).ipv6();
-    handshake(&tcp)?;
+    tcp.handshake()?;
     assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
     let flow = bench.flow()?;
     assert_eq!((&flow["family"], &flow["src"]), (&"ipv6".into(), &"2001:db8::1".into()));
@@ -285,7 +278,7 @@ fn h12_half_open_ages_out_and_evicts_nothing_established() -> Result<()> {
         "0.05",
     ])?;
     let living = Connection::inbound(&bench);
-    handshake(&living)?;
+    living.handshake()?;
     // Far more handshakes than fit, none completed.
     for port in 1..=2000 {
         let tcp = Connection::inbound(&bench).from_port(port);

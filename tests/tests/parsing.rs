@@ -125,9 +125,7 @@ fn p2_a_tag_on_its_way_out() -> Result<()> {
 fn p3_fragments() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
-    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
+    tcp.handshake()?;
     // 1000 octets of data in two fragments, of which the first has 500; the second has no TCP header.
     tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(500).first_fragment())?;
     let mut later = tcp.c(PSH | ACK, 1001, 5001).data(500).frame();

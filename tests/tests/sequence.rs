@@ -6,12 +6,6 @@ use tracker_tests::{
     segment::flag::{ACK, FIN, PSH, SYN},
 };
 
-fn open(tcp: &Connection<'_>) -> Result<()> {
-    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
-    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    tcp.c_sends(&tcp.c(ACK, 1001, 5001))
-}
-
 #[test]
 fn s1_every_comparison_wraps() -> Result<()> {
     let bench = Bench::new()?;
@@ -71,7 +65,7 @@ fn s1_more_than_four_gigabytes() -> Result<()> {
 fn s2_acknowledgment_of_data_never_sent() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(10))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1012))?;
     let event = bench.events.violation("ack_unseen_data")?;
@@ -92,7 +86,7 @@ fn s2_acknowledgment_of_data_never_sent() -> Result<()> {
 fn s2_a_forged_acknowledgment_of_a_fin_closes_nothing() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     // S never sent a FIN; C acknowledges one.
     tcp.c_sends(&tcp.c(ACK, 1001, 5002))?;
     bench.events.violation("ack_unseen_data")?;
@@ -105,7 +99,7 @@ fn s2_a_forged_acknowledgment_of_a_fin_closes_nothing() -> Result<()> {
 fn s3_data_beyond_the_window() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1001).window(500))?;
     // What was once offered may be used: the window never moves back (RFC 9293 section 3.8.6).
     tcp.c_sends(&tcp.c(PSH | ACK, 1001 + 60_000, 5001).data(10))?;
@@ -121,7 +115,7 @@ fn s3_data_beyond_the_window() -> Result<()> {
 fn s3_a_gap_in_what_we_see_heals() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     // C sends 200,000 octets past us; S has acknowledged them and opened its window on the way.
     let missed = 1001 + 200_000;
     tcp.s_sends(&tcp.s(ACK, 5001, missed))?;
@@ -153,7 +147,7 @@ fn s3_a_gap_in_what_we_see_heals() -> Result<()> {
 fn s4_what_ordinary_networks_do() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(100))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1101))?;
     // Keepalive without and with one octet of garbage (RFC 9293 section 3.8.4), and its answer.
@@ -187,7 +181,7 @@ fn s4_what_ordinary_networks_do() -> Result<()> {
 fn s5_syn_on_an_established_connection() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     // A forged one: reported, and nothing else.
     tcp.c_sends(&tcp.c(SYN, 900_000, 0))?;
     let event = bench.events.violation("syn_in_established")?;
@@ -204,7 +198,7 @@ fn s5_syn_on_an_established_connection() -> Result<()> {
 fn s5_challenge_and_reset_close() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     // C has forgotten the connection and opens a new one: S challenges, C resets the old one.
     tcp.c_sends(&tcp.c(SYN, 900_000, 0))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1001))?;
@@ -226,7 +220,7 @@ fn s5_challenge_and_reset_close() -> Result<()> {
 fn s5_a_syn_ack_to_it_opens_a_new_connection() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    open(&tcp)?;
+    tcp.handshake()?;
     tcp.c_sends(&tcp.c(SYN, 900_000, 0))?;
     tcp.s_sends(&tcp.s(SYN | ACK, 70_000, 900_001))?;
     tcp.c_sends(&tcp.c(ACK, 900_001, 70_001))?;
@@ -285,7 +279,7 @@ fn s8_padding_is_not_data() -> Result<()> {
 fn s8_a_length_of_zero_is_the_frames() -> Result<()> {
     let bench = Bench::new()?;
     for tcp in [Connection::inbound(&bench), Connection::inbound(&bench).ipv6()] {
-        open(&tcp)?;
+        tcp.handshake()?;
         tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5001).data(1000).without_ip_length())?;
         tcp.s_sends(&tcp.s(ACK, 5001, 2001))?;
     }

@@ -81,10 +81,19 @@ const NO_BREACH: Breach = Breach { rule: Rule::NullFlags, low: 0, high: 0, actua
 /// Tracks one packet, seen at `hook` at `now_ns`, and says what became of it.
 #[inline(always)]
 pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
-    track_confirmed(s, packet, hook, now_ns)
-        .or_else(|| track_half_open(s, packet, hook, now_ns))
-        .or_else(|| track_half_open(s, packet, hook, now_ns))
-        .unwrap_or(Fate::NotInserted)
+    in_order(
+        || track_confirmed(s, packet, hook, now_ns),
+        || track_half_open(s, packet, hook, now_ns),
+    )
+}
+
+/// The order of [`track_confirmed`] and [`track_half_open`], for callers that must give each a stack frame of its own.
+#[inline(always)]
+pub fn in_order(
+    confirmed: impl FnOnce() -> Option<Fate>,
+    half_open: impl Fn() -> Option<Fate>,
+) -> Fate {
+    confirmed().or_else(&half_open).or_else(&half_open).unwrap_or(Fate::NotInserted)
 }
 
 /// The first half of [`track`]: packets that are illegal by themselves, and those of confirmed flows. `None` for all

@@ -19,7 +19,7 @@ use tracker_common::{
     counters::{Fate, Hook, Tally},
     packet::{Bytes, Unparsed, parse},
     sweep::{Outcome, remove, unfinished},
-    track::{track_confirmed, track_half_open},
+    track::{in_order, track_confirmed, track_half_open},
     violation::Rule,
 };
 
@@ -92,10 +92,7 @@ fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> Fate {
     }
     // SAFETY: takes nothing.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    confirmed(scratch, hook, now_ns)
-        .or_else(|| half_open(scratch, hook, now_ns))
-        .or_else(|| half_open(scratch, hook, now_ns))
-        .unwrap_or(Fate::NotInserted)
+    in_order(|| confirmed(scratch, hook, now_ns), || half_open(scratch, hook, now_ns))
 }
 
 #[inline(never)]

@@ -7,7 +7,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{
         ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs,
-        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
+        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     },
 };
 use futures::TryStreamExt;
@@ -258,6 +258,8 @@ fn attach_egress(
             .with_context(|| format!("attaching to the egress of {name} by tcx"))?;
         return Ok(("tcx", false));
     }
+    // What a killed agent has left there would count every packet a second time. An error means that there is nothing.
+    let _ = qdisc_detach_program(name, TcAttachType::Egress, "tracker_egress");
     // An error means that it is there already, or the next call says more.
     let added = qdisc_add_clsact(name).is_ok();
     egress

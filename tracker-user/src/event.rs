@@ -140,7 +140,7 @@ impl Event {
         let hook = Hook::from_code(raw.hook).context("unknown hook")?;
         let flow = (raw.has_flow != 0).then_some(&raw.flow);
         let originator = flow.map_or(from, Flow::originator);
-        let record = flow.map(|flow| Record::new(&raw.key, flow, Tier::Confirmed, view));
+        let record = flow.map(|flow| Record::new(&raw.key, flow, None, view));
         let states = |codes: [u8; 2]| -> Result<States> {
             let name = |end: End| {
                 State::from_code(codes[end.index()]).map(State::name).context("unknown state")
@@ -213,7 +213,7 @@ impl Event {
             violation: None,
             end: Some(EndView::new(flow, reason, timeout_state)),
             lost: None,
-            flow: Some(Record::new(key, flow, tier, view)),
+            flow: Some(Record::new(key, flow, Some(tier), view)),
         }
     }
 
@@ -248,9 +248,13 @@ impl EndView {
 }
 
 impl fmt::Display for Event {
-    /// One line, as `conntrack -E` writes it where it has a word for it.
+    /// One line, as `conntrack -E` writes it where it has a word for it; the alternate form leaves the time to the log
+    /// that it is written into.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.6} [{}]", self.time, self.event)?;
+        if !f.alternate() {
+            write!(f, "{:.6} ", self.time)?;
+        }
+        write!(f, "[{}]", self.event)?;
         if let Some(count) = self.lost {
             return write!(
                 f,

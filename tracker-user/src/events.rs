@@ -32,7 +32,7 @@ pub struct Options {
     /// End after this many events
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
-    /// Which violations, by rule
+    /// Violations of this rule only
     #[arg(long, value_name = "NAME", value_parser = rule)]
     pub violation: Option<String>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
@@ -107,16 +107,15 @@ fn show(options: &Options, line: &str) -> Result<bool> {
         return Ok(false);
     }
     let event: Event = serde_json::from_str(line).context("the agent is of another version")?;
-    if let Some(name) = &options.violation
-        && event.violation.as_ref().is_some_and(|violation| violation.name != *name)
-    {
-        return Ok(false);
-    }
+    let named = options.violation.as_ref().is_none_or(|name| {
+        event.lost.is_some()
+            || event.violation.as_ref().is_some_and(|violation| violation.name == *name)
+    });
     let meant = match &event.flow {
         Some(flow) => options.filter.matches(flow),
         None => event.lost.is_some() || options.filter.is_empty(),
     };
-    if !meant {
+    if !named || !meant {
         return Ok(false);
     }
     let mut out = io::stdout().lock();

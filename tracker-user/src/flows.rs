@@ -46,7 +46,7 @@ pub fn collect(instance: &Instance, filter: &Filter) -> Result<Vec<Record>> {
         if flow.is_dead() {
             return;
         }
-        let record = Record::new(key, flow, tier, &view);
+        let record = Record::new(key, flow, Some(tier), &view);
         if filter.matches(&record) {
             records.push(record);
         }

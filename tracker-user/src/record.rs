@@ -76,8 +76,9 @@ pub struct Record {
     pub zone: u16,
     /// From the SYN to the end of the handshake, in microseconds; absent where not seen.
     pub rtt_us: Option<u32>,
-    /// `confirmed` or `half_open`: the table it is in.
-    pub tier: String,
+    /// `confirmed` or `half_open`: the table it is in; absent where it may be changing tables.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tier: Option<String>,
     /// When its first packet was seen.
     pub created: Timestamp,
     /// The same in nanoseconds since boot; with the key it names one connection.
@@ -114,7 +115,7 @@ impl View {
 impl Record {
     /// What `flow` says.
     #[must_use]
-    pub fn new(key: &FlowKey, flow: &Flow, tier: Tier, view: &View) -> Self {
+    pub fn new(key: &FlowKey, flow: &Flow, tier: Option<Tier>, view: &View) -> Self {
         let originator = flow.originator();
         let states = states(flow);
         let clock = &view.clock;
@@ -146,7 +147,7 @@ impl Record {
             interface: view.interface_name(flow.ifindex.get()),
             zone: key.zone,
             rtt_us: Some(flow.handshake_us.get()).filter(|us| *us != 0),
-            tier: tier.name().to_owned(),
+            tier: tier.map(|tier| tier.name().to_owned()),
             created: clock.date(flow.created_ns.get()),
             created_ns: flow.created_ns.get(),
             timeout_s: seconds.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)),

@@ -316,8 +316,8 @@ struct Output {
 impl Output {
     fn write(&self, event: &Event, warn: bool) -> Result<()> {
         match self.format {
-            Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event}"),
-            Format::Text => tracing::info!(target: "tracker::event", "{event}"),
+            Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event:#}"),
+            Format::Text => tracing::info!(target: "tracker::event", "{event:#}"),
             Format::Json | Format::Jsonl => {
                 let mut line = serde_json::to_vec(event)?;
                 line.push(b'\n');
