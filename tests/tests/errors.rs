@@ -115,11 +115,11 @@ fn a_filter_that_a_killed_agent_left_is_replaced() -> Result<()> {
     let options = ["--interface", INTERFACE, "--egress", "clsact"];
     Agent::start(&pair.host, &options)?.stop(nix::sys::signal::Signal::SIGKILL)?;
     let filters = || pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "egress"]);
-    assert_eq!(filters()?.matches("tracker_egress").count(), 1);
+    assert_eq!(filters()?.matches("direct-action").count(), 1);
     let next = Agent::start(&pair.host, &options)?;
-    assert_eq!(filters()?.matches("tracker_egress").count(), 1);
+    assert_eq!(filters()?.matches("direct-action").count(), 1);
     next.stop(nix::sys::signal::Signal::SIGTERM)?;
-    assert_eq!(filters()?.matches("tracker_egress").count(), 0);
+    assert_eq!(filters()?.matches("direct-action").count(), 0);
     Ok(())
 }
 

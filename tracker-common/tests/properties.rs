@@ -162,8 +162,18 @@ fn packet(step: Step, isns: [u32; 2], swap: bool) -> Packet {
     Packet { key, from, segment }
 }
 
-/// States and packets of the client's and the server's end after each step, and the breaches so far.
-fn run(steps: &[Step], isns: [u32; 2], swap: bool) -> Vec<(Option<[(State, u64); 2]>, u32, Fate)> {
+/// What is known after a step.
+#[derive(Debug, PartialEq)]
+struct After {
+    /// States and packets of the client's and the server's end, where there is a flow.
+    ends: Option<[(State, u64); 2]>,
+    /// Breaches so far.
+    breaches: u32,
+    /// What became of the packet.
+    fate: Fate,
+}
+
+fn run(steps: &[Step], isns: [u32; 2], swap: bool) -> Vec<After> {
     let host = Host::default();
     let mut now = 1_000_000_000_000;
     steps
@@ -179,7 +189,7 @@ fn run(steps: &[Step], isns: [u32; 2], swap: bool) -> Vec<(Option<[(State, u64);
                 [client, client.other()]
                     .map(|end| (states[end.index()], flow.half(end).packets.get()))
             });
-            (ends, host.breaches.get(), fate)
+            After { ends, breaches: host.breaches.get(), fate }
         })
         .collect()
 }
