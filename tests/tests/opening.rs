@@ -132,7 +132,11 @@ fn h6_syn_ack_with_a_wrong_acknowledgment() -> Result<()> {
         assert_eq!(expected(&event), (1001, 1001, wrong.into()));
         assert_eq!(event["segment"]["direction"], "reply");
         assert_eq!(event["violation"]["before"], event["violation"]["after"]);
+        // C refuses it, as RFC 9293 wants: no breach, and no end.
+        tcp.c_sends(&tcp.c(RST, wrong, 0))?;
+        assert_eq!(bench.states()?, "SYN_SENT/LISTEN", "after refusing {wrong}");
     }
+    assert_eq!(bench.agent.violations()?, [("synack_bad_ack".to_owned(), 4)]);
     tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
     tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
     assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");

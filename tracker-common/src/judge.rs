@@ -522,9 +522,12 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
     if peer.has(fact::EDGE) && segment.seq.within(low, peer.edge) {
         return Verdict::breach(me, Rule::RstInexact, low, high, segment.seq);
     }
+    // An end in SYN_SENT answers whatever does not acknowledge its SYN with an RST at the number that it was given, which
+    // is not kept (RFC 9293 section 3.10.7.3): a wrong SYN,ACK (H6), or a challenge ACK of a connection before our time.
+    let answers_nonsense = !open && peer.seen() && !peer.has(fact::SYN);
     let began =
         if me.has(fact::SYN) && low.since(me.isn) < STALE { me.isn } else { low.sub(STALE) };
-    if midstream || segment.seq.within(began, low) {
+    if midstream || answers_nonsense || segment.seq.within(began, low) {
         // A late one, which its receiver drops; in a flow picked up in its middle, too little is known to tell.
         return Verdict::nothing(me);
     }
