@@ -113,7 +113,10 @@ fn an_agent_that_was_killed_is_succeeded() -> Result<()> {
 fn a_filter_that_a_killed_agent_left_is_replaced() -> Result<()> {
     let pair = Pair::silent()?;
     let options = ["--interface", INTERFACE, "--egress", "clsact"];
-    Agent::start(&pair.host, &options)?.stop(nix::sys::signal::Signal::SIGKILL)?;
+    let killed = Agent::start(&pair.host, &options)?;
+    let pins = format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, killed.name());
+    killed.stop(nix::sys::signal::Signal::SIGKILL)?;
+    std::fs::remove_dir_all(pins)?;
     let filters = || pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "egress"]);
     assert_eq!(filters()?.matches("direct-action").count(), 1);
     let next = Agent::start(&pair.host, &options)?;

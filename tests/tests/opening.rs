@@ -300,6 +300,11 @@ fn h12_half_open_ages_out_and_evicts_nothing_established() -> Result<()> {
     );
     let established = bench.agent.flows(&["--state", "ESTABLISHED"])?;
     assert_eq!(established.len(), 1, "the flood took the established connection");
+    // What the flood pushed out is counted: all but what is still there.
+    let flows = &bench.agent.stats()?["flows"];
+    let number = |name: &str| flows[name].as_u64().expect("a number");
+    assert!(number("half_open_evicted") > 1000, "{flows}");
+    assert!(number("half_open_evicted") + number("half_open") <= 2001, "{flows}");
     assert_eq!(bench.agent.stats()?["violations"]["half_open_timeout"]["in"], 1);
     Ok(())
 }

@@ -169,6 +169,10 @@ tallies! {
     FlowsExpired = 7, "flows_expired";
     /// Removals that came too late: the flow had changed since it was judged.
     RemovalsRefused = 8, "removals_refused";
+    /// Flows that entered the half-open table.
+    HalfOpenInserted = 9, "half_open_inserted";
+    /// Those of the expired flows that were in the half-open table.
+    HalfOpenExpired = 10, "half_open_expired";
 }
 
 impl Tally {

@@ -481,7 +481,8 @@ pub fn track_half_open<S: Surroundings>(
     }
     if is_new {
         match s.insert_half_open(&packet.key, half_open, existing.is_some()) {
-            Inserted::Done => {}
+            Inserted::Done if existing.is_some() => {}
+            Inserted::Done => s.tally(Tally::HalfOpenInserted),
             Inserted::Exists => return None,
             Inserted::Full => {
                 s.tally(Tally::HalfOpenInsertFailed);

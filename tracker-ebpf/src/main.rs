@@ -18,7 +18,7 @@ use aya_ebpf::{
 use tracker_common::{
     counters::{Fate, Hook, Tally},
     packet::{Bytes, Unparsed, parse},
-    sweep::{Outcome, remove, unfinished},
+    sweep::{Outcome, Tier, remove, unfinished},
     track::{in_order, track_confirmed, track_half_open},
     violation::Rule,
 };
@@ -154,6 +154,9 @@ unsafe extern "C" fn remove_nth(n: u32, _: *mut core::ffi::c_void) -> i64 {
     let removal = unsafe { &mut *removal };
     if remove(&kernel, removal) == Outcome::Removed {
         maps::tally(Tally::FlowsExpired);
+        if removal.tier == Tier::HalfOpen as u32 {
+            maps::tally(Tally::HalfOpenExpired);
+        }
         if let Some(hook) = unfinished(&removal.flow) {
             maps::count_breach(Rule::HalfOpenTimeout, hook);
         }

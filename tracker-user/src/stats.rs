@@ -47,6 +47,9 @@ struct Flows {
     confirmed_capacity: u32,
     half_open: u64,
     half_open_capacity: u32,
+    /// Flows that were evicted from the half-open table for newer ones. The kernel does not say so: it is what entered
+    /// it less what left it otherwise and what is there, and so right to the few that come and go while it is read.
+    half_open_evicted: u64,
     /// Ends by state: every flow has two.
     ends: BTreeMap<&'static str, u64>,
 }
@@ -85,6 +88,9 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
             *flows.ends.entry(state.name()).or_default() += 1;
         }
     })?;
+    let left = tables.tally(Tally::FlowsConfirmed)? + tables.tally(Tally::HalfOpenExpired)?;
+    flows.half_open_evicted =
+        tables.tally(Tally::HalfOpenInserted)?.saturating_sub(left + flows.half_open);
     let counters = Tally::ALL
         .iter()
         .map(|tally| Ok((tally.name(), tables.tally(*tally)?)))
@@ -133,7 +139,11 @@ fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     }
     let flows = &stats.flows;
     writeln!(out, "flows confirmed={} of {}", flows.confirmed, flows.confirmed_capacity)?;
-    writeln!(out, "flows half_open={} of {}", flows.half_open, flows.half_open_capacity)?;
+    let Flows { half_open, half_open_capacity, half_open_evicted, .. } = flows;
+    writeln!(
+        out,
+        "flows half_open={half_open} of {half_open_capacity}, evicted {half_open_evicted}"
+    )?;
     for (state, count) in &flows.ends {
         writeln!(out, "  ends state={state} {count}")?;
     }
