@@ -245,6 +245,21 @@ impl Agent {
     }
 }
 
+/// Removes what a killed agent of this name has left, where no other agent of that name would.
+///
+/// # Errors
+///
+/// Where it cannot be removed.
+pub fn clear_after_kill(name: &str) -> Result<()> {
+    let pins = format!("/sys/fs/bpf/tracker/v{}/{name}", tracker_common::LAYOUT_VERSION);
+    std::fs::remove_dir_all(&pins).with_context(|| format!("removing {pins}"))?;
+    for kind in ["sock", "json", "lock"] {
+        let path = format!("/run/tracker/{name}.{kind}");
+        std::fs::remove_file(&path).with_context(|| format!("removing {path}"))?;
+    }
+    Ok(())
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {

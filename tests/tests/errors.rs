@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt, process::Command};
 
 use anyhow::Result;
 use tracker_tests::{
-    agent::{Agent, run_tracker, tracker},
+    agent::{Agent, clear_after_kill, run_tracker, tracker},
     lab::{Bench, INTERFACE, Pair},
     namespace::Namespace,
 };
@@ -114,9 +114,9 @@ fn a_filter_that_a_killed_agent_left_is_replaced() -> Result<()> {
     let pair = Pair::silent()?;
     let options = ["--interface", INTERFACE, "--egress", "clsact"];
     let killed = Agent::start(&pair.host, &options)?;
-    let pins = format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, killed.name());
+    let name = killed.name().to_owned();
     killed.stop(nix::sys::signal::Signal::SIGKILL)?;
-    std::fs::remove_dir_all(pins)?;
+    clear_after_kill(&name)?;
     let filters = || pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "egress"]);
     assert_eq!(filters()?.matches("direct-action").count(), 1);
     let next = Agent::start(&pair.host, &options)?;
