@@ -21,6 +21,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use tracker_common::violation::{Rule, Severity};
 
 use crate::namespace::Namespace;
 
@@ -190,13 +191,13 @@ impl Agent {
     ///
     /// As [`Agent::ask`].
     pub fn violations(&self) -> Result<Vec<(String, u64)>> {
-        const NOT_REPORTED: [&str; 3] = ["refused", "half_open_timeout", "bad_option"];
         let stats = self.stats()?;
         let mut found = Vec::new();
         for (name, by_hook) in stats["violations"].as_object().context("violations")? {
             let count =
                 by_hook["in"].as_u64().context("in")? + by_hook["out"].as_u64().context("out")?;
-            if count > 0 && !NOT_REPORTED.contains(&name.as_str()) {
+            let rule = Rule::ALL.iter().find(|rule| rule.name() == name).context("a known rule")?;
+            if count > 0 && rule.severity() == Severity::Violation {
                 found.push((name.clone(), count));
             }
         }

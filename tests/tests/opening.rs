@@ -272,6 +272,20 @@ fn h11_refused() -> Result<()> {
 }
 
 #[test]
+fn h11_a_client_that_breaks_off_was_not_refused() -> Result<()> {
+    // What a SYN scan looks like: the port is open, and the scanner resets.
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+    tcp.c_sends(&tcp.c(RST, 1001, 0))?;
+    assert_eq!(bench.states()?, "CLOSED/CLOSED");
+    assert_eq!(bench.flow()?["conn_state"], "RSTO");
+    assert_eq!(bench.agent.stats()?["violations"]["refused"]["in"], 0);
+    bench.nothing_reported()
+}
+
+#[test]
 fn h12_half_open_ages_out_and_evicts_nothing_established() -> Result<()> {
     let bench = Bench::with(&[
         "--max-half-open",

@@ -326,6 +326,9 @@ fn s9_one_direction_only() -> Result<()> {
     let flow = bench.flow()?;
     assert_eq!((&flow["seen"], &flow["history"]), (&"in".into(), &"SADF".into()));
     assert_eq!(flow["orig"]["state"], "FIN_WAIT_1");
+    // S shows itself long after the handshake: what lies between is no round trip.
+    tcp.s_sends(&tcp.s(ACK, 250_000, 1102))?;
+    assert_eq!(bench.flow()?["rtt_us"], serde_json::Value::Null);
     // All that S says in another.
     let tcp = Connection::inbound(&bench).from_port(41_000);
     tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;

@@ -13,6 +13,14 @@ pub fn mapped(address: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+/// Whether `address` is an IPv4 address mapped into IPv6.
+#[inline(always)]
+#[must_use]
+pub fn is_mapped(address: &Address) -> bool {
+    let prefix = u128::from_be_bytes(*address) >> 32;
+    prefix == 0xffff
+}
+
 /// One of a key's two ends, and so one half of a flow's record. Not an enum: an index made from one is masked, and the
 /// compiler must not take the mask away, because the verifier does not know what the compiler knows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -96,7 +104,7 @@ impl FlowKey {
     /// Whether this is an IPv4 connection.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
-        self.addresses[0][..12] == mapped([0; 4])[..12]
+        is_mapped(&self.addresses[0])
     }
 
     /// The port of `end`.

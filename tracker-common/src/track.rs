@@ -18,7 +18,7 @@ use crate::{
     forget::Forget,
     history::Letter,
     judge::{Reopening, Situation, Verdict, continues_handshake, judge, reopening},
-    key::{Address, End, FlowKey},
+    key::{Address, End, FlowKey, is_mapped},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
     state::{State, is_open},
@@ -166,17 +166,7 @@ pub fn header_rules(packet: &Packet) -> u32 {
 #[inline(always)]
 fn is_unicast(address: &Address) -> bool {
     let [.., a, b, c, d] = *address;
-    let mapped = address[10] == 0xff
-        && address[11] == 0xff
-        && u64::from_ne_bytes([
-            address[0], address[1], address[2], address[3], address[4], address[5], address[6],
-            address[7],
-        ]) == 0
-        && address[8] == 0
-        && address[9] == 0;
-    let multicast =
-        if mapped { a >> 4 == 0xe || [a, b, c, d] == [255; 4] } else { address[0] == 0xff };
-    !multicast
+    if is_mapped(address) { a >> 4 != 0xe && [a, b, c, d] != [255; 4] } else { address[0] != 0xff }
 }
 
 /// Counts and reports breaches that the header alone shows, with the states of the flow that they failed to touch.
@@ -335,6 +325,12 @@ const fn low_first(from: End, mine: State, theirs: State) -> [State; 2] {
     if from.is_high() { [theirs, mine] } else { [mine, theirs] }
 }
 
+/// Equality of codes: deriving it for the enum gives the verifier more branches than one comparison.
+#[inline(always)]
+const fn is(state: State, other: State) -> bool {
+    state as u8 == other as u8
+}
+
 /// Writes what a verdict adds into the sender's half, and the history.
 #[inline(always)]
 fn write(
@@ -406,23 +402,22 @@ fn announce<S: Surroundings>(
         after: seen.after,
         flow: Some(flow),
     };
-    let changed =
-        seen.before[0] as u8 != seen.after[0] as u8 || seen.before[1] as u8 != seen.after[1] as u8;
+    let changed = !is(seen.before[0], seen.after[0]) || !is(seen.before[1], seen.after[1]);
     if !changed && (flow.has(flow_flag::ESTABLISHED) || !seen.confirmed) {
         return;
     }
-    let closed =
-        seen.after[0] as u8 == State::Closed as u8 && seen.after[1] as u8 == State::Closed as u8;
+    let closed = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
     if seen.confirmed && !closed && flow.mark_once(flow_flag::ESTABLISHED) {
         s.report(&report);
     }
-    let has_left =
-        |state: State| state as u8 > State::Established as u8 || state as u8 == State::Closed as u8;
+    let has_left = |state| state as u8 > State::Established as u8 || is(state, State::Closed);
     if changed
         && (has_left(seen.after[0]) || has_left(seen.after[1]))
         && flow.mark_once(flow_flag::CLOSING)
     {
-        if !flow.has(flow_flag::ESTABLISHED) && closed {
+        // The responder's only word was an RST.
+        let refuser = flow.half(flow.originator().other()).facts();
+        if closed && refuser.has(fact::RST) && !refuser.has_end() {
             s.count_breach(Rule::Refused, hook);
         }
         report.kind = Kind::Closing;
@@ -476,7 +471,9 @@ pub fn track_half_open<S: Surroundings>(
         }
     };
     let seen = observe(s, &half_open.flow, Some(half_open), packet, hook, now_ns);
-    if seen.confirmed && !half_open.flow.has(flow_flag::MIDSTREAM | flow_flag::ESTABLISHED) {
+    if seen.confirmed
+        && !(is(seen.before[0], State::Established) && is(seen.before[1], State::Established))
+    {
         note_handshake_time(&half_open.flow, now_ns);
     }
     if is_new {
@@ -505,8 +502,7 @@ pub fn track_half_open<S: Surroundings>(
         });
     }
     announce(s, &half_open.flow, packet, hook, now_ns, &seen);
-    let over =
-        seen.after[0] as u8 == State::Closed as u8 && seen.after[1] as u8 == State::Closed as u8;
+    let over = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
     if seen.confirmed && !over {
         confirm(s, half_open, packet, hook, now_ns);
     }
@@ -530,7 +526,8 @@ fn report_reopened<S: Surroundings>(s: &S, old: &Flow, packet: &Packet, hook: Ho
     });
 }
 
-/// From the SYN to the segment that completed the handshake: a round trip over both sides of the interface.
+/// From the SYN to the segment that completed the handshake: a round trip over both sides of the interface. Not called
+/// for a flow that was taken for open before, when only one direction of it had been seen.
 #[inline(always)]
 fn note_handshake_time(flow: &Flow, now_ns: u64) {
     if flow.handshake_us.get() == 0 && !flow.has(flow_flag::MIDSTREAM) {
@@ -589,6 +586,10 @@ fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: 
         // The other direction's CPU confirms it, and takes it out of here.
         Inserted::Exists => {}
         Inserted::Full => {
+            // No memory to replace the old one, which is a tombstone now and would hold its key for ever.
+            if old.is_some() {
+                s.delete_confirmed(&packet.key);
+            }
             if flow.mark_once(flow_flag::TABLE_FULL) {
                 s.tally(Tally::TableFull);
             }

@@ -275,9 +275,10 @@ impl fmt::Display for Event {
             if let Some(segment) = &self.segment {
                 write!(
                     f,
-                    " {}={} flags={} seq={} ack={} len={} src={} dst={} sport={} dport={}",
+                    " {}={} direction={} flags={} seq={} ack={} len={} src={} dst={} sport={} dport={}",
                     segment.hook,
                     self.interface.as_deref().unwrap_or("?"),
+                    segment.direction,
                     segment.flags,
                     segment.seq,
                     segment.ack,
