@@ -2,7 +2,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::packet::LinkLayer;
+use crate::{
+    key::{Address, FlowKey},
+    packet::LinkLayer,
+    violation::Rules,
+};
 
 /// Interfaces that one agent can attach to; each has its own counters.
 pub const MAX_INTERFACES: u32 = 64;
@@ -22,6 +26,8 @@ pub struct InterfaceConfig {
     pub zone: u16,
     /// 1 where frames start with the IP header.
     pub raw_ip: u16,
+    /// 1 where packets come from a capture: time and length are those of [`Replayed`].
+    pub replay: u32,
 }
 
 impl InterfaceConfig {
@@ -33,12 +39,71 @@ impl InterfaceConfig {
     }
 }
 
+/// The captured packet that a program is run on: the one entry of the `REPLAYED` map.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Replayed {
+    /// When it was captured, nanoseconds of the capture's clock.
+    pub now_ns: u64,
+    /// Its octets on the wire, of which a capture may hold the first few only.
+    pub wire_len: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
 /// What can change while programs run: the one entry of the `CONFIG` map.
 #[derive(
     Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
 )]
 #[repr(C)]
 pub struct LiveConfig {
+    /// Breaches of these rules are reported; those of others are counted.
+    pub reported: Rules,
+    /// Nanoseconds between two reports about one source, in the long run; 0 for no limit.
+    pub source_interval_ns: u64,
+    /// Nanoseconds of that which a source may save up: `source_interval_ns` times the reports it may cause at once.
+    pub source_burst_ns: u64,
+    /// Whose segments are reported, where [`crate::event::Kind::Segment`] is listened to.
+    pub trace: TraceFilter,
     /// Bits of [`crate::event::Kind`] that somebody listens to.
     pub events: u32,
+    /// 1 where every breach is reported, however often a flow repeats it.
+    pub no_back_off: u32,
+}
+
+/// Flows whose segments are reported: the coarse part of a filter, which keeps the others out of the ring buffer.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct TraceFilter {
+    /// An address of either end, in the form of [`FlowKey::addresses`], masked.
+    pub address: Address,
+    /// Its mask; all zero for any address.
+    pub mask: Address,
+    /// A port of either end, in network byte order; 0 for any.
+    pub port: [u8; 2],
+    /// Always 0.
+    pub reserved: [u8; 6],
+}
+
+impl TraceFilter {
+    /// Whether the flow of `key` is one of them.
+    #[inline(always)]
+    #[must_use]
+    pub fn matches(&self, key: &FlowKey) -> bool {
+        let port = self.port == [0; 2] || key.ports[0] == self.port || key.ports[1] == self.port;
+        port && (self.matches_address(&key.addresses[0]) || self.matches_address(&key.addresses[1]))
+    }
+
+    #[inline(always)]
+    fn matches_address(&self, address: &Address) -> bool {
+        let mut differ = 0;
+        for n in 0..address.len() {
+            differ |= (address[n] & self.mask[n]) ^ self.address[n];
+        }
+        differ == 0
+    }
 }

@@ -16,12 +16,20 @@ pub enum Kind {
     Destroy = 3,
     /// A rule was broken.
     Violation = 4,
+    /// A segment of a flow that is being traced.
+    Segment = 5,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::New, Self::Established, Self::Closing, Self::Destroy, Self::Violation];
+    pub const ALL: [Self; 6] = [
+        Self::New,
+        Self::Established,
+        Self::Closing,
+        Self::Destroy,
+        Self::Violation,
+        Self::Segment,
+    ];
 
     /// Its name in events, as conntrack writes them.
     #[must_use]
@@ -32,6 +40,7 @@ impl Kind {
             Self::Closing => "CLOSING",
             Self::Destroy => "DESTROY",
             Self::Violation => "VIOLATION",
+            Self::Segment => "SEGMENT",
         }
     }
 

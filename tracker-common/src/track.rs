@@ -23,7 +23,7 @@ use crate::{
     segment::{Flags, Segment, SynOptions},
     state::{State, is_open},
     sweep::{Tables, states},
-    violation::{Breach, Rule, Severity},
+    violation::{Breach, Marks, Rule, Severity},
 };
 
 /// What tracking needs from its surroundings: the kernel's maps, or a simulation of them.
@@ -106,7 +106,7 @@ pub fn track_confirmed<S: Surroundings>(
     now_ns: u64,
 ) -> Option<Fate> {
     let broken = s.forget(header_rules(packet));
-    if broken != 0 {
+    if broken != Marks::NONE {
         report_header(s, packet, hook, now_ns, broken);
         return Some(Fate::Illegal);
     }
@@ -125,40 +125,40 @@ pub fn track_confirmed<S: Surroundings>(
     Some(Fate::Tracked)
 }
 
-/// The rules of F1 to F5 and F8 that the packet breaks by itself, as a set of [`Rule::bit`]s.
+/// The rules of F1 to F5 and F8 that the packet breaks by itself.
 #[inline(always)]
 #[must_use]
-pub fn header_rules(packet: &Packet) -> u32 {
+pub fn header_rules(packet: &Packet) -> Marks {
     const ACK: Flags = Flags::ACK;
     let flags = packet.segment.flags;
-    let mut broken = 0;
+    let mut broken = Marks::NONE;
     if flags.only(Flags::SYN.with(ACK).with(Flags::RST).with(Flags::FIN)) == Flags(0) {
-        broken |= Rule::NullFlags.bit();
+        broken = broken.with(Rule::NullFlags);
     }
     if flags.has(Flags::FIN) {
         if flags.only(Flags::SYN.with(ACK).with(Flags::RST)) == Flags(0) {
             let xmas = flags.has(Flags::PSH.with(Flags::URG));
-            broken |= if xmas { Rule::Xmas.bit() } else { Rule::FinWithoutAck.bit() };
+            broken = broken.with(if xmas { Rule::Xmas } else { Rule::FinWithoutAck });
         }
         if flags.has(Flags::SYN) {
-            broken |= Rule::SynFin.bit();
+            broken = broken.with(Rule::SynFin);
         }
         if flags.has(Flags::RST) {
-            broken |= Rule::FinRst.bit();
+            broken = broken.with(Rule::FinRst);
         }
     }
     if flags.has(Flags::SYN.with(Flags::RST)) {
-        broken |= Rule::SynRst.bit();
+        broken = broken.with(Rule::SynRst);
     }
     let key = &packet.key;
     if key.ports[0] == [0; 2] || key.ports[1] == [0; 2] {
-        broken |= Rule::PortZero.bit();
+        broken = broken.with(Rule::PortZero);
     }
     if key.ports[0] == key.ports[1] && key.addresses[0] == key.addresses[1] {
-        broken |= Rule::Land.bit();
+        broken = broken.with(Rule::Land);
     }
     if flags.has(Flags::SYN) && !is_unicast(&key.addresses[packet.from.other().index()]) {
-        broken |= Rule::SynMulticast.bit();
+        broken = broken.with(Rule::SynMulticast);
     }
     broken
 }
@@ -171,7 +171,7 @@ fn is_unicast(address: &Address) -> bool {
 
 /// Counts and reports breaches that the header alone shows, with the states of the flow that they failed to touch.
 #[inline(always)]
-fn report_header<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64, broken: u32) {
+fn report_header<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64, broken: Marks) {
     let flow = match s.confirmed(&packet.key) {
         Some(flow) if !flow.is_dead() => Some(flow),
         _ => {
@@ -200,7 +200,7 @@ fn report_header<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u6
         Rule::Land,
         Rule::SynMulticast,
     ] {
-        if broken & rule.bit() != 0 {
+        if broken.has(rule) {
             report.breach.rule = rule;
             s.count_breach(rule, hook);
             if let Some(flow) = flow {
@@ -388,6 +388,16 @@ fn announce<S: Surroundings>(
     now_ns: u64,
     seen: &Seen,
 ) {
+    s.report(&Report {
+        now_ns,
+        kind: Kind::Segment,
+        packet,
+        hook,
+        breach: NO_BREACH,
+        before: seen.before,
+        after: seen.after,
+        flow: Some(flow),
+    });
     if let Some(breach) = seen.breach {
         violation(s, flow, packet, hook, now_ns, breach, (seen.before, seen.after));
         return;

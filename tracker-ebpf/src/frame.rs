@@ -11,7 +11,10 @@ use aya_ebpf::{
 use tracker_common::{forget::Forget, packet::Bytes, segment::SynOptions};
 use zerocopy::{FromBytes, Unaligned};
 
-use crate::{maps::Scratch, surroundings::forget_in};
+use crate::{
+    maps::{self, Scratch},
+    surroundings::forget_in,
+};
 
 /// No header begins further on: the verifier wants a bound, and the longest chain that the parser follows is shorter.
 const FURTHEST: usize = 0x7fff;
@@ -28,8 +31,11 @@ pub(crate) struct XdpFrame {
 impl XdpFrame {
     #[inline(always)]
     pub(crate) fn new(ctx: *mut xdp_md, scratch: *mut Scratch) -> Self {
-        // SAFETY: the context is valid while the program runs.
-        let len = unsafe { bpf_xdp_get_buff_len(ctx) };
+        let len = match maps::replayed() {
+            Some(replayed) => replayed.wire_len.into(),
+            // SAFETY: the context is valid while the program runs.
+            None => unsafe { bpf_xdp_get_buff_len(ctx) },
+        };
         let context = XdpContext::new(ctx);
         #[allow(clippy::cast_possible_truncation)] // 64-bit target
         Self { ctx, data: context.data(), end: context.data_end(), len: len as usize, scratch }

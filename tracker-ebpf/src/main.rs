@@ -90,9 +90,17 @@ fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> Fate {
     if let Some(reason) = unparsed {
         return Fate::from(reason);
     }
-    // SAFETY: takes nothing.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = now_ns();
     in_order(|| confirmed(scratch, hook, now_ns), || half_open(scratch, hook, now_ns))
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    match maps::replayed() {
+        Some(replayed) => replayed.now_ns,
+        // SAFETY: takes nothing.
+        None => unsafe { bpf_ktime_get_ns() },
+    }
 }
 
 #[inline(never)]

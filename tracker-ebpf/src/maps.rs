@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracker_common::{
-    config::{InterfaceConfig, LiveConfig, MAX_INTERFACES},
+    config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
     counters::{Fate, Hook, PacketCounters, Tally},
     flow::{Flow, HalfOpen},
     key::FlowKey,
@@ -19,7 +19,7 @@ use crate::frame::opaque;
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
-static INTERFACE: InterfaceConfig = InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0 };
+static INTERFACE: InterfaceConfig = InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0, replay: 0 };
 
 /// Flows that nothing evicts. The agent sets the size.
 #[map]
@@ -54,6 +54,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(4096, 0);
 #[map]
 pub(crate) static CONFIG: Array<LiveConfig> = Array::pinned(1, 0);
 
+/// The captured packet that `tracker_ingress` is run on, where [`InterfaceConfig::replay`] says so.
+#[map]
+pub(crate) static REPLAYED: Array<Replayed> = Array::with_max_entries(1, 0);
+
 /// Indexes of the interfaces whose arriving packets are counted.
 #[map]
 pub(crate) static ATTACHED: HashMap<u32, u32> = HashMap::pinned(MAX_INTERFACES, 0);
@@ -79,6 +83,16 @@ pub(crate) static REMOVALS: Array<Removal> = Array::pinned(sweep::BATCH, 0);
 pub(crate) fn interface() -> InterfaceConfig {
     // SAFETY: a valid static; volatile, because the agent replaces its value before the program is loaded.
     unsafe { core::ptr::read_volatile(&raw const INTERFACE) }
+}
+
+/// The captured packet that is being replayed; `None` on a real interface.
+#[inline(always)]
+pub(crate) fn replayed() -> Option<Replayed> {
+    if interface().replay == 0 {
+        return None;
+    }
+    // SAFETY: an array's element is never freed, and its writer waits for this program.
+    REPLAYED.get_ptr(0).map(|replayed| unsafe { *replayed })
 }
 
 /// Counts a packet.

@@ -2,9 +2,9 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use tracker_common::{
-    config::InterfaceConfig,
+    config::{InterfaceConfig, LiveConfig},
     counters::{Hook, Tally},
-    event::Event,
+    event::{Event, Kind},
     flow::{Flow, HalfOpen},
     forget::Forget,
     key::FlowKey,
@@ -86,13 +86,19 @@ impl Surroundings for Kernel {
 
     #[inline(always)]
     fn report(&self, report: &Report<'_>) {
+        let Some(config) = maps::CONFIG.get_ptr(0) else { return };
         // SAFETY: an array's element is never freed.
-        let wanted =
-            maps::CONFIG.get(0).is_some_and(|config| config.events & report.kind.bit() != 0);
-        if wanted {
+        let config = unsafe { &*config };
+        if config.events & report.kind.bit() != 0 && is_traced(config, report) {
             send(report, self.interface.ifindex);
         }
     }
+}
+
+/// Whether a segment's report is about a flow that somebody follows; other reports need not be.
+#[inline(always)]
+fn is_traced(config: &LiveConfig, report: &Report<'_>) -> bool {
+    report.kind as u8 != Kind::Segment as u8 || config.trace.matches(&report.packet.key)
 }
 
 #[inline(always)]

@@ -16,10 +16,12 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tracker_common::{
+    config::LiveConfig,
     counters::Tally,
     event::{Event as Raw, Kind},
     state::State,
     sweep::Timeouts,
+    violation::Rules,
 };
 use zerocopy::FromBytes;
 
@@ -118,7 +120,7 @@ impl EventName {
                     Self::Closing => *kind == Kind::Closing,
                     Self::Destroy => *kind == Kind::Destroy,
                     Self::Violation => *kind == Kind::Violation,
-                    Self::All => true,
+                    Self::All => *kind != Kind::Segment,
                 })
             })
             .collect()
@@ -226,7 +228,12 @@ async fn work(
     let config = Mutex::new(Tables::from_pins(&pins)?);
     let hub = Hub::new(&output.kinds, move |mask| {
         let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(error) = tables.set_events(mask) {
+        let config = LiveConfig {
+            reported: Rules::reported_by_default(),
+            events: mask,
+            ..LiveConfig::default()
+        };
+        if let Err(error) = tables.configure(config) {
             tracing::error!("telling the kernel which events are wanted: {error:#}");
         }
     });

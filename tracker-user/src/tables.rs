@@ -31,7 +31,7 @@ pub struct Tables {
     violations: PerCpuArray<MapData, u64>,
     tallies: PerCpuArray<MapData, u64>,
     removals: MapData,
-    config: Array<MapData, [u32; size_of::<LiveConfig>() / 4]>,
+    config: Array<MapData, [u64; size_of::<LiveConfig>() / 8]>,
 }
 
 impl Tables {
@@ -159,13 +159,14 @@ impl Tables {
         self.removals.fd().as_fd()
     }
 
-    /// Tells the kernel which kinds of reports somebody listens to.
+    /// Tells the kernel programs what they are to report.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn set_events(&mut self, events: u32) -> Result<()> {
-        Ok(self.config.set(0, [events], 0)?)
+    pub fn configure(&mut self, config: LiveConfig) -> Result<()> {
+        let words: [u64; size_of::<LiveConfig>() / 8] = zerocopy::transmute!(config);
+        Ok(self.config.set(0, words, 0)?)
     }
 }
 
