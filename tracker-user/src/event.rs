@@ -170,7 +170,7 @@ impl Event {
             event: kind.name().to_owned(),
             time: view.clock.date(raw.time_ns),
             time_ns: raw.time_ns,
-            interface: Some(view.interface_name(raw.ifindex)),
+            interface: Some(view.interface_name(raw.slot)),
             segment: Some(SegmentView {
                 hook: hook.name().to_owned(),
                 direction: if from == originator { "orig" } else { "reply" }.to_owned(),
@@ -208,7 +208,7 @@ impl Event {
             event: Kind::Destroy.name().to_owned(),
             time: clock.date(clock.monotonic_ns()),
             time_ns: clock.monotonic_ns(),
-            interface: Some(view.interface_name(flow.ifindex.get())),
+            interface: Some(view.interface_name(flow.slot())),
             segment: None,
             violation: None,
             end: Some(EndView::new(flow, reason, timeout_state)),
@@ -237,7 +237,7 @@ impl Event {
 
 impl EndView {
     fn new(flow: &Flow, reason: Reason, timeout_state: Option<State>) -> Self {
-        let created = tracker_common::time::Tick::at(flow.created_ns.get());
+        let created = tracker_common::time::Tick::at(flow.created_ns());
         let ticks = flow.life().last_seen.0.wrapping_sub(created.0);
         Self {
             reason: reason.name().to_owned(),

@@ -121,14 +121,15 @@ impl Reaper {
         self.tables.each_flow(|key, flow, tier| {
             sweep.read += 1;
             let life = flow.life();
-            let (seconds, _) = self.timeouts.decide(states(flow));
-            if life.generation != 0
+            let (seconds, state) = self.timeouts.decide(states(flow));
+            if !life.is_dead()
                 && life.last_seen.elapsed_ns(now) >= u64::from(seconds) * 1_000_000_000
             {
                 due.push(Removal {
                     key: *key,
                     life: life.to_word(),
                     tier: tier as u32,
+                    state: state as u32,
                     ..Removal::default()
                 });
             }

@@ -100,15 +100,15 @@ pub struct View {
     pub clock: Clock,
     /// The agent's.
     pub timeouts: Timeouts,
-    /// Names of the agent's interfaces by index: they may be those of another network namespace.
+    /// Names of the agent's interfaces by slot: they may be those of another network namespace.
     pub names: HashMap<u32, String>,
 }
 
 impl View {
-    /// An interface's name, or `#index` where the agent has none of that index.
+    /// An interface's name, or `#slot` where the agent has none there.
     #[must_use]
-    pub fn interface_name(&self, ifindex: u32) -> String {
-        self.names.get(&ifindex).cloned().unwrap_or_else(|| format!("#{ifindex}"))
+    pub fn interface_name(&self, slot: u32) -> String {
+        self.names.get(&slot).cloned().unwrap_or_else(|| format!("#{slot}"))
     }
 }
 
@@ -144,12 +144,12 @@ impl Record {
             .to_owned(),
             midstream: flow.has(flow_flag::MIDSTREAM),
             violations: flow.violations.get(),
-            interface: view.interface_name(flow.ifindex.get()),
+            interface: view.interface_name(flow.slot()),
             zone: key.zone,
             rtt_us: Some(flow.handshake_us.get()).filter(|us| *us != 0),
             tier: tier.map(|tier| tier.name().to_owned()),
-            created: clock.date(flow.created_ns.get()),
-            created_ns: flow.created_ns.get(),
+            created: clock.date(flow.created_ns()),
+            created_ns: flow.created_ns(),
             timeout_s: seconds.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)),
         }
     }
