@@ -345,7 +345,6 @@ pub const fn entry(rule: Rule) -> Entry {
             names: &[
                 Name(Suricata, "decoder.tcp.invalid_optlen", "2200035"),
                 Name(Suricata, "decoder.tcp.opt_invalid_len", "2200036"),
-                Name(Suricata, "decoder.tcp.opt_duplicate", "2200037"),
                 Name(ZeekWeird, "tcp_option_mss_invalid_len", ""),
                 Name(ZeekWeird, "tcp_option_window_scale_invalid_len", ""),
                 Name(ZeekWeird, "tcp_option_sack_invalid_len", ""),
@@ -715,7 +714,6 @@ pub const fn entry(rule: Rule) -> Entry {
             behaviours: &["H6", "S5"],
             names: &[
                 Name(Suricata, "3whs_ack_in_wrong_dir", "2210000"),
-                Name(ZeekHistory, "a", ""),
                 Name(Conntrack, "packet (index 3) in dir 1 ignored, state SYN_SENT", ""),
                 Name(Counter, "TCPChallengeACK", ""),
             ],
@@ -799,7 +797,7 @@ pub const fn entry(rule: Rule) -> Entry {
             next: "One source that resets many ports has scanned them: these ports are known to be open.",
             state: "CLOSED at both ends.",
             behaviours: &["H10"],
-            names: &[Name(ZeekState, "RSTO", ""), Name(Counter, "EmbryonicRsts", "")],
+            names: &[Name(Counter, "EmbryonicRsts", "")],
         },
         Rule::HalfOpenTimeout => Entry {
             phase: Handshake,
