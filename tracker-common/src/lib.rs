@@ -30,6 +30,8 @@ pub mod sweep;
 pub mod time;
 pub mod track;
 pub mod violation;
+#[cfg(not(target_arch = "bpf"))]
+pub mod vocabulary;
 
 /// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
 /// an agent never reads maps whose records mean something else.

@@ -38,6 +38,13 @@ macro_rules! rules {
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$name => Severity::$severity,)* }
             }
+
+            /// What it says, in one sentence, with the ids of behaviours in parentheses.
+            #[cfg(not(target_arch = "bpf"))]
+            #[must_use]
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
+            }
         }
     };
 }
