@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{events, flows, instance::Instance, run, stats};
+use crate::{events, flows, instance::Instance, replay, run, stats};
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ pub enum Command {
     Events(events::Options),
     /// Show every counter
     Stats(stats::Options),
+    /// Push a capture through the kernel programs, and show its connections and what happened to them
+    Replay(replay::Options),
 }
 
 /// Forms of output.

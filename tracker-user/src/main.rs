@@ -10,7 +10,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
     cli::{Cli, Command},
-    events, flows, run, stats,
+    events, flows, replay, run, stats,
 };
 
 fn main() -> ExitCode {
@@ -33,6 +33,7 @@ fn execute(cli: Cli) -> Result<()> {
     match command {
         Command::Flows(options) => flows::run(&options, &instance),
         Command::Stats(options) => stats::run(&options, &instance),
+        Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
     }

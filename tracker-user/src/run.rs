@@ -21,7 +21,6 @@ use tracker_common::{
     event::{Event as Raw, Kind},
     state::State,
     sweep::Timeouts,
-    violation::Rules,
 };
 use zerocopy::FromBytes;
 
@@ -36,6 +35,7 @@ use crate::{
     object, preflight,
     reap::{Reaper, Sweep},
     record::View,
+    reported::Reported,
     tables::Tables,
 };
 
@@ -75,6 +75,9 @@ pub struct Options {
     /// Show the kernel programs' debug messages, at some cost for every packet
     #[arg(long)]
     pub kernel_log: bool,
+    /// Rules.
+    #[command(flatten)]
+    pub reported: Reported,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -226,13 +229,10 @@ async fn work(
         }
     }
     let config = Mutex::new(Tables::from_pins(&pins)?);
+    let reported = options.reported.rules();
     let hub = Hub::new(&output.kinds, move |mask| {
         let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let config = LiveConfig {
-            reported: Rules::reported_by_default(),
-            events: mask,
-            ..LiveConfig::default()
-        };
+        let config = LiveConfig { reported, events: mask, ..LiveConfig::default() };
         if let Err(error) = tables.configure(config) {
             tracing::error!("telling the kernel which events are wanted: {error:#}");
         }
