@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{events, explain, flows, instance::Instance, run, stats, violations};
+use crate::{events, explain, flows, instance::Instance, replay, run, stats, violations};
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ pub enum Command {
     /// Print docs/violations.md, for `cargo xtask docs`
     #[command(hide = true)]
     Guide,
+    /// Push a capture through the kernel programs, and show its connections and what happened to them
+    Replay(replay::Options),
 }
 
 /// Forms of output.

@@ -10,7 +10,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
     cli::{Cli, Command},
-    events, explain, flows, guide, run, stats, violations,
+    events, explain, flows, guide, replay, run, stats, violations,
 };
 
 fn main() -> ExitCode {
@@ -36,6 +36,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Violations(options) => violations::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Guide => guide::run(),
+        Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
     }

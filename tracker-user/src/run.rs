@@ -21,7 +21,6 @@ use tracker_common::{
     event::{Event as Raw, Kind},
     state::State,
     sweep::Timeouts,
-    violation::Rules,
 };
 use zerocopy::FromBytes;
 
@@ -36,6 +35,7 @@ use crate::{
     object, preflight,
     reap::{Reaper, Sweep},
     record::View,
+    reported::Reported,
     tables::Tables,
 };
 
@@ -86,6 +86,9 @@ pub struct Options {
     /// Show the kernel programs' debug messages, at some cost for every packet
     #[arg(long)]
     pub kernel_log: bool,
+    /// Rules.
+    #[command(flatten)]
+    pub reported: Reported,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -243,7 +246,7 @@ async fn work(
     }
     let config = Mutex::new(Tables::from_pins(&pins)?);
     let live = LiveConfig {
-        reported: Rules::reported_by_default(),
+        reported: options.reported.rules(),
         source_interval_ns: interval_ns(options.report_rate),
         source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
         no_back_off: u32::from(options.every),
