@@ -45,6 +45,38 @@ pub fn listener(namespace: &Namespace, local: SocketAddr) -> Result<Socket> {
     Ok(socket)
 }
 
+/// A listening socket for each address of both ends of a pair.
+#[derive(Debug)]
+pub struct Listeners([[Socket; 2]; 2]);
+
+impl Listeners {
+    /// All of them listen on `port`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(pair: &Pair, port: u16) -> Result<Self> {
+        let on = |namespace: &Namespace, [v4, v6]: [std::net::IpAddr; 2]| -> Result<_> {
+            Ok([
+                listener(namespace, SocketAddr::new(v4, port))?,
+                listener(namespace, SocketAddr::new(v6, port))?,
+            ])
+        };
+        Ok(Self([on(&pair.host, address::HOST)?, on(&pair.peer, address::PEER)?]))
+    }
+
+    /// That of the host, or of the peer, for one address family.
+    #[must_use]
+    pub fn at(&self, on_host: bool, is_ipv6: bool) -> &Socket {
+        &self.0[usize::from(!on_host)][usize::from(is_ipv6)]
+    }
+
+    /// All four.
+    pub fn iter(&self) -> impl Iterator<Item = &Socket> {
+        self.0.iter().flatten()
+    }
+}
+
 /// How long reading, writing, accepting and connecting may take.
 ///
 /// # Errors

@@ -19,7 +19,8 @@ use crate::frame::opaque;
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
-static INTERFACE: InterfaceConfig = InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0, replay: 0 };
+static INTERFACE: InterfaceConfig =
+    InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0, replay: 0 };
 
 /// Flows that nothing evicts. The agent sets the size.
 #[map]
