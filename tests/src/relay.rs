@@ -142,6 +142,8 @@ struct FromSide {
     segments: u64,
     sent_on: u64,
     is_last_dropped: bool,
+    /// What became of its first FIN.
+    is_first_fin_dropped: Option<bool>,
     /// A segment that waits to be overtaken.
     waiting: Option<(Instant, u64)>,
 }
@@ -151,6 +153,12 @@ impl Trace {
     #[must_use]
     pub fn is_last_delivered(&self) -> bool {
         self.sides.iter().all(|side| !side.is_last_dropped)
+    }
+
+    /// Whether this side has sent a FIN, of which the other has heard by a later copy only.
+    #[must_use]
+    pub fn is_first_fin_dropped(&self, from: Side) -> bool {
+        self.sides[from as usize].is_first_fin_dropped == Some(true)
     }
 
     /// How many segments from this side were sent on, copies included.
@@ -406,7 +414,11 @@ impl Core {
         let ordinal = side.segments;
         side.segments += 1;
         let act = self.fate(&header, from, ordinal);
-        self.trace(&header).side(from).is_last_dropped = act == Act::Dropped;
+        let side = self.trace(&header).side(from);
+        side.is_last_dropped = act == Act::Dropped;
+        if header.flags & flag::FIN != 0 {
+            side.is_first_fin_dropped.get_or_insert(act == Act::Dropped);
+        }
         self.note(now, from, header, act);
         let held = || Held { from, header, frame: frame.to_vec() };
         match act {

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::SocketAddr,
+    os::fd::AsRawFd,
     time::Duration,
 };
 
@@ -139,6 +140,20 @@ pub fn wait_unread(socket: &Socket, octets: usize) -> Result<()> {
     let flags = libc::MSG_PEEK | libc::MSG_WAITALL;
     ensure!(socket.recv_with_flags(&mut buffer, flags)? == octets, "the connection ended");
     Ok(())
+}
+
+/// How many octets wait to be sent for the first time, a FIN counted as one: behind a closed window, for instance.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn unsent(socket: &Socket) -> Result<i32> {
+    const SIOCOUTQNSD: u64 = 0x894b;
+    let mut octets: libc::c_int = 0;
+    // SAFETY: the call writes one integer.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD, &raw mut octets) };
+    ensure!(result == 0, "asking for unsent octets: {}", std::io::Error::last_os_error());
+    Ok(octets)
 }
 
 /// Prepares both ends of a new pair for [`introduce`] and [`deafen`]: they do not ask for hardware addresses, and look
