@@ -335,6 +335,20 @@ impl Events {
         bail!("the event did not come; these did:\n{}", seen.join("\n"))
     }
 
+    /// Takes all events that have come by now.
+    ///
+    /// # Errors
+    ///
+    /// Where one cannot be read.
+    pub fn take(&self) -> Result<Vec<Value>> {
+        let mut seen =
+            std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).try_iter() {
+            seen.push(serde_json::from_str(&line).with_context(|| line.clone())?);
+        }
+        Ok(seen)
+    }
+
     /// Waits for an event of this kind.
     ///
     /// # Errors

@@ -63,26 +63,51 @@ impl Pair {
     pub fn with_addresses() -> Result<Self> {
         let pair = Self { host: Namespace::new()?, peer: Namespace::new()? };
         pair.join()?;
-        for (namespace, addresses) in [(&pair.host, address::HOST), (&pair.peer, address::PEER)] {
+        pair.address()?;
+        Ok(pair)
+    }
+
+    /// Not joined, but each with a cable to `middle`, where the interfaces of that name are those to the host and to the
+    /// peer. Up, with [`address`]es.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn around(middle: &Namespace, interfaces: [&str; 2]) -> Result<Self> {
+        let pair = Self { host: Namespace::new()?, peer: Namespace::new()? };
+        for (end, name) in [&pair.host, &pair.peer].into_iter().zip(interfaces) {
+            cable((end, INTERFACE), (middle, name))?;
+        }
+        pair.address()?;
+        Ok(pair)
+    }
+
+    fn address(&self) -> Result<()> {
+        for (namespace, addresses) in [(&self.host, address::HOST), (&self.peer, address::PEER)] {
             let [v4, v6] = addresses;
             namespace.run("ip", &["addr", "add", &format!("{v4}/24"), "dev", INTERFACE])?;
             namespace
                 .run("ip", &["addr", "add", &format!("{v6}/64"), "dev", INTERFACE, "nodad"])?;
         }
-        Ok(pair)
+        Ok(())
     }
 
     fn join(&self) -> Result<()> {
-        let other = self.peer.path();
-        self.host.run(
-            "ip",
-            &["link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns", &other],
-        )?;
-        for namespace in [&self.host, &self.peer] {
-            namespace.run("ip", &["link", "set", INTERFACE, "up"])?;
-        }
-        Ok(())
+        cable((&self.host, INTERFACE), (&self.peer, INTERFACE))
     }
+}
+
+/// Makes a veth pair, either end in the namespace and with the name given, and brings both up.
+fn cable(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
+    let far = other.0.path();
+    one.0.run(
+        "ip",
+        &["link", "add", one.1, "type", "veth", "peer", "name", other.1, "netns", &far],
+    )?;
+    for (namespace, name) in [one, other] {
+        namespace.run("ip", &["link", "set", name, "up"])?;
+    }
+    Ok(())
 }
 
 /// A silent [`Pair`], an agent on its host, and a packet socket at either end: every packet is one that a test sent.

@@ -4,9 +4,12 @@
 //! Nothing here leaves the namespaces it makes.
 
 pub mod agent;
+pub mod flows;
 pub mod lab;
 pub mod namespace;
 pub mod offload;
+pub mod random;
+pub mod relay;
 pub mod segment;
 pub mod sockets;
 pub mod ss;

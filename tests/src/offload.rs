@@ -13,6 +13,8 @@ use crate::namespace::Namespace;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Offload {
+    /// Checksums of what is sent. Without it they are right on the wire, as a packet socket between two hosts needs it.
+    TxChecksum = 0x17,
     /// TCP segmentation offload: the device cuts. Not to be had where the other end of a veth runs native XDP.
     Tso = 0x1f,
     /// Generic segmentation offload: the stack cuts, after egress programs.

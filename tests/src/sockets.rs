@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::SocketAddr,
+    os::fd::AsRawFd,
     time::Duration,
 };
 
@@ -43,6 +44,38 @@ pub fn listener(namespace: &Namespace, local: SocketAddr) -> Result<Socket> {
     let socket = bound(namespace, local)?;
     socket.listen(4096)?;
     Ok(socket)
+}
+
+/// A listening socket for each address of both ends of a pair.
+#[derive(Debug)]
+pub struct Listeners([[Socket; 2]; 2]);
+
+impl Listeners {
+    /// All of them listen on `port`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(pair: &Pair, port: u16) -> Result<Self> {
+        let on = |namespace: &Namespace, [v4, v6]: [std::net::IpAddr; 2]| -> Result<_> {
+            Ok([
+                listener(namespace, SocketAddr::new(v4, port))?,
+                listener(namespace, SocketAddr::new(v6, port))?,
+            ])
+        };
+        Ok(Self([on(&pair.host, address::HOST)?, on(&pair.peer, address::PEER)?]))
+    }
+
+    /// That of the host, or of the peer, for one address family.
+    #[must_use]
+    pub fn at(&self, on_host: bool, is_ipv6: bool) -> &Socket {
+        &self.0[usize::from(!on_host)][usize::from(is_ipv6)]
+    }
+
+    /// All four.
+    pub fn iter(&self) -> impl Iterator<Item = &Socket> {
+        self.0.iter().flatten()
+    }
 }
 
 /// How long reading, writing, accepting and connecting may take.
@@ -107,6 +140,20 @@ pub fn wait_unread(socket: &Socket, octets: usize) -> Result<()> {
     let flags = libc::MSG_PEEK | libc::MSG_WAITALL;
     ensure!(socket.recv_with_flags(&mut buffer, flags)? == octets, "the connection ended");
     Ok(())
+}
+
+/// How many octets wait to be sent for the first time, a FIN counted as one: behind a closed window, for instance.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn unsent(socket: &Socket) -> Result<i32> {
+    const SIOCOUTQNSD: u64 = 0x894b;
+    let mut octets: libc::c_int = 0;
+    // SAFETY: the call writes one integer.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD, &raw mut octets) };
+    ensure!(result == 0, "asking for unsent octets: {}", std::io::Error::last_os_error());
+    Ok(octets)
 }
 
 /// Prepares both ends of a new pair for [`introduce`] and [`deafen`]: they do not ask for hardware addresses, and look

@@ -1,29 +1,85 @@
 //! What `ss` says: the kernel's own word on the states of its sockets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result};
 
-use crate::namespace::Namespace;
+use crate::{lab::Pair, namespace::Namespace};
+
+/// A socket as `ss` shows it.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    /// RFC 9293's name of its state.
+    pub state: String,
+    /// Octets that its peer has not acknowledged.
+    pub unacknowledged: u64,
+    /// The whole line.
+    pub line: String,
+}
+
+/// Sockets by (local, remote) address and port as `ss` prints them, listeners left out.
+///
+/// # Errors
+///
+/// Where `ss` fails, or prints a line that is not understood.
+pub fn sockets(namespace: &Namespace) -> Result<BTreeMap<(String, String), Socket>> {
+    let text = namespace.run("ss", &["-H", "-t", "-a", "-n"])?;
+    let mut sockets = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let state = words.next().context("a state")?;
+        let unacknowledged = words.nth(1).context("two queues")?;
+        let (local, remote) =
+            (words.next().context("a local address")?, words.next().context("a remote address")?);
+        if state != "LISTEN" {
+            let socket = Socket {
+                state: rfc_name(state).to_owned(),
+                unacknowledged: unacknowledged.parse().with_context(|| line.to_owned())?,
+                line: line.to_owned(),
+            };
+            sockets.insert((local.to_owned(), remote.to_owned()), socket);
+        }
+    }
+    Ok(sockets)
+}
 
 /// States by (local, remote) address and port as `ss` prints them, listeners left out.
 ///
 /// # Errors
 ///
-/// Where `ss` fails, or prints a line that is not understood.
+/// As [`sockets`].
 pub fn states(namespace: &Namespace) -> Result<BTreeMap<(String, String), String>> {
-    let text = namespace.run("ss", &["-H", "-t", "-a", "-n"])?;
-    let mut states = BTreeMap::new();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let state = words.next().context("a state")?;
-        let (local, remote) =
-            (words.nth(2).context("a local address")?, words.next().context("a remote address")?);
-        if state != "LISTEN" {
-            states.insert((local.to_owned(), remote.to_owned()), rfc_name(state).to_owned());
-        }
+    Ok(sockets(namespace)?.into_iter().map(|(ends, socket)| (ends, socket.state)).collect())
+}
+
+/// What `ss` says in both namespaces of a pair.
+#[derive(Debug)]
+pub struct Oracle {
+    host: BTreeMap<(String, String), Socket>,
+    peer: BTreeMap<(String, String), Socket>,
+}
+
+impl Oracle {
+    /// Asks.
+    ///
+    /// # Errors
+    ///
+    /// As [`sockets`].
+    pub fn ask(pair: &Pair) -> Result<Self> {
+        Ok(Self { host: sockets(&pair.host)?, peer: sockets(&pair.peer)? })
     }
-    Ok(states)
+
+    /// The socket of the host, or of the peer, with these addresses.
+    #[must_use]
+    pub fn socket(&self, on_host: bool, local: SocketAddr, remote: SocketAddr) -> Option<&Socket> {
+        let sockets = if on_host { &self.host } else { &self.peer };
+        sockets.get(&(local.to_string(), remote.to_string()))
+    }
+
+    /// Every socket of both.
+    pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        self.host.values().chain(self.peer.values())
+    }
 }
 
 /// RFC 9293's name for a state of `ss`.

@@ -13,17 +13,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use socket2::Socket;
 use tracker_tests::{
     agent::{Agent, eventually},
+    flows::{by_key, key, states},
     lab::{INTERFACE, Pair, address},
-    namespace::Namespace,
     sockets::{
-        accept, bound, deafen, introduce, listener, prepare, start_connecting, transfer, undeafen,
+        Listeners, accept, bound, deafen, introduce, prepare, start_connecting, transfer, undeafen,
         wait_unread,
     },
-    ss,
+    ss::Oracle,
 };
 
 /// Connections of each kind: five for either address family, with the client on either side.
@@ -104,6 +103,11 @@ impl Connection {
         self.server.as_ref().context("the server's socket")
     }
 
+    /// Who accepts it.
+    fn listener<'a>(&self, listeners: &'a Listeners) -> &'a Socket {
+        listeners.at(!self.client_on_host, self.server_address.is_ipv6())
+    }
+
     /// Who closes first, where somebody does, and who does not.
     fn closers(&self) -> Result<Option<(&Socket, &Socket)>> {
         Ok(match self.kind {
@@ -118,20 +122,16 @@ impl Connection {
     /// States of the client and the server as seen in both maps, where an end without a socket is CLOSED, or LISTEN
     /// while its SYN was not heard.
     fn states<'a>(&self, oracle: &'a Oracle) -> [&'a str; 2] {
-        let (here, there) = if self.client_on_host { (0, 1) } else { (1, 0) };
-        let local = (self.client_address.to_string(), self.server_address.to_string());
-        let remote = (local.1.clone(), local.0.clone());
         let nobody =
             if self.kind == OpensSlowly && self.server.is_none() { "LISTEN" } else { "CLOSED" };
+        let (on_host, client, server) =
+            (self.client_on_host, self.client_address, self.server_address);
         [
-            oracle.0[here].get(&local).map_or("CLOSED", String::as_str),
-            oracle.0[there].get(&remote).map_or(nobody, String::as_str),
+            oracle.socket(on_host, client, server).map_or("CLOSED", |socket| &socket.state),
+            oracle.socket(!on_host, server, client).map_or(nobody, |socket| &socket.state),
         ]
     }
 }
-
-/// What `ss` says in both namespaces, the host's first.
-struct Oracle([BTreeMap<(String, String), String>; 2]);
 
 struct Laboratory {
     pair: Pair,
@@ -193,17 +193,13 @@ impl Laboratory {
         ends: Ends,
         expected: &impl Fn(&Connection) -> &'static [&'static str],
     ) -> Result<(Vec<String>, Vec<String>)> {
-        let oracle = Oracle([ss::states(&self.pair.host)?, ss::states(&self.pair.peer)?]);
+        let oracle = Oracle::ask(&self.pair)?;
         let flows = self.agent.flows(&[])?;
         let (mut wrong, mut agreed) = (Vec::new(), Vec::new());
         if flows.len() != self.connections.len() {
             wrong.push(format!("{} flows of {}", flows.len(), self.connections.len()));
         }
-        let mut by_key: BTreeMap<[SocketAddr; 2], Vec<&Value>> = BTreeMap::new();
-        for flow in &flows {
-            let key = key(end(flow, "src", "sport")?, end(flow, "dst", "dport")?);
-            by_key.entry(key).or_default().push(flow);
-        }
+        let mut by_key = by_key(&flows)?;
         for connection in &self.connections {
             let mut told = String::new();
             let found = by_key
@@ -221,10 +217,7 @@ impl Laboratory {
                 wrong.push(format!("{told}: {} flows", found.len()));
                 continue;
             };
-            let from_client = end(flow, "src", "sport")? == connection.client_address;
-            let (client, server) = if from_client { ("orig", "reply") } else { ("reply", "orig") };
-            let state = |end: &str| flow[end]["state"].as_str().unwrap_or("none");
-            let mut tracked = [state(client), state(server)];
+            let mut tracked = states(flow, connection.client_address)?;
             let mut kernel = connection.states(&oracle);
             let hidden = usize::from(connection.client_on_host);
             if ends == Ends::Host {
@@ -251,15 +244,6 @@ impl Laboratory {
         wrong.extend(by_key.into_keys().map(|key| format!("a flow that is none of ours: {key:?}")));
         Ok((wrong, agreed))
     }
-}
-
-fn key(a: SocketAddr, b: SocketAddr) -> [SocketAddr; 2] {
-    if a < b { [a, b] } else { [b, a] }
-}
-
-fn end(flow: &Value, address: &str, port: &str) -> Result<SocketAddr> {
-    let ip = flow[address].as_str().context("an address")?.parse()?;
-    Ok(SocketAddr::new(ip, u16::try_from(flow[port].as_u64().context("a port")?)?))
 }
 
 fn make_laboratory() -> Result<Laboratory> {
@@ -310,25 +294,6 @@ fn plan(pair: &Pair) -> Result<Vec<Connection>> {
     Ok(planned)
 }
 
-struct Listeners([[Socket; 2]; 2]);
-
-impl Listeners {
-    fn new(pair: &Pair) -> Result<Self> {
-        let on = |namespace: &Namespace, addresses: [std::net::IpAddr; 2]| -> Result<_> {
-            Ok([
-                listener(namespace, SocketAddr::new(addresses[0], SERVED))?,
-                listener(namespace, SocketAddr::new(addresses[1], SERVED))?,
-            ])
-        };
-        Ok(Self([on(&pair.host, address::HOST)?, on(&pair.peer, address::PEER)?]))
-    }
-
-    fn of(&self, connection: &Connection) -> &Socket {
-        let on_host = usize::from(connection.client_on_host);
-        &self.0[on_host][usize::from(connection.server_address.is_ipv6())]
-    }
-}
-
 /// Both ends of a simultaneous open send their SYN.
 fn connect_both_ways(pair: &Pair, connection: &mut Connection) -> Result<()> {
     let elsewhere = if connection.client_on_host { &pair.peer } else { &pair.host };
@@ -348,7 +313,7 @@ fn converse(connection: &Connection) -> Result<()> {
 #[allow(clippy::too_many_lines)] // one story, told in order
 fn tracker_and_ss_agree_on_every_connection() -> Result<()> {
     let mut lab = make_laboratory()?;
-    let listeners = Listeners::new(&lab.pair)?;
+    let listeners = Listeners::new(&lab.pair, SERVED)?;
     let (crossing, others): (Vec<_>, Vec<_>) =
         plan(&lab.pair)?.into_iter().partition(|connection| connection.kind == SynsCross);
     let (late, punctual): (Vec<_>, Vec<_>) = others
@@ -374,7 +339,8 @@ fn tracker_and_ss_agree_on_every_connection() -> Result<()> {
             connection.client = None;
         } else {
             connected.with_context(|| connection.client_address.to_string())?;
-            connection.server = Some(accept(listeners.of(&connection), connection.client_address)?);
+            connection.server =
+                Some(accept(connection.listener(&listeners), connection.client_address)?);
             converse(&connection)?;
         }
         lab.connections.push(connection);
@@ -416,7 +382,7 @@ fn tracker_and_ss_agree_on_every_connection() -> Result<()> {
     // They are accepted in the order in which they were completed.
     let mut accepted = Vec::new();
     for connection in lab.of_kinds(&[OpensSlowly]) {
-        accepted.push(listeners.of(connection).accept()?);
+        accepted.push(connection.listener(&listeners).accept()?);
     }
     for (socket, from) in accepted {
         let from = from.as_socket().context("an address")?;
