@@ -4,9 +4,11 @@
 //! Nothing here leaves the namespaces it makes.
 
 pub mod agent;
+pub mod conntrack;
 pub mod lab;
 pub mod namespace;
 pub mod offload;
+pub mod router;
 pub mod segment;
 pub mod sockets;
 pub mod ss;
