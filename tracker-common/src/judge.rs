@@ -435,14 +435,14 @@ fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment)
             verdict.chooses_isn = acks_other_isn && !segment.ack.within(ack_low, ack_high);
             verdict
         }
-        (true, false) => {
-            Verdict::breach(me, Rule::HandshakeAckBadAck, ack_low, ack_high, segment.ack)
-        }
         (false, true) => {
             Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
         }
-        (false, false) => {
-            Verdict::breach(me, Rule::HandshakeBadSeqAck, ack_low, ack_high, segment.ack)
+        (_, false) => {
+            let rule = if good_seq { Rule::HandshakeAckBadAck } else { Rule::HandshakeBadSeqAck };
+            let mut verdict = Verdict::breach(me, rule, ack_low, ack_high, segment.ack);
+            verdict.facts.refused_ack = segment.ack;
+            verdict
         }
     }
 }
@@ -629,6 +629,10 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
         && matches!(situation.theirs, State::CloseWait | State::LastAck | State::Closing);
     let exact = peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin);
     if situation.in_time_wait() || me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
+        return Verdict::nothing(me);
+    }
+    if !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack {
+        // Refuses a segment that was refused here too, and so says nothing about the connection.
         return Verdict::nothing(me);
     }
     let bits = if exact { fact::RST | fact::RST_EXACT } else { fact::RST };
