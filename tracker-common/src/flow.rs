@@ -72,7 +72,7 @@ pub mod fact {
     pub const RST_EXACT: u32 = 1 << 29;
     /// Went on after an RST of its peer's that was not exact: it has refused that RST (RFC 5961 section 3).
     pub const OUTLIVED_RST: u32 = 1 << 30;
-    /// A copy of its FIN did not acknowledge the peer's, so the first one did not either.
+    /// Came to acknowledge the peer's FIN after its own, or a copy of its FIN did not: it did not close second.
     pub const CLOSED_FIRST: u32 = 1 << 31;
 }
 

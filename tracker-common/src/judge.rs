@@ -577,13 +577,13 @@ fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
             facts.flags |= fact::FIN_AHEAD;
         }
     }
-    if segment.has(Flags::FIN)
-        && me.has(fact::FIN)
-        && peer.has(fact::FIN)
-        && segment.ack.before(peer.fin.add(1))
-    {
-        // Its first copy, overtaken by a later one.
-        facts.flags |= fact::CLOSED_FIRST;
+    if me.has(fact::FIN) && peer.has(fact::FIN) {
+        // Its first FIN did not acknowledge the peer's if it had not acknowledged it until now, or if this is a copy that
+        // was overtaken by a later one.
+        let old_copy = segment.has(Flags::FIN) && segment.ack.before(peer.fin.add(1));
+        if old_copy || me.ack.before(peer.fin.add(1)) {
+            facts.flags |= fact::CLOSED_FIRST;
+        }
     }
     // RFC 7323 section 4.3, with the last acknowledgment that was seen.
     if segment.has_timestamp

@@ -216,7 +216,10 @@ fn belongs_to_successor<S: Surroundings>(
     };
     let (me, peer) =
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
-    continues_handshake(&me, &peer, offers(newer, packet).acks_other, segment)
+    let offers = offers(newer, packet);
+    // An answer to the SYN of before is the newer connection's to refuse.
+    (segment.has(Flags::SYN) && offers.acks_previous)
+        || continues_handshake(&me, &peer, offers.acks_other, segment)
 }
 
 /// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate, and not if TIME_WAIT keeps it
@@ -618,9 +621,7 @@ pub fn track_half_open<S: Surroundings>(
 fn beginning(flow: &Flow, packet: &Packet) -> Marks {
     let midstream = flow.has(flow_flag::MIDSTREAM);
     let fin = packet.segment.has(Flags::FIN);
-    Marks::NONE
-        .with_if(Rule::Midstream, midstream)
-        .with_if(Rule::FinNoSession, midstream && fin)
+    Marks::NONE.with_if(Rule::Midstream, midstream).with_if(Rule::FinNoSession, midstream && fin)
 }
 
 /// The end of a flow whose key a new connection takes.
