@@ -460,20 +460,20 @@ impl Flow {
         self.flags.or(bits);
     }
 
-    /// Sets one bit of [`flow_flag`], and says whether this call did: true for one of two CPUs.
+    /// Sets bits of [`flow_flag`], and says which of them this call has set: each is set by one of two CPUs.
     #[inline(always)]
-    pub fn mark_once(&self, bit: u32) -> bool {
-        // One other writer, and it sets another bit at most, so the second try decides.
+    pub fn mark_once(&self, bits: u32) -> u32 {
+        // One other writer, and it sets other bits at most, so the second try decides.
         for _ in 0..4 {
             let now = self.flags.get();
-            if now & bit != 0 {
-                return false;
+            if now & bits == bits {
+                return 0;
             }
-            if self.flags.compare_exchange(now, now | bit) {
-                return true;
+            if self.flags.compare_exchange(now, now | bits) {
+                return bits & !now;
             }
         }
-        false
+        0
     }
 
     /// Clears bits of [`flow_flag`], unless another CPU writes at the same moment.

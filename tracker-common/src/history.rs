@@ -37,6 +37,23 @@ pub enum Letter {
 const LETTERS: [char; 13] = ['?', 's', 'h', 'a', 'd', 'f', 'r', 'g', 't', 'w', 'q', 'i', '^'];
 const BITS: u32 = 5;
 const SENDER_IS_HIGH: u64 = 16;
+/// The bits that letters fill.
+const FULL: u64 = (1 << (History::MAX * BITS)) - 1;
+
+/// Letters to append, in the history's own form.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Letters(u64);
+
+impl Letters {
+    /// Those so far, and `letter` after them, sent by `from`.
+    #[inline(always)]
+    #[must_use]
+    pub fn and(self, letter: Letter, from: End) -> Self {
+        let code = letter as u64 | if from.is_high() { SENDER_IS_HIGH } else { 0 };
+        let used = (u64::BITS - self.0.leading_zeros()).div_ceil(BITS);
+        Self(self.0 | code << (used * BITS & 63))
+    }
+}
 
 /// Up to twelve letters in one word, five bits each: four name the letter, one the end that sent it, so that a late
 /// decision about who opened the connection rewrites nothing.
@@ -58,15 +75,18 @@ impl History {
         self.0.set(0);
     }
 
-    /// Appends `letter`, sent by `from`. Letters that two CPUs append at the same moment are both kept.
+    /// Appends letters. What two CPUs append at the same moment is both kept.
     #[inline(always)]
-    pub fn append(&self, letter: Letter, from: End) {
-        let code = letter as u64 | if from.is_high() { SENDER_IS_HIGH } else { 0 };
+    pub fn append(&self, letters: Letters) {
+        if letters.0 == 0 {
+            return;
+        }
         // Two directions, so two writers: the second try succeeds unless the other CPU wrote twice meanwhile.
         for _ in 0..4 {
             let now = self.0.get();
             let used = (u64::BITS - now.leading_zeros()).div_ceil(BITS);
-            if used >= Self::MAX || self.0.compare_exchange(now, now | code << (used * BITS)) {
+            let next = now | (letters.0 << (used * BITS & 63) & FULL);
+            if used >= Self::MAX || self.0.compare_exchange(now, next) {
                 return;
             }
         }
@@ -116,7 +136,7 @@ mod tests {
             (Letter::Ack, End::HIGH),
             (Letter::Fin, End::LOW),
         ] {
-            history.append(letter, from);
+            history.append(Letters::default().and(letter, from));
         }
         assert_eq!(history.display(End::HIGH).to_string(), "ShAf");
         assert_eq!(history.display(End::LOW).to_string(), "sHaF");
@@ -126,8 +146,9 @@ mod tests {
     fn a_full_history_stays_as_it_is() {
         let history = History::default();
         for _ in 0..20 {
-            history.append(Letter::Syn, End::LOW);
+            history
+                .append(Letters::default().and(Letter::Syn, End::LOW).and(Letter::Data, End::LOW));
         }
-        assert_eq!(history.display(End::LOW).to_string(), "S".repeat(12));
+        assert_eq!(history.display(End::LOW).to_string(), "SD".repeat(6));
     }
 }

@@ -129,12 +129,10 @@ impl Situation {
 #[inline(always)]
 #[must_use]
 pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    let revived = revive(me, peer, situation, segment);
-    let me = &revived;
     if segment.has(Flags::RST) {
         reset(me, peer, situation, segment)
     } else if is_reset(me, peer) && !segment.has(Flags::SYN) {
-        after_reset(me, peer, segment)
+        after_reset(me, peer, situation.leaves, segment)
     } else if segment.has(Flags::SYN) {
         if segment.has(Flags::ACK) {
             syn_ack(me, peer, situation, segment)
@@ -148,36 +146,39 @@ pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
     }
 }
 
-/// The sender's facts, and that it has refused an RST where it has: one that was not exact is taken at its word until
-/// then. Where the sender is elsewhere, what it sends may have been under way.
+/// What is to be added to the sender's facts before its segment is judged: [`fact::OUTLIVED_RST`] where the segment shows
+/// that an RST was refused. One that was not exact is taken at its word until then. Where the sender is elsewhere, what
+/// it sends may have been under way.
 #[inline(always)]
-fn revive(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Facts {
+#[must_use]
+pub fn outlived(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> u32 {
     if (me.flags | peer.flags) & fact::RST == 0
         || segment.flags.only(Flags::SYN.with(Flags::RST)) != Flags(0)
     {
-        return *me;
+        return 0;
     }
     let refuses = if me.has(fact::RST) {
         peer.has(fact::OUTLIVED_RST) && me.has_end() && segment.end().after(me.end)
     } else {
         situation.leaves
     };
-    Facts { flags: me.flags | if refuses { fact::OUTLIVED_RST } else { 0 }, ..*me }
+    if refuses { fact::OUTLIVED_RST } else { 0 }
 }
 
-/// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive; new data from
-/// the very end that reset it cannot.
+/// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive, also beyond the
+/// RST's number, which is that of the segment it answers; new data from an end on this host that has reset it cannot.
 #[inline(always)]
-fn after_reset(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
+fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Verdict {
     let end = segment.end();
     if !me.has(fact::RST) && peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
         // It had the peer's FIN before the RST: if its own was acknowledged, the RST found it in TIME_WAIT.
         let mut verdict = Verdict::nothing(me);
-        verdict.facts.ack = segment.ack;
+        verdict.facts.ack =
+            if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
         verdict.facts.flags |= fact::ACK;
         return verdict;
     }
-    if me.has(fact::RST) && me.has_end() && end.after(me.end) {
+    if leaves && me.has(fact::RST) && me.has_end() && end.after(me.end) {
         return Verdict::breach(me, Rule::DataAfterRst, me.end, me.end, end);
     }
     Verdict::nothing(me)
@@ -296,13 +297,13 @@ fn acknowledges_syn(peer: &Facts, ack: Seq, acks_other_isn: bool) -> bool {
 #[inline(always)]
 fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     let acks_other_isn = situation.offers.acks_other;
+    // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
+    let is_closed = situation.mine as u8 == State::Closed as u8;
+    if is_closed && me.has(fact::ACK) && acknowledges_syn(peer, segment.ack, false) {
+        return Verdict::nothing(me);
+    }
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.
     if situation.open && me.has(fact::ACK) {
-        // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
-        let is_closed = situation.mine as u8 == State::Closed as u8;
-        if is_closed && acknowledges_syn(peer, segment.ack, false) {
-            return Verdict::nothing(me);
-        }
         return if segment.seq == me.isn && me.has(fact::SYN) {
             Verdict::nothing(me)
         } else {
@@ -441,7 +442,9 @@ fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment)
     let seq_low = if peer.has(fact::ACK) { peer.ack } else { me.isn.add(1) };
     let seq_high = if peer.has(fact::EDGE) { peer.edge } else { seq_low.add(UNSCALED_WINDOW) };
     let good_ack = segment.ack.within(ack_low, ack_high) || acks_other_isn;
-    let good_seq = !segment.end().before(seq_low) && !segment.seq.after(seq_high);
+    // A FIN has a number of its own, which is a new one.
+    let least = if segment.has(Flags::FIN) { seq_low.add(1) } else { seq_low };
+    let good_seq = !segment.end().before(least) && !segment.seq.after(seq_high);
     match (good_seq, good_ack) {
         (true, true) => {
             let mut verdict = advance(me, peer, segment);
@@ -486,7 +489,8 @@ fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
     if peer.has(fact::ACK) {
         // The kernel's tcp_sequence(): a segment that ends before what its receiver last acknowledged is an old one (a
         // retransmission, a keepalive, a zero-window probe: S4), and its acknowledgment is not looked at either.
-        if end.before(peer.ack) {
+        let old_fin = segment.has(Flags::FIN) && !me.has(fact::FIN) && end == peer.ack;
+        if end.before(peer.ack) || old_fin {
             let mut verdict = Verdict::nothing(me);
             note_letter(&mut verdict, segment);
             return verdict;
@@ -504,10 +508,11 @@ fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
     }
     if peer.has_end()
         && segment.ack.after(peer.end)
-        && !peer.has(fact::FRAGMENTED)
-        // In a flow picked up in its middle, the peer may have sent more than we saw.
-        && (!midstream || me.has(fact::SYNCED))
-        && !acknowledges_refused(peer, segment)
+        // Nothing follows a FIN. In a flow picked up in its middle, the peer may have sent more than we saw.
+        && (peer.has(fact::FIN)
+            || (!peer.has(fact::FRAGMENTED)
+                && (!midstream || me.has(fact::SYNCED))
+                && !acknowledges_refused(peer, segment)))
     {
         let low = if me.has(fact::ACK) { me.ack } else { peer.end };
         let rule = if segment.has(Flags::FIN) {
@@ -527,11 +532,15 @@ fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
     // Only what was never sent before can be judged by its age: a network may deliver a first copy after the second.
     if segment.has_timestamp
         && me.has(fact::TS)
-        && segment.timestamp.before(me.ts)
+        // One tick is forgiven, as the kernel's tcp_paws_check() does.
+        && segment.timestamp.before(me.ts.sub(1))
         && me.has_end()
         && end.after(me.end)
     {
-        return Verdict::breach(me, Rule::PawsReject, me.ts, me.ts.add(1 << 30), segment.timestamp);
+        let high = me.ts.add(1 << 30);
+        let mut verdict = Verdict::breach(me, Rule::PawsReject, me.ts, high, segment.timestamp);
+        verdict.facts.refused_end = end;
+        return verdict;
     }
     let mut verdict = advance(me, peer, segment);
     if midstream {

@@ -128,10 +128,12 @@ fn of_syn(me: &Facts, peer: &Facts, segment: &Segment) -> Marks {
     if segment.has(Flags::ACK) {
         return Marks::NONE.with_if(Rule::Retransmission, again && me.has(fact::SYN_ACK));
     }
+    // A SYN after its own answer was merely seen late (H17).
+    let crossing = !me.has(fact::SYN) && peer.has(fact::SYN) && !peer.has(fact::SYN_ACK);
     let fast_open = segment.payload > 0 && segment.options.has(SynOptions::HAS_FAST_OPEN);
     Marks::NONE
         .with_if(Rule::Retransmission, again && !me.has(fact::SYN_ACK))
         .with_if(Rule::RepeatedSynNoAck, again && me.has(fact::SYN_ACK))
-        .with_if(Rule::SimultaneousOpen, !me.has(fact::SYN) && peer.has(fact::SYN))
+        .with_if(Rule::SimultaneousOpen, crossing)
         .with_if(Rule::FastOpenData, !me.has(fact::SYN) && fast_open)
 }

@@ -16,8 +16,10 @@ use crate::{
     event::{Kind, Reason},
     flow::{Facts, Flow, HalfOpen, Repeat, fact, flow_flag},
     forget::Forget,
-    history::Letter,
-    judge::{Offers, Reopening, Situation, Verdict, continues_handshake, judge, reopening},
+    history::{Letter, Letters},
+    judge::{
+        Offers, Reopening, Situation, Verdict, continues_handshake, judge, outlived, reopening,
+    },
     key::{End, FlowKey},
     notes,
     packet::Packet,
@@ -28,7 +30,7 @@ use crate::{
 };
 
 /// What tracking needs from its surroundings: the kernel's maps, or a simulation of them.
-pub trait Surroundings: Tables + Forget {
+pub trait Surroundings: Tables + Forget + Parts {
     /// The slot of the interface that saw the packet.
     fn slot(&self) -> u32;
     /// A record of this CPU's to build a new flow in.
@@ -45,6 +47,72 @@ pub trait Surroundings: Tables + Forget {
     fn count_marks(&self, marks: Marks, hook: Hook);
     /// Sends a report of each of its kinds that anyone listens to.
     fn report(&self, report: &Report<'_>);
+}
+
+/// The parts of tracking a segment, one after the other. In the kernel each is a function that the verifier checks by
+/// itself, so that the ways through one are not multiplied by the ways through the next.
+pub trait Parts {
+    /// Both ends' states.
+    #[inline(always)]
+    fn states(&self, flow: &Flow) -> [State; 2] {
+        states(flow)
+    }
+
+    /// [`situation`].
+    #[inline(always)]
+    fn situation(&self, flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
+        situation(flow, packet, hook, offers)
+    }
+
+    /// [`crate::judge::judge`] on a flow's segment.
+    #[inline(always)]
+    fn judge(&self, flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+        judge_on(flow, packet, situation)
+    }
+
+    /// What there is to count.
+    #[inline(always)]
+    fn notes(&self, flow: &Flow, packet: &Packet, situation: &Situation) -> Marks {
+        notes_on(flow, packet, situation)
+    }
+
+    /// [`write`].
+    #[inline(always)]
+    fn write(
+        &self,
+        flow: &Flow,
+        packet: &Packet,
+        hook: Hook,
+        verdict: &Verdict,
+        marks: Marks,
+    ) -> Option<Breach> {
+        write(flow, packet, hook, verdict, marks)
+    }
+
+    /// [`conclude`].
+    #[inline(always)]
+    fn conclude(&self, flow: &Flow, seen: &Seen) -> Step
+    where
+        Self: Forget + Sized,
+    {
+        conclude(self, flow, seen)
+    }
+
+    /// [`publish`].
+    #[inline(always)]
+    fn publish(
+        &self,
+        flow: &Flow,
+        packet: &Packet,
+        hook: Hook,
+        now_ns: u64,
+        seen: &Seen,
+        step: Step,
+    ) where
+        Self: Surroundings + Sized,
+    {
+        publish(self, flow, packet, hook, now_ns, seen, step);
+    }
 }
 
 /// What came of an insertion into a table.
@@ -87,23 +155,45 @@ const NO_BREACH: Breach = Breach { rule: Rule::NullFlags, low: 0, high: 0, actua
 #[inline(always)]
 pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
     in_order(
+        || track_illegal(s, packet, hook, now_ns),
         || track_confirmed(s, packet, hook, now_ns),
-        || track_half_open(s, packet, hook, now_ns),
+        || {
+            let place = prepare(s, packet, hook, now_ns);
+            track_half_open(s, packet, hook, now_ns, place)
+                .inspect(|_| settle(s, packet, hook, now_ns))
+        },
     )
     .unwrap_or(Fate::NotInserted)
 }
 
-/// The order of [`track_confirmed`] and [`track_half_open`], for callers that must give each a stack frame of its own.
+/// The order of [`track_illegal`], [`track_confirmed`] and [`track_half_open`], for callers that must give each a stack
+/// frame of its own.
 #[inline(always)]
 pub fn in_order<T>(
+    illegal: impl FnOnce() -> Option<T>,
     confirmed: impl FnOnce() -> Option<T>,
     half_open: impl Fn() -> Option<T>,
 ) -> Option<T> {
-    confirmed().or_else(&half_open).or_else(&half_open)
+    illegal().or_else(confirmed).or_else(&half_open).or_else(&half_open)
 }
 
-/// The first half of [`track`]: packets that are illegal by themselves, and those of confirmed flows. `None` for all
-/// others, which [`track_half_open`] takes.
+/// The first part of [`track`]: packets that are illegal by themselves. `None` for all others.
+#[inline(always)]
+pub fn track_illegal<S: Surroundings>(
+    s: &S,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> Option<Fate> {
+    let broken = s.forget(notes::illegal(packet));
+    if broken == Marks::NONE {
+        return None;
+    }
+    report_illegal(s, packet, hook, now_ns, broken, 0);
+    Some(Fate::Illegal)
+}
+
+/// The second part of [`track`]: packets of confirmed flows. `None` for all others, which [`track_half_open`] takes.
 #[inline(always)]
 pub fn track_confirmed<S: Surroundings>(
     s: &S,
@@ -111,11 +201,6 @@ pub fn track_confirmed<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Option<Fate> {
-    let broken = s.forget(notes::illegal(packet));
-    if broken != Marks::NONE {
-        report_illegal(s, packet, hook, now_ns, broken, 0);
-        return Some(Fate::Illegal);
-    }
     let flow = s.confirmed(&packet.key)?;
     if flow.is_dead() || belongs_to_successor(s, flow, packet, hook, now_ns) {
         return None;
@@ -154,7 +239,10 @@ fn report_illegal<S: Surroundings>(
         flow.violations.add(broken.count());
         note_mixed_flags(flow, packet);
     }
-    let now = s.forget(flow.map_or([State::Closed; 2], states));
+    let now = match flow {
+        Some(flow) => s.states(flow),
+        None => [State::Closed; 2],
+    };
     s.count_marks(broken, hook);
     s.report(&Report {
         now_ns,
@@ -184,7 +272,7 @@ fn note_mixed_flags(flow: &Flow, packet: &Packet) {
     let mine = flow.half(packet.from);
     if mixed && !mine.facts().has(bit) {
         mine.mark(bit);
-        flow.history.append(letter, packet.from);
+        flow.history.append(Letters::default().and(letter, packet.from));
     }
 }
 
@@ -241,7 +329,7 @@ fn syn_on_confirmed<S: Surroundings>(
             return false;
         }
         Reopening::Breach(breach) => {
-            let now = s.forget(states(flow));
+            let now = s.states(flow);
             let seen = Seen {
                 before: now,
                 after: now,
@@ -260,7 +348,7 @@ fn syn_on_confirmed<S: Surroundings>(
 /// Counts that a connection in TIME_WAIT is followed by another, once.
 #[inline(always)]
 fn note_reuse<S: Surroundings>(s: &S, flow: &Flow, hook: Hook) {
-    let [low, high] = s.forget(states(flow));
+    let [low, high] = s.states(flow);
     let in_time_wait = is(low, State::TimeWait) || is(high, State::TimeWait);
     if in_time_wait && !flow.has(flow_flag::SUCCESSOR) {
         s.count_breach(Rule::TimeWaitReuse, hook);
@@ -269,7 +357,7 @@ fn note_reuse<S: Surroundings>(s: &S, flow: &Flow, hook: Hook) {
 
 #[inline(always)]
 fn reopening_of<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> Reopening {
-    let situation = s.forget(situation(flow, None, packet, Hook::Ingress));
+    let situation = s.situation(flow, packet, Hook::Ingress, Offers::default());
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     s.forget(reopening(&me, &peer, &situation, &packet.segment))
 }
@@ -284,14 +372,15 @@ fn offers(half_open: &HalfOpen, packet: &Packet) -> Offers {
     let acknowledged = segment.ack.sub(1);
     Offers {
         acks_other: half_open.isns(packet.from.other()).has(acknowledged),
-        acks_previous: half_open.is_previous(acknowledged),
+        acks_previous: packet.from.is_high() != half_open.flow.originator().is_high()
+            && half_open.is_previous(acknowledged),
         others,
     }
 }
 
 /// What a segment did to a flow.
-#[derive(Clone, Copy)]
-struct Seen {
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
     before: [State; 2],
     after: [State; 2],
     breach: Option<Breach>,
@@ -314,12 +403,15 @@ fn observe<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Seen {
-    let situation = s.forget(situation(flow, half_open, packet, hook));
-    let verdict = s.forget(judge_on(flow, packet, &situation));
-    let marks = s.forget(notes::of_header(&packet.segment));
-    let marks = s.forget(marks.and(notes_on(flow, packet, &situation)));
-    let storm = s.forget(write(flow, half_open, packet, hook, &verdict, marks));
-    let after = s.forget(states(flow));
+    let offers = half_open.map_or(Offers::default(), |half_open| offers(half_open, packet));
+    let situation = s.situation(flow, packet, hook, offers);
+    let verdict = s.judge(flow, packet, &situation);
+    let marks = s.notes(flow, packet, &situation);
+    let storm = s.write(flow, packet, hook, &verdict, marks);
+    if let Some(half_open) = half_open {
+        write_offers(half_open, packet, &verdict);
+    }
+    let after = s.states(flow);
     s.forget(Seen {
         before: low_first(packet.from, situation.mine, situation.theirs),
         after,
@@ -330,25 +422,33 @@ fn observe<S: Surroundings>(
     })
 }
 
+/// What a flow is like when a segment comes, of which `offers` is what its half-open record has.
 #[inline(always)]
-fn situation(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet, hook: Hook) -> Situation {
+#[must_use]
+pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    let offers = half_open.map_or(Offers::default(), |half_open| offers(half_open, packet));
     let (midstream, old_syn) = (flow.has(flow_flag::MIDSTREAM), flow.has(flow_flag::OLD_SYN));
     let leaves = matches!(hook, Hook::Egress) && !peer.has(fact::SEEN_OUT);
     Situation::new(&me, &peer, midstream, old_syn, leaves, offers)
 }
 
+/// What there is to count of a segment, before it is written.
 #[inline(always)]
-fn notes_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Marks {
+#[must_use]
+pub fn notes_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Marks {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    notes::of_segment(&me, &peer, situation, &packet.segment)
+    notes::of_header(&packet.segment).and(notes::of_segment(&me, &peer, situation, &packet.segment))
 }
 
+/// [`crate::judge::judge`] on what a flow holds.
 #[inline(always)]
-fn judge_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
-    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    judge(&me, &peer, situation, &packet.segment)
+#[must_use]
+pub fn judge_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+    let segment = &packet.segment;
+    let peer = flow.half(packet.from.other()).facts();
+    let mut me = flow.half(packet.from).facts();
+    me.flags |= outlived(&me, &peer, situation, segment);
+    judge(&me, &peer, situation, segment)
 }
 
 #[inline(always)]
@@ -365,9 +465,8 @@ const fn is(state: State, other: State) -> bool {
 /// Writes what a verdict adds into the sender's half, and the history. A breach where the segment is one too many of its
 /// kind.
 #[inline(always)]
-fn write(
+pub fn write(
     flow: &Flow,
-    half_open: Option<&HalfOpen>,
     packet: &Packet,
     hook: Hook,
     verdict: &Verdict,
@@ -387,19 +486,12 @@ fn write(
     if segment.options.mss != 0 && mine.mss.get() == 0 {
         mine.mss.set(segment.options.mss);
     }
-    if let Some(half_open) = half_open {
-        if verdict.another_isn {
-            half_open.isns(from).remember(segment.seq);
-        }
-        if verdict.chooses_isn {
-            flow.half(from.other()).choose_isn(segment.ack.sub(1));
-        }
-    }
+    let mut letters = Letters::default();
     if let Some(letter) = verdict.letter {
-        flow.history.append(letter, from);
+        letters = letters.and(letter, from);
     }
     if facts.has(fact::FIN) && !me.has(fact::FIN) {
-        flow.history.append(Letter::Fin, from);
+        letters = letters.and(Letter::Fin, from);
     }
     let peer = flow.half(from.other()).facts();
     let unseen = !segment.has(Flags::SYN)
@@ -407,23 +499,37 @@ fn write(
         && peer.has_end()
         && !peer.has(fact::FRAGMENTED)
         && segment.ack.after(peer.end)
-        && segment.ack.after(me.ack);
+        && !(me.has(fact::ACK) && !segment.ack.after(me.ack));
     if unseen && !segment.has(Flags::RST) {
-        scaled_letter(flow, from.other(), Repeat::Gap, Letter::Gap);
+        letters = scaled_letter(letters, flow, from.other(), Repeat::Gap, Letter::Gap);
     }
-    write_repeats(flow, packet, &me, marks)
-}
-
-/// Letters that come at the 1st, 10th and 100th time, and FINs and RSTs that come too often.
-#[inline(always)]
-fn write_repeats(flow: &Flow, packet: &Packet, me: &Facts, marks: Marks) -> Option<Breach> {
-    let (segment, from) = (&packet.segment, packet.from);
     if marks.has(Rule::ZeroWindow) {
-        scaled_letter(flow, from, Repeat::ZeroWindow, Letter::ZeroWindow);
+        letters = scaled_letter(letters, flow, from, Repeat::ZeroWindow, Letter::ZeroWindow);
     }
     if marks.has(Rule::Retransmission) && segment.payload > 0 {
-        scaled_letter(flow, from, Repeat::Retransmission, Letter::Retransmission);
+        letters =
+            scaled_letter(letters, flow, from, Repeat::Retransmission, Letter::Retransmission);
     }
+    flow.history.append(letters);
+    storm(flow, packet, &me)
+}
+
+/// Writes what a verdict says about ISNs.
+#[inline(always)]
+fn write_offers(half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
+    let (segment, from) = (&packet.segment, packet.from);
+    if verdict.another_isn {
+        half_open.isns(from).remember(segment.seq);
+    }
+    if verdict.chooses_isn {
+        half_open.flow.half(from.other()).choose_isn(segment.ack.sub(1));
+    }
+}
+
+/// FINs and RSTs that come too often.
+#[inline(always)]
+fn storm(flow: &Flow, packet: &Packet, me: &Facts) -> Option<Breach> {
+    let (segment, from) = (&packet.segment, packet.from);
     if segment.flags.only(Flags::FIN.with(Flags::RST)) == Flags(0) {
         return None;
     }
@@ -439,11 +545,10 @@ fn write_repeats(flow: &Flow, packet: &Packet, me: &Facts, marks: Marks) -> Opti
 /// After so many FINs or RSTs more than the first from one end, they are a storm.
 const TOO_MANY_CLOSES: u32 = 50;
 
+/// A letter that comes at the 1st, 10th and 100th time.
 #[inline(always)]
-fn scaled_letter(flow: &Flow, end: End, what: Repeat, letter: Letter) {
-    if matches!(flow.repeat(end, what), 1 | 10 | 100) {
-        flow.history.append(letter, end);
-    }
+fn scaled_letter(letters: Letters, flow: &Flow, end: End, what: Repeat, letter: Letter) -> Letters {
+    if matches!(flow.repeat(end, what), 1 | 10 | 100) { letters.and(letter, end) } else { letters }
 }
 
 /// Whether the handshake is complete, and both ends have shown it.
@@ -465,27 +570,42 @@ fn announce<S: Surroundings>(
     now_ns: u64,
     seen: &Seen,
 ) {
-    let step = s.forget(conclude(s, flow, seen));
-    publish(s, flow, packet, hook, now_ns, seen, step);
+    let step = s.conclude(flow, seen);
+    s.publish(flow, packet, hook, now_ns, seen, step);
 }
 
 /// What there is to tell of a segment; the record notes that it will have been told.
 #[inline(always)]
-fn conclude<S: Surroundings>(s: &S, flow: &Flow, seen: &Seen) -> Step {
-    let mut marks = seen.marks;
-    if marks.has(Rule::HalfClose) && !flow.mark_once(flow_flag::HALF_CLOSE) {
-        marks = marks.without(Rule::HalfClose);
-    }
+#[must_use]
+pub fn conclude<S: Forget>(s: &S, flow: &Flow, seen: &Seen) -> Step {
+    let marks = seen.marks;
+    let due = s.forget(due(flow, seen));
+    let set = s.forget(if due == 0 { 0 } else { flow.mark_once(due) });
+    let marks = if marks.has(Rule::HalfClose) && set & flow_flag::HALF_CLOSE == 0 {
+        marks.without(Rule::HalfClose)
+    } else {
+        marks
+    };
     if let Some(breach) = seen.breach {
         flow.violations.add(u32::from(breach.rule.is_violation()));
         return Step { marks, kinds: Kind::Segment.bit() | Kind::Violation.bit() };
     }
-    let step = s.forget(step(flow, seen));
-    Step { marks: marks.and(step.marks), kinds: step.kinds | Kind::Segment.bit() }
+    let mut step = Step { marks, kinds: Kind::Segment.bit() };
+    if set & flow_flag::ESTABLISHED != 0 {
+        step.kinds |= Kind::Established.bit();
+    }
+    if set & flow_flag::CLOSING != 0 {
+        step.kinds |= Kind::Closing.bit();
+        if is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed) {
+            step.marks = step.marks.and(refusal(flow));
+        }
+    }
+    step
 }
 
+/// Counts and reports what [`conclude`] found.
 #[inline(always)]
-fn publish<S: Surroundings>(
+pub fn publish<S: Surroundings>(
     s: &S,
     flow: &Flow,
     packet: &Packet,
@@ -512,35 +632,34 @@ fn publish<S: Surroundings>(
     });
 }
 
-/// What the flow has come to.
-#[derive(Clone, Copy, Default)]
-struct Step {
+/// What there is to tell of a segment: [`Kind`]s of reports, and what is to be counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Step {
     kinds: u32,
     marks: Marks,
 }
 
+/// The bits of [`flow_flag`] that are due, each of which is told once.
 #[inline(always)]
-fn step(flow: &Flow, seen: &Seen) -> Step {
-    let mut step = Step::default();
+fn due(flow: &Flow, seen: &Seen) -> u32 {
+    let mut due = 0;
+    if seen.marks.has(Rule::HalfClose) {
+        due |= flow_flag::HALF_CLOSE;
+    }
     let changed = !is(seen.before[0], seen.after[0]) || !is(seen.before[1], seen.after[1]);
-    if !changed && (flow.has(flow_flag::ESTABLISHED) || !seen.confirmed) {
-        return step;
+    if seen.breach.is_some() || (!changed && (flow.has(flow_flag::ESTABLISHED) || !seen.confirmed))
+    {
+        return due;
     }
     let closed = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
-    if seen.confirmed && !closed && flow.mark_once(flow_flag::ESTABLISHED) {
-        step.kinds |= Kind::Established.bit();
+    if seen.confirmed && !closed {
+        due |= flow_flag::ESTABLISHED;
     }
     let has_left = |state| state as u8 > State::Established as u8 || is(state, State::Closed);
-    if changed
-        && (has_left(seen.after[0]) || has_left(seen.after[1]))
-        && flow.mark_once(flow_flag::CLOSING)
-    {
-        step.kinds |= Kind::Closing.bit();
-        if closed {
-            step.marks = refusal(flow);
-        }
+    if changed && (has_left(seen.after[0]) || has_left(seen.after[1])) {
+        due |= flow_flag::CLOSING;
     }
-    step
+    due
 }
 
 /// How a connection that an RST ended came to nothing, if it did.
@@ -549,14 +668,14 @@ fn refusal(flow: &Flow) -> Marks {
     let opener = flow.half(flow.originator()).facts();
     let responder = flow.half(flow.originator().other()).facts();
     // The responder's only word was an RST.
-    let refused = responder.has(fact::RST) && !responder.has_end();
+    let refused = opener.has(fact::SYN) && responder.has(fact::RST) && !responder.has_end();
     let stale = opener.has(fact::RST | fact::SYN)
         && responder.has(fact::SYN_ACK)
         && !opener.has(fact::ACKED_SYN);
     Marks::NONE.with_if(Rule::Refused, refused).with_if(Rule::StaleSyn, stale)
 }
 
-/// The second half of [`track`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
+/// The third part of [`track`], between [`prepare`] and [`settle`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
 /// at the same moment; a second call then finds it.
 #[inline(always)]
 pub fn track_half_open<S: Surroundings>(
@@ -564,40 +683,33 @@ pub fn track_half_open<S: Surroundings>(
     packet: &Packet,
     hook: Hook,
     now_ns: u64,
+    place: Place,
 ) -> Option<Fate> {
-    let segment = &packet.segment;
-    let existing = s.half_open(&packet.key).filter(|half_open| !half_open.flow.is_dead());
-    let replaced = existing.is_some_and(|half_open| is_replaced_by(s, &half_open.flow, packet));
-    let (half_open, is_new) = match existing {
-        Some(half_open) if !replaced => (half_open, false),
-        _ => {
-            if segment.has(Flags::RST) {
-                s.count_breach(Rule::RstNoSession, hook);
-                return Some(Fate::NoFlow);
-            }
-            let Some(scratch) = s.scratch() else { return Some(Fate::NotInserted) };
-            let old = existing.map(|old| &old.flow);
-            if let Some(old) = old {
-                note_reuse(s, old, hook);
-                report_reopened(s, old, packet, hook, now_ns);
-            }
-            begin(s, scratch, packet, now_ns, old);
-            (scratch, true)
-        }
+    let is_new = matches!(place, Place::New | Place::Replacing);
+    let half_open = match place {
+        Place::NoFlow => return Some(Fate::NoFlow),
+        Place::NoMemory => return Some(Fate::NotInserted),
+        Place::Existing => s.half_open(&packet.key)?,
+        Place::New | Place::Replacing => s.scratch()?,
     };
-    let seen = observe(s, &half_open.flow, Some(half_open), packet, hook, now_ns);
+    let mut seen = observe(s, &half_open.flow, Some(half_open), packet, hook, now_ns);
+    if is_new {
+        // Before its first packet there was nothing.
+        seen.before = [State::Closed; 2];
+    }
     if seen.confirmed
         && !(is(seen.before[0], State::Established) && is(seen.before[1], State::Established))
     {
         note_handshake_time(&half_open.flow, now_ns);
     }
     // In the record first, then in the table: what a new record does not say when it is copied is lost.
-    let mut step = s.forget(conclude(s, &half_open.flow, &seen));
+    let mut step = s.conclude(&half_open.flow, &seen);
     if is_new {
         step.kinds |= Kind::New.bit();
         step.marks = step.marks.and(beginning(&half_open.flow, packet));
-        match s.insert_half_open(&packet.key, half_open, existing.is_some()) {
-            Inserted::Done if existing.is_some() => {}
+        let replaces = matches!(place, Place::Replacing);
+        match s.insert_half_open(&packet.key, half_open, replaces) {
+            Inserted::Done if replaces => {}
             Inserted::Done => s.tally(Tally::HalfOpenInserted),
             Inserted::Exists => return None,
             Inserted::Full => {
@@ -608,15 +720,97 @@ pub fn track_half_open<S: Surroundings>(
         let midstream = half_open.flow.has(flow_flag::MIDSTREAM);
         s.tally(if midstream { Tally::FlowsMidstream } else { Tally::FlowsBySyn });
     }
-    publish(s, &half_open.flow, packet, hook, now_ns, &seen, step);
-    if segment.has(Flags::SYN.with(Flags::ACK)) && seen.breach.is_none() {
-        retire(s, packet, hook, now_ns);
-    }
-    let over = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
-    if seen.confirmed && !over {
-        confirm(s, half_open, packet, hook, now_ns);
-    }
+    s.publish(&half_open.flow, packet, hook, now_ns, &seen, step);
     Some(Fate::Tracked)
+}
+
+/// Where a packet that belongs to no confirmed flow goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Place {
+    /// To the half-open flow that there is.
+    Existing = 0,
+    /// To a new one, which was begun in [`Surroundings::scratch`].
+    New = 1,
+    /// To a new one that takes the place of the one there is.
+    Replacing = 2,
+    /// Nowhere: an RST begins no flow.
+    NoFlow = 3,
+    /// Nowhere: there is no memory.
+    NoMemory = 4,
+}
+
+impl Place {
+    /// The place with this code.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Existing,
+            1 => Self::New,
+            2 => Self::Replacing,
+            3 => Self::NoFlow,
+            _ => Self::NoMemory,
+        }
+    }
+}
+
+/// What comes before [`track_half_open`]: finds the packet's flow, or begins it.
+#[inline(always)]
+pub fn prepare<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Place {
+    let existing = s.half_open(&packet.key).filter(|half_open| !half_open.flow.is_dead());
+    let old = match existing {
+        Some(existing) if !is_replaced_by(s, &existing.flow, packet) => return Place::Existing,
+        existing => existing.map(|existing| &existing.flow),
+    };
+    if packet.segment.has(Flags::RST) {
+        s.count_breach(Rule::RstNoSession, hook);
+        return Place::NoFlow;
+    }
+    let Some(scratch) = s.scratch() else { return Place::NoMemory };
+    if let Some(old) = old {
+        note_reuse(s, old, hook);
+        report_reopened(s, old, packet, hook, now_ns);
+    }
+    begin(s, scratch, packet, now_ns, old);
+    if old.is_some() { Place::Replacing } else { Place::New }
+}
+
+/// What comes after [`track_half_open`]: what the packet has made of its flow's place, and of the flow before it on the key.
+#[inline(always)]
+pub fn settle<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) {
+    let segment = &packet.segment;
+    // A SYN alone settles nothing.
+    if !segment.has(Flags::ACK) {
+        return;
+    }
+    let Some(half_open) = s.half_open(&packet.key) else { return };
+    let flow = &half_open.flow;
+    let [low, high] = s.states(flow);
+    if flow.is_dead() || (is(low, State::Closed) && is(high, State::Closed)) {
+        return;
+    }
+    let answered = segment.has(Flags::SYN) && flow.half(packet.from).facts().has(fact::SYN_ACK);
+    let confirmed = s.forget(is_confirmed(flow));
+    if !answered && !confirmed {
+        return;
+    }
+    let old = s.confirmed(&packet.key);
+    if let Some(old) = old {
+        let [low, high] = s.states(old);
+        let is_over = |state| is(state, State::TimeWait) || is(state, State::Closed);
+        // Both ends have come to another connection. Entombed first, so that the agent, which may be about to remove it,
+        // and this CPU cannot both have it.
+        if !(confirmed || (is_over(low) && is_over(high))) || !old.entomb(old.life()) {
+            return;
+        }
+        report_reopened(s, old, packet, hook, now_ns);
+    }
+    if confirmed {
+        confirm(s, half_open, packet, old.is_some());
+    } else if old.is_some() {
+        s.delete_confirmed(&packet.key);
+    }
 }
 
 /// What is worth counting about how a flow began.
@@ -631,7 +825,7 @@ fn beginning(flow: &Flow, packet: &Packet) -> Marks {
 #[inline(always)]
 fn report_reopened<S: Surroundings>(s: &S, old: &Flow, packet: &Packet, hook: Hook, now_ns: u64) {
     s.tally(Tally::FlowsReopened);
-    let last = s.forget(states(old));
+    let last = s.states(old);
     s.report(&Report {
         now_ns,
         kinds: Kind::Destroy.bit(),
@@ -689,7 +883,7 @@ fn begin<S: Surroundings>(
     let flags = if segment.has(Flags::SYN) { 0 } else { flow_flag::MIDSTREAM };
     scratch.start(now_ns, originator, flags, s.slot());
     if answers {
-        scratch.flow.history.append(Letter::Flipped, packet.from);
+        scratch.flow.history.append(Letters::default().and(Letter::Flipped, packet.from));
     } else if segment.has(Flags::SYN)
         && let Some(old) = old.or_else(|| s.confirmed(&packet.key))
     {
@@ -700,20 +894,12 @@ fn begin<S: Surroundings>(
     }
 }
 
-/// Moves a flow to the confirmed table. A flow that ended on the same key makes room; it is entombed first, so that
-/// the agent, which may be about to remove it, and this CPU cannot both have it. Where the agent was faster, or the
-/// table is full, the flow stays where it is and tries again with its next packet.
+/// Moves a flow to the confirmed table, where it takes the place of a tombstone if `replace`. Where the table is full, it
+/// stays where it is and tries again with its next packet.
 #[inline(always)]
-fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: Hook, now_ns: u64) {
+fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, replace: bool) {
     let flow = &half_open.flow;
-    let old = s.confirmed(&packet.key);
-    if let Some(old) = old {
-        if !old.entomb(old.life()) {
-            return;
-        }
-        report_reopened(s, old, packet, hook, now_ns);
-    }
-    match s.insert_confirmed(&packet.key, flow, old.is_some()) {
+    match s.insert_confirmed(&packet.key, flow, replace) {
         Inserted::Done => {
             s.delete_half_open(&packet.key);
             s.tally(Tally::FlowsConfirmed);
@@ -722,26 +908,13 @@ fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: 
         Inserted::Exists => {}
         Inserted::Full => {
             // No memory to replace the old one, which is a tombstone now and would hold its key for ever.
-            if old.is_some() {
+            if replace {
                 s.delete_confirmed(&packet.key);
             }
-            if flow.mark_once(flow_flag::TABLE_FULL) {
+            if flow.mark_once(flow_flag::TABLE_FULL) != 0 {
                 s.tally(Tally::TableFull);
             }
         }
-    }
-}
-
-/// Removes a confirmed flow in TIME_WAIT of which both ends have come to another connection: one has sent its SYN, the
-/// other has answered it.
-#[inline(always)]
-fn retire<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) {
-    let Some(old) = s.confirmed(&packet.key) else { return };
-    let [low, high] = s.forget(states(old));
-    let is_over = |state| is(state, State::TimeWait) || is(state, State::Closed);
-    if is_over(low) && is_over(high) && old.entomb(old.life()) {
-        report_reopened(s, old, packet, hook, now_ns);
-        s.delete_confirmed(&packet.key);
     }
 }
 

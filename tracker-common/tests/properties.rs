@@ -18,7 +18,7 @@ use tracker_common::{
     seq::Seq,
     state::State,
     sweep::{Tables, states},
-    track::{Inserted, Report, Surroundings, track},
+    track::{Inserted, Parts, Report, Surroundings, track},
     violation::{Marks, Rule},
 };
 
@@ -69,6 +69,8 @@ impl Tables for Host {
 }
 
 impl Forget for Host {}
+
+impl Parts for Host {}
 
 impl Surroundings for Host {
     fn slot(&self) -> u32 {

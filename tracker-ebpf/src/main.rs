@@ -7,6 +7,7 @@
 
 mod frame;
 mod maps;
+mod parts;
 mod reports;
 mod surroundings;
 
@@ -20,7 +21,10 @@ use tracker_common::{
     counters::{Fate, Hook, Tally},
     packet::{Bytes, Unparsed, parse},
     sweep::{Outcome, Tier, asymmetric, remove, unfinished},
-    track::{bad_header_len, in_order, track_confirmed, track_half_open},
+    track::{
+        Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
+        track_illegal,
+    },
     violation::Rule,
 };
 
@@ -103,8 +107,16 @@ fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> u32 {
         (fate != NOT_HERE).then_some(fate)
     };
     in_order(
+        || delivered(tracker_illegal(hook as u32, now_ns)),
         || delivered(tracker_confirmed(hook as u32, now_ns)),
-        || delivered(tracker_half_open(hook as u32, now_ns)),
+        || {
+            let place = tracker_prepare(hook as u32, now_ns);
+            let fate = delivered(tracker_half_open(hook as u32, now_ns, place));
+            if fate == Some(Fate::Tracked as u32) {
+                delivered(tracker_settle(hook as u32, now_ns));
+            }
+            fate
+        },
     )
     .unwrap_or(Fate::NotInserted as u32)
 }
@@ -144,9 +156,19 @@ fn bad_header(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> u32 {
     0
 }
 
-// These two are global functions: the verifier checks them once, whatever way leads to them.
+// These are global functions: the verifier checks them once, whatever way leads to them.
 
-/// [`track_confirmed`] on the packet in [`Scratch`]; [`NOT_HERE`] for none.
+/// [`track_illegal`] on the packet in [`Scratch`]; [`NOT_HERE`] for none.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_illegal(hook: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    code(track_illegal(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
+}
+
+/// [`track_confirmed`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn tracker_confirmed(hook: u32, now_ns: u64) -> u32 {
@@ -156,14 +178,36 @@ extern "C" fn tracker_confirmed(hook: u32, now_ns: u64) -> u32 {
     code(track_confirmed(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
 }
 
+/// [`prepare`], likewise; the code of a [`Place`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_prepare(hook: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return Place::NoMemory as u32 };
+    // SAFETY: as above.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    prepare(&Kernel::new(scratch), packet, hook_of(hook), now_ns) as u32
+}
+
 /// [`track_half_open`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_half_open(hook: u32, now_ns: u64) -> u32 {
+extern "C" fn tracker_half_open(hook: u32, now_ns: u64, place: u32) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
-    code(track_half_open(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
+    let place = Place::from_code(place);
+    code(track_half_open(&Kernel::new(scratch), packet, hook_of(hook), now_ns, place))
+}
+
+/// [`settle`], likewise.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_settle(hook: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    // SAFETY: as above.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    settle(&Kernel::new(scratch), packet, hook_of(hook), now_ns);
+    NOT_HERE
 }
 
 /// In place of a [`Fate`].

@@ -16,7 +16,7 @@ use tracker_common::{
     violation::Rule,
 };
 
-use crate::{frame::opaque, reports::Reports};
+use crate::{frame::opaque, parts::PartsState, reports::Reports};
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
@@ -61,6 +61,8 @@ pub(crate) struct Scratch {
     pub(crate) forgotten: [u64; 12],
     /// What is being asked of [`REPEATED`].
     pub(crate) repeated: Repeated,
+    /// What one part of tracking tells the next.
+    pub(crate) parts: PartsState,
     /// What is to be reported.
     pub(crate) reports: Reports,
 }

@@ -1,5 +1,6 @@
 //! Reports: filed while a packet is tracked, delivered to the ring buffer afterwards, when the stack is free again.
 
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use tracker_common::{
     config::LiveConfig,
     counters::Tally,
@@ -42,7 +43,7 @@ pub(crate) fn wanted(config: &LiveConfig, kinds: u32, marks: Marks) -> u32 {
     (kinds | marked * Kind::Violation.bit()) & config.events
 }
 
-/// Writes a report down. Not inlined: it is called from many places.
+/// Writes a report down. Not inlined: it is called from several places.
 #[inline(never)]
 pub(crate) fn file(report: &Report<'_>, slot: u32, reports: &mut Reports) -> u32 {
     let Some(filed) = reports.filed.get_mut(reports.count as usize) else {
@@ -218,7 +219,9 @@ fn send(event: &mut Event, kind: Kind, rule: u32) {
     {
         event.rule = rule as u8;
     }
-    if maps::EVENTS.output::<Event>(&*event, 0).is_err() {
+    // Who replays a capture looks after every packet.
+    let how = if maps::interface().replay == 0 { 0 } else { u64::from(BPF_RB_NO_WAKEUP) };
+    if maps::EVENTS.output::<Event>(&*event, how).is_err() {
         maps::tally(Tally::ReportsLost);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 
 pub(crate) struct Kernel {
     interface: InterfaceConfig,
-    scratch: *mut Scratch,
+    pub(crate) scratch: *mut Scratch,
 }
 
 impl Kernel {
