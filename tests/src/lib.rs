@@ -7,6 +7,7 @@ pub mod agent;
 pub mod lab;
 pub mod namespace;
 pub mod offload;
+pub mod pcap;
 pub mod segment;
 pub mod sockets;
 pub mod ss;

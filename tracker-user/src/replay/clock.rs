@@ -25,8 +25,9 @@ impl CaptureClock {
     pub(super) fn advance(&mut self, timestamp_ns: i64) -> u64 {
         let first_ns = self.now.map_or(timestamp_ns, |now| now.first_ns);
         let since = i128::from(timestamp_ns) - i128::from(first_ns);
-        // Before the first packet: as early as can be.
-        let due = START_NS.saturating_add(u64::try_from(since.max(0)).unwrap_or(u64::MAX));
+        // Before the first packet: as early as can be. 292 years after it: time stands still.
+        let since = u64::try_from(since.clamp(0, i64::MAX.into())).unwrap_or_default();
+        let due = START_NS + since;
         let kernel_ns = self.now.map_or(due, |now| due.max(now.kernel_ns + 1));
         self.now = Some(Now { first_ns, kernel_ns });
         kernel_ns
@@ -66,7 +67,9 @@ mod tests {
     fn the_ends_of_time() {
         let mut clock = CaptureClock::default();
         assert_eq!(clock.advance(i64::MIN), START_NS);
-        assert_eq!(clock.advance(i64::MAX), START_NS + u64::MAX);
-        assert_eq!(clock.timestamp_ns(clock.now_ns()), i64::MAX);
+        let last = START_NS + i64::MAX.cast_unsigned();
+        assert_eq!(clock.advance(i64::MAX), last);
+        assert_eq!(clock.advance(i64::MAX), last + 1);
+        assert_eq!(clock.timestamp_ns(last), -1);
     }
 }
