@@ -105,7 +105,7 @@ impl Talk {
         self
     }
 
-    fn from_port(mut self, port: u16) -> Self {
+    fn port(mut self, port: u16) -> Self {
         self.client.set_port(port);
         self
     }
@@ -515,11 +515,11 @@ fn gaps_of_hours_and_of_years() -> Result<()> {
 fn flows_end_in_the_order_of_their_deadlines() -> Result<()> {
     let talk = Talk::v4();
     // Due at 60 (TIME_WAIT), 65 (SYN_SENT) and 30 s (reset), and not before 7440 s.
-    let closed = Talk::v4().from_port(1001).open(1).close(1);
-    let waiting = Talk::v4().from_port(1002).later(5 * SECOND).c(SYN, 1, 0, 0);
-    let stays = Talk::v4().from_port(1003).later(6 * SECOND).open(1);
-    let reset = Talk::v4().from_port(1004).later(20 * SECOND).open(1).c(RST, 2, 0, 0);
-    let last = talk.from_port(1005).later(300 * SECOND).c(SYN, 1, 0, 0);
+    let closed = Talk::v4().port(1001).open(1).close(1);
+    let waiting = Talk::v4().port(1002).later(5 * SECOND).c(SYN, 1, 0, 0);
+    let stays = Talk::v4().port(1003).later(6 * SECOND).open(1);
+    let reset = Talk::v4().port(1004).later(20 * SECOND).open(1).c(RST, 2, 0, 0);
+    let last = talk.port(1005).later(300 * SECOND).c(SYN, 1, 0, 0);
     let packets =
         [closed.packets, waiting.packets, stays.packets, reset.packets, last.packets].concat();
     let document =
@@ -552,7 +552,7 @@ fn flows_end_in_the_order_of_their_deadlines() -> Result<()> {
 
 #[test]
 fn clocks_that_go_back_or_stand_still() -> Result<()> {
-    let mut talk = Talk::v4().open(1).close(1).from_port(2).open(7).close(7);
+    let mut talk = Talk::v4().open(1).close(1).port(2).open(7).close(7);
     // The second connection's SYN,ACK is stamped before its SYN, as two capturing queues do.
     talk.packets[7].time_ns = talk.packets[6].time_ns - 3000;
     let file = pcap(Order::Little, Form::Microseconds, 1, &talk.packets);
@@ -585,7 +585,7 @@ fn clocks_that_go_back_or_stand_still() -> Result<()> {
 fn flows_that_were_evicted_are_shown() -> Result<()> {
     let packets: Vec<_> = (0..5000)
         .map(|n| {
-            let frame = Talk::v4().from_port(n + 1).c(SYN, 1, 0, 0).packets.remove(0);
+            let frame = Talk::v4().port(n + 1).c(SYN, 1, 0, 0).packets.remove(0);
             Packet { time_ns: START + u64::from(n) * 1000, ..frame }
         })
         .collect();
@@ -771,6 +771,50 @@ fn pcapng_files_that_contradict_themselves() -> Result<()> {
     Ok(())
 }
 
+/// Whatever a file holds, reading it ends: with its last packet, or with an error that says where.
+#[test]
+fn damaged_files_are_read_without_a_panic() -> Result<()> {
+    let ng = Ng::new(Order::Big).interface(113, 60, &[(9, &[6]), (2, b"any")]);
+    let packets = two_families();
+    let ng = packets.iter().fold(ng, |ng, packet| ng.enhanced(0, START, packet).simple(packet));
+    let files = [
+        ng.file(),
+        pcap(Order::Little, Form::Modified, 276, &packets),
+        fs::read(captures().join("zeek/tcp/retransmit-timeout.pcapng"))?,
+        fs::read(captures().join("zeek/tcp/timeout-with-pings.pcap"))?,
+    ];
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        // Knuth's MMIX generator: the same damage every time.
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).expect("31 bits") % below
+    };
+    let (mut whole, mut broken) = (0, 0);
+    for n in 0..20_000 {
+        let mut file = files[n % files.len()].clone();
+        for _ in 0..=next(4) {
+            let at = next(file.len());
+            file[at] = [0, 1, 0x7f, 0xff, u8::try_from(next(256))?][next(5)];
+        }
+        file.truncate(file.len() - next(file.len()) * usize::from(next(4) == 0));
+        let Ok(mut capture) = Capture::new(Box::new(std::io::Cursor::new(file))) else { continue };
+        loop {
+            match capture.next() {
+                Ok(Some(packet)) => assert!(packet.wire_len as usize >= packet.frame.len()),
+                Ok(None) => break whole += 1,
+                Err(error) => {
+                    assert_eq!(error.after_packet, capture.packets());
+                    assert!(error.offset <= capture.position());
+                    break broken += 1;
+                }
+            }
+        }
+    }
+    assert!(whole > 2000 && broken > 2000, "{whole} {broken}");
+    Ok(())
+}
+
 #[test]
 fn interfaces_of_other_link_types_are_counted() -> Result<()> {
     let syn = &Talk::v4().c(SYN, 1, 0, 0).packets[0];
@@ -812,7 +856,7 @@ fn text_and_lines() -> Result<()> {
         .c(SYN | FIN, 1, 0, 0)
         .close(1000)
         .later(61 * SECOND)
-        .from_port(9)
+        .port(9)
         .c(SYN, 5, 0, 0);
     let file = File::new(&talk.file())?;
     let (stdout, stderr, status) = run_tracker(&["replay", "-e", "all", file.name()], None)?;
@@ -1149,9 +1193,8 @@ fn not_root() -> Result<()> {
 
 #[test]
 fn a_reader_that_has_enough() -> Result<()> {
-    let packets: Vec<_> = (0..20_000)
-        .map(|n| Talk::v4().from_port(n + 1).c(SYN, 1, 0, 0).packets.remove(0))
-        .collect();
+    let packets: Vec<_> =
+        (0..20_000).map(|n| Talk::v4().port(n + 1).c(SYN, 1, 0, 0).packets.remove(0)).collect();
     let file = File::new(&pcap(Order::Little, Form::Nanoseconds, 1, &packets))?;
     for format in ["text", "json", "jsonl"] {
         let mut child = Command::new(tracker()?)

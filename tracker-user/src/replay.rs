@@ -105,8 +105,10 @@ pub fn run(options: &Options) -> Result<()> {
     let mut engine =
         Engine::new(&options.sizes, options.timeouts.timeouts(), options.live_config())?;
     let progress = progress(options);
-    let is_live = options.file == Path::new("-") || std::io::stdout().is_terminal();
-    let mut output = Output::new(options.output, is_live, progress.clone());
+    let is_terminal = std::io::stdout().is_terminal();
+    let is_live = options.file == Path::new("-") || is_terminal;
+    let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
+    let mut output = Output::new(options.output, is_live, in_the_way);
     let mut summary = Summary::new(&name);
     let mut broken = None;
     loop {

@@ -90,7 +90,7 @@ impl Engine {
             .context("the verifier refused tracker_sweep")?;
         let mut tables = Tables::take(&mut ebpf)?;
         tables.configure(LiveConfig {
-            events: config.events | Kind::Segment.bit() | Kind::New.bit() | Kind::Destroy.bit(),
+            events: config.events | Kind::Segment.bit() | Kind::Destroy.bit(),
             trace: TraceFilter::default(),
             ..config
         })?;

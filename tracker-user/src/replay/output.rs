@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::{flow::ReplayedFlow, summary::Summary};
 use crate::{cli::Format, event::Event};
 
-/// Events, then flows, then the summary, written as they come: neither a capture nor what happens in it need fit into
-/// memory.
+/// Events, then flows, then the summary, written as they come: what happens in a capture need not fit into memory.
 pub(super) struct Output {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
     /// Whether somebody waits for the next event.
     is_live: bool,
+    /// What stands on the terminal that is written to.
     progress: ProgressBar,
     /// Of the JSON document: what is being listed, and whether the list has an element.
     part: Part,
