@@ -8,7 +8,10 @@ mod flow;
 mod output;
 mod summary;
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -102,7 +105,10 @@ pub fn run(options: &Options) -> Result<()> {
     let mut engine =
         Engine::new(&options.sizes, options.timeouts.timeouts(), options.live_config())?;
     let progress = progress(options);
-    let mut output = Output::new(options.output, progress.clone());
+    let is_terminal = std::io::stdout().is_terminal();
+    let is_live = options.file == Path::new("-") || is_terminal;
+    let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
+    let mut output = Output::new(options.output, is_live, in_the_way);
     let mut summary = Summary::new(&name);
     let mut broken = None;
     loop {
@@ -124,8 +130,8 @@ pub fn run(options: &Options) -> Result<()> {
     summary.finish(&capture, &engine, broken.clone())?;
     let mut shown = 0;
     if !options.no_flows {
-        for flow in engine.flows()?.iter().filter(|flow| options.filter.matches(&flow.record)) {
-            output.flow(flow)?;
+        for flow in engine.flows()?.filter(|flow| options.filter.matches(&flow.record)) {
+            output.flow(&flow)?;
             shown += 1;
         }
     }

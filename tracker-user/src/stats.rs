@@ -47,8 +47,7 @@ struct Flows {
     confirmed_capacity: u32,
     half_open: u64,
     half_open_capacity: u32,
-    /// Flows that were evicted from the half-open table for newer ones. The kernel does not say so: it is what entered
-    /// it less what left it otherwise and what is there, and so right to the few that come and go while it is read.
+    /// Flows that were evicted from the half-open table for newer ones.
     half_open_evicted: u64,
     /// Ends by state: every flow has two.
     ends: BTreeMap<&'static str, u64>,
@@ -88,9 +87,7 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
             *flows.ends.entry(state.name()).or_default() += 1;
         }
     })?;
-    let left = tables.tally(Tally::FlowsConfirmed)? + tables.tally(Tally::HalfOpenExpired)?;
-    flows.half_open_evicted =
-        tables.tally(Tally::HalfOpenInserted)?.saturating_sub(left + flows.half_open);
+    flows.half_open_evicted = tables.half_open_evicted(flows.half_open)?;
     let counters = Tally::ALL
         .iter()
         .map(|tally| Ok((tally.name(), tables.tally(*tally)?)))

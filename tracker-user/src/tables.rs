@@ -155,6 +155,18 @@ impl Tables {
         Ok(self.tallies.get(&(tally as u32), 0)?.iter().sum())
     }
 
+    /// Flows that were pushed out of the half-open table by newer ones, where `here` are in it. The kernel does not say
+    /// so: it is what entered it less what left it otherwise and what is there, and so right to the few that come and
+    /// go while it is read.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn half_open_evicted(&self, here: u64) -> Result<u64> {
+        let left = self.tally(Tally::FlowsConfirmed)? + self.tally(Tally::HalfOpenExpired)?;
+        Ok(self.tally(Tally::HalfOpenInserted)?.saturating_sub(left + here))
+    }
+
     /// How many flows a table can hold.
     ///
     /// # Errors

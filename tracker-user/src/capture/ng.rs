@@ -62,7 +62,7 @@ impl Ng {
                 self.section(source)?;
             }
             let len = source.number(4, self.big_endian);
-            if len < 12 || len % 4 != 0 {
+            if len < 12 || !len.is_multiple_of(4) {
                 return Err(source.broken(format!(
                     "a block of {len} octets; there are 12 at least, and always a multiple of 4"
                 )));

@@ -15,14 +15,15 @@ use tracker_common::{
     flow::Flow,
     key::FlowKey,
     packet::{LinkLayer, Parsed, parse},
-    sweep::{BATCH, Outcome, Tier, Timeouts},
+    state::State,
+    sweep::{BATCH, Outcome, Removal, Tier, Timeouts},
     violation::Rule,
 };
 use zerocopy::FromBytes;
 
 use super::{
     clock::{CaptureClock, date},
-    connections::{Connections, Ended, Gone, Id, Span, expired},
+    connections::{Connection, Connections, Ended, Gone, Id, Span, expired},
     flow::ReplayedFlow,
 };
 use crate::{
@@ -49,6 +50,9 @@ const LONGEST: usize = 20_480;
 
 /// A ring buffer holds all that one packet causes, whatever size was asked for.
 const LEAST_RING: u32 = 1 << 16;
+
+/// A newer connection took the key. No timeout decided that.
+const REOPENED: Gone = Gone::Ended(Reason::Reopened, State::Closed);
 
 /// The kernel programs with tables of their own, and the capture's clock.
 pub struct Engine {
@@ -86,7 +90,7 @@ impl Engine {
             .context("the verifier refused tracker_sweep")?;
         let mut tables = Tables::take(&mut ebpf)?;
         tables.configure(LiveConfig {
-            events: config.events | Kind::Segment.bit() | Kind::New.bit() | Kind::Destroy.bit(),
+            events: config.events | Kind::Segment.bit() | Kind::Destroy.bit(),
             trace: TraceFilter::default(),
             ..config
         })?;
@@ -166,8 +170,7 @@ impl Engine {
                 events.push(event);
             }
             if kind == Kind::Destroy {
-                let gone = Gone::Ended(Reason::Reopened, tracker_common::state::State::Closed);
-                self.connections.end(id, Some(raw.flow), gone, now_ns);
+                self.connections.end(id, Some(raw.flow), REOPENED, now_ns);
             }
         }
         Ok(())
@@ -202,12 +205,7 @@ impl Engine {
     }
 
     /// Notes what became of a connection that was due, and says so if that is wanted.
-    fn removed(
-        &mut self,
-        id: Id,
-        deadline_ns: u64,
-        tried: &mut [tracker_common::sweep::Removal],
-    ) -> Option<Event> {
+    fn removed(&mut self, id: Id, deadline_ns: u64, tried: &mut [Removal]) -> Option<Event> {
         let found = tried.iter_mut().find(|removal| removal.outcome == Outcome::Removed as u32);
         let Some(removal) = found else {
             self.connections.end(id, None, Gone::Evicted, deadline_ns);
@@ -235,36 +233,57 @@ impl Engine {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn flows(&self) -> Result<Vec<ReplayedFlow>> {
-        let mut view = self.view.clone();
-        let mut flows = Vec::new();
-        for ended in self.connections.ended() {
-            view.clock = Clock::at(ended.at_ns, date(self.clock.timestamp_ns(ended.at_ns)));
-            flows.push((ended.id, ended_flow(ended, &view)));
+    pub fn flows(&self) -> Result<impl Iterator<Item = ReplayedFlow>> {
+        let mut known: HashMap<Id, Stored<'_>> = HashMap::new();
+        for (id, connection) in self.connections.live() {
+            known.insert(id, Stored::Evicted(connection));
         }
-        let now_ns = self.clock.now_ns();
-        view.clock = Clock::at(now_ns, date(self.clock.timestamp_ns(now_ns)));
-        let mut alive = HashMap::new();
-        self.tables.each_flow(|key, flow, tier| {
-            if !flow.is_dead() {
-                alive.insert(flow.created_ns(), (*key, flow.clone(), tier));
+        self.tables.each_flow(|_, flow, tier| {
+            let id = flow.created_ns();
+            if let Some(connection) = self.connections.get(id)
+                && !flow.is_dead()
+            {
+                known.insert(id, Stored::Alive(connection, Box::new(flow.clone()), tier));
             }
         })?;
-        for (id, connection) in self.connections.live() {
-            let span = connection.span;
-            let flow = match alive.get(&id) {
-                Some((key, flow, tier)) => {
-                    ReplayedFlow::new(key, flow, Some(*tier), span, None, &view)
-                }
-                None => {
-                    let (key, flow) = (&connection.key, &connection.flow);
-                    ReplayedFlow::new(key, flow, None, span, Some(evicted(span)), &view)
-                }
-            };
-            flows.push((id, flow));
+        for ended in self.connections.ended() {
+            known.insert(ended.id, Stored::Ended(ended));
         }
-        flows.sort_by_key(|(id, _)| *id);
-        Ok(flows.into_iter().map(|(_, flow)| flow).collect())
+        let mut known: Vec<_> = known.into_iter().collect();
+        known.sort_unstable_by_key(|(id, _)| *id);
+        let mut view = self.view.clone();
+        Ok(known.into_iter().map(move |(_, stored)| self.flow(&stored, &mut view)))
+    }
+
+    fn flow(&self, stored: &Stored<'_>, view: &mut View) -> ReplayedFlow {
+        let at_ns = match stored {
+            Stored::Ended(ended) => ended.at_ns,
+            Stored::Alive(..) | Stored::Evicted(_) => self.clock.now_ns(),
+        };
+        view.clock = Clock::at(at_ns, date(self.clock.timestamp_ns(at_ns)));
+        match stored {
+            Stored::Alive(Connection { key, span, .. }, flow, tier) => {
+                ReplayedFlow::new(key, flow, Some(*tier), *span, None, view)
+            }
+            Stored::Evicted(Connection { key, flow, span, .. }) => {
+                ReplayedFlow::new(key, flow, None, *span, Some(evicted(*span)), view)
+            }
+            Stored::Ended(ended) => {
+                let Ended { key, flow, span, .. } = ended;
+                ReplayedFlow::new(key, flow, None, *span, Some(end(ended)), view)
+            }
+        }
+    }
+
+    /// Connections that newer unfinished ones pushed out of the half-open table.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn evicted(&self) -> Result<u64> {
+        let mut here = 0;
+        self.tables.each_flow(|_, _, tier| here += u64::from(tier == Tier::HalfOpen))?;
+        self.tables.half_open_evicted(here)
     }
 
     /// Packets by fate, indexed by [`Fate`].
@@ -301,17 +320,20 @@ impl Engine {
     }
 }
 
-fn ended_flow(ended: &Ended, view: &View) -> ReplayedFlow {
-    let Ended { key, flow, span, gone, .. } = ended;
-    let end = match gone {
-        Gone::Ended(reason, decided_by) => {
-            let timeout_state = (*reason == Reason::Timeout).then_some(*decided_by);
-            let end = EndView::new(flow, *reason, timeout_state);
-            EndView { duration_ns: span.duration_ns(), ..end }
-        }
-        Gone::Evicted => evicted(*span),
-    };
-    ReplayedFlow::new(key, flow, None, *span, Some(end), view)
+/// Where a connection's record is to be found.
+enum Stored<'a> {
+    /// In a table.
+    Alive(&'a Connection, Box<Flow>, Tier),
+    /// Nowhere, and nothing removed it: this is what its last packet left.
+    Evicted(&'a Connection),
+    Ended(&'a Ended),
+}
+
+fn end(ended: &Ended) -> EndView {
+    let Gone::Ended(reason, decided_by) = ended.gone else { return evicted(ended.span) };
+    let timeout_state = (reason == Reason::Timeout).then_some(decided_by);
+    let duration_ns = ended.span.duration_ns();
+    EndView { duration_ns, ..EndView::new(&ended.flow, reason, timeout_state) }
 }
 
 fn evicted(span: Span) -> EndView {

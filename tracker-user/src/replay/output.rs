@@ -9,11 +9,13 @@ use serde::Serialize;
 use super::{flow::ReplayedFlow, summary::Summary};
 use crate::{cli::Format, event::Event};
 
-/// Events, then flows, then the summary, written as they come: neither a capture nor what happens in it need fit into
-/// memory.
+/// Events, then flows, then the summary, written as they come: what happens in a capture need not fit into memory.
 pub(super) struct Output {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
+    /// Whether somebody waits for the next event.
+    is_live: bool,
+    /// What stands on the terminal that is written to.
     progress: ProgressBar,
     /// Of the JSON document: what is being listed, and whether the list has an element.
     part: Part,
@@ -35,22 +37,24 @@ struct Line<'a> {
 }
 
 impl Output {
-    pub(super) fn new(format: Format, progress: ProgressBar) -> Self {
+    pub(super) fn new(format: Format, is_live: bool, progress: ProgressBar) -> Self {
         let out = BufWriter::new(io::stdout().lock());
-        Self { out, format, progress, part: Part::Start, any: false }
+        Self { out, format, is_live, progress, part: Part::Start, any: false }
     }
 
     pub(super) fn event(&mut self, event: &Event) -> Result<()> {
-        match self.format {
-            Format::Text => {
-                let Self { out, progress, .. } = self;
-                // The bar must not stand in the middle of a line.
-                progress.suspend(|| writeln!(out, "{event}").and_then(|()| out.flush()))
-            }
-            Format::Json => self.element(Part::Events, event),
-            Format::Jsonl => self.line(event),
-        }
-        .context("writing to stdout")
+        // The bar must not stand in the middle of a line.
+        let progress = self.progress.clone();
+        progress
+            .suspend(|| {
+                match self.format {
+                    Format::Text => writeln!(self.out, "{event}")?,
+                    Format::Json => self.element(Part::Events, event)?,
+                    Format::Jsonl => self.line(event)?,
+                }
+                if self.is_live { self.out.flush() } else { Ok(()) }
+            })
+            .context("writing to stdout")
     }
 
     pub(super) fn flow(&mut self, flow: &ReplayedFlow) -> Result<()> {

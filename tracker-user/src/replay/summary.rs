@@ -29,6 +29,10 @@ pub struct Summary {
     pub packets: BTreeMap<&'static str, u64>,
     /// Breaches by rule.
     pub violations: BTreeMap<&'static str, u64>,
+    /// Connections that newer unfinished ones pushed out of the half-open table.
+    pub evicted: u64,
+    /// Connections that found the table of confirmed ones full, and stayed where they may be evicted.
+    pub table_full: u64,
     /// Reports that found the ring buffer full.
     pub reports_lost: u64,
     /// Packets that were left out because of their checksum.
@@ -90,6 +94,8 @@ impl Summary {
             self.violations.insert(rule.name(), engine.breaches(*rule)?);
         }
         *self.violations.entry(Rule::BadChecksum.name()).or_default() += self.bad_checksums;
+        self.evicted = engine.evicted()?;
+        self.table_full = engine.tally(Tally::TableFull)?;
         self.reports_lost = engine.tally(Tally::ReportsLost)?;
         Ok(())
     }
@@ -112,8 +118,13 @@ impl Summary {
         for (name, count) in self.violations.iter().filter(|(_, count)| **count > 0) {
             writeln!(out, "violations name={name} {count}")?;
         }
-        if self.reports_lost > 0 {
-            writeln!(out, "{} reports were lost; use a larger --ring-bytes", self.reports_lost)?;
+        let short = [
+            (self.evicted, "connections were evicted unfinished", "max-half-open"),
+            (self.table_full, "connections found the table full", "max-flows"),
+            (self.reports_lost, "reports were lost", "ring-bytes"),
+        ];
+        for (count, what, option) in short.into_iter().filter(|(count, ..)| *count > 0) {
+            writeln!(out, "{count} {what}: give a larger --{option}")?;
         }
         match flows {
             Some(flows) => writeln!(out, "{flows} flows shown"),

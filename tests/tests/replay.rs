@@ -1,0 +1,1213 @@
+//! Captures replayed: every form of file gives the same flows, time is the capture's, what is broken is said, and
+//! nothing is left behind.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tracker_common::{config::LiveConfig, event::Kind, sweep::Timeouts};
+use tracker_tests::{
+    agent::{eventually, run_tracker, tracker},
+    pcap::{Form, Ng, Order, Packet, pcap},
+    segment::{
+        Segment,
+        flag::{ACK, FIN, PSH, RST, SYN},
+    },
+};
+use tracker_user::{attach::Sizes, capture::Capture, replay::Engine};
+
+const SECOND: u64 = 1_000_000_000;
+/// When the captures here begin: in November 2023, at a second that other units of time can say too.
+const START: u64 = 1_700_000_000 * SECOND;
+
+/// A capture in a file of its own, removed when dropped.
+struct File(PathBuf);
+
+impl File {
+    fn new(octets: &[u8]) -> Result<Self> {
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "tracker-replay-{}-{}",
+            std::process::id(),
+            FILES.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, octets)?;
+        Ok(Self(path))
+    }
+
+    fn name(&self) -> &str {
+        self.0.to_str().expect("a path of UTF-8")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// What `tracker replay -o json OPTIONS` says of a capture.
+fn replay(octets: &[u8], options: &[&str]) -> Result<Value> {
+    let file = File::new(octets)?;
+    let arguments = [&["replay", "-o", "json"], options, &[file.name()]].concat();
+    let (stdout, stderr, status) = run_tracker(&arguments, None)?;
+    ensure!(status.success() && stderr.is_empty(), "{status}: {stderr}");
+    let document: Value = serde_json::from_str(&stdout).with_context(|| stdout.clone())?;
+    let counted: u64 = counts(&document["packets"]).values().sum();
+    assert_eq!(document["capture"]["packets"], counted, "every packet has one fate: {document}");
+    assert_eq!(document["v"], 1);
+    Ok(document)
+}
+
+/// What is not zero.
+fn counts(of: &Value) -> HashMap<&str, u64> {
+    let names = of.as_object().expect("an object").iter();
+    let counts = names.map(|(name, count)| (name.as_str(), count.as_u64().expect("a count")));
+    counts.filter(|(_, count)| *count > 0).collect()
+}
+
+fn list(of: &Value) -> Vec<&Value> {
+    of.as_array().expect("an array").iter().collect()
+}
+
+/// Two ends that talk, and a capture of it.
+struct Talk {
+    client: SocketAddr,
+    server: SocketAddr,
+    packets: Vec<Packet>,
+    now_ns: u64,
+}
+
+impl Talk {
+    fn new(client: &str, server: &str) -> Self {
+        let end = |text: &str| text.parse().expect("an address and a port");
+        Self { client: end(client), server: end(server), packets: Vec::new(), now_ns: START }
+    }
+
+    fn v4() -> Self {
+        Self::new("192.0.2.1:40000", "192.0.2.2:80")
+    }
+
+    /// What follows is so much later.
+    fn later(mut self, ns: u64) -> Self {
+        self.now_ns += ns;
+        self
+    }
+
+    fn port(mut self, port: u16) -> Self {
+        self.client.set_port(port);
+        self
+    }
+
+    fn c(self, flags: u16, seq: u32, ack: u32, data: usize) -> Self {
+        let segment = Segment::new(self.client, self.server, flags, seq, ack).data(data);
+        self.frame(segment.frame())
+    }
+
+    fn s(self, flags: u16, seq: u32, ack: u32, data: usize) -> Self {
+        let segment = Segment::new(self.server, self.client, flags, seq, ack).data(data);
+        self.frame(segment.frame())
+    }
+
+    /// Each packet is 1/64 s after the one before: a number that every unit of time can say.
+    fn frame(mut self, frame: Vec<u8>) -> Self {
+        self.packets.push(Packet::new(self.now_ns, frame));
+        self.now_ns += SECOND / 64;
+        self
+    }
+
+    fn open(self, isn: u32) -> Self {
+        self.c(SYN, isn, 0, 0).s(SYN | ACK, 5000, isn + 1, 0).c(ACK, isn + 1, 5001, 0)
+    }
+
+    /// The client closes, then the server.
+    fn close(self, isn: u32) -> Self {
+        self.c(FIN | ACK, isn + 1, 5001, 0).s(FIN | ACK, 5001, isn + 2, 0).c(ACK, isn + 2, 5002, 0)
+    }
+
+    fn file(&self) -> Vec<u8> {
+        pcap(Order::Little, Form::Nanoseconds, 1, &self.packets)
+    }
+}
+
+/// Two connections, one of each family: one that is closed, one that is reset.
+fn two_families() -> Vec<Packet> {
+    let v4 = Talk::v4()
+        .open(1000)
+        .c(PSH | ACK, 1001, 5001, 700)
+        .s(ACK, 5001, 1701, 1300)
+        .c(FIN | ACK, 1701, 6301, 0)
+        .s(FIN | ACK, 6301, 1702, 0)
+        .c(ACK, 1702, 6302, 0);
+    let v6 = Talk::new("[2001:db8::1]:50000", "[2001:db8::2]:443")
+        .later(SECOND / 128)
+        .open(77)
+        .c(PSH | ACK, 78, 5001, 1200)
+        .s(RST | ACK, 5001, 1278, 0);
+    let mut packets = [v4.packets, v6.packets].concat();
+    packets.sort_by_key(|packet| packet.time_ns);
+    packets
+}
+
+/// The flows of [`two_families`], written down by hand where they are not obvious.
+fn assert_two_families(document: &Value, what: &str) {
+    let flows = list(&document["flows"]);
+    assert_eq!(flows.len(), 2, "{what}");
+    let (v4, v6) = (flows[0], flows[1]);
+    assert_eq!(
+        (&v4["orig"]["state"], &v4["reply"]["state"]),
+        (&json!("TIME_WAIT"), &json!("CLOSED"))
+    );
+    assert_eq!((&v6["orig"]["state"], &v6["reply"]["state"]), (&json!("CLOSED"), &json!("CLOSED")));
+    assert_eq!((&v4["conn_state"], &v6["conn_state"]), (&json!("SF"), &json!("RSTR")), "{what}");
+    assert_eq!((&v4["src"], &v6["src"]), (&json!("192.0.2.1"), &json!("2001:db8::1")), "{what}");
+    // Octets with the IP headers: 20 and 20 for IPv4, 40 and 20 for IPv6.
+    assert_eq!(
+        (&v4["orig"]["bytes"], &v4["reply"]["bytes"]),
+        (&json!(5 * 40 + 700), &json!(3 * 40 + 1300))
+    );
+    assert_eq!(
+        (&v6["orig"]["bytes"], &v6["reply"]["bytes"]),
+        (&json!(3 * 60 + 1200), &json!(2 * 60))
+    );
+    assert_eq!(v4["created"], "2023-11-14T22:13:20Z", "{what}");
+    assert_eq!(v6["created"], "2023-11-14T22:13:20.0078125Z", "{what}");
+    // Eight and five packets, 1/64 s apart.
+    assert_eq!(
+        (&v4["duration_ns"], &v6["duration_ns"]),
+        (&json!(7 * SECOND / 64), &json!(4 * SECOND / 64))
+    );
+    // 1/32 s from the SYN to the third segment.
+    assert_eq!((&v4["rtt_us"], &v6["rtt_us"]), (&json!(31_250), &json!(31_250)), "{what}");
+    assert_eq!(counts(&document["packets"]), HashMap::from([("tracked", 13)]), "{what}");
+    assert_eq!(document["capture"]["first"], "2023-11-14T22:13:20Z", "{what}");
+    assert_eq!(document["capture"]["last"], "2023-11-14T22:13:20.109375Z", "{what}");
+    assert_eq!(document["capture"]["broken"], Value::Null, "{what}");
+}
+
+#[test]
+fn every_form_of_pcap() -> Result<()> {
+    let packets = two_families();
+    let mut flows = Vec::new();
+    for (order, form) in [
+        (Order::Little, Form::Microseconds),
+        (Order::Big, Form::Microseconds),
+        (Order::Little, Form::Nanoseconds),
+        (Order::Big, Form::Nanoseconds),
+        (Order::Little, Form::Modified),
+    ] {
+        // Half a microsecond is lost where there are no nanoseconds.
+        let packets: Vec<_> = packets
+            .iter()
+            .map(|packet| Packet { time_ns: packet.time_ns / 1000 * 1000, ..packet.clone() })
+            .collect();
+        let document = replay(&pcap(order, form, 1, &packets), &[])?;
+        assert_eq!(document["capture"]["format"], "pcap");
+        flows.push(document["flows"].clone());
+    }
+    assert!(flows.iter().all(|other| *other == flows[0]), "{flows:#?}");
+    let document = replay(&pcap(Order::Big, Form::Nanoseconds, 1, &packets), &[])?;
+    assert_two_families(&document, "nanoseconds");
+    Ok(())
+}
+
+#[test]
+fn every_form_of_pcapng() -> Result<()> {
+    let packets = two_families();
+    let per_second = |units: u64| move |ns: u64| ns / SECOND * units + ns % SECOND * units / SECOND;
+    for order in Order::ALL {
+        // Nanoseconds, 2^-20 s, and seconds and halves of them after an offset: option 9 and 14.
+        let nanoseconds = [(2, &b"eth0"[..]), (9, &[9])];
+        let offset = order.i64(1_600_000_000);
+        let powers = [(14, &offset[..]), (9, &[0x80 | 20])];
+        let negative = order.i64(-50);
+        let late = [(9, &[8][..]), (14, &negative[..])];
+        let mut file = Ng::new(order)
+            .interface(1, 0, &nanoseconds)
+            .interface(1, 262_144, &powers)
+            // Blocks that hold no packet are passed by, known or not.
+            .block(4, &[0; 8])
+            .block(0xbad, &[1; 100_000]);
+        for (n, packet) in packets.iter().enumerate() {
+            file = if n % 3 == 0 {
+                file.enhanced(0, packet.time_ns, packet)
+            } else if n % 3 == 1 {
+                let time = per_second(1 << 20)(packet.time_ns - 1_600_000_000 * SECOND);
+                file.enhanced(1, time, packet)
+            } else {
+                file.obsolete(0, packet.time_ns, packet)
+            };
+            if n == 6 {
+                // Another section, in the other byte order, whose first interface is another one.
+                let other = if order == Order::Little { Order::Big } else { Order::Little };
+                let offset = other.i64(1_600_000_000);
+                file = file.section(other).interface(1, 0, &[(9, &[9])]);
+                file = file.interface(1, 0, &[(9, &[0x80 | 20]), (14, &offset)]);
+            }
+        }
+        let document = replay(&file.file(), &[])?;
+        assert_eq!(document["capture"]["format"], "pcapng");
+        assert_two_families(&document, &format!("{order:?}"));
+        // The default is microseconds; an offset may lie before 1970.
+        let first = &packets[0];
+        let file = Ng::new(order)
+            .interface(1, 0, &[])
+            .interface(1, 0, &late)
+            .enhanced(0, first.time_ns / 1000, first)
+            .enhanced(1, (first.time_ns / SECOND + 51) * 100_000_000 + 25, first);
+        let document = replay(&file.file(), &[])?;
+        assert_eq!(document["capture"]["first"], "2023-11-14T22:13:20Z");
+        assert_eq!(document["capture"]["last"], "2023-11-14T22:13:21.00000025Z");
+        assert_eq!(document["flows"][0]["duration_ns"], SECOND + 250);
+    }
+    Ok(())
+}
+
+#[test]
+fn simple_packets_have_no_time_and_may_be_snapped() -> Result<()> {
+    let talk = Talk::v4().open(1).c(PSH | ACK, 2, 5001, 1001);
+    // The first one gives the time; the last one is cut to the interface's snap length, and padded.
+    let mut file =
+        Ng::new(Order::Big).interface(1, 57, &[]).enhanced(0, START / 1000, &talk.packets[0]);
+    for packet in &talk.packets[1..] {
+        file = file.simple(&packet.clone().snapped(57));
+    }
+    let document = replay(&file.file(), &[])?;
+    let flow = &document["flows"][0];
+    assert_eq!((&flow["history"], &flow["orig"]["bytes"]), (&json!("ShAD"), &json!(3 * 40 + 1001)));
+    assert_eq!(
+        (&flow["created"], &flow["duration_ns"]),
+        (&json!("2023-11-14T22:13:20Z"), &json!(0))
+    );
+    Ok(())
+}
+
+/// A frame's payload after `header`, which is told the payload's type.
+fn on_link(packet: &Packet, header: impl Fn(u16) -> Vec<u8>) -> Packet {
+    let (ethernet, payload) = packet.octets.split_at(14);
+    let mut octets = header(u16::from_be_bytes([ethernet[12], ethernet[13]]));
+    octets.extend(payload);
+    Packet::new(packet.time_ns, octets)
+}
+
+/// The header of a link type for a payload of an Ethernet type.
+type Header = Box<dyn Fn(u16) -> Vec<u8>>;
+
+#[test]
+fn every_link_type() -> Result<()> {
+    let packets = two_families();
+    let family = |ether_type: u16, v6: u32| if ether_type == 0x0800 { 2u32 } else { v6 };
+    let mut links: Vec<(u32, Header)> = vec![
+        (1, Box::new(|ether_type| [&[0; 12][..], &ether_type.to_be_bytes()].concat())),
+        // The upper bits of the number tell of a frame check sequence.
+        (0x2400_0001, Box::new(|ether_type| [&[0; 12][..], &ether_type.to_be_bytes()].concat())),
+        (101, Box::new(|_| Vec::new())),
+        (12, Box::new(|_| Vec::new())),
+        (14, Box::new(|_| Vec::new())),
+        (0, Box::new(move |ether_type| family(ether_type, 10).to_le_bytes().to_vec())),
+        (0, Box::new(move |ether_type| family(ether_type, 30).to_be_bytes().to_vec())),
+        (108, Box::new(move |ether_type| family(ether_type, 24).to_be_bytes().to_vec())),
+        (
+            113,
+            Box::new(|ether_type| {
+                [&[0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0][..], &ether_type.to_be_bytes()]
+                    .concat()
+            }),
+        ),
+        (276, Box::new(|ether_type| [&ether_type.to_be_bytes()[..], &[0; 18]].concat())),
+    ];
+    // What these two say in their number instead, an interface of pcapng each.
+    let by_version = {
+        let mut file =
+            Ng::new(Order::Little).interface(228, 0, &[(9, &[9])]).interface(229, 0, &[(9, &[9])]);
+        for packet in &packets {
+            let interface = u32::from(packet.octets[12] != 8);
+            file = file.enhanced(interface, packet.time_ns, &on_link(packet, |_| Vec::new()));
+        }
+        file.file()
+    };
+    assert_two_families(&replay(&by_version, &[])?, "228 and 229");
+    for (link, header) in links.drain(..) {
+        let packets: Vec<_> = packets.iter().map(|packet| on_link(packet, &header)).collect();
+        let file = pcap(Order::Little, Form::Nanoseconds, link, &packets);
+        assert_two_families(&replay(&file, &[])?, &format!("link type {link}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn vlan_tags_behind_a_cooked_header() -> Result<()> {
+    let talk = Talk::v4();
+    let tagged = Segment::new(talk.client, talk.server, SYN, 1, 0).vlan(0x88a8, 5).vlan(0x8100, 6);
+    let packet = Packet::new(START, tagged.frame());
+    let sll = on_link(&packet, |ether_type| {
+        assert_eq!(ether_type, 0x88a8);
+        [&[0; 14][..], &ether_type.to_be_bytes()].concat()
+    });
+    let document = replay(&pcap(Order::Little, Form::Microseconds, 113, &[sll]), &[])?;
+    assert_eq!(document["flows"][0]["orig"]["state"], "SYN_SENT");
+    Ok(())
+}
+
+#[test]
+fn what_link_headers_cannot_say_is_counted() -> Result<()> {
+    let first = &two_families()[0];
+    let of = |link, octets: &[u8]| -> Result<Value> {
+        let packet = Packet { octets: octets.to_vec(), wire_len: 60, ..first.clone() };
+        replay(&pcap(Order::Big, Form::Microseconds, link, &[packet]), &[])
+    };
+    for (link, octets, fate) in [
+        // Cut off inside the link header.
+        (1, &[0; 13][..], "truncated_ethernet"),
+        (1, &[], "truncated_ethernet"),
+        (0, &[0, 0, 0], "truncated_ethernet"),
+        (113, &[0; 15], "truncated_ethernet"),
+        (276, &[8, 0], "truncated_ethernet"),
+        // And right behind it.
+        (1, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0], "truncated_ip"),
+        (0, &[0, 0, 0, 2], "truncated_ip"),
+        (101, &[], "truncated_ip"),
+        // No IP.
+        (101, &[0x50; 40], "not_ip"),
+        (0, &[0, 0, 0, 7, 0x45], "not_ip"),
+        (108, &[2, 0, 0, 0, 0x45], "not_ip"),
+        (228, &[0x65; 40], "bad_ip_header"),
+    ] {
+        let document = of(link, octets)?;
+        assert_eq!(counts(&document["packets"]), HashMap::from([(fate, 1)]), "{link} {octets:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn snapped_captures() -> Result<()> {
+    let packets = two_families();
+    let snapped = |snap| -> Result<Value> {
+        let packets: Vec<_> = packets.iter().map(|packet| packet.clone().snapped(snap)).collect();
+        replay(&pcap(Order::Little, Form::Nanoseconds, 1, &packets), &[])
+    };
+    // All headers are there: 14, 40, 20.
+    assert_two_families(&snapped(74)?, "snapped to 74");
+    // Within the TCP header of either family (14 + 20 + 20, 14 + 40 + 20), within the IP header, within Ethernet's.
+    for (snap, expected) in [
+        (53, HashMap::from([("truncated_tcp", 8), ("truncated_ip", 5)])),
+        (73, HashMap::from([("tracked", 8), ("truncated_tcp", 5)])),
+        (33, HashMap::from([("truncated_ip", 13)])),
+        (13, HashMap::from([("truncated_ethernet", 13)])),
+    ] {
+        assert_eq!(counts(&snapped(snap)?["packets"]), expected, "{snap}");
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_of_any_size() -> Result<()> {
+    // A frame that no network carries, as segmentation offload hands it over; its IP length is 0 where it does not fit.
+    let talk = Talk::v4().open(1).c(PSH | ACK, 2, 5001, 60_000);
+    let big = Segment::new(talk.client, talk.server, PSH | ACK, 60_002, 5001).data(65_000);
+    let talk = talk.frame(big.frame()).c(ACK, 125_002, 5001, 0);
+    let flow = &replay(&talk.file(), &[])?["flows"][0];
+    assert_eq!(flow["orig"]["bytes"], 3 * 40 + 60_040 + 65_040);
+    assert_eq!((&flow["orig"]["seq"], &flow["history"]), (&json!(125_002), &json!("ShAD")));
+    // Headers that begin far inside the frame: three extension headers of 2 KiB each.
+    let extension = |next: u8| {
+        let mut header = vec![0; 2048];
+        (header[0], header[1]) = (next, 255);
+        header
+    };
+    let chain = [extension(60), extension(60), extension(6)].concat();
+    let v6 = Talk::new("[2001:db8::1]:1", "[2001:db8::2]:2");
+    let far = Segment::new(v6.client, v6.server, SYN, 1, 0).extensions(60, &chain).frame();
+    let document = replay(&v6.frame(far).file(), &[])?;
+    assert_eq!(counts(&document["packets"]), HashMap::from([("tracked", 1)]));
+    Ok(())
+}
+
+fn event_names(document: &Value) -> Vec<String> {
+    let name = |event: &Value| {
+        let packet =
+            event["packet"].as_u64().map_or_else(|| "-".to_owned(), |packet| packet.to_string());
+        format!("{packet} {}", event["event"].as_str().expect("a name"))
+    };
+    list(&document["events"]).into_iter().map(name).collect()
+}
+
+#[test]
+fn time_wait_is_over_by_the_capture_s_clock() -> Result<()> {
+    let file = |gap: u64| Talk::v4().open(1000).close(1000).later(gap).open(500).file();
+    let document = replay(&file(61 * SECOND), &["-e", "all"])?;
+    let expected = ["1 NEW", "3 ESTABLISHED", "4 CLOSING", "- DESTROY", "7 NEW", "9 ESTABLISHED"];
+    assert_eq!(event_names(&document), expected);
+    let flows = list(&document["flows"]);
+    // The port is used again, by a lower number: that is a new connection, since the old one is gone.
+    assert_eq!(flows.len(), 2);
+    assert_eq!((&flows[0]["end"]["reason"], flows[1].get("end")), (&json!("fin"), None));
+    assert_eq!((&flows[0]["orig"]["isn"], &flows[1]["orig"]["isn"]), (&json!(1000), &json!(500)));
+    let destroy = &document["events"][3];
+    assert_eq!(destroy["end"], json!({"reason": "fin", "duration_ns": 5 * SECOND / 64}));
+    // The last packet is at 5/64 s; a record keeps that to a tick of 17 ms, and is never removed too early.
+    let time: &str = destroy["time"].as_str().context("a time")?;
+    assert!(("2023-11-14T22:14:20.06".."2023-11-14T22:14:20.11").contains(&time), "{time}");
+    // 59 s are not enough: the same SYN is one of an old connection.
+    let document = replay(&file(59 * SECOND), &["-e", "all"])?;
+    assert!(!event_names(&document).contains(&"- DESTROY".to_owned()), "{document}");
+    assert_eq!(list(&document["flows"])[0]["orig"]["isn"], 1000);
+    // Another timeout.
+    let document = replay(&file(59 * SECOND), &["-e", "destroy", "--timeout-time-wait", "58"])?;
+    assert_eq!(event_names(&document), ["- DESTROY"]);
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_used_again_at_once() -> Result<()> {
+    // A higher number may begin a new connection in TIME_WAIT, whose handshake then replaces the old one.
+    let talk = Talk::v4().open(1000).close(1000).later(SECOND).open(900_000);
+    let document = replay(&talk.file(), &["-e", "destroy"])?;
+    assert_eq!(event_names(&document), ["9 DESTROY"]);
+    assert_eq!(
+        document["events"][0]["end"],
+        json!({"reason": "reopened", "duration_ns": 5 * SECOND / 64})
+    );
+    let flows = list(&document["flows"]);
+    assert_eq!(flows.len(), 2);
+    assert_eq!(flows[0]["end"]["reason"], "reopened");
+    assert_eq!(
+        (&flows[0]["duration_ns"], &flows[1]["duration_ns"]),
+        (&json!(5 * SECOND / 64), &json!(2 * SECOND / 64))
+    );
+    assert_eq!(
+        (flows[1].get("end"), &flows[1]["created"]),
+        (None, &json!("2023-11-14T22:13:21.09375Z"))
+    );
+    Ok(())
+}
+
+#[test]
+fn gaps_of_hours_and_of_years() -> Result<()> {
+    let file = |gap| Talk::v4().open(1).later(gap).c(ACK, 2, 5001, 10).file();
+    let ends = |document: &Value| -> Vec<Value> {
+        list(&document["flows"]).iter().map(|flow| flow["end"]["timeout_state"].clone()).collect()
+    };
+    let two_hours = file(7200 * SECOND);
+    assert_eq!(ends(&replay(&two_hours, &[])?), [Value::Null]);
+    let shorter = replay(&two_hours, &["--timeout-established", "7190"])?;
+    assert_eq!(ends(&shorter), [json!("ESTABLISHED"), Value::Null]);
+    assert_eq!(shorter["flows"][1]["midstream"], true);
+    assert_eq!(ends(&replay(&file(7441 * SECOND), &[])?), [json!("ESTABLISHED"), Value::Null]);
+    // Ticks of a record wrap after 2.28 years: twice as long a gap must not look like none.
+    let wraps = (1u64 << 56) * 2 + SECOND;
+    assert_eq!(ends(&replay(&file(wraps), &[])?), [json!("ESTABLISHED"), Value::Null]);
+    Ok(())
+}
+
+#[test]
+fn flows_end_in_the_order_of_their_deadlines() -> Result<()> {
+    let talk = Talk::v4();
+    // Due at 60 (TIME_WAIT), 65 (SYN_SENT) and 30 s (reset), and not before 7440 s.
+    let closed = Talk::v4().port(1001).open(1).close(1);
+    let waiting = Talk::v4().port(1002).later(5 * SECOND).c(SYN, 1, 0, 0);
+    let stays = Talk::v4().port(1003).later(6 * SECOND).open(1);
+    let reset = Talk::v4().port(1004).later(20 * SECOND).open(1).c(RST, 2, 0, 0);
+    let last = talk.port(1005).later(300 * SECOND).c(SYN, 1, 0, 0);
+    let packets =
+        [closed.packets, waiting.packets, stays.packets, reset.packets, last.packets].concat();
+    let document =
+        replay(&pcap(Order::Big, Form::Nanoseconds, 1, &packets), &["-e", "new,destroy"])?;
+    let found: Vec<_> = list(&document["events"])
+        .iter()
+        .map(|event| {
+            (event["event"].clone(), event["flow"]["sport"].clone(), event["end"]["reason"].clone())
+        })
+        .collect();
+    let new = |port: u16| (json!("NEW"), json!(port), Value::Null);
+    let gone = |port: u16, reason: &str| (json!("DESTROY"), json!(port), json!(reason));
+    let expected = [
+        new(1001),
+        new(1002),
+        new(1003),
+        new(1004),
+        gone(1004, "rst"),
+        gone(1001, "fin"),
+        gone(1002, "timeout"),
+        new(1005),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(document["violations"]["half_open_timeout"], 1);
+    let ends: Vec<_> =
+        list(&document["flows"]).iter().map(|flow| flow["end"]["reason"].clone()).collect();
+    assert_eq!(ends, [json!("fin"), json!("timeout"), Value::Null, json!("rst"), Value::Null]);
+    Ok(())
+}
+
+#[test]
+fn clocks_that_go_back_or_stand_still() -> Result<()> {
+    let mut talk = Talk::v4().open(1).close(1).port(2).open(7).close(7);
+    // The second connection's SYN,ACK is stamped before its SYN, as two capturing queues do.
+    talk.packets[7].time_ns = talk.packets[6].time_ns - 3000;
+    let file = pcap(Order::Little, Form::Microseconds, 1, &talk.packets);
+    let document = replay(&file, &["-e", "all"])?;
+    let times: Vec<_> =
+        list(&document["events"]).iter().map(|event| event["time_ns"].as_u64()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    // The SYN,ACK is its first packet now.
+    assert_eq!(document["flows"][1]["duration_ns"], 5 * SECOND / 64 + 3000);
+    assert_eq!(document["flows"][1]["history"], "ShAFf");
+    // All packets at one moment: connections on one key, reset and opened again, still are several.
+    let mut talk =
+        Talk::v4().open(1).c(RST, 2, 0, 0).open(70_000).c(RST, 70_001, 0, 0).open(900_000);
+    for packet in &mut talk.packets {
+        packet.time_ns = START;
+    }
+    let document = replay(&talk.file(), &[])?;
+    let flows = list(&document["flows"]);
+    let isns: Vec<_> = flows.iter().map(|flow| flow["orig"]["isn"].clone()).collect();
+    assert_eq!(isns, [json!(1), json!(70_000), json!(900_000)]);
+    assert!(
+        flows
+            .iter()
+            .all(|flow| flow["created"] == "2023-11-14T22:13:20Z" && flow["duration_ns"] == 0)
+    );
+    Ok(())
+}
+
+#[test]
+fn flows_that_were_evicted_are_shown() -> Result<()> {
+    let packets: Vec<_> = (0..5000)
+        .map(|n| {
+            let frame = Talk::v4().port(n + 1).c(SYN, 1, 0, 0).packets.remove(0);
+            Packet { time_ns: START + u64::from(n) * 1000, ..frame }
+        })
+        .collect();
+    let file = pcap(Order::Little, Form::Nanoseconds, 1, &packets);
+    let document = replay(&file, &["--max-half-open", "1024"])?;
+    let flows = list(&document["flows"]);
+    assert_eq!(flows.len(), 5000);
+    assert!(flows.iter().all(|flow| flow["conn_state"] == "S0" && flow["orig"]["packets"] == 1));
+    let ports: Vec<_> = flows.iter().map(|flow| flow["sport"].as_u64()).collect();
+    assert!(ports.is_sorted(), "in the order of their creation");
+    let evicted = flows.iter().filter(|flow| flow["end"]["reason"] == "evicted").count();
+    // The kernel counts what goes in and out; here each connection was looked for.
+    assert_eq!(document["evicted"], evicted);
+    assert!((5000 - 1024..5000).contains(&evicted), "{evicted}");
+    Ok(())
+}
+
+/// How a broken capture fails: exit code 1, this message, and what came before it.
+fn assert_broken(octets: &[u8], flows: usize, message: &str) -> Result<()> {
+    let file = File::new(octets)?;
+    let (stdout, stderr, status) = run_tracker(&["replay", file.name()], None)?;
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert_eq!(stdout.lines().count(), flows, "{stdout}");
+    let said: Vec<_> = stderr.lines().filter(|line| line.starts_with("tracker: ")).collect();
+    assert_eq!(said, [format!("tracker: {}: {message}", file.name())]);
+    Ok(())
+}
+
+#[test]
+fn files_that_are_no_captures() -> Result<()> {
+    assert_broken(b"", 0, "it is empty: not a capture")?;
+    assert_broken(
+        b"PK\x03\x04....",
+        0,
+        "it is not a capture, neither pcap nor pcapng: it begins with 50 4b 03 04",
+    )?;
+    assert_broken(b"\n", 0, "it is not a capture, neither pcap nor pcapng: it begins with 0a")?;
+    assert_broken(
+        b"\x1f\x8b\x08\x00 and so on",
+        0,
+        "it is compressed by gzip: unpack it first, as in `gunzip -c FILE | tracker replay -`",
+    )?;
+    assert_broken(
+        &pcap(Order::Big, Form::Microseconds, 147, &[]),
+        0,
+        "link type 147 is not understood; these are: 0 (null), 1 (ethernet), 12 (raw_ip), 14 (raw_ip), 101 (raw_ip), \
+         108 (loop), 113 (linux_sll), 228 (ipv4), 229 (ipv6), 276 (linux_sll2)",
+    )?;
+    let (_, stderr, status) = run_tracker(&["replay", "/nonexistent.pcap"], None)?;
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(
+        stderr,
+        "tracker: /nonexistent.pcap: opening it: No such file or directory (os error 2)\n"
+    );
+    let (_, stderr, status) = run_tracker(&["replay", "/"], None)?;
+    assert_eq!((status.code(), stderr.as_str()), (Some(1), "tracker: /: it is a directory\n"));
+    Ok(())
+}
+
+#[test]
+fn pcap_files_that_break_off() -> Result<()> {
+    let packets = two_families();
+    let file = pcap(Order::Big, Form::Microseconds, 1, &packets);
+    let broken = |cut: usize| &file[..file.len() - cut];
+    assert_broken(
+        &file[..10],
+        0,
+        "broken at offset 0, after packet 0: the file ends within the header: 10 of 24 octets are there",
+    )?;
+    let last = file.len() - packets[12].octets.len() - 16;
+    assert_broken(
+        broken(5),
+        2,
+        &format!(
+            "broken at offset {last}, after packet 12: the file ends within a packet: 65 of 70 octets are there"
+        ),
+    )?;
+    assert_broken(
+        broken(60),
+        2,
+        &format!(
+            "broken at offset {last}, after packet 12: the file ends within a packet's header: 10 of 16 octets are there"
+        ),
+    )?;
+    // A length that says nonsense, in the second record.
+    let second = 24 + 16 + packets[0].octets.len();
+    let mut absurd = file.clone();
+    absurd[second + 8..second + 12].copy_from_slice(&[0xff, 0, 0, 1]);
+    assert_broken(
+        &absurd,
+        1,
+        &format!(
+            "broken at offset {second}, after packet 1: a packet of 4278190081 captured octets, more than any capture \
+             holds (1048576)"
+        ),
+    )
+}
+
+#[test]
+fn a_broken_capture_s_document_says_so() -> Result<()> {
+    let file = pcap(Order::Little, Form::Nanoseconds, 1, &two_families());
+    // The last packet is a bare segment of 54 octets.
+    let offset = file.len() - 54 - 16;
+    let file = File::new(&file[..file.len() - 1])?;
+    let (stdout, _, status) = run_tracker(&["replay", "-o", "json", file.name()], None)?;
+    assert_eq!(status.code(), Some(1));
+    let document: Value = serde_json::from_str(&stdout)?;
+    assert_eq!(list(&document["flows"]).len(), 2);
+    let error = "the file ends within a packet: 69 of 70 octets are there";
+    assert_eq!(
+        document["capture"]["broken"],
+        json!({"after_packet": 12, "offset": offset, "error": error})
+    );
+    assert_eq!(document["capture"]["packets"], 12);
+    Ok(())
+}
+
+#[test]
+fn pcapng_files_that_contradict_themselves() -> Result<()> {
+    let syn = &Talk::v4().c(SYN, 1, 0, 0).packets[0];
+    let ng = || Ng::new(Order::Little).interface(1, 0, &[]).enhanced(0, START / 1000, syn);
+    let good = ng().file().len();
+    let number = |value: u32| value.to_le_bytes();
+    let at = |error: &str| format!("broken at offset {good}, after packet 1: {error}");
+    let epb = |captured: u32, interface: u32| {
+        [number(interface), number(0), number(0), number(captured), number(60), [0; 4]].concat()
+    };
+    for (file, error) in [
+        (
+            ng().raw(&[6, 0, 0, 0, 13, 0]),
+            "the file ends within a block's header: 6 of 8 octets are there",
+        ),
+        (
+            ng().raw(&[6, 0, 0, 0, 13, 0, 0, 0]),
+            "a block of 13 octets; there are 12 at least, and always a multiple of 4",
+        ),
+        (
+            ng().raw(&[6, 0, 0, 0, 8, 0, 0, 0]),
+            "a block of 8 octets; there are 12 at least, and always a multiple of 4",
+        ),
+        (
+            ng().raw(&[6, 0, 0, 0, 0, 0, 0, 0xf0]),
+            "a block of 4026531840 octets, more than any packet takes (1179648)",
+        ),
+        (
+            ng().raw(&[6, 0, 0, 0, 64, 0, 0, 0, 1, 2]),
+            "the file ends within a block: 10 of 64 octets are there",
+        ),
+        (
+            ng().raw(&[5, 0, 0, 0, 0, 0, 0, 0xf0, 1, 2]),
+            "the file ends within a block: 10 of 4026531840 octets are there",
+        ),
+        (
+            ng().raw(&[5, 0, 0, 0, 12, 0, 0, 0, 16, 0, 0, 0]),
+            "a block that says 12 octets at its start and 16 at its end",
+        ),
+        (
+            ng().raw(&[6, 0, 0, 0, 32, 0, 0, 0]).raw(&[0; 20]).raw(&[36, 0, 0, 0]),
+            "a block that says 32 octets at its start and 36 at its end",
+        ),
+        (ng().block(6, &epb(5, 0)), "a block (type 6) whose lengths contradict each other"),
+        (ng().block(2, &epb(5, 0)), "a packet of 5 captured octets in a block that has room for 4"),
+        (ng().block(6, &epb(u32::MAX, 0)), "a block (type 6) whose lengths contradict each other"),
+        (ng().block(6, &epb(4, 3)), "a packet of interface 3; this section has 1"),
+        (ng().block(6, &[0; 8]), "a block (type 6) whose lengths contradict each other"),
+        (ng().section(Order::Big).simple(syn), ""),
+        (
+            ng().raw(&[0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 1, 2, 3, 4]),
+            "a section in no byte order that there is (0x04030201)",
+        ),
+    ] {
+        // After a section of its own a packet has no interface.
+        let expected = if error.is_empty() {
+            format!(
+                "broken at offset {}, after packet 1: a packet of interface 0; this section has 0",
+                good + 28
+            )
+        } else {
+            at(error)
+        };
+        assert_broken(&file.file(), 1, &expected)?;
+    }
+    Ok(())
+}
+
+/// Whatever a file holds, reading it ends: with its last packet, or with an error that says where.
+#[test]
+fn damaged_files_are_read_without_a_panic() -> Result<()> {
+    let ng = Ng::new(Order::Big).interface(113, 60, &[(9, &[6]), (2, b"any")]);
+    let packets = two_families();
+    let ng = packets.iter().fold(ng, |ng, packet| ng.enhanced(0, START, packet).simple(packet));
+    let files = [
+        ng.file(),
+        pcap(Order::Little, Form::Modified, 276, &packets),
+        fs::read(captures().join("zeek/tcp/retransmit-timeout.pcapng"))?,
+        fs::read(captures().join("zeek/tcp/timeout-with-pings.pcap"))?,
+    ];
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        // Knuth's MMIX generator: the same damage every time.
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).expect("31 bits") % below
+    };
+    let (mut whole, mut broken) = (0, 0);
+    for n in 0..20_000 {
+        let mut file = files[n % files.len()].clone();
+        for _ in 0..=next(4) {
+            let at = next(file.len());
+            file[at] = [0, 1, 0x7f, 0xff, u8::try_from(next(256))?][next(5)];
+        }
+        file.truncate(file.len() - next(file.len()) * usize::from(next(4) == 0));
+        let Ok(mut capture) = Capture::new(Box::new(std::io::Cursor::new(file))) else { continue };
+        loop {
+            match capture.next() {
+                Ok(Some(packet)) => assert!(packet.wire_len as usize >= packet.frame.len()),
+                Ok(None) => break whole += 1,
+                Err(error) => {
+                    assert_eq!(error.after_packet, capture.packets());
+                    assert!(error.offset <= capture.position());
+                    break broken += 1;
+                }
+            }
+        }
+    }
+    assert!(whole > 2000 && broken > 2000, "{whole} {broken}");
+    Ok(())
+}
+
+#[test]
+fn interfaces_of_other_link_types_are_counted() -> Result<()> {
+    let syn = &Talk::v4().c(SYN, 1, 0, 0).packets[0];
+    let two = Ng::new(Order::Little).interface(1, 0, &[]).interface(147, 0, &[]);
+    let mixed = two.clone().enhanced(1, 1, syn).enhanced(0, START / 1000, syn).enhanced(1, 3, syn);
+    let document = replay(&mixed.file(), &["-e", "new"])?;
+    assert_eq!(
+        document["capture"]["link_types"],
+        json!([{"link_type": 1, "name": "ethernet", "packets": 1}, {"link_type": 147, "name": null, "packets": 2}])
+    );
+    assert_eq!(
+        counts(&document["packets"]),
+        HashMap::from([("tracked", 1), ("unknown_link_type", 2)])
+    );
+    // Numbers are those of the file.
+    assert_eq!(event_names(&document), ["2 NEW"]);
+    let file = File::new(&mixed.file())?;
+    let (_, stderr, status) = run_tracker(&["replay", file.name()], None)?;
+    assert!(
+        status.success() && stderr.contains("link_type=147 (not understood, left out) 2"),
+        "{stderr}"
+    );
+    // Nothing else is there.
+    let only = two.enhanced(1, 1, syn).file();
+    let file = File::new(&only)?;
+    let (_, stderr, status) = run_tracker(&["replay", file.name()], None)?;
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        stderr.contains(": link type 147 is not understood; these are: 0 (null), "),
+        "{stderr}"
+    );
+    Ok(())
+}
+
+#[test]
+fn text_and_lines() -> Result<()> {
+    let talk = Talk::v4()
+        .open(1000)
+        .c(SYN | FIN, 1, 0, 0)
+        .close(1000)
+        .later(61 * SECOND)
+        .port(9)
+        .c(SYN, 5, 0, 0);
+    let file = File::new(&talk.file())?;
+    let (stdout, stderr, status) = run_tracker(&["replay", "-e", "all", file.name()], None)?;
+    assert!(status.success(), "{stderr}");
+    let starts: Vec<_> =
+        stdout.lines().map(|line| line.split(']').next().unwrap_or_default()).collect();
+    assert_eq!(
+        starts[..6],
+        [
+            "#1 2023-11-14T22:13:20.000000Z [NEW",
+            "#3 2023-11-14T22:13:20.031250Z [ESTABLISHED",
+            "#4 2023-11-14T22:13:20.046875Z [VIOLATION",
+            "#5 2023-11-14T22:13:20.062500Z [CLOSING",
+            starts[4],
+            "#8 2023-11-14T22:14:21.109375Z [NEW",
+        ]
+    );
+    assert!(
+        starts[4].starts_with("2023-11-14T22:14:20.") && starts[4].ends_with(" [DESTROY"),
+        "{stdout}"
+    );
+    let flows: Vec<_> = stdout.lines().skip(6).collect();
+    assert_eq!(
+        flows,
+        [
+            "tcp 6 0 TIME_WAIT/CLOSED src=192.0.2.1 dst=192.0.2.2 sport=40000 dport=80 packets=4 bytes=160 \
+             src=192.0.2.2 dst=192.0.2.1 sport=80 dport=40000 packets=2 bytes=80 history=ShAFf seen=both violations=1 \
+             interface=replay rtt_us=31250 end=fin",
+            "tcp 6 60 SYN_SENT/LISTEN src=192.0.2.1 dst=192.0.2.2 sport=9 dport=80 packets=1 bytes=40 src=192.0.2.2 \
+             dst=192.0.2.1 sport=80 dport=9 packets=0 bytes=0 history=S seen=in violations=0 interface=replay",
+        ]
+    );
+    for line in [
+        "format=pcap packets=8",
+        "packets fate=illegal 1",
+        "packets fate=tracked 7",
+        "violations name=syn_fin 1",
+        "2 flows shown",
+    ] {
+        assert!(stderr.contains(line), "{stderr}");
+    }
+    // The same as records: events first, as `events` writes them, then flows.
+    let lines = |options: &[&str]| -> Result<Vec<Value>> {
+        let (stdout, _, status) =
+            run_tracker(&[&["replay", "-o", "jsonl"], options, &[file.name()]].concat(), None)?;
+        assert!(status.success());
+        stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    };
+    let all = lines(&["-e", "all"])?;
+    assert!(all.iter().all(|line| line["v"] == 1));
+    assert!(all[..6].iter().all(|line| line["event"].is_string()));
+    assert!(all[6..].iter().all(|line| line["history"].is_string()) && all.len() == 8);
+    let document = replay(&talk.file(), &["-e", "all"])?;
+    assert_eq!(json!(all[..6]), document["events"]);
+    // Filters, and one half without the other. Only violations are shown unless something else is asked for.
+    assert_eq!(lines(&["--sport", "9"])?.len(), 1);
+    assert_eq!(lines(&["--sport", "9", "--not"])?.len(), 2);
+    assert_eq!(lines(&["--no-flows"])?.len(), 1);
+    assert_eq!(lines(&["--no-flows", "-e", "destroy"])?[0]["event"], "DESTROY");
+    Ok(())
+}
+
+#[test]
+fn wrong_use() -> Result<()> {
+    for arguments in [
+        &["replay"][..],
+        &["replay", "a.pcap", "b.pcap"],
+        &["replay", "--report", "no_such_rule", "a.pcap"],
+        &["run", "--interface", "lo", "--report", "no_such_rule"],
+    ] {
+        let (stdout, stderr, status) = run_tracker(arguments, None)?;
+        assert_eq!((status.code(), stdout.as_str()), (Some(2), ""), "{stderr}");
+    }
+    Ok(())
+}
+
+#[test]
+fn checksums_are_verified_where_asked_for() -> Result<()> {
+    let reset = |talk: Talk, wrong: bool| {
+        let mut frame = Segment::new(talk.client, talk.server, RST, 2, 0).frame();
+        let last = frame.len() - 1;
+        // The urgent pointer's last octet: it is in the checksum, and means nothing without URG.
+        frame[last] ^= u8::from(wrong);
+        talk.frame(frame)
+    };
+    for ends in [["192.0.2.1:1", "192.0.2.2:2"], ["[2001:db8::1]:1", "[2001:db8::2]:2"]] {
+        let talk = || Talk::new(ends[0], ends[1]).open(1);
+        let state = |talk: &Talk, options: &[&str]| -> Result<(Value, u64, u64)> {
+            let document = replay(&talk.file(), options)?;
+            let count = |of: &str| document[of]["bad_checksum"].as_u64().expect("a count");
+            Ok((
+                document["flows"][0]["orig"]["state"].clone(),
+                count("packets"),
+                count("violations"),
+            ))
+        };
+        let verify = &["--verify-checksums"];
+        assert_eq!(state(&reset(talk(), true), &[])?, (json!("CLOSED"), 0, 0));
+        assert_eq!(state(&reset(talk(), true), verify)?, (json!("ESTABLISHED"), 1, 1));
+        assert_eq!(state(&reset(talk(), false), verify)?, (json!("CLOSED"), 0, 0));
+        // Nobody can tell of a packet that was cut off.
+        let mut cut = reset(talk(), true);
+        cut.packets[3].wire_len += 10;
+        assert_eq!(state(&cut, verify)?, (json!("CLOSED"), 0, 0));
+    }
+    // Files whose names say what Zeek found in them.
+    for (name, wrong) in
+        [("ip4-tcp-bad-chksum", 1), ("ip4-tcp-good-chksum", 0), ("ip6-tcp-bad-chksum", 1)]
+    {
+        let octets = fs::read(captures().join(format!("zeek/chksums/{name}.pcap")))?;
+        let document = replay(&octets, &["--verify-checksums"])?;
+        assert_eq!(document["packets"]["bad_checksum"], wrong, "{name}");
+    }
+    Ok(())
+}
+
+/// The captures that others have made.
+fn captures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures")
+}
+
+#[test]
+fn every_capture_is_read_to_its_last_packet() -> Result<()> {
+    let index =
+        fs::read_to_string(captures().join("index.tsv")).context("the captures are missing")?;
+    let rows: Vec<(&str, u64)> = index
+        .lines()
+        .skip(1)
+        .map(|row| {
+            let mut columns = row.split('\t');
+            let path = columns.next().context("a path")?;
+            Ok((path, columns.nth(2).context("packets")?.parse()?))
+        })
+        .collect::<Result<_>>()?;
+    assert!(rows.len() >= 85, "{}", rows.len());
+    let each = |(path, packets): &(&str, u64)| -> Result<()> {
+        let document =
+            replay(&fs::read(captures().join(path))?, &[]).with_context(|| (*path).to_owned())?;
+        assert_eq!(document["capture"]["packets"], *packets, "{path}");
+        assert_eq!(document["packets"]["unknown_link_type"], 0, "{path}");
+        assert_eq!(document["reports_lost"], 0, "{path}");
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let halves = rows
+            .chunks(rows.len().div_ceil(2))
+            .map(|rows| scope.spawn(|| rows.iter().try_for_each(each)));
+        let halves: Vec<_> = halves.collect();
+        halves
+            .into_iter()
+            .try_for_each(|half| half.join().map_err(|_| anyhow::anyhow!("a panic"))?)
+    })
+}
+
+#[test]
+fn durations_are_zeek_s() -> Result<()> {
+    let truth = fs::read_to_string(captures().join("ground-truth.jsonl"))
+        .context("the captures are missing")?;
+    let mut documents: HashMap<String, Value> = HashMap::new();
+    let mut compared = 0;
+    for line in truth.lines() {
+        let row: Value = serde_json::from_str(line)?;
+        let text = |name: &str| row[name].as_str().unwrap_or_default();
+        // Where both ends have closed, Zeek's duration leaves the last acknowledgment out; so its own words say.
+        let history = text("history").to_lowercase();
+        if text("system") != "zeek conn.log"
+            || text("proto") != "tcp"
+            || history.matches('f').count() > 1
+        {
+            continue;
+        }
+        let path = text("path");
+        if !documents.contains_key(path) {
+            documents.insert(path.to_owned(), replay(&fs::read(captures().join(path))?, &[])?);
+        }
+        let is_it = |flow: &&Value| {
+            ["src", "dst"].map(|name| flow[name].as_str().unwrap_or_default())
+                == [text("id.orig_h"), text("id.resp_h")]
+                && ["sport", "dport"].map(|name| flow[name].to_string())
+                    == [text("id.orig_p"), text("id.resp_p")]
+                && ["orig", "reply"].map(|name| flow[name]["packets"].to_string())
+                    == [text("orig_pkts"), text("resp_pkts")]
+        };
+        // Zeek ends one-sided connections earlier; what it splits has other numbers of packets.
+        let Some(flow) = list(&documents[path]["flows"]).into_iter().find(is_it) else { continue };
+        let seconds: f64 = text("duration").parse().unwrap_or(0.0);
+        let ours = flow["duration_ns"].as_u64().context("a duration")?;
+        #[allow(clippy::cast_precision_loss)] // microseconds are compared
+        let difference = (ours as f64 / 1e9 - seconds).abs();
+        assert!(difference < 1e-6, "{path} {}: {ours} ns, Zeek {seconds} s", flow["sport"]);
+        compared += 1;
+    }
+    assert!(compared >= 20, "{compared}");
+    Ok(())
+}
+
+#[test]
+fn segments_with_both_ends_states() -> Result<()> {
+    let talk = Talk::v4().open(1000).close(1000);
+    let sizes = Sizes { max_flows: 16, max_half_open: 1024, ring_bytes: 4096 };
+    let events = Kind::Segment.bit() | Kind::Established.bit();
+    let config = LiveConfig { events, ..LiveConfig::default() };
+    let mut engine = Engine::new(&sizes, Timeouts::default(), config)?;
+    let mut capture = Capture::new(Box::new(std::io::Cursor::new(talk.file())))?;
+    let mut lines = Vec::new();
+    while let Some(packet) = capture.next()? {
+        for event in engine.push(&packet)? {
+            assert_eq!(event.packet, Some(packet.number));
+            lines.push(event.to_string());
+        }
+    }
+    let around: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            line.split_whitespace()
+                .filter(|word| !word.starts_with("2023"))
+                .take(6)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        around[1..],
+        [
+            "#2 [SEGMENT] before=SYN_SENT/LISTEN after=SYN_SENT/SYN_RECEIVED in=replay direction=reply",
+            "#3 [SEGMENT] before=SYN_SENT/SYN_RECEIVED after=ESTABLISHED/ESTABLISHED in=replay direction=orig",
+            "#3 [ESTABLISHED] tcp 6 7440 ESTABLISHED/ESTABLISHED",
+            "#4 [SEGMENT] before=ESTABLISHED/ESTABLISHED after=FIN_WAIT_1/ESTABLISHED in=replay direction=orig",
+            "#5 [SEGMENT] before=FIN_WAIT_1/ESTABLISHED after=FIN_WAIT_2/LAST_ACK in=replay direction=reply",
+            "#6 [SEGMENT] before=FIN_WAIT_2/LAST_ACK after=TIME_WAIT/CLOSED in=replay direction=orig",
+        ]
+    );
+    assert!(
+        around[0].starts_with("#1 [SEGMENT] ") && around[0].contains(" after=SYN_SENT/LISTEN ")
+    );
+    assert_eq!(engine.flows()?.count(), 1);
+    Ok(())
+}
+
+/// Maps of this size that are loaded anywhere on this host.
+fn maps_of_size(entries: u32) -> usize {
+    aya::maps::loaded_maps()
+        .filter_map(Result::ok)
+        .filter(|map| map.max_entries() == entries)
+        .count()
+}
+
+/// `tracker replay -` with a table of a size that nobody else has, after the first packet was pushed through.
+fn replay_that_waits(entries: u32) -> Result<(Child, BufReader<std::process::ChildStdout>)> {
+    let mut child = Command::new(tracker()?)
+        .args(["replay", "-e", "new", "--max-flows", &entries.to_string(), "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("a pipe")?;
+    stdin.write_all(&Talk::v4().c(SYN, 1, 0, 0).file())?;
+    let mut stdout = BufReader::new(child.stdout.take().context("a pipe")?);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    assert!(line.starts_with("#1 "), "{line}");
+    child.stdin = Some(stdin);
+    Ok((child, stdout))
+}
+
+#[test]
+fn nothing_is_left_behind() -> Result<()> {
+    let entries = 4_000_037;
+    let (mut child, mut stdout) = replay_that_waits(entries)?;
+    assert_eq!(maps_of_size(entries), 1);
+    // Its end of input is its end.
+    drop(child.stdin.take());
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest)?;
+    assert!(child.wait()?.success() && rest.contains("SYN_SENT/LISTEN"), "{rest}");
+    // The kernel frees maps some time after the last descriptor is closed.
+    eventually("its maps are gone", || Ok(maps_of_size(entries) == 0))?;
+    let (mut child, _) = replay_that_waits(entries)?;
+    assert_eq!(maps_of_size(entries), 1);
+    child.kill()?;
+    child.wait()?;
+    eventually("a killed one's maps are gone", || Ok(maps_of_size(entries) == 0))
+}
+
+#[test]
+fn no_bpf_filesystem_is_needed() -> Result<()> {
+    let file = File::new(&Talk::v4().c(SYN, 1, 0, 0).file())?;
+    let mut command = Command::new(tracker()?);
+    command.args(["replay", file.name()]);
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            use nix::{
+                mount::{MsFlags, mount},
+                sched::{CloneFlags, unshare},
+            };
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )?;
+            for at in ["/sys/fs/bpf", "/run"] {
+                mount(Some("none"), at, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>)?;
+            }
+            Ok(())
+        });
+    }
+    let output = command.output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn not_root() -> Result<()> {
+    // nobody's own copy of the command: the build directory may be root's alone.
+    let directory =
+        std::env::temp_dir().join(format!("tracker-replay-not-root-{}", std::process::id()));
+    fs::create_dir(&directory)?;
+    let copy = directory.join("tracker");
+    fs::copy(tracker()?, &copy)?;
+    let output = Command::new(&copy).args(["replay", "a.pcap"]).uid(65_534).gid(65_534).output()?;
+    fs::remove_dir_all(&directory)?;
+    let stderr = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr.contains("running the kernel programs on a capture needs root (missing: "),
+        "{stderr}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_has_enough() -> Result<()> {
+    let packets: Vec<_> =
+        (0..20_000).map(|n| Talk::v4().port(n + 1).c(SYN, 1, 0, 0).packets.remove(0)).collect();
+    let file = File::new(&pcap(Order::Little, Form::Nanoseconds, 1, &packets))?;
+    for format in ["text", "json", "jsonl"] {
+        let mut child = Command::new(tracker()?)
+            .args(["replay", "-e", "new", "-o", format, file.name()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdout = BufReader::new(child.stdout.take().context("a pipe")?);
+        stdout.read_line(&mut String::new())?;
+        drop(stdout);
+        let output = child.wait_with_output()?;
+        let stderr = String::from_utf8(output.stderr)?;
+        assert!(output.status.success() && stderr.is_empty(), "{format}: {stderr}");
+    }
+    Ok(())
+}
