@@ -54,6 +54,8 @@ enum Opening {
     SmallWindow,
     /// Both connect to each other, and the SYNs cross.
     Simultaneous,
+    /// Between the addresses and ports of an older connection, which is over, but maybe in TIME_WAIT.
+    Again,
     /// To a port where nobody listens.
     Refused,
     /// The client closes its socket without waiting for an answer, which says nothing to anybody.
@@ -120,8 +122,12 @@ struct Life {
     /// Who closed while the FIN had to wait for what was sent before: the client, the server. Nobody hears of that
     /// close before the FIN is sent, and where the peer's comes first, it looks like an answer to that.
     closed_unheard: [bool; 2],
+    /// When it was last compared, both ends were closed, or one or both in TIME_WAIT.
+    was_over: bool,
     /// Something was wrong with it, and was written down.
     is_wrong: bool,
+    /// A newer one has its addresses and ports.
+    is_replaced: bool,
 }
 
 impl Life {
@@ -143,6 +149,14 @@ impl Life {
 
     fn server_side(&self) -> Side {
         if self.client_on_host { Side::Peer } else { Side::Host }
+    }
+
+    /// Whether its addresses and ports may be used again: that its server listens, and nothing more will happen.
+    fn is_over(&self) -> bool {
+        self.was_over
+            && !self.is_replaced
+            && self.server_address.port() == SERVED
+            && matches!((&self.client, &self.server), (Slot::Gone, Slot::Gone))
     }
 
     /// Who is at this side.
@@ -291,6 +305,8 @@ fn tune(host: &Namespace) -> Result<()> {
         ("tcp_fin_timeout", "600"),
         // A late duplicate of a SYN opens what nobody wants, and TIME_WAIT lets no RST end: 7 s instead of 63.
         ("tcp_synack_retries", "2"),
+        // A client may use its port again while it is in TIME_WAIT.
+        ("tcp_tw_reuse", "1"),
         // Each segment out of place is answered.
         ("tcp_invalid_ratelimit", "0"),
     ] {
@@ -313,29 +329,46 @@ impl Laboratory {
     fn begin(&mut self) -> Result<usize> {
         let n = self.lives.len();
         let random = &mut self.random;
-        let opening = match random.below(100) {
+        let mut opening = match random.below(100) {
             0..6 => Opening::SmallWindow,
             6..12 => Opening::Simultaneous,
             12..15 => Opening::Refused,
             15..18 => Opening::Abandoned,
+            18..26 => Opening::Again,
             _ => Opening::Ordinary,
         };
-        let (client_on_host, family) = (random.percent(50), usize::from(random.percent(50)));
-        let (namespace, elsewhere, from, to) = if client_on_host {
-            (&self.pair.host, &self.pair.peer, address::HOST[family], address::PEER[family])
+        // A client has to leave its port alone for a second: that is, for the round before this one.
+        let mut over = (0..n.saturating_sub(2 * NEW_EACH_ROUND)).rev();
+        let older = over.find(|n| opening == Opening::Again && self.lives[*n].is_over());
+        if opening == Opening::Again && older.is_none() {
+            opening = Opening::Ordinary;
+        }
+        let (client_on_host, client_address, server_address) = if let Some(older) = older {
+            let older = &mut self.lives[older];
+            older.is_replaced = true;
+            self.relay.begin_anew(older.client_address, older.server_address);
+            (older.client_on_host, older.client_address, older.server_address)
         } else {
-            (&self.pair.peer, &self.pair.host, address::PEER[family], address::HOST[family])
-        };
-        let port = u16::try_from(n)?;
-        let client_address = SocketAddr::new(from, 10_000 + port);
-        let server_address = SocketAddr::new(
-            to,
-            match opening {
-                Opening::Simultaneous => SIMULTANEOUS + port,
+            let (client_on_host, family) = (random.percent(50), usize::from(random.percent(50)));
+            let (from, to) = if client_on_host {
+                (address::HOST[family], address::PEER[family])
+            } else {
+                (address::PEER[family], address::HOST[family])
+            };
+            let number = u16::try_from(n)?;
+            let port = match opening {
+                Opening::Simultaneous => SIMULTANEOUS + number,
                 Opening::Refused => NOT_SERVED,
                 _ => SERVED,
-            },
-        );
+            };
+            let client_address = SocketAddr::new(from, 10_000 + number);
+            (client_on_host, client_address, SocketAddr::new(to, port))
+        };
+        let (namespace, elsewhere) = if client_on_host {
+            (&self.pair.host, &self.pair.peer)
+        } else {
+            (&self.pair.peer, &self.pair.host)
+        };
         let client = bound(namespace, client_address)?;
         let mut server = Slot::Nothing;
         if opening == Opening::SmallWindow {
@@ -369,7 +402,9 @@ impl Laboratory {
             script,
             done: Vec::new(),
             closed_unheard: [false; 2],
+            was_over: false,
             is_wrong: false,
+            is_replaced: false,
         });
         self.by_client.insert(client_address, n);
         Ok(n)
@@ -525,6 +560,9 @@ impl Laboratory {
         let mut flows = by_key(flows)?;
         let (mut pairs, mut far_ends, mut wrong) = (0, 0, 0);
         for (n, life) in self.lives.iter_mut().enumerate() {
+            if life.is_replaced {
+                continue;
+            }
             let (host, peer) = life.addresses();
             let found = flows.remove(&key(host, peer)).unwrap_or_default();
             let trace =
@@ -539,6 +577,7 @@ impl Laboratory {
             }
             let sockets = [oracle.socket(true, host, peer), oracle.socket(false, peer, host)];
             let kernel = sockets.map(|socket| socket.map_or("CLOSED", |socket| &socket.state));
+            life.was_over = kernel.iter().all(|state| ["CLOSED", "TIME_WAIT"].contains(state));
             let tracked = newest(&found, host)?.unwrap_or(["no flow"; 2]);
             let heard = trace.is_last_delivered();
             let is_right = [
