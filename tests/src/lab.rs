@@ -141,7 +141,9 @@ impl Bench {
     /// Where the laboratory cannot be made.
     pub fn with(options: &[&str]) -> Result<Self> {
         let pair = Pair::silent()?;
-        let mut arguments = vec!["--interface", INTERFACE, "--events", "all"];
+        // Nothing is held back, so that an event can be waited for whatever came before it.
+        let mut arguments =
+            vec!["--interface", INTERFACE, "--events", "all", "--every", "--report-rate", "0"];
         if !options.contains(&"--xdp") {
             arguments.extend(["--xdp", "native"]);
         }

@@ -4,12 +4,14 @@
 //! Nothing here leaves the namespaces it makes.
 
 pub mod agent;
+pub mod conntrack;
 pub mod flows;
 pub mod lab;
 pub mod namespace;
 pub mod offload;
 pub mod random;
 pub mod relay;
+pub mod router;
 pub mod segment;
 pub mod sockets;
 pub mod ss;

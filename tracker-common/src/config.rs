@@ -18,8 +18,6 @@ pub const MAX_INTERFACES: u32 = 64;
 )]
 #[repr(C)]
 pub struct InterfaceConfig {
-    /// The interface's index.
-    pub ifindex: u32,
     /// Which counters are its own, below [`MAX_INTERFACES`].
     pub slot: u32,
     /// The zone of its flows.
@@ -27,7 +25,9 @@ pub struct InterfaceConfig {
     /// 1 where frames start with the IP header.
     pub raw_ip: u16,
     /// 1 where packets come from a capture: time and length are those of [`Replayed`].
-    pub replay: u32,
+    pub replay: u16,
+    /// Always 0.
+    pub reserved: u16,
 }
 
 impl InterfaceConfig {

@@ -173,9 +173,38 @@ tallies! {
     HalfOpenInserted = 9, "half_open_inserted";
     /// Those of the expired flows that were in the half-open table.
     HalfOpenExpired = 10, "half_open_expired";
+    /// Violations not reported because their flow had them before.
+    ReportsBackedOff = 11, "reports_backed_off";
+    /// Violations not reported because their source had too many.
+    ReportsLimited = 12, "reports_limited";
+    /// Expired flows by the state whose timeout was over, in [`crate::state::State`]'s order.
+    ExpiredClosed = 13, "expired_closed";
+    /// As above.
+    ExpiredListen = 14, "expired_listen";
+    /// As above.
+    ExpiredSynSent = 15, "expired_syn_sent";
+    /// As above.
+    ExpiredSynReceived = 16, "expired_syn_received";
+    /// As above.
+    ExpiredEstablished = 17, "expired_established";
+    /// As above.
+    ExpiredFinWait1 = 18, "expired_fin_wait_1";
+    /// As above.
+    ExpiredFinWait2 = 19, "expired_fin_wait_2";
+    /// As above.
+    ExpiredCloseWait = 20, "expired_close_wait";
+    /// As above.
+    ExpiredClosing = 21, "expired_closing";
+    /// As above.
+    ExpiredLastAck = 22, "expired_last_ack";
+    /// As above.
+    ExpiredTimeWait = 23, "expired_time_wait";
 }
 
 impl Tally {
+    /// Expired flows by the code of the state whose timeout was over.
+    pub const EXPIRED: u32 = Self::ExpiredClosed as u32;
+
     /// Places in the map of tallies; more than there are tallies.
     pub const SLOTS: u32 = 32;
 }

@@ -109,8 +109,8 @@ pub struct Event {
     pub before: [u8; 2],
     /// And after it.
     pub after: [u8; 2],
-    /// The interface that saw it.
-    pub ifindex: u32,
+    /// The slot of the interface that saw it.
+    pub slot: u32,
     /// The segment's sequence number.
     pub seq: u32,
     /// Its acknowledgment number.

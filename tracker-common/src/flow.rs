@@ -21,7 +21,7 @@ pub mod fact {
     pub const SYN_ACK: u32 = 1 << 1;
     /// `ack` holds.
     pub const ACK: u32 = 1 << 2;
-    /// Sent a FIN; `fin` and `fin_ack` hold.
+    /// Sent a FIN; `fin` holds.
     pub const FIN: u32 = 1 << 3;
     /// Sent an RST that ended the connection.
     pub const RST: u32 = 1 << 4;
@@ -56,14 +56,30 @@ pub mod fact {
     pub const DATA: u32 = 1 << 18;
     /// `edge` holds.
     pub const EDGE: u32 = 1 << 19;
+    /// `ts` holds.
+    pub const TS: u32 = 1 << 20;
+    /// Its first FIN acknowledged the peer's: it closed second. Whether it closed first is decided by this alone.
+    pub const CLOSED_SECOND: u32 = 1 << 21;
+    /// Its first FIN acknowledged more than was seen of the peer, so it may have closed second.
+    pub const FIN_AHEAD: u32 = 1 << 22;
+    /// Its history has a `q`.
+    pub const SYN_MIXED: u32 = 1 << 23;
     /// Where its window scale shift stands, four bits.
     pub const SCALE_SHIFT: u32 = 24;
+    /// Its history has an `i`.
+    pub const FIN_MIXED: u32 = 1 << 28;
+    /// Its RST was at the very number that its peer had acknowledged: the peer takes it, whatever else comes to light.
+    pub const RST_EXACT: u32 = 1 << 29;
+    /// Went on after an RST of its peer's that was not exact: it has refused that RST (RFC 5961 section 3).
+    pub const OUTLIVED_RST: u32 = 1 << 30;
+    /// A copy of its FIN did not acknowledge the peer's, so the first one did not either.
+    pub const CLOSED_FIRST: u32 = 1 << 31;
 }
 
 /// What one end has sent, as plain values.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
-    /// Initial sequence number.
+    /// Initial sequence number; without [`fact::SYN`], the first number seen.
     pub isn: Seq,
     /// Highest sequence number sent, plus one (SND.NXT as far as seen).
     pub end: Seq,
@@ -73,8 +89,9 @@ pub struct Facts {
     pub edge: Seq,
     /// Sequence number of its FIN.
     pub fin: Seq,
-    /// Acknowledgment carried by the first segment with its FIN: whether it closed first is decided by this.
-    pub fin_ack: Seq,
+    /// The newest timestamp that its peer will have taken over from it (RFC 7323 section 4.3's TS.Recent); numbers like
+    /// these are compared as sequence numbers are.
+    pub ts: Seq,
     /// End of the data that was last refused as beyond the peer's window; 0 for none. If the peer acknowledges it, it was
     /// we who missed something.
     pub refused_end: Seq,
@@ -130,7 +147,8 @@ impl Facts {
             self.flags |= fact::SACK;
         }
         if options.has(SynOptions::HAS_TIMESTAMPS) {
-            self.flags |= fact::TIMESTAMPS;
+            self.flags |= fact::TIMESTAMPS | fact::TS;
+            self.ts = options.timestamp;
         }
         if options.has(SynOptions::HAS_FAST_OPEN) {
             self.flags |= fact::FAST_OPEN;
@@ -155,7 +173,7 @@ pub struct Half {
     ack: U32,
     edge: U32,
     fin: U32,
-    fin_ack: U32,
+    ts: U32,
     flags: U32,
     /// The window field of its last segment, not scaled.
     pub window: U16,
@@ -176,7 +194,7 @@ impl Half {
             ack: Seq(self.ack.get()),
             edge: Seq(self.edge.get()),
             fin: Seq(self.fin.get()),
-            fin_ack: Seq(self.fin_ack.get()),
+            ts: Seq(self.ts.get()),
             refused_end: Seq(self.refused_end.get()),
             refused_ack: Seq(self.refused_ack.get()),
             flags: self.flags.get(),
@@ -192,12 +210,18 @@ impl Half {
         store(&self.ack, before.ack, now.ack);
         store(&self.edge, before.edge, now.edge);
         store(&self.fin, before.fin, now.fin);
-        store(&self.fin_ack, before.fin_ack, now.fin_ack);
+        store(&self.ts, before.ts, now.ts);
         store(&self.refused_end, before.refused_end, now.refused_end);
         store(&self.refused_ack, before.refused_ack, now.refused_ack);
         if before.flags != now.flags {
             self.flags.or(now.flags & !before.flags);
         }
+    }
+
+    /// Sets bits of [`fact`] that no number goes with.
+    #[inline(always)]
+    pub fn mark(&self, bits: u32) {
+        self.flags.or(bits);
     }
 
     /// Counts a packet of this end.
@@ -218,8 +242,7 @@ impl Half {
 
     #[inline(always)]
     fn clear(&self) {
-        for cell in
-            [&self.isn, &self.end, &self.ack, &self.edge, &self.fin, &self.fin_ack, &self.flags]
+        for cell in [&self.isn, &self.end, &self.ack, &self.edge, &self.fin, &self.ts, &self.flags]
         {
             cell.set(0);
         }
@@ -253,6 +276,36 @@ pub mod flow_flag {
     pub const CLOSING: u32 = 1 << 4;
     /// That it found the table full was counted.
     pub const TABLE_FULL: u32 = 1 << 5;
+    /// A SYN of an old connection was seen on it while it was in TIME_WAIT (T10).
+    pub const OLD_SYN: u32 = 1 << 6;
+    /// That data went on after one end's FIN was counted.
+    pub const HALF_CLOSE: u32 = 1 << 7;
+    /// Where the slot of the interface that saw its first packet stands, six bits.
+    pub const SLOT_SHIFT: u32 = 8;
+}
+
+/// What a flow counts of each end, for its history and for storms.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Repeat {
+    /// Sent what it had sent before.
+    Retransmission = 0,
+    /// Sent data that was not seen, though the peer acknowledged it.
+    Gap = 1,
+    /// Offered a window of zero.
+    ZeroWindow = 2,
+    /// Sent a FIN after its first, or an RST after the connection was reset.
+    Close = 3,
+}
+
+impl Repeat {
+    /// Counting stops here.
+    pub const MAX: u32 = 255;
+
+    #[inline(always)]
+    const fn shift(self) -> u32 {
+        self as u32 * 8
+    }
 }
 
 /// The record of one connection.
@@ -265,32 +318,47 @@ pub mod flow_flag {
 pub struct Flow {
     /// [`Life`].
     life: U64,
-    /// When its first packet was seen, nanoseconds since boot.
-    pub created_ns: U64,
     /// Zeek's letters.
     pub history: History,
-    /// The interface that saw its first packet.
-    pub ifindex: U32,
+    /// The upper bits of when its first packet was seen; the generation has the lower ones.
+    epoch: U32,
     /// From the SYN to the segment that completed the handshake, microseconds; 0 where not seen.
     pub handshake_us: U32,
     /// Violations counted on it.
     pub violations: U32,
     flags: U32,
+    repeats: [U32; 2],
     /// What the low and the high end sent.
     pub halves: [Half; 2],
 }
+
+/// A generation counts 2^4 ns.
+const GENERATION_SHIFT: u32 = 4;
+
+/// It has so many bits; the one above says that the record is a tombstone.
+const GENERATION_BITS: u32 = 31;
 
 /// Which connection on a key this is, and when it was last seen, in one word: who wants to remove a flow exchanges
 /// the word that it judged by for a tombstone, and fails if anything happened since.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Life {
-    /// Differs between connections that follow each other on a key; 0 is the tombstone.
+    /// Differs between connections that follow each other on a key. With [`Life::DEAD`] it is a tombstone.
     pub generation: u32,
     /// When a segment last renewed it.
     pub last_seen: Tick,
 }
 
 impl Life {
+    /// The bit of `generation` that makes a tombstone.
+    pub const DEAD: u32 = 1 << GENERATION_BITS;
+
+    /// Whether it is a tombstone's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_dead(self) -> bool {
+        self.generation & Self::DEAD != 0
+    }
+
     /// As one word.
     #[inline(always)]
     #[must_use]
@@ -311,20 +379,57 @@ impl Life {
 impl Flow {
     /// Makes this the record of a connection first seen at `now_ns`.
     #[inline(always)]
-    pub fn start(&self, now_ns: u64, originator: End, flags: u32, ifindex: u32) {
+    pub fn start(&self, now_ns: u64, originator: End, flags: u32, slot: u32) {
         self.halves[0].clear();
         self.halves[1].clear();
-        self.created_ns.set(now_ns);
         self.history.clear();
-        self.ifindex.set(ifindex);
+        self.repeats[0].set(0);
+        self.repeats[1].set(0);
         self.handshake_us.set(0);
         self.violations.set(0);
-        self.flags.set(flags | if originator.is_high() { flow_flag::ORIGINATOR_HIGH } else { 0 });
+        let high = if originator.is_high() { flow_flag::ORIGINATOR_HIGH } else { 0 };
+        self.flags.set(flags | high | slot << flow_flag::SLOT_SHIFT);
         // Connections on one key begin at different times, so the time tells them apart: repeating takes two that
-        // begin a multiple of 68 s apart to 16 ns, and were last seen in the same 17 ms.
-        #[allow(clippy::cast_possible_truncation)]
-        let generation = ((now_ns >> 4) as u32).max(1);
+        // begin a multiple of 34 s apart to 16 ns, and were last seen in the same 17 ms.
+        #[allow(clippy::cast_possible_truncation)] // the lower bits are meant
+        let generation = (now_ns >> GENERATION_SHIFT) as u32 & !Life::DEAD;
+        #[allow(clippy::cast_possible_truncation)] // never that large
+        self.epoch.set((now_ns >> (GENERATION_SHIFT + GENERATION_BITS)) as u32);
         self.life.set(Life { generation, last_seen: Tick::at(now_ns) }.to_word());
+    }
+
+    /// When its first packet was seen, nanoseconds since boot, to 16 ns.
+    #[inline(always)]
+    #[must_use]
+    pub fn created_ns(&self) -> u64 {
+        let lower = u64::from(self.life().generation & !Life::DEAD);
+        (u64::from(self.epoch.get()) << GENERATION_BITS | lower) << GENERATION_SHIFT
+    }
+
+    /// The slot of the interface that saw its first packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.flags.get() >> flow_flag::SLOT_SHIFT & (crate::config::MAX_INTERFACES - 1)
+    }
+
+    /// How often `end` did what [`Repeat`] names.
+    #[inline(always)]
+    #[must_use]
+    pub fn repeats(&self, end: End, what: Repeat) -> u32 {
+        self.repeats[end.index()].get() >> what.shift() & Repeat::MAX
+    }
+
+    /// Counts that `end` did it once more, up to [`Repeat::MAX`], and returns how often it has.
+    #[inline(always)]
+    pub fn repeat(&self, end: End, what: Repeat) -> u32 {
+        let cell = &self.repeats[end.index()];
+        let count = cell.get() >> what.shift() & Repeat::MAX;
+        if count == Repeat::MAX {
+            return count;
+        }
+        cell.set(cell.get() + (1 << what.shift()));
+        count + 1
     }
 
     /// The half of `end`.
@@ -388,7 +493,7 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.life().generation == 0
+        self.life().is_dead()
     }
 
     /// Notes that it was seen at `now_ns`; false where it died meanwhile. A record seen within the tick is left alone:
@@ -399,7 +504,7 @@ impl Flow {
         let now = Tick::at(now_ns);
         for _ in 0..4 {
             let life = self.life();
-            if life.generation == 0 {
+            if life.is_dead() {
                 return false;
             }
             if life.last_seen == now
@@ -417,11 +522,8 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub fn entomb(&self, judged: Life) -> bool {
-        judged.generation != 0
-            && self.life.compare_exchange(
-                judged.to_word(),
-                Life { generation: 0, last_seen: judged.last_seen }.to_word(),
-            )
+        let tombstone = Life { generation: judged.generation | Life::DEAD, ..judged };
+        !judged.is_dead() && self.life.compare_exchange(judged.to_word(), tombstone.to_word())
     }
 }
 
@@ -435,10 +537,13 @@ impl Flow {
 )]
 pub struct OtherIsns {
     count: U32,
-    isns: [U32; 4],
+    isns: [U32; OtherIsns::KEPT as usize],
 }
 
 impl OtherIsns {
+    /// How many are remembered.
+    const KEPT: u32 = 7;
+
     #[inline(always)]
     fn clear(&self) {
         self.count.set(0);
@@ -448,11 +553,20 @@ impl OtherIsns {
     #[inline(always)]
     pub fn remember(&self, isn: Seq) {
         let count = self.count.get();
-        if self.has(isn) {
+        if count <= Self::KEPT && self.has(isn) {
             return;
         }
-        self.isns[(count & 3) as usize].set(isn.0);
+        if let Some(place) = self.isns.get(count as usize) {
+            place.set(isn.0);
+        }
         self.count.set(count.saturating_add(1));
+    }
+
+    /// How many there were; those that could not be remembered are counted each time they come.
+    #[inline(always)]
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count.get()
     }
 
     /// Whether `isn` was one of them; also true when there were more than can be remembered.
@@ -460,7 +574,7 @@ impl OtherIsns {
     #[must_use]
     pub fn has(&self, isn: Seq) -> bool {
         let count = self.count.get();
-        if count > 4 {
+        if count > Self::KEPT {
             return true;
         }
         let mut found = false;
@@ -483,15 +597,32 @@ pub struct HalfOpen {
     pub flow: Flow,
     /// Further ISNs of the low and the high end.
     pub other_isns: [OtherIsns; 2],
+    previous_isn: U32,
+    has_previous_isn: U32,
 }
 
 impl HalfOpen {
     /// As [`Flow::start`].
     #[inline(always)]
-    pub fn start(&self, now_ns: u64, originator: End, flags: u32, ifindex: u32) {
-        self.flow.start(now_ns, originator, flags, ifindex);
+    pub fn start(&self, now_ns: u64, originator: End, flags: u32, slot: u32) {
+        self.flow.start(now_ns, originator, flags, slot);
         self.other_isns[0].clear();
         self.other_isns[1].clear();
+        self.has_previous_isn.set(0);
+    }
+
+    /// Remembers the ISN that the originator used for the connection before this one.
+    #[inline(always)]
+    pub fn remember_previous(&self, isn: Seq) {
+        self.previous_isn.set(isn.0);
+        self.has_previous_isn.set(1);
+    }
+
+    /// Whether `isn` is the one that the originator used for the connection before this one.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_previous(&self, isn: Seq) -> bool {
+        self.has_previous_isn.get() != 0 && self.previous_isn.get() == isn.0
     }
 
     /// Further ISNs of `end`.

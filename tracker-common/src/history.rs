@@ -20,9 +20,21 @@ pub enum Letter {
     Fin = 5,
     /// `r`: RST.
     Rst = 6,
+    /// `g`: a gap: the peer acknowledges what was not seen.
+    Gap = 7,
+    /// `t`: a retransmission.
+    Retransmission = 8,
+    /// `w`: a window of zero.
+    ZeroWindow = 9,
+    /// `q`: SYN with FIN or RST.
+    SynMixed = 10,
+    /// `i`: FIN with RST.
+    FinMixed = 11,
+    /// `^`: the flow's first packet was not its originator's.
+    Flipped = 12,
 }
 
-const LETTERS: [char; 7] = ['?', 's', 'h', 'a', 'd', 'f', 'r'];
+const LETTERS: [char; 13] = ['?', 's', 'h', 'a', 'd', 'f', 'r', 'g', 't', 'w', 'q', 'i', '^'];
 const BITS: u32 = 5;
 const SENDER_IS_HIGH: u64 = 16;
 

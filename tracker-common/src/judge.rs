@@ -7,7 +7,7 @@ use crate::{
     history::Letter,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
-    state::{State, is_open, state},
+    state::{State, is_open, is_reset, state},
     violation::{Breach, Rule},
 };
 
@@ -67,27 +67,52 @@ pub struct Situation {
     pub open: bool,
     /// The flow was picked up after its handshake.
     pub midstream: bool,
+    /// A SYN of an old connection was seen in TIME_WAIT.
+    pub old_syn: bool,
+    /// The segment leaves this host, and its sender is here: it knows all that has arrived.
+    pub leaves: bool,
+    /// What the handshake remembers besides the facts.
+    pub offers: Offers,
+}
+
+/// What a half-open flow remembers of ISNs ([`crate::flow::HalfOpen`]), as one segment meets it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offers {
     /// The acknowledgment minus one is another ISN that the receiver has offered ([`crate::flow::OtherIsns`]).
-    pub acks_other_isn: bool,
+    pub acks_other: bool,
+    /// The acknowledgment minus one is the ISN of the connection before this one.
+    pub acks_previous: bool,
+    /// How many further ISNs the sender has offered.
+    pub others: u32,
 }
 
 impl Situation {
     /// The situation between an end that has sent `me` and one that has sent `peer`.
     #[inline(always)]
     #[must_use]
-    pub const fn new(me: &Facts, peer: &Facts, midstream: bool, acks_other_isn: bool) -> Self {
+    pub const fn new(
+        me: &Facts,
+        peer: &Facts,
+        midstream: bool,
+        old_syn: bool,
+        leaves: bool,
+        offers: Offers,
+    ) -> Self {
         Self {
             mine: state(me, peer, midstream),
             theirs: state(peer, me, midstream),
             open: is_open(me, peer, midstream),
             midstream,
-            acks_other_isn,
+            old_syn,
+            leaves,
+            offers,
         }
     }
 
     /// Whether either end is in TIME_WAIT.
     #[inline(always)]
-    const fn in_time_wait(&self) -> bool {
+    #[must_use]
+    pub const fn in_time_wait(&self) -> bool {
         self.mine as u8 == State::TimeWait as u8 || self.theirs as u8 == State::TimeWait as u8
     }
 
@@ -104,8 +129,12 @@ impl Situation {
 #[inline(always)]
 #[must_use]
 pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    let revived = revive(me, peer, situation, segment);
+    let me = &revived;
     if segment.has(Flags::RST) {
         reset(me, peer, situation, segment)
+    } else if is_reset(me, peer) && !segment.has(Flags::SYN) {
+        after_reset(me, segment)
     } else if segment.has(Flags::SYN) {
         if segment.has(Flags::ACK) {
             syn_ack(me, peer, situation, segment)
@@ -115,9 +144,32 @@ pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
     } else if situation.open {
         synchronized(me, peer, situation, segment)
     } else {
-        opening(me, peer, situation.acks_other_isn, segment)
+        opening(me, peer, situation.offers.acks_other, segment)
     }
 }
+
+/// The sender's facts, and that it has refused an RST where it has: one that was not exact is taken at its word until
+/// then. Where the sender is elsewhere, what it sends may have been under way.
+#[inline(always)]
+fn revive(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Facts {
+    let goes_on = segment.flags.only(Flags::SYN.with(Flags::RST)) == Flags(0);
+    let refuses = goes_on && situation.leaves && !me.has(fact::RST) && peer.has(fact::RST);
+    Facts { flags: me.flags | if refuses { fact::OUTLIVED_RST } else { 0 }, ..*me }
+}
+
+/// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive; new data from
+/// the very end that reset it cannot.
+#[inline(always)]
+fn after_reset(me: &Facts, segment: &Segment) -> Verdict {
+    let end = segment.end();
+    if me.has(fact::RST) && me.has_end() && end.after(me.end) {
+        return Verdict::breach(me, Rule::DataAfterRst, me.end, me.end, end);
+    }
+    Verdict::nothing(me)
+}
+
+/// TCP segments that offer so many ISNs on one pair of ends are a flood, not a host that tries again.
+const TOO_MANY_ISNS: u32 = 10;
 
 /// What a SYN means on a connection that is open or over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -145,7 +197,19 @@ pub fn reopening(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segm
     } else if own {
         Reopening::Duplicate
     } else if situation.in_time_wait() {
-        if segment.seq.after(me.end) { Reopening::Legal } else { Reopening::Duplicate }
+        // RFC 1122 section 4.2.2.13, and RFC 6191: the number lies beyond the old connection, or the clock does.
+        let newer = segment.has_timestamp && me.has(fact::TS) && segment.timestamp.after(me.ts);
+        if segment.seq.after(me.end) || newer {
+            Reopening::Legal
+        } else {
+            let low = me.end.add(1);
+            Reopening::Breach(Breach {
+                rule: Rule::SynInTimeWait,
+                low: low.0,
+                high: low.add(1 << 30).0,
+                actual: segment.seq.0,
+            })
+        }
     } else {
         let expected = if me.has(fact::SYN) { me.isn.0 } else { me.end.0 };
         Reopening::Breach(Breach {
@@ -175,7 +239,16 @@ fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ve
             return Verdict::breach(me, Rule::SynWrongDir, me.isn, me.isn, segment.seq);
         }
         // The same SYN sent anew with another ISN (H8), or one of many forged ones (H16): the answer decides.
-        return Verdict { another_isn: true, letter: Some(Letter::Syn), ..Verdict::nothing(me) };
+        let mut verdict = if situation.offers.others + 2 >= TOO_MANY_ISNS {
+            Verdict::breach(me, Rule::SynFloodTuple, me.isn, me.isn, segment.seq)
+        } else if peer.has(fact::SYN_ACK) {
+            Verdict::breach(me, Rule::SynIsnChange, me.isn, me.isn, segment.seq)
+        } else {
+            Verdict::nothing(me)
+        };
+        verdict.another_isn = true;
+        verdict.letter = Some(Letter::Syn);
+        return verdict;
     }
     let mut verdict = first_syn(me, segment);
     if segment.payload > 0 && !segment.options.has(SynOptions::HAS_FAST_OPEN) {
@@ -207,9 +280,14 @@ fn acknowledges_syn(peer: &Facts, ack: Seq, acks_other_isn: bool) -> bool {
 
 #[inline(always)]
 fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    let acks_other_isn = situation.acks_other_isn;
+    let acks_other_isn = situation.offers.acks_other;
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.
     if situation.open && me.has(fact::ACK) {
+        // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
+        let is_closed = situation.mine as u8 == State::Closed as u8;
+        if is_closed && acknowledges_syn(peer, segment.ack, false) {
+            return Verdict::nothing(me);
+        }
         return if segment.seq == me.isn && me.has(fact::SYN) {
             Verdict::nothing(me)
         } else {
@@ -218,18 +296,29 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
     }
     let answers = acknowledges_syn(peer, segment.ack, acks_other_isn);
     let expected = peer.isn.add(1);
-    let bad_ack = Verdict::breach(me, Rule::SynAckBadAck, expected, expected, segment.ack);
+    let rule = if situation.offers.acks_previous {
+        Rule::OldIncarnationSynAck
+    } else {
+        Rule::SynAckBadAck
+    };
+    let bad_ack = Verdict::breach(me, rule, expected, expected, segment.ack);
     if me.has(fact::SYN_ACK) {
         // Before the peer's SYN was seen, what the first one acknowledged is what is known (H17).
         if segment.ack != me.ack && !(peer.has(fact::SYN) && answers) {
             return bad_ack;
         }
-        let another_isn = segment.seq != me.isn;
-        return Verdict {
-            another_isn,
-            letter: another_isn.then_some(Letter::SynAck),
-            ..Verdict::nothing(me)
+        if segment.seq == me.isn {
+            return Verdict::nothing(me);
+        }
+        // A new ISN is right in answer to another SYN; the end that then acknowledges one of them decides.
+        let mut verdict = if segment.ack == me.ack {
+            Verdict::breach(me, Rule::SynAckIsnChange, me.isn, me.isn, segment.seq)
+        } else {
+            Verdict::nothing(me)
         };
+        verdict.another_isn = true;
+        verdict.letter = Some(Letter::SynAck);
+        return verdict;
     }
     if me.has(fact::SYN) {
         if !peer.has(fact::SYN) {
@@ -317,8 +406,14 @@ fn opening(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment) ->
         return if right { advance(me, peer, segment) } else { Verdict::nothing(me) };
     }
     if !me.has(fact::SYN) && !peer.has(fact::SYN_ACK) {
-        // The responder acknowledges instead of answering with its SYN: a challenge ACK of an older connection.
-        return Verdict::nothing(me);
+        // The responder acknowledges instead of answering with its SYN. If it acknowledges the SYN, its own may follow (a
+        // split handshake, H18); if not, it takes the SYN for a part of an older connection.
+        let expected = peer.isn.add(1);
+        return if acknowledges_syn(peer, segment.ack, acks_other_isn) {
+            Verdict::nothing(me)
+        } else {
+            Verdict::breach(me, Rule::AckWrongDir, expected, expected, segment.ack)
+        };
     }
     completing(me, peer, acks_other_isn, segment)
 }
@@ -340,14 +435,14 @@ fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment)
             verdict.chooses_isn = acks_other_isn && !segment.ack.within(ack_low, ack_high);
             verdict
         }
-        (true, false) => {
-            Verdict::breach(me, Rule::HandshakeAckBadAck, ack_low, ack_high, segment.ack)
-        }
         (false, true) => {
             Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
         }
-        (false, false) => {
-            Verdict::breach(me, Rule::HandshakeBadSeqAck, ack_low, ack_high, segment.ack)
+        (_, false) => {
+            let rule = if good_seq { Rule::HandshakeAckBadAck } else { Rule::HandshakeBadSeqAck };
+            let mut verdict = Verdict::breach(me, rule, ack_low, ack_high, segment.ack);
+            verdict.facts.refused_ack = segment.ack;
+            verdict
         }
     }
 }
@@ -372,9 +467,6 @@ pub fn continues_handshake(
 #[inline(always)]
 fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     let midstream = situation.midstream;
-    if (me.flags | peer.flags) & fact::RST != 0 {
-        return Verdict::nothing(me);
-    }
     let end = segment.end();
     if peer.has(fact::ACK) {
         // The kernel's tcp_sequence(): a segment that ends before what its receiver last acknowledged is an old one (a
@@ -388,8 +480,9 @@ fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
             && segment.seq.after(peer.edge)
             && !goes_on_from_refused(peer, segment)
         {
-            let mut verdict =
-                Verdict::breach(me, Rule::SeqOutOfWindow, peer.ack, peer.edge, segment.seq);
+            let rule =
+                if segment.has(Flags::FIN) { Rule::FinOutOfWindow } else { Rule::SeqOutOfWindow };
+            let mut verdict = Verdict::breach(me, rule, peer.ack, peer.edge, segment.seq);
             verdict.facts.refused_end = end;
             return verdict;
         }
@@ -402,12 +495,28 @@ fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
         && !acknowledges_refused(peer, segment)
     {
         let low = if me.has(fact::ACK) { me.ack } else { peer.end };
-        let mut verdict = Verdict::breach(me, Rule::AckUnseenData, low, peer.end, segment.ack);
+        let rule = if segment.has(Flags::FIN) {
+            Rule::FinBadAck
+        } else if (me.flags | peer.flags) & fact::FIN != 0 {
+            Rule::CloseBadAck
+        } else {
+            Rule::AckUnseenData
+        };
+        let mut verdict = Verdict::breach(me, rule, low, peer.end, segment.ack);
         verdict.facts.refused_ack = segment.ack;
         return verdict;
     }
     if me.has(fact::FIN) && end.after(me.fin.add(1)) {
         return Verdict::breach(me, Rule::DataAfterFin, me.fin, me.fin.add(1), end);
+    }
+    // Only what was never sent before can be judged by its age: a network may deliver a first copy after the second.
+    if segment.has_timestamp
+        && me.has(fact::TS)
+        && segment.timestamp.before(me.ts)
+        && me.has_end()
+        && end.after(me.end)
+    {
+        return Verdict::breach(me, Rule::PawsReject, me.ts, me.ts.add(1 << 30), segment.timestamp);
     }
     let mut verdict = advance(me, peer, segment);
     if midstream {
@@ -444,6 +553,9 @@ const fn acknowledges_refused(peer: &Facts, segment: &Segment) -> bool {
 fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     let mut facts = *me;
     let end = segment.end();
+    if !me.has_end() {
+        facts.isn = segment.seq;
+    }
     facts.end = if me.has_end() { me.end.latest(end) } else { end };
     let edge = segment.ack.add(u32::from(segment.window) << me.scale(peer));
     facts.ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
@@ -458,8 +570,28 @@ fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     }
     if segment.has(Flags::FIN) && !me.has(fact::FIN) {
         facts.fin = end.sub(1);
-        facts.fin_ack = segment.ack;
         facts.flags |= fact::FIN;
+        if peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
+            facts.flags |= fact::CLOSED_SECOND;
+        } else if !peer.has_end() || segment.ack.after(peer.end) {
+            facts.flags |= fact::FIN_AHEAD;
+        }
+    }
+    if segment.has(Flags::FIN)
+        && me.has(fact::FIN)
+        && peer.has(fact::FIN)
+        && segment.ack.before(peer.fin.add(1))
+    {
+        // Its first copy, overtaken by a later one.
+        facts.flags |= fact::CLOSED_FIRST;
+    }
+    // RFC 7323 section 4.3, with the last acknowledgment that was seen.
+    if segment.has_timestamp
+        && !(me.has(fact::TS) && segment.timestamp.before(me.ts))
+        && !(peer.has(fact::ACK) && segment.seq.after(peer.ack))
+    {
+        facts.ts = segment.timestamp;
+        facts.flags |= fact::TS;
     }
     let mut verdict = Verdict { facts, renew: true, ..Verdict::nothing(me) };
     note_letter(&mut verdict, segment);
@@ -485,21 +617,35 @@ fn note_letter(verdict: &mut Verdict, segment: &Segment) {
 /// RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
 #[inline(always)]
 fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    let Situation { open, midstream, acks_other_isn, .. } = *situation;
-    // TIME_WAIT is not ended by an RST (RFC 1337), and what is closed stays so.
-    if (me.flags | peer.flags) & fact::RST != 0 || situation.in_time_wait() {
+    let Situation { open, midstream, old_syn, offers: Offers { acks_other, .. }, .. } = *situation;
+    // TIME_WAIT is not ended by an RST (RFC 1337), and what is closed stays so. An RST there is what a closed end answers
+    // to any duplicate, and a breach only where an old SYN has brought it about.
+    if situation.in_time_wait() && old_syn {
+        return Verdict::breach(me, Rule::TimeWaitAssassination, peer.ack, peer.ack, segment.seq);
+    }
+    // The kernel's tcp_reset_check(): an end without a socket answers what was sent before its FIN with the FIN's number.
+    let at_fin = me.has(fact::FIN)
+        && segment.seq == me.fin
+        && matches!(situation.theirs, State::CloseWait | State::LastAck | State::Closing);
+    let exact = peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin);
+    if situation.in_time_wait() || me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
         return Verdict::nothing(me);
     }
+    if !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack {
+        // Refuses a segment that was refused here too, and so says nothing about the connection.
+        return Verdict::nothing(me);
+    }
+    let bits = if exact { fact::RST | fact::RST_EXACT } else { fact::RST };
     let accepted = Verdict {
-        facts: Facts { flags: me.flags | fact::RST, ..*me },
+        facts: Facts { flags: me.flags | bits, ..*me },
         renew: true,
-        letter: Some(Letter::Rst),
+        letter: (!me.has(fact::RST)).then_some(Letter::Rst),
         ..Verdict::nothing(me)
     };
     if !open && peer.has(fact::SYN) && !peer.has(fact::ACK) {
         // The receiver is in SYN_SENT: the acknowledgment is what proves that its SYN was seen.
         let (low, high) = (peer.isn.add(1), peer.end);
-        let proven = segment.ack.within(low, high) || acks_other_isn;
+        let proven = segment.ack.within(low, high) || acks_other;
         return if segment.has(Flags::ACK) && proven {
             accepted
         } else {
@@ -516,8 +662,10 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
     } else {
         return Verdict::nothing(me);
     };
-    if segment.seq.within(low, high) {
-        return accepted;
+    if segment.seq.within(low, high) || at_fin {
+        let unasked = !open && !me.has_end() && peer.has(fact::SYN_ACK);
+        let breach = Breach { rule: Rule::SynAckUnsolicited, low: 0, high: 0, actual: 0 };
+        return Verdict { breach: unasked.then_some(breach), ..accepted };
     }
     if peer.has(fact::EDGE) && segment.seq.within(low, peer.edge) {
         return Verdict::breach(me, Rule::RstInexact, low, high, segment.seq);

@@ -4,8 +4,9 @@
 //! that decides something about a packet lives here and nowhere else.
 //!
 //! Reading order: [`packet`] turns bytes into a [`segment::Segment`]; [`flow`] is the record of one connection;
-//! [`state`] derives both ends' RFC 9293 states from it; [`judge`] decides what one segment means for one flow;
-//! [`track`] finds the flow, creates it, confirms it, and says what to report.
+//! [`state`] derives both ends' RFC 9293 states from it; [`judge`] decides what one segment means for one flow,
+//! [`notes`] what is worth counting about it; [`track`] finds the flow, creates it, confirms it, and says what to
+//! report.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -19,6 +20,8 @@ pub mod forget;
 pub mod history;
 pub mod judge;
 pub mod key;
+pub mod limit;
+pub mod notes;
 pub mod packet;
 pub mod segment;
 pub mod seq;
@@ -27,6 +30,8 @@ pub mod sweep;
 pub mod time;
 pub mod track;
 pub mod violation;
+#[cfg(not(target_arch = "bpf"))]
+pub mod vocabulary;
 
 /// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
 /// an agent never reads maps whose records mean something else.

@@ -159,6 +159,20 @@ struct Tcp {
     urgent: U16,
 }
 
+/// The timestamp option as RFC 7323 appendix A recommends it, and everybody sends it: first, and after two NOPs.
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct TimestampOption {
+    head: U32,
+    value: U32,
+    echo: U32,
+}
+
+impl TimestampOption {
+    /// NOP, NOP, kind 8, length 10.
+    const HEAD: u32 = 0x0101_080a;
+}
+
 const ETHER_IPV4: u16 = 0x0800;
 const ETHER_IPV6: u16 = 0x86dd;
 /// IEEE 802.1Q, 802.1ad (QinQ), and the value that older QinQ switches use.
@@ -171,6 +185,8 @@ const PROTOCOL_TCP: u8 = 6;
 pub struct Parsed {
     /// The result.
     pub packet: Packet,
+    /// Octets of the TCP header, by its own account.
+    pub header_len: u32,
     source: Address,
     destination: Address,
 }
@@ -190,7 +206,8 @@ struct Ip {
 ///
 /// # Errors
 ///
-/// The reason why there is none; what `parsed` holds then means nothing.
+/// The reason why there is none; what `parsed` holds then means nothing, but for [`Unparsed::BadTcpHeaderLength`]: all
+/// of the header but its options.
 #[inline(always)]
 pub fn parse<B: Bytes + ?Sized>(
     frame: &B,
@@ -352,29 +369,40 @@ fn tcp<B: Bytes + ?Sized>(
     let header: Tcp = frame.read(ip.tcp_at).ok_or(truncated)?;
     let offset_and_flags = header.offset_and_flags.get();
     let header_len = u32::from(offset_and_flags >> 12) * 4;
+    let Parsed { packet, header_len: stated, source, destination } = parsed;
+    *stated = header_len;
+    (packet.key, packet.from) =
+        FlowKey::new((source, header.source), (destination, header.destination), zone);
+    packet.segment = Segment {
+        seq: Seq(header.seq.get()),
+        ack: Seq(header.ack.get()),
+        payload: ip.tcp_len.saturating_sub(header_len),
+        flags: Flags(offset_and_flags & 0x1ff),
+        window: header.window.get(),
+        urgent: header.urgent.get(),
+        ip_len: ip.ip_len,
+        fragment: ip.first_fragment,
+        ..Segment::default()
+    };
     if header_len < 20 {
         return Err(Unparsed::BadTcpHeaderLength);
     }
     if header_len > ip.tcp_len {
         return Err(if ip.first_fragment { truncated } else { Unparsed::BadTcpHeaderLength });
     }
-    let Parsed { packet, source, destination } = parsed;
-    (packet.key, packet.from) =
-        FlowKey::new((source, header.source), (destination, header.destination), zone);
-    packet.segment = Segment {
-        seq: Seq(header.seq.get()),
-        ack: Seq(header.ack.get()),
-        payload: ip.tcp_len - header_len,
-        flags: Flags(offset_and_flags & 0x1ff),
-        window: header.window.get(),
-        options: SynOptions::default(),
-        ip_len: ip.ip_len,
-        fragment: ip.first_fragment,
-    };
-    if packet.segment.has(Flags::SYN) && header_len > 20 {
-        packet.segment.options = frame
-            .options(ip.tcp_at + size_of::<Tcp>(), (header_len - 20) as usize)
-            .ok_or(truncated)?;
+    let options_at = ip.tcp_at + size_of::<Tcp>();
+    let segment = &mut packet.segment;
+    if segment.has(Flags::SYN) {
+        if header_len > 20 {
+            segment.options =
+                frame.options(options_at, (header_len - 20) as usize).ok_or(truncated)?;
+            segment.timestamp = segment.options.timestamp;
+            segment.has_timestamp = segment.options.has(SynOptions::HAS_TIMESTAMPS);
+        }
+    } else if header_len >= 32 {
+        let options: TimestampOption = frame.read(options_at).ok_or(truncated)?;
+        segment.timestamp = Seq(options.value.get());
+        segment.has_timestamp = options.head.get() == TimestampOption::HEAD;
     }
     Ok(())
 }

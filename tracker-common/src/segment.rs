@@ -87,6 +87,8 @@ pub struct SynOptions {
     pub window_scale: u8,
     /// [`SynOptions::HAS_WINDOW_SCALE`] and its siblings.
     pub present: u8,
+    /// The timestamp value, where there is one.
+    pub timestamp: Seq,
 }
 
 impl SynOptions {
@@ -101,6 +103,9 @@ impl SynOptions {
     /// An option had a length of 0, 1, one that its kind forbids, or one past the header's end. What stood before it
     /// was read, as hosts do.
     pub const MALFORMED: u8 = 16;
+
+    /// The window scale was above 14.
+    pub const SCALE_CLAMPED: u8 = 32;
 
     /// The most octets of options that a TCP header can carry.
     pub const MAX: usize = 40;
@@ -142,11 +147,23 @@ impl SynOptions {
         match (kind, size) {
             (2, 4) => self.mss = u16::from_be_bytes([bytes[(at + 2) & 63], bytes[(at + 3) & 63]]),
             (3, 3) => {
-                self.window_scale = bytes[(at + 2) & 63].min(14);
+                let scale = bytes[(at + 2) & 63];
+                self.window_scale = scale.min(14);
                 self.present |= Self::HAS_WINDOW_SCALE;
+                if scale > 14 {
+                    self.present |= Self::SCALE_CLAMPED;
+                }
             }
             (4, 2) => self.present |= Self::HAS_SACK,
-            (8, 10) => self.present |= Self::HAS_TIMESTAMPS,
+            (8, 10) => {
+                self.present |= Self::HAS_TIMESTAMPS;
+                self.timestamp = Seq(u32::from_be_bytes([
+                    bytes[(at + 2) & 63],
+                    bytes[(at + 3) & 63],
+                    bytes[(at + 4) & 63],
+                    bytes[(at + 5) & 63],
+                ]));
+            }
             (34, _) => self.present |= Self::HAS_FAST_OPEN,
             // The experimental kind with Fast Open's magic number (RFC 7413 appendix A, RFC 6994).
             (254, 4..) if bytes[(at + 2) & 63] == 0xf9 && bytes[(at + 3) & 63] == 0x89 => {
@@ -178,8 +195,15 @@ pub struct Segment {
     pub flags: Flags,
     /// The window field, not scaled.
     pub window: u16,
+    /// The urgent pointer; meaningless without the URG flag.
+    pub urgent: u16,
     /// Options, of a SYN segment only.
     pub options: SynOptions,
+    /// The timestamp value (RFC 7323), where `has_timestamp`.
+    pub timestamp: Seq,
+    /// There is a timestamp: in any place among a SYN's options, in the one that appendix A of RFC 7323 recommends in
+    /// other segments.
+    pub has_timestamp: bool,
     /// The IP packet's length in octets.
     pub ip_len: u32,
     /// The IP packet is the first fragment of a larger one: more data follows out of sight.

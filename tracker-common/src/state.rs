@@ -92,6 +92,18 @@ pub const fn is_open(a: &Facts, b: &Facts, midstream: bool) -> bool {
     midstream || (acked_syn(a, b) && acked_syn(b, a))
 }
 
+/// Whether an RST has ended the connection.
+#[inline(always)]
+#[must_use]
+pub const fn is_reset(a: &Facts, b: &Facts) -> bool {
+    was_reset_by(a, b) || was_reset_by(b, a)
+}
+
+#[inline(always)]
+const fn was_reset_by(end: &Facts, peer: &Facts) -> bool {
+    end.has(fact::RST) && (end.has(fact::RST_EXACT) || !peer.has(fact::OUTLIVED_RST))
+}
+
 /// Whether `end` has acknowledged its peer's FIN. Nothing follows a FIN, so its acknowledgment is one number.
 #[inline(always)]
 const fn acked_fin(end: &Facts, peer: &Facts) -> bool {
@@ -105,7 +117,7 @@ const fn acked_fin(end: &Facts, peer: &Facts) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn state(end: &Facts, peer: &Facts, midstream: bool) -> State {
-    if (end.flags | peer.flags) & fact::RST != 0 {
+    if is_reset(end, peer) {
         return State::Closed;
     }
     if !end.has(fact::FIN) {
@@ -119,7 +131,8 @@ pub const fn state(end: &Facts, peer: &Facts, midstream: bool) -> State {
     }
     let fin_acked = acked_fin(peer, end);
     // The passive closer is the end whose first FIN already acknowledged the peer's.
-    if peer.has(fact::FIN) && end.fin_ack.0 == peer.fin.add(1).0 {
+    let second = end.has(fact::CLOSED_SECOND) || (end.has(fact::FIN_AHEAD) && acked_fin(end, peer));
+    if second && !end.has(fact::CLOSED_FIRST) {
         return if fin_acked { State::Closed } else { State::LastAck };
     }
     match (acked_fin(end, peer), fin_acked) {

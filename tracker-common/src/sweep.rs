@@ -5,7 +5,7 @@ use crate::{
     counters::Hook,
     flow::{Facts, Flow, HalfOpen, fact, flow_flag},
     key::{End, FlowKey},
-    state::{State, is_open, state},
+    state::{State, is_open, is_reset, state},
 };
 
 /// Removals in one batch: entries of the `REMOVALS` map.
@@ -62,6 +62,10 @@ pub struct Removal {
     pub tier: u32,
     /// [`Outcome`].
     pub outcome: u32,
+    /// [`State`] whose timeout is over.
+    pub state: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// The record when it was removed.
     pub flow: Flow,
 }
@@ -111,11 +115,27 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
 pub fn unfinished(flow: &Flow) -> Option<Hook> {
     let originator = flow.half(flow.originator()).facts();
     let responder = flow.half(flow.originator().other()).facts();
-    let over = (originator.flags | responder.flags) & fact::RST != 0;
-    if over || is_open(&originator, &responder, flow.has(flow_flag::MIDSTREAM)) {
+    if is_reset(&originator, &responder)
+        || is_open(&originator, &responder, flow.has(flow_flag::MIDSTREAM))
+    {
         return None;
     }
     Some(if originator.has(fact::SEEN_OUT) { Hook::Egress } else { Hook::Ingress })
+}
+
+/// Where a flow was seen of which one direction only ever showed itself, in so many packets that the other would have
+/// (S9).
+#[inline(always)]
+#[must_use]
+pub fn asymmetric(flow: &Flow) -> Option<Hook> {
+    const ENOUGH: u64 = 10;
+    let (low, high) = (flow.half(End::LOW), flow.half(End::HIGH));
+    let flags = low.facts().flags | high.facts().flags;
+    if low.facts().seen() == high.facts().seen() || low.packets.get() + high.packets.get() < ENOUGH
+    {
+        return None;
+    }
+    Some(if flags & fact::SEEN_OUT != 0 { Hook::Egress } else { Hook::Ingress })
 }
 
 /// Seconds without a renewing segment after which a flow in a state is removed.

@@ -14,22 +14,23 @@
 use crate::{
     counters::{Fate, Hook, Tally},
     event::{Kind, Reason},
-    flow::{Flow, HalfOpen, fact, flow_flag},
+    flow::{Facts, Flow, HalfOpen, Repeat, fact, flow_flag},
     forget::Forget,
     history::Letter,
-    judge::{Reopening, Situation, Verdict, continues_handshake, judge, reopening},
-    key::{Address, End, FlowKey, is_mapped},
+    judge::{Offers, Reopening, Situation, Verdict, continues_handshake, judge, reopening},
+    key::{End, FlowKey},
+    notes,
     packet::Packet,
-    segment::{Flags, Segment, SynOptions},
-    state::{State, is_open},
+    segment::{Flags, Segment},
+    state::{State, is_open, is_reset},
     sweep::{Tables, states},
-    violation::{Breach, Marks, Rule, Severity},
+    violation::{Breach, Marks, Rule},
 };
 
 /// What tracking needs from its surroundings: the kernel's maps, or a simulation of them.
 pub trait Surroundings: Tables + Forget {
-    /// The interface that saw the packet.
-    fn ifindex(&self) -> u32;
+    /// The slot of the interface that saw the packet.
+    fn slot(&self) -> u32;
     /// A record of this CPU's to build a new flow in.
     fn scratch(&self) -> Option<&HalfOpen>;
     /// Copies `flow` into the half-open table, over an existing one only if `replace`.
@@ -40,7 +41,9 @@ pub trait Surroundings: Tables + Forget {
     fn tally(&self, tally: Tally);
     /// Counts a breach of `rule`.
     fn count_breach(&self, rule: Rule, hook: Hook);
-    /// Sends a report, if anyone listens to its kind.
+    /// Counts a breach of each of `marks`.
+    fn count_marks(&self, marks: Marks, hook: Hook);
+    /// Sends a report of each of its kinds that anyone listens to.
     fn report(&self, report: &Report<'_>);
 }
 
@@ -60,14 +63,16 @@ pub enum Inserted {
 pub struct Report<'a> {
     /// Nanoseconds since boot.
     pub now_ns: u64,
-    /// What happened.
-    pub kind: Kind,
+    /// What happened, as bits of [`Kind`].
+    pub kinds: u32,
     /// The packet that made it happen.
     pub packet: &'a Packet,
     /// Where it was seen.
     pub hook: Hook,
     /// Of a violation: the rule and its numbers.
     pub breach: Breach,
+    /// Rules without numbers that were broken, each a violation of its own where it is to be reported.
+    pub marks: Marks,
     /// States of the low and the high end before the segment.
     pub before: [State; 2],
     /// And after it.
@@ -85,15 +90,16 @@ pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -
         || track_confirmed(s, packet, hook, now_ns),
         || track_half_open(s, packet, hook, now_ns),
     )
+    .unwrap_or(Fate::NotInserted)
 }
 
 /// The order of [`track_confirmed`] and [`track_half_open`], for callers that must give each a stack frame of its own.
 #[inline(always)]
-pub fn in_order(
-    confirmed: impl FnOnce() -> Option<Fate>,
-    half_open: impl Fn() -> Option<Fate>,
-) -> Fate {
-    confirmed().or_else(&half_open).or_else(&half_open).unwrap_or(Fate::NotInserted)
+pub fn in_order<T>(
+    confirmed: impl FnOnce() -> Option<T>,
+    half_open: impl Fn() -> Option<T>,
+) -> Option<T> {
+    confirmed().or_else(&half_open).or_else(&half_open)
 }
 
 /// The first half of [`track`]: packets that are illegal by themselves, and those of confirmed flows. `None` for all
@@ -105,13 +111,10 @@ pub fn track_confirmed<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Option<Fate> {
-    let broken = s.forget(header_rules(packet));
+    let broken = s.forget(notes::illegal(packet));
     if broken != Marks::NONE {
-        report_header(s, packet, hook, now_ns, broken);
+        report_illegal(s, packet, hook, now_ns, broken, 0);
         return Some(Fate::Illegal);
-    }
-    if packet.segment.options.has(SynOptions::MALFORMED) {
-        s.count_breach(Rule::BadOption, hook);
     }
     let flow = s.confirmed(&packet.key)?;
     if flow.is_dead() || belongs_to_successor(s, flow, packet, hook, now_ns) {
@@ -125,89 +128,63 @@ pub fn track_confirmed<S: Surroundings>(
     Some(Fate::Tracked)
 }
 
-/// The rules of F1 to F5 and F8 that the packet breaks by itself.
+/// A packet whose TCP header's length cannot be right: all else of the header was read.
 #[inline(always)]
-#[must_use]
-pub fn header_rules(packet: &Packet) -> Marks {
-    const ACK: Flags = Flags::ACK;
-    let flags = packet.segment.flags;
-    let mut broken = Marks::NONE;
-    if flags.only(Flags::SYN.with(ACK).with(Flags::RST).with(Flags::FIN)) == Flags(0) {
-        broken = broken.with(Rule::NullFlags);
-    }
-    if flags.has(Flags::FIN) {
-        if flags.only(Flags::SYN.with(ACK).with(Flags::RST)) == Flags(0) {
-            let xmas = flags.has(Flags::PSH.with(Flags::URG));
-            broken = broken.with(if xmas { Rule::Xmas } else { Rule::FinWithoutAck });
-        }
-        if flags.has(Flags::SYN) {
-            broken = broken.with(Rule::SynFin);
-        }
-        if flags.has(Flags::RST) {
-            broken = broken.with(Rule::FinRst);
-        }
-    }
-    if flags.has(Flags::SYN.with(Flags::RST)) {
-        broken = broken.with(Rule::SynRst);
-    }
-    let key = &packet.key;
-    if key.ports[0] == [0; 2] || key.ports[1] == [0; 2] {
-        broken = broken.with(Rule::PortZero);
-    }
-    if key.ports[0] == key.ports[1] && key.addresses[0] == key.addresses[1] {
-        broken = broken.with(Rule::Land);
-    }
-    if flags.has(Flags::SYN) && !is_unicast(&key.addresses[packet.from.other().index()]) {
-        broken = broken.with(Rule::SynMulticast);
-    }
-    broken
-}
-
-#[inline(always)]
-fn is_unicast(address: &Address) -> bool {
-    let [.., a, b, c, d] = *address;
-    if is_mapped(address) { a >> 4 != 0xe && [a, b, c, d] != [255; 4] } else { address[0] != 0xff }
+pub fn bad_header_len<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64, len: u32) {
+    report_illegal(s, packet, hook, now_ns, Marks::NONE.with(Rule::BadHeaderLen), len);
 }
 
 /// Counts and reports breaches that the header alone shows, with the states of the flow that they failed to touch.
 #[inline(always)]
-fn report_header<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64, broken: Marks) {
+fn report_illegal<S: Surroundings>(
+    s: &S,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+    broken: Marks,
+    actual: u32,
+) {
     let flow = match s.confirmed(&packet.key) {
         Some(flow) if !flow.is_dead() => Some(flow),
         _ => {
             s.half_open(&packet.key).map(|half_open| &half_open.flow).filter(|flow| !flow.is_dead())
         }
     };
+    if let Some(flow) = flow {
+        flow.violations.add(broken.count());
+        note_mixed_flags(flow, packet);
+    }
     let now = s.forget(flow.map_or([State::Closed; 2], states));
-    let mut report = Report {
+    s.count_marks(broken, hook);
+    s.report(&Report {
         now_ns,
-        kind: Kind::Violation,
+        kinds: 0,
         packet,
         hook,
-        breach: NO_BREACH,
+        breach: Breach { actual, ..NO_BREACH },
+        marks: broken,
         before: now,
         after: now,
         flow,
+    });
+}
+
+/// `q` and `i`, the first time that an end sends such a segment.
+#[inline(always)]
+fn note_mixed_flags(flow: &Flow, packet: &Packet) {
+    let segment = &packet.segment;
+    let (bit, letter) = if segment.has(Flags::SYN) {
+        (fact::SYN_MIXED, Letter::SynMixed)
+    } else if segment.has(Flags::FIN.with(Flags::RST)) {
+        (fact::FIN_MIXED, Letter::FinMixed)
+    } else {
+        return;
     };
-    for rule in [
-        Rule::NullFlags,
-        Rule::Xmas,
-        Rule::SynFin,
-        Rule::SynRst,
-        Rule::FinRst,
-        Rule::FinWithoutAck,
-        Rule::PortZero,
-        Rule::Land,
-        Rule::SynMulticast,
-    ] {
-        if broken.has(rule) {
-            report.breach.rule = rule;
-            s.count_breach(rule, hook);
-            if let Some(flow) = flow {
-                flow.violations.add(1);
-            }
-            s.report(&report);
-        }
+    let mixed = segment.flags.only(Flags::FIN.with(Flags::RST)) != Flags(0);
+    let mine = flow.half(packet.from);
+    if mixed && !mine.facts().has(bit) {
+        mine.mark(bit);
+        flow.history.append(letter, packet.from);
     }
 }
 
@@ -225,6 +202,11 @@ fn belongs_to_successor<S: Surroundings>(
     if segment.has(Flags::SYN) && !segment.has(Flags::ACK) {
         return syn_on_confirmed(s, flow, packet, hook, now_ns);
     }
+    if segment.has(Flags::SYN) && flow.has(flow_flag::OLD_SYN) {
+        // The old SYN was accepted after all: its receiver is no longer in TIME_WAIT.
+        flow.mark(flow_flag::SUCCESSOR);
+        return true;
+    }
     if !flow.has(flow_flag::SUCCESSOR) {
         return false;
     }
@@ -234,10 +216,11 @@ fn belongs_to_successor<S: Surroundings>(
     };
     let (me, peer) =
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
-    continues_handshake(&me, &peer, acks_other_isn(newer, packet), segment)
+    continues_handshake(&me, &peer, offers(newer, packet).acks_other, segment)
 }
 
-/// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate.
+/// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate, and not if TIME_WAIT keeps it
+/// out.
 #[inline(always)]
 fn syn_on_confirmed<S: Surroundings>(
     s: &S,
@@ -248,27 +231,59 @@ fn syn_on_confirmed<S: Surroundings>(
 ) -> bool {
     match reopening_of(s, flow, packet) {
         Reopening::Duplicate => return false,
-        Reopening::Legal => {}
+        Reopening::Legal => note_reuse(s, flow, hook),
+        Reopening::Breach(Breach { rule: Rule::SynInTimeWait, .. }) => {
+            // Reported when it is judged.
+            flow.mark(flow_flag::OLD_SYN);
+            return false;
+        }
         Reopening::Breach(breach) => {
             let now = s.forget(states(flow));
-            violation(s, flow, packet, hook, now_ns, breach, (now, now));
+            let seen = Seen {
+                before: now,
+                after: now,
+                breach: Some(breach),
+                confirmed: false,
+                alive: true,
+                marks: Marks::NONE,
+            };
+            announce(s, flow, packet, hook, now_ns, &seen);
         }
     }
     flow.mark(flow_flag::SUCCESSOR);
     true
 }
 
+/// Counts that a connection in TIME_WAIT is followed by another, once.
+#[inline(always)]
+fn note_reuse<S: Surroundings>(s: &S, flow: &Flow, hook: Hook) {
+    let [low, high] = s.forget(states(flow));
+    let in_time_wait = is(low, State::TimeWait) || is(high, State::TimeWait);
+    if in_time_wait && !flow.has(flow_flag::SUCCESSOR) {
+        s.count_breach(Rule::TimeWaitReuse, hook);
+    }
+}
+
 #[inline(always)]
 fn reopening_of<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> Reopening {
-    let situation = s.forget(situation(flow, None, packet));
+    let situation = s.forget(situation(flow, None, packet, Hook::Ingress));
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     s.forget(reopening(&me, &peer, &situation, &packet.segment))
 }
 
 #[inline(always)]
-fn acks_other_isn(half_open: &HalfOpen, packet: &Packet) -> bool {
-    packet.segment.has(Flags::ACK)
-        && half_open.isns(packet.from.other()).has(packet.segment.ack.sub(1))
+fn offers(half_open: &HalfOpen, packet: &Packet) -> Offers {
+    let segment = &packet.segment;
+    let others = half_open.isns(packet.from).count();
+    if !segment.has(Flags::ACK) {
+        return Offers { others, ..Offers::default() };
+    }
+    let acknowledged = segment.ack.sub(1);
+    Offers {
+        acks_other: half_open.isns(packet.from.other()).has(acknowledged),
+        acks_previous: half_open.is_previous(acknowledged),
+        others,
+    }
 }
 
 /// What a segment did to a flow.
@@ -281,6 +296,8 @@ struct Seen {
     confirmed: bool,
     /// The record was not removed meanwhile.
     alive: bool,
+    /// What else there is to count.
+    marks: Marks,
 }
 
 /// Judges the segment and writes what it adds into the flow. Every step reads the record anew, so that nothing but the
@@ -294,24 +311,35 @@ fn observe<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Seen {
-    let situation = s.forget(situation(flow, half_open, packet));
+    let situation = s.forget(situation(flow, half_open, packet, hook));
     let verdict = s.forget(judge_on(flow, packet, &situation));
-    write(flow, half_open, packet, hook, &verdict);
+    let marks = s.forget(notes::of_header(&packet.segment));
+    let marks = s.forget(marks.and(notes_on(flow, packet, &situation)));
+    let storm = s.forget(write(flow, half_open, packet, hook, &verdict, marks));
     let after = s.forget(states(flow));
     s.forget(Seen {
         before: low_first(packet.from, situation.mine, situation.theirs),
         after,
-        breach: verdict.breach,
+        breach: if verdict.breach.is_none() { storm } else { verdict.breach },
         confirmed: verdict.breach.is_none() && is_confirmed(flow),
         alive: !verdict.renew || flow.renew(now_ns),
+        marks,
     })
 }
 
 #[inline(always)]
-fn situation(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet) -> Situation {
+fn situation(flow: &Flow, half_open: Option<&HalfOpen>, packet: &Packet, hook: Hook) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    let other_isn = half_open.is_some_and(|half_open| acks_other_isn(half_open, packet));
-    Situation::new(&me, &peer, flow.has(flow_flag::MIDSTREAM), other_isn)
+    let offers = half_open.map_or(Offers::default(), |half_open| offers(half_open, packet));
+    let (midstream, old_syn) = (flow.has(flow_flag::MIDSTREAM), flow.has(flow_flag::OLD_SYN));
+    let leaves = matches!(hook, Hook::Egress) && !peer.has(fact::SEEN_OUT);
+    Situation::new(&me, &peer, midstream, old_syn, leaves, offers)
+}
+
+#[inline(always)]
+fn notes_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Marks {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    notes::of_segment(&me, &peer, situation, &packet.segment)
 }
 
 #[inline(always)]
@@ -331,7 +359,8 @@ const fn is(state: State, other: State) -> bool {
     state as u8 == other as u8
 }
 
-/// Writes what a verdict adds into the sender's half, and the history.
+/// Writes what a verdict adds into the sender's half, and the history. A breach where the segment is one too many of its
+/// kind.
 #[inline(always)]
 fn write(
     flow: &Flow,
@@ -339,9 +368,11 @@ fn write(
     packet: &Packet,
     hook: Hook,
     verdict: &Verdict,
-) {
+    marks: Marks,
+) -> Option<Breach> {
     let segment = &packet.segment;
-    let mine = flow.half(packet.from);
+    let from = packet.from;
+    let mine = flow.half(from);
     let me = mine.facts();
     let mut facts = verdict.facts;
     facts.flags |= match hook {
@@ -355,17 +386,60 @@ fn write(
     }
     if let Some(half_open) = half_open {
         if verdict.another_isn {
-            half_open.isns(packet.from).remember(segment.seq);
+            half_open.isns(from).remember(segment.seq);
         }
         if verdict.chooses_isn {
-            flow.half(packet.from.other()).choose_isn(segment.ack.sub(1));
+            flow.half(from.other()).choose_isn(segment.ack.sub(1));
         }
     }
     if let Some(letter) = verdict.letter {
-        flow.history.append(letter, packet.from);
+        flow.history.append(letter, from);
     }
     if facts.has(fact::FIN) && !me.has(fact::FIN) {
-        flow.history.append(Letter::Fin, packet.from);
+        flow.history.append(Letter::Fin, from);
+    }
+    let peer = flow.half(from.other()).facts();
+    let unseen = !segment.has(Flags::SYN)
+        && facts.has(fact::ACK | fact::MOVED_ON)
+        && peer.has_end()
+        && !peer.has(fact::FRAGMENTED)
+        && segment.ack.after(peer.end)
+        && segment.ack.after(me.ack);
+    if unseen && !segment.has(Flags::RST) {
+        scaled_letter(flow, from.other(), Repeat::Gap, Letter::Gap);
+    }
+    write_repeats(flow, packet, &me, marks)
+}
+
+/// Letters that come at the 1st, 10th and 100th time, and FINs and RSTs that come too often.
+#[inline(always)]
+fn write_repeats(flow: &Flow, packet: &Packet, me: &Facts, marks: Marks) -> Option<Breach> {
+    let (segment, from) = (&packet.segment, packet.from);
+    if marks.has(Rule::ZeroWindow) {
+        scaled_letter(flow, from, Repeat::ZeroWindow, Letter::ZeroWindow);
+    }
+    if marks.has(Rule::Retransmission) && segment.payload > 0 {
+        scaled_letter(flow, from, Repeat::Retransmission, Letter::Retransmission);
+    }
+    if segment.flags.only(Flags::FIN.with(Flags::RST)) == Flags(0) {
+        return None;
+    }
+    let is_fin = segment.has(Flags::FIN);
+    let again = if is_fin { me.has(fact::FIN) } else { me.has(fact::RST) };
+    if !again || flow.repeat(from, Repeat::Close) != TOO_MANY_CLOSES {
+        return None;
+    }
+    let rule = if is_fin { Rule::FinStorm } else { Rule::RstStorm };
+    Some(Breach { rule, low: 0, high: 0, actual: TOO_MANY_CLOSES })
+}
+
+/// After so many FINs or RSTs more than the first from one end, they are a storm.
+const TOO_MANY_CLOSES: u32 = 50;
+
+#[inline(always)]
+fn scaled_letter(flow: &Flow, end: End, what: Repeat, letter: Letter) {
+    if matches!(flow.repeat(end, what), 1 | 10 | 100) {
+        flow.history.append(letter, end);
     }
 }
 
@@ -378,7 +452,7 @@ fn is_confirmed(flow: &Flow) -> bool {
         && is_open(&low, &high, flow.has(flow_flag::MIDSTREAM))
 }
 
-/// Reports what a segment did: a breach, and the flow's steps, each once.
+/// Counts and reports what a segment did: a breach, and the flow's steps, each once.
 #[inline(always)]
 fn announce<S: Surroundings>(
     s: &S,
@@ -388,70 +462,95 @@ fn announce<S: Surroundings>(
     now_ns: u64,
     seen: &Seen,
 ) {
+    let step = s.forget(conclude(s, flow, seen));
+    publish(s, flow, packet, hook, now_ns, seen, step);
+}
+
+/// What there is to tell of a segment; the record notes that it will have been told.
+#[inline(always)]
+fn conclude<S: Surroundings>(s: &S, flow: &Flow, seen: &Seen) -> Step {
+    let mut marks = seen.marks;
+    if marks.has(Rule::HalfClose) && !flow.mark_once(flow_flag::HALF_CLOSE) {
+        marks = marks.without(Rule::HalfClose);
+    }
+    if let Some(breach) = seen.breach {
+        flow.violations.add(u32::from(breach.rule.is_violation()));
+        return Step { marks, kinds: Kind::Segment.bit() | Kind::Violation.bit() };
+    }
+    let step = s.forget(step(flow, seen));
+    Step { marks: marks.and(step.marks), kinds: step.kinds | Kind::Segment.bit() }
+}
+
+#[inline(always)]
+fn publish<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+    seen: &Seen,
+    step: Step,
+) {
+    let Step { kinds, marks } = step;
+    s.count_marks(marks, hook);
+    if let Some(breach) = seen.breach {
+        s.count_breach(breach.rule, hook);
+    }
     s.report(&Report {
         now_ns,
-        kind: Kind::Segment,
+        kinds,
         packet,
         hook,
-        breach: NO_BREACH,
+        breach: seen.breach.unwrap_or(NO_BREACH),
+        marks,
         before: seen.before,
         after: seen.after,
         flow: Some(flow),
     });
-    if let Some(breach) = seen.breach {
-        violation(s, flow, packet, hook, now_ns, breach, (seen.before, seen.after));
-        return;
-    }
-    let mut report = Report {
-        now_ns,
-        kind: Kind::Established,
-        packet,
-        hook,
-        breach: NO_BREACH,
-        before: seen.before,
-        after: seen.after,
-        flow: Some(flow),
-    };
+}
+
+/// What the flow has come to.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    kinds: u32,
+    marks: Marks,
+}
+
+#[inline(always)]
+fn step(flow: &Flow, seen: &Seen) -> Step {
+    let mut step = Step::default();
     let changed = !is(seen.before[0], seen.after[0]) || !is(seen.before[1], seen.after[1]);
     if !changed && (flow.has(flow_flag::ESTABLISHED) || !seen.confirmed) {
-        return;
+        return step;
     }
     let closed = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
     if seen.confirmed && !closed && flow.mark_once(flow_flag::ESTABLISHED) {
-        s.report(&report);
+        step.kinds |= Kind::Established.bit();
     }
     let has_left = |state| state as u8 > State::Established as u8 || is(state, State::Closed);
     if changed
         && (has_left(seen.after[0]) || has_left(seen.after[1]))
         && flow.mark_once(flow_flag::CLOSING)
     {
-        // The responder's only word was an RST.
-        let refuser = flow.half(flow.originator().other()).facts();
-        if closed && refuser.has(fact::RST) && !refuser.has_end() {
-            s.count_breach(Rule::Refused, hook);
+        step.kinds |= Kind::Closing.bit();
+        if closed {
+            step.marks = refusal(flow);
         }
-        report.kind = Kind::Closing;
-        s.report(&report);
     }
+    step
 }
 
+/// How a connection that an RST ended came to nothing, if it did.
 #[inline(always)]
-fn violation<S: Surroundings>(
-    s: &S,
-    flow: &Flow,
-    packet: &Packet,
-    hook: Hook,
-    now_ns: u64,
-    breach: Breach,
-    (before, after): ([State; 2], [State; 2]),
-) {
-    s.count_breach(breach.rule, hook);
-    if breach.rule.severity() != Severity::Violation {
-        return;
-    }
-    flow.violations.add(1);
-    let kind = Kind::Violation;
-    s.report(&Report { now_ns, kind, packet, hook, breach, before, after, flow: Some(flow) });
+fn refusal(flow: &Flow) -> Marks {
+    let opener = flow.half(flow.originator()).facts();
+    let responder = flow.half(flow.originator().other()).facts();
+    // The responder's only word was an RST.
+    let refused = responder.has(fact::RST) && !responder.has_end();
+    let stale = opener.has(fact::RST | fact::SYN)
+        && responder.has(fact::SYN_ACK)
+        && !opener.has(fact::ACKED_SYN);
+    Marks::NONE.with_if(Rule::Refused, refused).with_if(Rule::StaleSyn, stale)
 }
 
 /// The second half of [`track`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
@@ -470,13 +569,16 @@ pub fn track_half_open<S: Surroundings>(
         Some(half_open) if !replaced => (half_open, false),
         _ => {
             if segment.has(Flags::RST) {
+                s.count_breach(Rule::RstNoSession, hook);
                 return Some(Fate::NoFlow);
             }
             let Some(scratch) = s.scratch() else { return Some(Fate::NotInserted) };
-            if let Some(old) = existing {
-                report_reopened(s, &old.flow, packet, hook, now_ns);
+            let old = existing.map(|old| &old.flow);
+            if let Some(old) = old {
+                note_reuse(s, old, hook);
+                report_reopened(s, old, packet, hook, now_ns);
             }
-            begin(s, scratch, packet, now_ns);
+            begin(s, scratch, packet, now_ns, old);
             (scratch, true)
         }
     };
@@ -486,7 +588,11 @@ pub fn track_half_open<S: Surroundings>(
     {
         note_handshake_time(&half_open.flow, now_ns);
     }
+    // In the record first, then in the table: what a new record does not say when it is copied is lost.
+    let mut step = s.forget(conclude(s, &half_open.flow, &seen));
     if is_new {
+        step.kinds |= Kind::New.bit();
+        step.marks = step.marks.and(beginning(&half_open.flow, packet));
         match s.insert_half_open(&packet.key, half_open, existing.is_some()) {
             Inserted::Done if existing.is_some() => {}
             Inserted::Done => s.tally(Tally::HalfOpenInserted),
@@ -498,25 +604,23 @@ pub fn track_half_open<S: Surroundings>(
         }
         let midstream = half_open.flow.has(flow_flag::MIDSTREAM);
         s.tally(if midstream { Tally::FlowsMidstream } else { Tally::FlowsBySyn });
-        let kind = Kind::New;
-        let (before, after) = (seen.before, seen.after);
-        s.report(&Report {
-            now_ns,
-            kind,
-            packet,
-            hook,
-            breach: NO_BREACH,
-            before,
-            after,
-            flow: Some(&half_open.flow),
-        });
     }
-    announce(s, &half_open.flow, packet, hook, now_ns, &seen);
+    publish(s, &half_open.flow, packet, hook, now_ns, &seen, step);
     let over = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
     if seen.confirmed && !over {
         confirm(s, half_open, packet, hook, now_ns);
     }
     Some(Fate::Tracked)
+}
+
+/// What is worth counting about how a flow began.
+#[inline(always)]
+fn beginning(flow: &Flow, packet: &Packet) -> Marks {
+    let midstream = flow.has(flow_flag::MIDSTREAM);
+    let fin = packet.segment.has(Flags::FIN);
+    Marks::NONE
+        .with_if(Rule::Midstream, midstream)
+        .with_if(Rule::FinNoSession, midstream && fin)
 }
 
 /// The end of a flow whose key a new connection takes.
@@ -526,10 +630,11 @@ fn report_reopened<S: Surroundings>(s: &S, old: &Flow, packet: &Packet, hook: Ho
     let last = s.forget(states(old));
     s.report(&Report {
         now_ns,
-        kind: Kind::Destroy,
+        kinds: Kind::Destroy.bit(),
         packet,
         hook,
         breach: NO_BREACH,
+        marks: Marks::NONE,
         before: last,
         after: last,
         flow: Some(old),
@@ -541,7 +646,7 @@ fn report_reopened<S: Surroundings>(s: &S, old: &Flow, packet: &Packet, hook: Ho
 #[inline(always)]
 fn note_handshake_time(flow: &Flow, now_ns: u64) {
     if flow.handshake_us.get() == 0 && !flow.has(flow_flag::MIDSTREAM) {
-        let us = now_ns.saturating_sub(flow.created_ns.get()) / 1000;
+        let us = now_ns.saturating_sub(flow.created_ns()) / 1000;
         flow.handshake_us.set(u32::try_from(us).unwrap_or(u32::MAX).max(1));
     }
 }
@@ -564,15 +669,31 @@ fn is_replaced_by<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> bool 
     }
 }
 
-/// Fills a new record for the flow that begins with `packet`.
+/// Fills a new record for the flow that begins with `packet`, in the place of `old` where there was one.
 #[inline(always)]
-fn begin<S: Surroundings>(s: &S, scratch: &HalfOpen, packet: &Packet, now_ns: u64) {
+fn begin<S: Surroundings>(
+    s: &S,
+    scratch: &HalfOpen,
+    packet: &Packet,
+    now_ns: u64,
+    old: Option<&Flow>,
+) {
     let segment: &Segment = &packet.segment;
     let answers = segment.has(Flags::SYN) && segment.has(Flags::ACK);
     // A SYN,ACK may be seen before the SYN that it answers (H17).
     let originator = if answers { packet.from.other() } else { packet.from };
     let flags = if segment.has(Flags::SYN) { 0 } else { flow_flag::MIDSTREAM };
-    scratch.start(now_ns, originator, flags, s.ifindex());
+    scratch.start(now_ns, originator, flags, s.slot());
+    if answers {
+        scratch.flow.history.append(Letter::Flipped, packet.from);
+    } else if segment.has(Flags::SYN)
+        && let Some(old) = old.or_else(|| s.confirmed(&packet.key))
+    {
+        let before = old.half(packet.from).facts();
+        if before.has(fact::SYN) {
+            scratch.remember_previous(before.isn);
+        }
+    }
 }
 
 /// Moves a flow to the confirmed table. A flow that ended on the same key makes room; it is entombed first, so that
@@ -611,7 +732,7 @@ fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: 
 #[must_use]
 pub fn reason(flow: &Flow) -> Reason {
     let (low, high) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
-    if (low.flags | high.flags) & fact::RST != 0 {
+    if is_reset(&low, &high) {
         Reason::Rst
     } else if states(flow).iter().all(|state| matches!(state, State::Closed | State::TimeWait)) {
         Reason::Fin

@@ -38,6 +38,13 @@ macro_rules! rules {
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$name => Severity::$severity,)* }
             }
+
+            /// What it says, in one sentence, with the ids of behaviours in parentheses.
+            #[cfg(not(target_arch = "bpf"))]
+            #[must_use]
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
+            }
         }
     };
 }
@@ -205,14 +212,31 @@ impl Rule {
         Self::ALL.iter().find(|rule| rule.name() == name).copied()
     }
 
+    /// Whether it is one of [`Severity::Violation`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_violation(self) -> bool {
+        VIOLATIONS.has(self)
+    }
+
     /// How much further apart, time after time, reports of this rule on one flow become: of the handshake's rules the
     /// 1st, 2nd, 4th, 8th breach is reported, of those of an open connection the 1st, 10th, 100th.
     #[inline(always)]
     #[must_use]
     pub const fn back_off(self) -> u64 {
-        if self as u8 >= Self::SeqOutOfWindow as u8 { 10 } else { 2 }
+        Self::factor(self as u8)
+    }
+
+    /// [`Rule::back_off`] by code.
+    #[inline(always)]
+    #[must_use]
+    pub const fn factor(code: u8) -> u64 {
+        if code >= Self::SeqOutOfWindow as u8 { 10 } else { 2 }
     }
 }
+
+/// As a constant, so that asking takes no branches.
+const VIOLATIONS: Rules = Rules::of_severity(Severity::Violation);
 
 /// A set of [`Rule`]s.
 #[derive(
@@ -224,11 +248,20 @@ pub struct Rules(pub [u64; 2]);
 impl Rules {
     /// The rules that are reported unless something else is asked for.
     #[must_use]
-    pub fn reported_by_default() -> Self {
-        Rule::ALL
-            .iter()
-            .filter(|rule| rule.severity() == Severity::Violation)
-            .fold(Self::default(), |rules, rule| rules.with(*rule))
+    pub const fn reported_by_default() -> Self {
+        VIOLATIONS
+    }
+
+    const fn of_severity(severity: Severity) -> Self {
+        let mut rules = Self([0; 2]);
+        let mut n = 0;
+        while n < Rule::ALL.len() {
+            if Rule::ALL[n].severity() as u8 == severity as u8 {
+                rules = rules.with(Rule::ALL[n]);
+            }
+            n += 1;
+        }
+        rules
     }
 
     /// The set, and `rule`.
@@ -275,7 +308,22 @@ impl Marks {
     #[inline(always)]
     #[must_use]
     pub const fn with_if(self, rule: Rule, broken: bool) -> Self {
-        if broken { self.with(rule) } else { self }
+        // Without a branch: the verifier follows each one both ways.
+        Self(self.0 | (broken as u64) << (rule as u64 & 63))
+    }
+
+    /// The set without `rule`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, rule: Rule) -> Self {
+        Self(self.0 & !Self::bit(rule))
+    }
+
+    /// How many of them are violations.
+    #[inline(always)]
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        (self.0 & VIOLATIONS.0[0]).count_ones()
     }
 
     /// Both sets.

@@ -7,6 +7,7 @@
 
 mod frame;
 mod maps;
+mod reports;
 mod surroundings;
 
 use aya_ebpf::{
@@ -18,14 +19,15 @@ use aya_ebpf::{
 use tracker_common::{
     counters::{Fate, Hook, Tally},
     packet::{Bytes, Unparsed, parse},
-    sweep::{Outcome, Tier, remove, unfinished},
-    track::{in_order, track_confirmed, track_half_open},
+    sweep::{Outcome, Tier, asymmetric, remove, unfinished},
+    track::{bad_header_len, in_order, track_confirmed, track_half_open},
     violation::Rule,
 };
 
 use crate::{
     frame::{SkbFrame, XdpFrame},
     maps::{Scratch, count_packet, interface},
+    reports::deliver,
     surroundings::Kernel,
 };
 
@@ -46,7 +48,7 @@ fn tracker_ingress(ctx: XdpContext) -> u32 {
 #[classifier]
 fn tracker_egress(ctx: TcContext) -> i32 {
     if is_counted_elsewhere(&ctx) {
-        count_packet(Hook::Egress, Fate::CountedOnArrival);
+        count_packet(Hook::Egress, Fate::CountedOnArrival as u32);
     } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let unparsed = parse_leaving(ctx.skb.skb, scratch);
         let fate = fate(scratch, unparsed, Hook::Egress);
@@ -68,14 +70,14 @@ fn is_counted_elsewhere(ctx: &TcContext) -> bool {
 /// One debug message a packet; what it says of the segment means something only where the fate is one of a TCP packet.
 #[cfg(feature = "kernel-log")]
 #[inline(always)]
-fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fate: Fate) {
+fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fate: u32) {
     // SAFETY: this CPU's own element.
     let segment = unsafe { (*scratch).parsed.packet.segment };
     aya_log_ebpf::debug!(
         ctx,
         "hook {} fate {} flags {:x} seq {} ack {} len {}",
         hook as u8,
-        fate as u8,
+        fate,
         segment.flags.0,
         segment.seq.0,
         segment.ack.0,
@@ -85,13 +87,26 @@ fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fat
 
 // The steps are functions of their own, one after the other, so that each has the stack of 512 octets for itself.
 
+/// The code of the packet's [`Fate`].
 #[inline(always)]
-fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> Fate {
-    if let Some(reason) = unparsed {
-        return Fate::from(reason);
-    }
+fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> u32 {
     let now_ns = now_ns();
-    in_order(|| confirmed(scratch, hook, now_ns), || half_open(scratch, hook, now_ns))
+    if let Some(reason) = unparsed {
+        if reason as u8 == Unparsed::BadTcpHeaderLength as u8 {
+            bad_header(scratch, hook, now_ns);
+            deliver(scratch);
+        }
+        return Fate::from(reason) as u32;
+    }
+    let delivered = |fate| {
+        deliver(scratch);
+        (fate != NOT_HERE).then_some(fate)
+    };
+    in_order(
+        || delivered(tracker_confirmed(hook as u32, now_ns)),
+        || delivered(tracker_half_open(hook as u32, now_ns)),
+    )
+    .unwrap_or(Fate::NotInserted as u32)
 }
 
 #[inline(always)]
@@ -122,17 +137,46 @@ fn parse_frame<B: Bytes>(frame: &B, scratch: *mut Scratch) -> Option<Unparsed> {
 }
 
 #[inline(never)]
-fn confirmed(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Option<Fate> {
+fn bad_header(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> u32 {
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
-    let packet = unsafe { &(*scratch).parsed.packet };
-    track_confirmed(&Kernel::new(scratch), packet, hook, now_ns)
+    let parsed = unsafe { &(*scratch).parsed };
+    bad_header_len(&Kernel::new(scratch), &parsed.packet, hook, now_ns, parsed.header_len);
+    0
 }
 
+// These two are global functions: the verifier checks them once, whatever way leads to them.
+
+/// [`track_confirmed`] on the packet in [`Scratch`]; [`NOT_HERE`] for none.
 #[inline(never)]
-fn half_open(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> Option<Fate> {
+#[unsafe(no_mangle)]
+extern "C" fn tracker_confirmed(hook: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    code(track_confirmed(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
+}
+
+/// [`track_half_open`], likewise.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_half_open(hook: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
-    track_half_open(&Kernel::new(scratch), packet, hook, now_ns)
+    code(track_half_open(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
+}
+
+/// In place of a [`Fate`].
+const NOT_HERE: u32 = 0xff;
+
+#[inline(always)]
+fn code(fate: Option<Fate>) -> u32 {
+    fate.map_or(NOT_HERE, |fate| fate as u32)
+}
+
+#[inline(always)]
+fn hook_of(code: u32) -> Hook {
+    if code == Hook::Ingress as u32 { Hook::Ingress } else { Hook::Egress }
 }
 
 /// Removes flows that the agent has judged: the first N entries of `REMOVALS`, N being the first four octets of the
@@ -162,11 +206,15 @@ unsafe extern "C" fn remove_nth(n: u32, _: *mut core::ffi::c_void) -> i64 {
     let removal = unsafe { &mut *removal };
     if remove(&kernel, removal) == Outcome::Removed {
         maps::tally(Tally::FlowsExpired);
+        maps::tally_code(Tally::EXPIRED + (removal.state & 15));
         if removal.tier == Tier::HalfOpen as u32 {
             maps::tally(Tally::HalfOpenExpired);
         }
         if let Some(hook) = unfinished(&removal.flow) {
             maps::count_breach(Rule::HalfOpenTimeout, hook);
+        }
+        if let Some(hook) = asymmetric(&removal.flow) {
+            maps::count_breach(Rule::Asymmetric, hook);
         }
     } else {
         maps::tally(Tally::RemovalsRefused);

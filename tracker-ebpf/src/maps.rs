@@ -10,17 +10,18 @@ use tracker_common::{
     counters::{Fate, Hook, PacketCounters, Tally},
     flow::{Flow, HalfOpen},
     key::FlowKey,
+    limit,
     packet::Parsed,
     sweep::{self, Removal},
     violation::Rule,
 };
 
-use crate::frame::opaque;
+use crate::{frame::opaque, reports::Reports};
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
 static INTERFACE: InterfaceConfig =
-    InterfaceConfig { ifindex: 0, slot: 0, zone: 0, raw_ip: 0, replay: 0 };
+    InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, reserved: 0 };
 
 /// Flows that nothing evicts. The agent sets the size.
 #[map]
@@ -29,6 +30,23 @@ pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, BPF_F_N
 /// Flows that the next flood may evict. The agent sets the size.
 #[map]
 pub(crate) static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::pinned(1, 0);
+
+/// A rule that a connection broke.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Repeated {
+    pub(crate) key: FlowKey,
+    pub(crate) generation: u32,
+    pub(crate) rule: u32,
+}
+
+/// How often each connection broke each rule. Where a flood evicts an entry, a report comes again.
+#[map]
+pub(crate) static REPEATED: LruHashMap<Repeated, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Token buckets of the sources of violations ([`tracker_common::limit`]).
+#[map]
+pub(crate) static SOURCES: Array<u64> = Array::with_max_entries(limit::BUCKETS, 0);
 
 /// What would not fit on the stack of 512 octets.
 #[repr(C)]
@@ -40,7 +58,11 @@ pub(crate) struct Scratch {
     /// Where a new flow is built before it is inserted.
     pub(crate) flow: HalfOpen,
     /// What passes through here is an unknown number to the verifier.
-    pub(crate) forgotten: [u64; 8],
+    pub(crate) forgotten: [u64; 12],
+    /// What is being asked of [`REPEATED`].
+    pub(crate) repeated: Repeated,
+    /// What is to be reported.
+    pub(crate) reports: Reports,
 }
 
 /// One a CPU: programs at these hooks do not interrupt each other.
@@ -98,7 +120,7 @@ pub(crate) fn replayed() -> Option<Replayed> {
 
 /// Counts a packet.
 #[inline(always)]
-pub(crate) fn count_packet(hook: Hook, fate: Fate) {
+pub(crate) fn count_packet(hook: Hook, fate: u32) {
     let Some(counters) = PACKETS.get_ptr(interface().slot * 2 + hook as u32) else { return };
     // SAFETY: an array's element is never freed; this CPU alone writes it.
     let counters = unsafe { &*counters };
@@ -110,13 +132,25 @@ pub(crate) fn count_packet(hook: Hook, fate: Fate) {
 /// Counts a breach.
 #[inline(always)]
 pub(crate) fn count_breach(rule: Rule, hook: Hook) {
-    increment(&VIOLATIONS, rule as u32 * 2 + hook as u32);
+    count_code(rule as u32, hook as u32);
+}
+
+/// Counts a breach of the rule with this code.
+#[inline(always)]
+pub(crate) fn count_code(code: u32, hook: u32) {
+    increment(&VIOLATIONS, code * 2 + hook);
 }
 
 /// Counts something that happened to a flow or report.
 #[inline(always)]
 pub(crate) fn tally(tally: Tally) {
-    increment(&TALLIES, tally as u32);
+    tally_code(tally as u32);
+}
+
+/// Counts what has this code of [`Tally`].
+#[inline(always)]
+pub(crate) fn tally_code(code: u32) {
+    increment(&TALLIES, code);
 }
 
 #[inline(always)]

@@ -2,18 +2,20 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use tracker_common::{
-    config::{InterfaceConfig, LiveConfig},
+    config::InterfaceConfig,
     counters::{Hook, Tally},
-    event::{Event, Kind},
     flow::{Flow, HalfOpen},
     forget::Forget,
     key::FlowKey,
     sweep::Tables,
     track::{Inserted, Report, Surroundings},
-    violation::Rule,
+    violation::{Marks, Rule},
 };
 
-use crate::maps::{self, Scratch, interface};
+use crate::{
+    maps::{self, Scratch, interface},
+    reports::{self, MOST_MARKS},
+};
 
 pub(crate) struct Kernel {
     interface: InterfaceConfig,
@@ -54,8 +56,8 @@ impl Tables for Kernel {
 
 impl Surroundings for Kernel {
     #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        self.interface.ifindex
+    fn slot(&self) -> u32 {
+        self.interface.slot
     }
 
     #[inline(always)]
@@ -85,20 +87,23 @@ impl Surroundings for Kernel {
     }
 
     #[inline(always)]
+    fn count_marks(&self, marks: Marks, hook: Hook) {
+        if marks != Marks::NONE {
+            tracker_count_marks(marks.0, hook as u32);
+        }
+    }
+
+    #[inline(always)]
     fn report(&self, report: &Report<'_>) {
         let Some(config) = maps::CONFIG.get_ptr(0) else { return };
         // SAFETY: an array's element is never freed.
         let config = unsafe { &*config };
-        if config.events & report.kind.bit() != 0 && is_traced(config, report) {
-            send(report, self.interface.ifindex);
+        // SAFETY: this CPU's own element.
+        let reports = unsafe { &mut (*self.scratch).reports };
+        if reports::wanted(config, report.kinds, report.marks) != 0 {
+            reports::file(report, self.interface.slot, reports);
         }
     }
-}
-
-/// Whether a segment's report is about a flow that somebody follows; other reports need not be.
-#[inline(always)]
-fn is_traced(config: &LiveConfig, report: &Report<'_>) -> bool {
-    report.kind as u8 != Kind::Segment as u8 || config.trace.matches(&report.packet.key)
 }
 
 #[inline(always)]
@@ -126,7 +131,7 @@ impl Forget for Kernel {
 /// Writes `value` to map memory and reads it back: to the verifier it is then an unknown number.
 #[inline(always)]
 pub(crate) fn forget_in<T: Copy>(scratch: *mut Scratch, value: T) -> T {
-    const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
+    const { assert!(size_of::<T>() <= 96 && align_of::<T>() <= 8) };
     // SAFETY: this CPU's own element.
     let mut place = unsafe { &raw mut (*scratch).forgotten }.cast::<T>();
     // SAFETY: valid for a `T`, by its size and alignment.
@@ -138,41 +143,17 @@ pub(crate) fn forget_in<T: Copy>(scratch: *mut Scratch, value: T) -> T {
     unsafe { place.read() }
 }
 
-/// Writes a report into the ring buffer. Not inlined: it is called from many places.
+/// Counts a breach of each of `marks`. A global function: the verifier checks it once, not at every call.
 #[inline(never)]
-fn send(report: &Report<'_>, ifindex: u32) -> u32 {
-    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else {
-        maps::tally(Tally::ReportsLost);
-        return 1;
-    };
-    // SAFETY: the reserved entry is valid for an `Event`, any octets are one, and all are written below.
-    let event = unsafe { entry.assume_init_mut() };
-    let segment = &report.packet.segment;
-    event.time_ns = report.now_ns;
-    event.key = report.packet.key;
-    event.kind = report.kind as u8;
-    event.rule = report.breach.rule as u8;
-    event.from = report.packet.from.code();
-    event.hook = report.hook as u8;
-    event.before = [report.before[0] as u8, report.before[1] as u8];
-    event.after = [report.after[0] as u8, report.after[1] as u8];
-    event.ifindex = ifindex;
-    event.seq = segment.seq.0;
-    event.ack = segment.ack.0;
-    event.payload = segment.payload;
-    event.low = report.breach.low;
-    event.high = report.breach.high;
-    event.actual = report.breach.actual;
-    event.flags = segment.flags.0;
-    event.window = segment.window;
-    event.has_flow = u32::from(report.flow.is_some());
-    event.reserved = 0;
-    match report.flow {
-        // SAFETY: two records, one of them ours alone.
-        Some(flow) => unsafe { core::ptr::copy_nonoverlapping(flow, &raw mut event.flow, 1) },
-        // SAFETY: any octets are a record.
-        None => unsafe { core::ptr::write_bytes(&raw mut event.flow, 0, 1) },
+#[unsafe(no_mangle)]
+extern "C" fn tracker_count_marks(marks: u64, hook: u32) -> u32 {
+    let mut left = marks;
+    for _ in 0..MOST_MARKS {
+        if left == 0 {
+            break;
+        }
+        maps::count_code(left.trailing_zeros(), hook);
+        left &= left - 1;
     }
-    entry.submit(0);
     0
 }

@@ -85,7 +85,7 @@ impl Agent {
         let names = self
             .interfaces
             .iter()
-            .map(|interface| (interface.ifindex, interface.name.clone()))
+            .map(|interface| (interface.slot, interface.name.clone()))
             .collect();
         View { clock: Clock::now(), timeouts, names }
     }

@@ -148,8 +148,12 @@ pub async fn attach(
     let ifindex = interface_index(name)?;
     let kind = LinkKind::of(name)?;
     let raw_ip = u16::from(kind == LinkKind::RawIp);
-    let mut ebpf =
-        load(object, pins, sizes, InterfaceConfig { ifindex, slot, zone, raw_ip, replay: 0 })?;
+    let mut ebpf = load(
+        object,
+        pins,
+        sizes,
+        InterfaceConfig { slot, zone, raw_ip, ..InterfaceConfig::default() },
+    )?;
 
     // Egress first: a connection that begins between the two would otherwise be seen from one side.
     let (egress, added_clsact) = attach_egress(&mut ebpf, name, egress)?;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{events, flows, instance::Instance, run, stats};
+use crate::{events, explain, flows, instance::Instance, replay, run, stats, violations};
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
 #[derive(Debug, Parser)]
@@ -30,6 +30,15 @@ pub enum Command {
     Events(events::Options),
     /// Show every counter
     Stats(stats::Options),
+    /// List the rules whose breaches are counted and reported
+    Violations(violations::Options),
+    /// Say what a rule means, what causes it and what to look at next; other tools' names are understood
+    Explain(explain::Options),
+    /// Print docs/violations.md, for `cargo xtask docs`
+    #[command(hide = true)]
+    Guide,
+    /// Push a capture through the kernel programs, and show its connections and what happened to them
+    Replay(replay::Options),
 }
 
 /// Forms of output.

@@ -17,6 +17,12 @@ impl Clock {
         Self { monotonic_ns: monotonic_ns(), now: Timestamp::now() }
     }
 
+    /// Clocks of which one said `monotonic_ns` when it was `now`: a capture's.
+    #[must_use]
+    pub fn at(monotonic_ns: u64, now: Timestamp) -> Self {
+        Self { monotonic_ns, now }
+    }
+
     /// Nanoseconds since boot when the clocks were read.
     #[must_use]
     pub fn monotonic_ns(&self) -> u64 {

@@ -26,18 +26,24 @@ use crate::{
 pub struct Event {
     /// Version of this form: 1.
     pub v: u32,
-    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION` or `LOST`.
+    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION`, `SEGMENT` or `LOST`.
     pub event: String,
     /// When.
     pub time: Timestamp,
     /// The same in nanoseconds since boot.
     pub time_ns: u64,
+    /// The number of the packet in the capture that is being replayed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub packet: Option<u64>,
     /// The interface that saw the segment.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub interface: Option<String>,
     /// The segment that made it happen.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub segment: Option<SegmentView>,
+    /// Both ends' states around a segment that is traced.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub states: Option<StatesView>,
     /// The rule that was broken, and how.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub violation: Option<ViolationView>,
@@ -97,6 +103,15 @@ pub struct States {
     pub reply: String,
 }
 
+/// Both ends' states before and after a segment.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StatesView {
+    /// Before it.
+    pub before: States,
+    /// And after it.
+    pub after: States,
+}
+
 /// A breach of a rule.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ViolationView {
@@ -124,7 +139,7 @@ pub struct EndView {
     /// The state whose timeout was over; absent where nothing was waited for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub timeout_state: Option<String>,
-    /// From the first packet to the last one that renewed the flow, to 17 ms.
+    /// From the first packet to the last one that renewed the flow, to 17 ms; exact in a replay.
     pub duration_ns: u64,
 }
 
@@ -150,6 +165,7 @@ impl Event {
                 reply: name(originator.other())?.to_owned(),
             })
         };
+        let around = StatesView { before: states(raw.before)?, after: states(raw.after)? };
         let violation = if kind == Kind::Violation {
             let rule = Rule::from_code(raw.rule).context("unknown rule")?;
             let numbered = (raw.low, raw.high, raw.actual) != (0, 0, 0);
@@ -157,8 +173,8 @@ impl Event {
                 name: rule.name().to_owned(),
                 expected: numbered.then_some(Range { low: raw.low, high: raw.high }),
                 actual: numbered.then_some(raw.actual),
-                before: states(raw.before)?,
-                after: states(raw.after)?,
+                before: around.before.clone(),
+                after: around.after.clone(),
                 action: "passed".to_owned(),
             })
         } else {
@@ -170,7 +186,8 @@ impl Event {
             event: kind.name().to_owned(),
             time: view.clock.date(raw.time_ns),
             time_ns: raw.time_ns,
-            interface: Some(view.interface_name(raw.ifindex)),
+            packet: None,
+            interface: Some(view.interface_name(raw.slot)),
             segment: Some(SegmentView {
                 hook: hook.name().to_owned(),
                 direction: if from == originator { "orig" } else { "reply" }.to_owned(),
@@ -184,6 +201,7 @@ impl Event {
                 payload: raw.payload,
                 window: raw.window,
             }),
+            states: (kind == Kind::Segment).then_some(around),
             violation,
             end,
             lost: None,
@@ -208,8 +226,10 @@ impl Event {
             event: Kind::Destroy.name().to_owned(),
             time: clock.date(clock.monotonic_ns()),
             time_ns: clock.monotonic_ns(),
-            interface: Some(view.interface_name(flow.ifindex.get())),
+            packet: None,
+            interface: Some(view.interface_name(flow.slot())),
             segment: None,
+            states: None,
             violation: None,
             end: Some(EndView::new(flow, reason, timeout_state)),
             lost: None,
@@ -225,8 +245,10 @@ impl Event {
             event: "LOST".to_owned(),
             time: clock.date(clock.monotonic_ns()),
             time_ns: clock.monotonic_ns(),
+            packet: None,
             interface: None,
             segment: None,
+            states: None,
             violation: None,
             end: None,
             lost: Some(count),
@@ -236,8 +258,10 @@ impl Event {
 }
 
 impl EndView {
-    fn new(flow: &Flow, reason: Reason, timeout_state: Option<State>) -> Self {
-        let created = tracker_common::time::Tick::at(flow.created_ns.get());
+    /// The end that `reason` says, with the duration that the record has.
+    #[must_use]
+    pub fn new(flow: &Flow, reason: Reason, timeout_state: Option<State>) -> Self {
+        let created = tracker_common::time::Tick::at(flow.created_ns());
         let ticks = flow.life().last_seen.0.wrapping_sub(created.0);
         Self {
             reason: reason.name().to_owned(),
@@ -247,10 +271,41 @@ impl EndView {
     }
 }
 
+impl Event {
+    /// The states around a segment, and the segment.
+    fn fmt_around(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        before: &States,
+        after: &States,
+    ) -> fmt::Result {
+        write!(f, " before={}/{} after={}/{}", before.orig, before.reply, after.orig, after.reply)?;
+        let Some(segment) = &self.segment else { return Ok(()) };
+        write!(
+            f,
+            " {}={} direction={} flags={} seq={} ack={} len={} src={} dst={} sport={} dport={}",
+            segment.hook,
+            self.interface.as_deref().unwrap_or("?"),
+            segment.direction,
+            segment.flags,
+            segment.seq,
+            segment.ack,
+            segment.payload,
+            segment.src,
+            segment.dst,
+            segment.sport,
+            segment.dport
+        )
+    }
+}
+
 impl fmt::Display for Event {
-    /// One line, as `conntrack -E` writes it where it has a word for it; the alternate form leaves the time to the log
-    /// that it is written into.
+    /// One line, as `conntrack -E` writes it where it has a word for it, after the packet's number in a replay; the
+    /// alternate form leaves the time to the log that it is written into.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(packet) = self.packet {
+            write!(f, "#{packet} ")?;
+        }
         if !f.alternate() {
             write!(f, "{:.6} ", self.time)?;
         }
@@ -270,26 +325,11 @@ impl fmt::Display for Event {
                     write!(f, " expected={}..{} actual={actual}", expected.low, expected.high)?;
                 }
             }
-            write!(f, " before={}/{}", violation.before.orig, violation.before.reply)?;
-            write!(f, " after={}/{}", violation.after.orig, violation.after.reply)?;
-            if let Some(segment) = &self.segment {
-                write!(
-                    f,
-                    " {}={} direction={} flags={} seq={} ack={} len={} src={} dst={} sport={} dport={}",
-                    segment.hook,
-                    self.interface.as_deref().unwrap_or("?"),
-                    segment.direction,
-                    segment.flags,
-                    segment.seq,
-                    segment.ack,
-                    segment.payload,
-                    segment.src,
-                    segment.dst,
-                    segment.sport,
-                    segment.dport
-                )?;
-            }
-            return Ok(());
+            let ViolationView { before, after, .. } = violation;
+            return self.fmt_around(f, before, after);
+        }
+        if let Some(StatesView { before, after }) = &self.states {
+            return self.fmt_around(f, before, after);
         }
         if let Some(end) = &self.end {
             write!(f, " reason={}", end.reason)?;

@@ -8,9 +8,16 @@ use tokio::{
     net::UnixStream,
     signal::unix::{SignalKind, signal},
 };
+use tracker_common::violation::Rule;
 
 use crate::{
-    cli::Format, event::Event, filter::Filter, hub::Request, instance::Instance, run::EventName,
+    cli::Format,
+    event::Event,
+    filter::Filter,
+    hub::Request,
+    instance::Instance,
+    lookup::{self, Found},
+    run::EventName,
 };
 
 /// Options of `tracker events`.
@@ -32,7 +39,7 @@ pub struct Options {
     /// End after this many events
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
-    /// Violations of this rule only
+    /// Violations of this rule only; `tracker violations` lists the rules
     #[arg(long, value_name = "NAME", value_parser = rule)]
     pub violation: Option<String>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
@@ -41,11 +48,21 @@ pub struct Options {
 }
 
 fn rule(text: &str) -> Result<String, String> {
-    let known = tracker_common::violation::Rule::ALL.iter().any(|rule| rule.name() == text);
-    if known {
-        Ok(text.to_owned())
+    if Rule::from_name(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let meant = match lookup::find(text) {
+        Some(Found::Rule(rule)) => vec![rule.name()],
+        Some(Found::Elsewhere(rules)) => rules.iter().map(|(rule, _)| rule.name()).collect(),
+        Some(Found::Outside(_)) | None => Vec::new(),
+    };
+    if meant.is_empty() {
+        Err(format!("`{text}` is no rule; `tracker violations` lists them all"))
     } else {
-        Err(format!("`{text}` is no rule; `tracker stats` lists them all"))
+        let meant = meant.join("`, `");
+        Err(format!(
+            "`{text}` is no rule, but here it is `{meant}`; `tracker violations` lists them all"
+        ))
     }
 }
 

@@ -10,7 +10,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
     cli::{Cli, Command},
-    events, flows, run, stats,
+    events, explain, flows, guide, replay, run, stats, violations,
 };
 
 fn main() -> ExitCode {
@@ -33,6 +33,10 @@ fn execute(cli: Cli) -> Result<()> {
     match command {
         Command::Flows(options) => flows::run(&options, &instance),
         Command::Stats(options) => stats::run(&options, &instance),
+        Command::Violations(options) => violations::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Guide => guide::run(),
+        Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
     }
@@ -62,8 +66,11 @@ fn log_to_stderr(verbose: u8) {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
+        let kind = cause
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+            .map(io::Error::kind)
+            // It does not give its cause away by itself.
+            .or_else(|| cause.downcast_ref().and_then(serde_json::Error::io_error_kind));
+        kind == Some(io::ErrorKind::BrokenPipe)
     })
 }

@@ -17,9 +17,33 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 ///
 /// The first thing that is missing.
 pub fn check() -> Result<()> {
+    check_for("attaching to an interface", &ATTACHING)
+}
+
+/// As [`check`], for running the programs on a capture's packets.
+///
+/// # Errors
+///
+/// The first thing that is missing.
+pub fn check_replay() -> Result<()> {
+    check_for("running the kernel programs on a capture", &REPLAYING)
+}
+
+/// Capabilities, by their bits.
+type Needed = [(u64, &'static str)];
+
+const SYS_ADMIN: u64 = 1 << 21;
+const ATTACHING: [(u64, &str); 3] =
+    [(1 << 12, "CAP_NET_ADMIN"), (1 << 38, "CAP_PERFMON"), (1 << 39, "CAP_BPF")];
+/// One more: a BPF filesystem is mounted for the maps.
+const REPLAYING: [(u64, &str); 2] = [(1 << 12, "CAP_NET_ADMIN"), (SYS_ADMIN, "CAP_SYS_ADMIN")];
+
+fn check_for(what: &str, needed: &Needed) -> Result<()> {
     check_kernel(&uname()?.release().to_string_lossy(), Path::new("/sys/kernel/btf/vmlinux"))?;
     check_capabilities(
         &fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?,
+        what,
+        needed,
     )
 }
 
@@ -55,16 +79,13 @@ fn check_kernel(release: &str, btf: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_capabilities(status: &str) -> Result<()> {
-    const SYS_ADMIN: u64 = 1 << 21;
-    const NEEDED: [(u64, &str); 3] =
-        [(1 << 12, "CAP_NET_ADMIN"), (1 << 38, "CAP_PERFMON"), (1 << 39, "CAP_BPF")];
+fn check_capabilities(status: &str, what: &str, needed: &Needed) -> Result<()> {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .context("no CapEff in /proc/self/status")?;
-    let missing: Vec<_> = NEEDED
+    let missing: Vec<_> = needed
         .iter()
         .filter(|(bit, name)| {
             effective & bit == 0 && (*name == "CAP_NET_ADMIN" || effective & SYS_ADMIN == 0)
@@ -72,10 +93,7 @@ fn check_capabilities(status: &str) -> Result<()> {
         .map(|(_, name)| *name)
         .collect();
     if !missing.is_empty() {
-        bail!(
-            "attaching to an interface needs root (missing: {}); run this with sudo",
-            missing.join(", ")
-        );
+        bail!("{what} needs root (missing: {}); run this with sudo", missing.join(", "));
     }
     Ok(())
 }
@@ -121,12 +139,14 @@ mod tests {
 
     #[test]
     fn capabilities() {
-        assert!(check_capabilities("CapEff:\t000001ffffffffff\n").is_ok());
-        assert!(check_capabilities("CapEff:\t000000c000001000\n").is_ok());
-        assert!(
-            message(check_capabilities("CapEff:\t0000000000001000\n"))
-                .contains("missing: CAP_PERFMON, CAP_BPF")
-        );
-        assert!(message(check_capabilities("CapEff:\t0000000000000000\n")).contains("sudo"));
+        let check = |effective: &str| {
+            check_capabilities(&format!("CapEff:\t{effective}\n"), "it", &ATTACHING)
+        };
+        assert!(check("000001ffffffffff").is_ok());
+        assert!(check("000000c000001000").is_ok());
+        assert!(message(check("0000000000001000")).contains("missing: CAP_PERFMON, CAP_BPF"));
+        assert!(message(check("0000000000000000")).contains("sudo"));
+        let replay = check_capabilities("CapEff:\t000000c000001000\n", "it", &REPLAYING);
+        assert!(message(replay).contains("it needs root (missing: CAP_SYS_ADMIN)"));
     }
 }

@@ -13,8 +13,11 @@ use aya::{
 use tracker_common::{
     config::InterfaceConfig,
     event::Reason,
+    flow::Flow,
+    key::FlowKey,
     state::State,
     sweep::{BATCH, Outcome, Removal, Tier, Timeouts, states},
+    time::Tick,
     track::reason,
 };
 use zerocopy::IntoBytes;
@@ -120,17 +123,8 @@ impl Reaper {
         let mut due = Vec::new();
         self.tables.each_flow(|key, flow, tier| {
             sweep.read += 1;
-            let life = flow.life();
-            let (seconds, _) = self.timeouts.decide(states(flow));
-            if life.generation != 0
-                && life.last_seen.elapsed_ns(now) >= u64::from(seconds) * 1_000_000_000
-            {
-                due.push(Removal {
-                    key: *key,
-                    life: life.to_word(),
-                    tier: tier as u32,
-                    ..Removal::default()
-                });
+            if !flow.is_dead() && deadline_ns(flow, &self.timeouts, now) <= now {
+                due.push(removal(key, flow, tier, &self.timeouts));
             }
         })?;
         Ok(due)
@@ -142,20 +136,80 @@ impl Reaper {
     ///
     /// What the kernel says.
     pub fn remove(&self, batch: &mut [Removal]) -> Result<()> {
-        let count = u32::try_from(batch.len()).unwrap_or(u32::MAX).min(BATCH);
-        write_array(self.tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
-            .context("writing the batch of removals")?;
-        let sweep: &SchedClassifier = self
-            .ebpf
-            .program("tracker_sweep")
-            .context("the object has no program tracker_sweep")?
-            .try_into()?;
-        // A frame of the least length that the kernel takes for one.
-        let mut frame = [0; 64];
-        frame[..4].copy_from_slice(&count.to_ne_bytes());
-        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
-        sweep.test_run(options).context("running tracker_sweep")?;
-        read_array(self.tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
-            .context("reading the batch of removals")
+        remove(&self.ebpf, &self.tables, batch)
+    }
+}
+
+/// When a flow's time is over if nothing renews it, on the clock that says `now_ns`: the first moment at which ticks
+/// of [`Tick`] tell.
+#[must_use]
+pub fn deadline_ns(flow: &Flow, timeouts: &Timeouts, now_ns: u64) -> u64 {
+    let tick = Tick::ns(1);
+    let (seconds, _) = timeouts.decide(states(flow));
+    let last_seen =
+        (now_ns - now_ns % tick).saturating_sub(flow.life().last_seen.elapsed_ns(now_ns));
+    last_seen + (u64::from(seconds) * 1_000_000_000).next_multiple_of(tick)
+}
+
+/// What to ask for so that `flow` is removed, if it is still as it is here.
+#[must_use]
+pub fn removal(key: &FlowKey, flow: &Flow, tier: Tier, timeouts: &Timeouts) -> Removal {
+    let (_, state) = timeouts.decide(states(flow));
+    Removal {
+        key: *key,
+        life: flow.life().to_word(),
+        tier: tier as u32,
+        state: state as u32,
+        ..Removal::default()
+    }
+}
+
+/// Asks the kernel, through a loaded `tracker_sweep` and the tables that it was loaded with, to remove a batch of
+/// [`BATCH`] flows at most; each entry then says what became of it.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn remove(ebpf: &Ebpf, tables: &Tables, batch: &mut [Removal]) -> Result<()> {
+    let count = u32::try_from(batch.len()).unwrap_or(u32::MAX).min(BATCH);
+    write_array(tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
+        .context("writing the batch of removals")?;
+    let sweep: &SchedClassifier = ebpf
+        .program("tracker_sweep")
+        .context("the object has no program tracker_sweep")?
+        .try_into()?;
+    // A frame of the least length that the kernel takes for one.
+    let mut frame = [0; 64];
+    frame[..4].copy_from_slice(&count.to_ne_bytes());
+    let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+    sweep.test_run(options).context("running tracker_sweep")?;
+    read_array(tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
+        .context("reading the batch of removals")
+}
+
+#[cfg(test)]
+mod tests {
+    use tracker_common::key::End;
+
+    use super::*;
+
+    #[test]
+    fn a_flow_is_due_at_its_deadline_and_no_tick_before() {
+        let tick = Tick::ns(1);
+        let timeouts = Timeouts::default();
+        // Also where ticks wrap, after 2.28 years.
+        for seen_ns in [1_000_000_000, 5 * tick, u64::from(u32::MAX) * tick + 3] {
+            let flow = Flow::default();
+            flow.start(seen_ns, End::LOW, 0, 1);
+            let (seconds, _) = timeouts.decide(states(&flow));
+            let timeout = u64::from(seconds) * 1_000_000_000;
+            let is_over = |now| flow.life().last_seen.elapsed_ns(now) >= timeout;
+            let deadline = deadline_ns(&flow, &timeouts, seen_ns);
+            assert!(is_over(deadline) && !is_over(deadline - 1), "{seen_ns}");
+            // It stays where it is, whenever one asks.
+            for now in [seen_ns + timeout / 2, deadline - 1, deadline, deadline + timeout] {
+                assert_eq!(deadline_ns(&flow, &timeouts, now), deadline, "{seen_ns} {now}");
+            }
+        }
     }
 }

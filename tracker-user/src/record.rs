@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracker_common::{
     conn_state::conn_state,
-    flow::{Flow, fact, flow_flag},
+    flow::{Facts, Flow, fact, flow_flag},
     key::{Address, End, FlowKey},
     state::State,
     sweep::{Tier, Timeouts, states},
@@ -23,6 +23,10 @@ pub struct Direction {
     pub packets: u64,
     /// Their octets, IP headers included.
     pub bytes: u64,
+    /// Octets of its data stream, by its sequence numbers: each counted once, those that were not seen too. Absent where
+    /// it sent nothing but RSTs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stream_bytes: Option<u64>,
     /// Initial sequence number, where its SYN was seen.
     pub isn: Option<u32>,
     /// Highest sequence number sent, plus one.
@@ -100,15 +104,15 @@ pub struct View {
     pub clock: Clock,
     /// The agent's.
     pub timeouts: Timeouts,
-    /// Names of the agent's interfaces by index: they may be those of another network namespace.
+    /// Names of the agent's interfaces by slot: they may be those of another network namespace.
     pub names: HashMap<u32, String>,
 }
 
 impl View {
-    /// An interface's name, or `#index` where the agent has none of that index.
+    /// An interface's name, or `#slot` where the agent has none there.
     #[must_use]
-    pub fn interface_name(&self, ifindex: u32) -> String {
-        self.names.get(&ifindex).cloned().unwrap_or_else(|| format!("#{ifindex}"))
+    pub fn interface_name(&self, slot: u32) -> String {
+        self.names.get(&slot).cloned().unwrap_or_else(|| format!("#{slot}"))
     }
 }
 
@@ -144,12 +148,12 @@ impl Record {
             .to_owned(),
             midstream: flow.has(flow_flag::MIDSTREAM),
             violations: flow.violations.get(),
-            interface: view.interface_name(flow.ifindex.get()),
+            interface: view.interface_name(flow.slot()),
             zone: key.zone,
             rtt_us: Some(flow.handshake_us.get()).filter(|us| *us != 0),
             tier: tier.map(|tier| tier.name().to_owned()),
-            created: clock.date(flow.created_ns.get()),
-            created_ns: flow.created_ns.get(),
+            created: clock.date(flow.created_ns()),
+            created_ns: flow.created_ns(),
             timeout_s: seconds.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)),
         }
     }
@@ -169,6 +173,7 @@ impl Direction {
             state: states[end.index()].name().to_owned(),
             packets: half.packets.get(),
             bytes: half.bytes.get(),
+            stream_bytes: facts.has_end().then(|| stream_bytes(&facts, half.bytes.get())),
             isn: facts.has(fact::SYN).then_some(facts.isn.0),
             seq: facts.has_end().then_some(facts.end.0),
             ack: facts.has(fact::ACK).then_some(facts.ack.0),
@@ -181,6 +186,15 @@ impl Direction {
             timestamps: facts.has(fact::TIMESTAMPS),
         }
     }
+}
+
+/// Octets between the first and the last sequence number, SYN and FIN left out. Numbers wrap after 4 GiB: the packets'
+/// octets, `bytes`, tell how often, unless headers and retransmissions are as many themselves.
+fn stream_bytes(facts: &Facts, bytes: u64) -> u64 {
+    let flags = u32::from(facts.has(fact::SYN)) + u32::from(facts.has(fact::FIN));
+    let end = if facts.has(fact::FIN) { facts.fin.add(1) } else { facts.end };
+    let octets = u64::from(end.since(facts.isn).wrapping_sub(flags));
+    octets + (bytes.saturating_sub(octets) >> 32 << 32)
 }
 
 impl fmt::Display for Record {

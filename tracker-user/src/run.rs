@@ -21,7 +21,6 @@ use tracker_common::{
     event::{Event as Raw, Kind},
     state::State,
     sweep::Timeouts,
-    violation::Rules,
 };
 use zerocopy::FromBytes;
 
@@ -36,6 +35,7 @@ use crate::{
     object, preflight,
     reap::{Reaper, Sweep},
     record::View,
+    reported::Reported,
     tables::Tables,
 };
 
@@ -72,9 +72,23 @@ pub struct Options {
     /// Seconds between two sweeps of the tables
     #[arg(long, default_value_t = 1.0, value_parser = seconds, value_name = "SECONDS")]
     pub sweep_interval: f64,
+    /// Report every violation, however often a flow repeats it
+    #[arg(long)]
+    pub every: bool,
+    /// Violations reported a second about one source, in the long run; 0 for no limit. All are counted
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub report_rate: u32,
+    /// Violations reported about one source at once
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub report_burst: u32,
     /// Show the kernel programs' debug messages, at some cost for every packet
     #[arg(long)]
     pub kernel_log: bool,
+    /// Rules.
+    #[command(flatten)]
+    pub reported: Reported,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -88,6 +102,11 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(value) if (0.01..=3600.0).contains(&value) => Ok(value),
         _ => Err("a number of seconds from 0.01 to 3600".to_owned()),
     }
+}
+
+/// Nanoseconds between two of `rate` reports a second; 0 for no limit.
+fn interval_ns(rate: u32) -> u64 {
+    1_000_000_000_u64.checked_div(rate.into()).unwrap_or_default()
 }
 
 /// The kinds of events by their names on the command line.
@@ -226,13 +245,16 @@ async fn work(
         }
     }
     let config = Mutex::new(Tables::from_pins(&pins)?);
+    let live = LiveConfig {
+        reported: options.reported.rules(),
+        source_interval_ns: interval_ns(options.report_rate),
+        source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
+        no_back_off: u32::from(options.every),
+        ..LiveConfig::default()
+    };
     let hub = Hub::new(&output.kinds, move |mask| {
         let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let config = LiveConfig {
-            reported: Rules::reported_by_default(),
-            events: mask,
-            ..LiveConfig::default()
-        };
+        let config = LiveConfig { events: mask, ..live };
         if let Err(error) = tables.configure(config) {
             tracing::error!("telling the kernel which events are wanted: {error:#}");
         }

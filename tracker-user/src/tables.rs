@@ -1,4 +1,4 @@
-//! The pinned maps, as the agent and the other commands read them.
+//! The kernel programs' maps, as the agent and the other commands read them.
 
 use std::{
     io,
@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya::{
+    Ebpf,
+    maps::{Array, Map, MapData, PerCpuArray},
+};
 use tracker_common::{
     config::LiveConfig,
     counters::{Fate, Hook, Tally},
@@ -65,10 +68,22 @@ impl Tables {
     ///
     /// Where one is missing or cannot be opened.
     pub fn from_pins(pins: &Path) -> Result<Self> {
-        let open = |name: &str| {
+        Self::from_maps(|name| {
             MapData::from_pin(pins.join(name))
                 .with_context(|| format!("opening the pinned map {name}"))
-        };
+        })
+    }
+
+    /// Takes the maps of one loaded object.
+    ///
+    /// # Errors
+    ///
+    /// Where one is missing, or was taken before.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Self::from_maps(|name| take_map(ebpf, name))
+    }
+
+    fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
         Ok(Self {
             confirmed: open("CONFIRMED")?,
             half_open: open("HALF_OPEN")?,
@@ -167,6 +182,24 @@ impl Tables {
     pub fn configure(&mut self, config: LiveConfig) -> Result<()> {
         let words: [u64; size_of::<LiveConfig>() / 8] = zerocopy::transmute!(config);
         Ok(self.config.set(0, words, 0)?)
+    }
+}
+
+/// Takes a map of a loaded object.
+///
+/// # Errors
+///
+/// Where there is none of this name, it was taken before, or it is of a kind that the programs do not use.
+pub fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
+    match ebpf.take_map(name) {
+        Some(
+            Map::Array(map)
+            | Map::HashMap(map)
+            | Map::LruHashMap(map)
+            | Map::PerCpuArray(map)
+            | Map::RingBuf(map),
+        ) => Ok(map),
+        _ => bail!("the object has no map {name}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a contributor types.
 
 mod debian;
+mod docs;
 mod host;
 mod lint;
 mod plan;
@@ -41,6 +42,8 @@ enum Verb {
     },
     /// Check formatting, and let clippy check everything, the kernel programs too
     Lint,
+    /// Write docs/violations.md anew, from the vocabulary in tracker-common
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::BuildAndRun { args } => run::build_and_run(&args),
         Verb::Test { args } => test::test(&args),
         Verb::Lint => lint::lint(),
+        Verb::Docs => docs::docs(),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

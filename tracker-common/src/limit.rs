@@ -1,0 +1,82 @@
+//! How often a breach is reported. Counts are exact in any case.
+
+use crate::key::Address;
+
+/// Whether the breach that is number `count` of its rule on its flow, from 1, is reported where reports become `factor`
+/// times rarer each time: the 1st, the `factor`th, the `factor`²th and so on.
+#[inline(always)]
+#[must_use]
+pub const fn is_due(count: u64, factor: u64) -> bool {
+    if factor == 2 {
+        return count.is_power_of_two();
+    }
+    let mut due = 1;
+    let mut n = 0;
+    while n < 10 {
+        if count == due {
+            return true;
+        }
+        due *= factor;
+        n += 1;
+    }
+    false
+}
+
+/// Sources share so many buckets.
+pub const BUCKETS: u32 = 4096;
+
+/// The bucket of a source.
+#[inline(always)]
+#[must_use]
+pub fn bucket(source: &Address) -> u32 {
+    let mut hash = 0x811c_9dc5_u32;
+    for n in 0..4 {
+        let word = u32::from_ne_bytes([
+            source[n * 4],
+            source[n * 4 + 1],
+            source[n * 4 + 2],
+            source[n * 4 + 3],
+        ]);
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b1);
+        hash ^= hash >> 15;
+    }
+    hash & (BUCKETS - 1)
+}
+
+/// A token bucket as one number, the time by which it is full again (the generic cell rate algorithm): takes a token at
+/// `now_ns` and returns what the number becomes, or `None` where there is none to take.
+#[inline(always)]
+#[must_use]
+pub const fn take_token(full_at: u64, now_ns: u64, interval_ns: u64, burst_ns: u64) -> Option<u64> {
+    let from = if full_at > now_ns { full_at } else { now_ns };
+    let full_at = from + interval_ns;
+    if full_at - now_ns > burst_ns { None } else { Some(full_at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_become_rarer() {
+        let due = |factor| (1..=1000).filter(|count| is_due(*count, factor)).collect::<Vec<_>>();
+        assert_eq!(due(2), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+        assert_eq!(due(10), [1, 10, 100, 1000]);
+    }
+
+    #[test]
+    fn a_bucket_empties_and_fills() {
+        let (interval, burst) = (100, 300);
+        let mut full_at = 0;
+        let mut take = |now| match take_token(full_at, now, interval, burst) {
+            Some(next) => {
+                full_at = next;
+                true
+            }
+            None => false,
+        };
+        assert_eq!([take(1000), take(1000), take(1000), take(1000)], [true, true, true, false]);
+        assert_eq!([take(1099), take(1100), take(1100)], [false, true, false]);
+        assert_eq!([take(9000), take(9000), take(9000), take(9000)], [true, true, true, false]);
+    }
+}

@@ -1,0 +1,227 @@
+//! Captures as files hold them (pcap, pcapng), one packet after the other, each as an Ethernet frame.
+//!
+//! The formats' fields are decoded by `pcap-parser`; the octets are cut into records here. So a record whose length
+//! says nonsense is told from one that the file's end cuts off, at an offset, and nothing larger than a record is held
+//! in memory.
+
+mod legacy;
+mod link;
+mod ng;
+mod source;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, Read},
+    ops::Range,
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use self::{legacy::Legacy, link::Link, ng::Ng, source::Source};
+
+/// The most octets of one packet that a capture is believed to hold; libpcap stops at a quarter of it.
+const LARGEST_PACKET: u32 = 1 << 20;
+
+/// A captured packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Its number in the file, from 1, as Wireshark counts.
+    pub number: u64,
+    /// When it was captured: nanoseconds since 1970, UTC.
+    pub timestamp_ns: i64,
+    /// Octets on the wire, with the Ethernet header that stands for another link layer's.
+    pub wire_len: u32,
+    /// Its captured octets, from the Ethernet header on.
+    pub frame: &'a [u8],
+}
+
+/// A packet as a format's reader finds it.
+struct Raw {
+    link: u32,
+    timestamp_ns: i64,
+    wire_len: u32,
+    /// Where its octets are in the source's buffer.
+    data: Range<usize>,
+}
+
+/// Where a file makes no sense any more.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Broken {
+    /// Packets before that, all of which were read.
+    pub after_packet: u64,
+    /// Where the broken record begins, in octets from the start.
+    pub offset: u64,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "broken at offset {}, after packet {}: {}",
+            self.offset, self.after_packet, self.error
+        )
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// How many packets of a link type there are.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct LinkCount {
+    /// The link type's number (LINKTYPE_ of tcpdump.org).
+    pub link_type: u32,
+    /// Its name, where it is one that is understood.
+    pub name: Option<&'static str>,
+    /// Packets of it.
+    pub packets: u64,
+}
+
+/// An open capture.
+pub struct Capture {
+    source: Source,
+    format: Format,
+    packets: u64,
+    links: BTreeMap<u32, u64>,
+    /// Where a frame is built that does not stand in the file as one.
+    built: Vec<u8>,
+}
+
+enum Format {
+    Legacy(Legacy),
+    Ng(Ng),
+}
+
+/// What other files than captures begin with, and how to make a capture of them.
+const COMPRESSED: [(&[u8], &str, &str); 3] = [
+    (&[0x1f, 0x8b], "gzip", "gunzip -c"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -dc"),
+    (&[0xfd, b'7', b'z', b'X'], "xz", "xz -dc"),
+];
+
+impl Capture {
+    /// Opens a file; `-` is standard input.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read, is not a capture, or is one of a link type that is not understood.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path == Path::new("-") {
+            return Self::new(Box::new(io::stdin()));
+        }
+        let file = File::open(path).context("opening it")?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            bail!("it is a directory");
+        }
+        Self::new(Box::new(file))
+    }
+
+    /// Reads a capture from wherever.
+    ///
+    /// # Errors
+    ///
+    /// As [`Capture::open`].
+    pub fn new(reader: Box<dyn Read + Send>) -> Result<Self> {
+        let mut source = Source::new(reader);
+        source.fill(4).context("reading it")?;
+        let magic = source.buffer();
+        if magic.is_empty() {
+            bail!("it is empty: not a capture");
+        }
+        for (start, name, unpack) in COMPRESSED {
+            if magic.starts_with(start) {
+                bail!(
+                    "it is compressed by {name}: unpack it first, as in `{unpack} FILE | tracker replay -`"
+                );
+            }
+        }
+        let format = if ng::is_ng(magic) {
+            Format::Ng(Ng::default())
+        } else if legacy::is_legacy(magic) {
+            let legacy = Legacy::open(&mut source)?;
+            if Link::of(legacy.link).is_none() {
+                bail!("link type {} is not understood; {}", legacy.link, link::understood());
+            }
+            Format::Legacy(legacy)
+        } else {
+            let octets: Vec<_> = magic.iter().map(|octet| format!("{octet:02x}")).collect();
+            bail!(
+                "it is not a capture, neither pcap nor pcapng: it begins with {}",
+                octets.join(" ")
+            );
+        };
+        Ok(Self { source, format, packets: 0, links: BTreeMap::new(), built: Vec::new() })
+    }
+
+    /// `pcap` or `pcapng`.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        match self.format {
+            Format::Legacy(_) => "pcap",
+            Format::Ng(_) => "pcapng",
+        }
+    }
+
+    /// Packets so far, those of link types that are not understood included.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Packets so far by link type.
+    pub fn links(&self) -> impl Iterator<Item = LinkCount> {
+        self.links.iter().map(|(link_type, packets)| LinkCount {
+            link_type: *link_type,
+            name: Link::of(*link_type).map(Link::name),
+            packets: *packets,
+        })
+    }
+
+    /// Packets so far of link types that are not understood.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.links().filter(|link| link.name.is_none()).map(|link| link.packets).sum()
+    }
+
+    /// Octets read so far.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.source.position()
+    }
+
+    /// The next packet of a link type that is understood; others are counted. `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Where the file is broken. What came before was read; there is nothing to be had after it.
+    #[allow(clippy::should_implement_trait)] // an iterator's items cannot borrow from it
+    pub fn next(&mut self) -> Result<Option<Packet<'_>>, Broken> {
+        loop {
+            let raw = match &mut self.format {
+                Format::Legacy(legacy) => legacy.next(&mut self.source),
+                Format::Ng(ng) => ng.next(&mut self.source),
+            };
+            let raw = raw.map_err(|error| Broken { after_packet: self.packets, ..error })?;
+            let Some(Raw { link, timestamp_ns, wire_len, data }) = raw else { return Ok(None) };
+            self.packets += 1;
+            *self.links.entry(link).or_default() += 1;
+            if let Some(link) = Link::of(link) {
+                let data = &self.source.buffer()[data];
+                let (frame, wire_len) = link.frame(data, wire_len, &mut self.built);
+                return Ok(Some(Packet { number: self.packets, timestamp_ns, wire_len, frame }));
+            }
+        }
+    }
+}
+
+/// The error for a capture in which nothing is understood.
+#[must_use]
+pub fn nothing_understood(links: &[LinkCount]) -> String {
+    let numbers: Vec<_> = links.iter().map(|link| link.link_type.to_string()).collect();
+    format!("link type {} is not understood; {}", numbers.join(", "), link::understood())
+}

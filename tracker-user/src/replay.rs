@@ -1,0 +1,175 @@
+//! `tracker replay`: a capture, pushed through the very kernel programs that watch interfaces.
+
+mod checksum;
+mod clock;
+mod connections;
+mod engine;
+mod flow;
+mod output;
+mod summary;
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use tracker_common::config::LiveConfig;
+
+use self::output::Output;
+pub use self::{
+    engine::{Engine, INTERFACE},
+    flow::ReplayedFlow,
+    summary::{CaptureView, Summary},
+};
+use crate::{
+    attach::Sizes,
+    capture::{Broken, Capture, nothing_understood},
+    cli::Format,
+    event::Event,
+    filter::Filter,
+    preflight,
+    reported::Reported,
+    run::{EventName, TimeoutOptions},
+};
+
+/// A capture that takes longer than a moment, and so shows how far it is.
+const LARGE: u64 = 8 << 20;
+
+/// Options of `tracker replay`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The capture, pcap or pcapng; `-` for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Events to show
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "EVENT[,EVENT]",
+        default_value = "violation"
+    )]
+    pub events: Vec<EventName>,
+    /// Leave out the list of connections
+    #[arg(long)]
+    pub no_flows: bool,
+    /// Form of the output: one line an event and a connection, one JSON document, or one JSON record a line
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Report every breach, however often a connection repeats it
+    #[arg(long)]
+    pub every: bool,
+    /// Leave out packets with a wrong TCP checksum, as their receiver would, and count them. Not for captures from the
+    /// sending host, whose network card computes them later
+    #[arg(long)]
+    pub verify_checksums: bool,
+    /// Rules.
+    #[command(flatten)]
+    pub reported: Reported,
+    /// Which flows. An event without a flow passes only where nothing is asked for.
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Sizes.
+    #[command(flatten)]
+    pub sizes: Sizes,
+    /// Timeouts.
+    #[command(flatten)]
+    pub timeouts: TimeoutOptions,
+}
+
+impl Options {
+    /// What the kernel programs are to report.
+    fn live_config(&self) -> LiveConfig {
+        LiveConfig {
+            reported: self.reported.rules(),
+            events: EventName::kinds(&self.events).iter().fold(0, |bits, kind| bits | kind.bit()),
+            no_back_off: u32::from(self.every),
+            ..LiveConfig::default()
+        }
+    }
+}
+
+/// Replays a capture, and prints what happened.
+///
+/// # Errors
+///
+/// Where the file is no capture or is broken (what came before that is printed first), the kernel refuses, or stdout
+/// cannot be written.
+pub fn run(options: &Options) -> Result<()> {
+    preflight::check_replay()?;
+    let name = options.file.display().to_string();
+    let mut capture = Capture::open(&options.file).with_context(|| name.clone())?;
+    let mut engine =
+        Engine::new(&options.sizes, options.timeouts.timeouts(), options.live_config())?;
+    let progress = progress(options);
+    let mut output = Output::new(options.output, progress.clone());
+    let mut summary = Summary::new(&name);
+    let mut broken = None;
+    loop {
+        match next(&mut capture, &mut engine, options, &mut summary) {
+            Ok(Some(events)) => {
+                for event in events.iter().filter(|event| is_meant(&options.filter, event)) {
+                    output.event(event)?;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                broken = Some(error.downcast::<Broken>()?);
+                break;
+            }
+        }
+        progress.set_position(capture.position());
+    }
+    progress.finish_and_clear();
+    summary.finish(&capture, &engine, broken.clone())?;
+    let mut shown = 0;
+    if !options.no_flows {
+        for flow in engine.flows()?.iter().filter(|flow| options.filter.matches(&flow.record)) {
+            output.flow(flow)?;
+            shown += 1;
+        }
+    }
+    output.finish(&summary, (!options.no_flows).then_some(shown))?;
+    if let Some(broken) = broken {
+        return Err(broken).context(name);
+    }
+    let links: Vec<_> = capture.links().collect();
+    if capture.packets() > 0 && capture.skipped() == capture.packets() {
+        bail!("{name}: {}", nothing_understood(&links));
+    }
+    Ok(())
+}
+
+/// Replays the next packet; `None` at the capture's end.
+fn next(
+    capture: &mut Capture,
+    engine: &mut Engine,
+    options: &Options,
+    summary: &mut Summary,
+) -> Result<Option<Vec<Event>>> {
+    let Some(packet) = capture.next()? else { return Ok(None) };
+    summary.saw(packet.timestamp_ns);
+    if options.verify_checksums && checksum::is_wrong(&packet) {
+        summary.bad_checksums += 1;
+        return Ok(Some(Vec::new()));
+    }
+    engine.push(&packet).map(Some)
+}
+
+fn is_meant(filter: &Filter, event: &Event) -> bool {
+    match &event.flow {
+        Some(flow) => filter.matches(flow),
+        None => event.lost.is_some() || filter.is_empty(),
+    }
+}
+
+/// A bar on stderr, for somebody who would otherwise wonder; hidden where nobody looks, or it is over in a moment.
+fn progress(options: &Options) -> ProgressBar {
+    let size = std::fs::metadata(&options.file).map_or(0, |metadata| metadata.len());
+    if size < LARGE || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(size).with_style(style)
+}

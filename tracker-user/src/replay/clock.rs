@@ -1,0 +1,72 @@
+//! A capture's clock, as the kernel programs and as people read it.
+
+use jiff::Timestamp;
+
+/// What the kernel programs' clock says at the first packet: not 0, which is what a record has that was never written.
+const START_NS: u64 = 1_000_000_000;
+
+/// From a capture's timestamps to a clock that only goes forward.
+///
+/// Every packet is at a later nanosecond than the one before it, so that the moment of its first packet tells a
+/// connection from every other one of the capture.
+#[derive(Debug, Default)]
+pub(super) struct CaptureClock {
+    now: Option<Now>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    first_ns: i64,
+    kernel_ns: u64,
+}
+
+impl CaptureClock {
+    /// Nanoseconds of the kernel programs' clock for a packet captured at `timestamp_ns` since 1970.
+    pub(super) fn advance(&mut self, timestamp_ns: i64) -> u64 {
+        let first_ns = self.now.map_or(timestamp_ns, |now| now.first_ns);
+        let since = i128::from(timestamp_ns) - i128::from(first_ns);
+        // Before the first packet: as early as can be.
+        let due = START_NS.saturating_add(u64::try_from(since.max(0)).unwrap_or(u64::MAX));
+        let kernel_ns = self.now.map_or(due, |now| due.max(now.kernel_ns + 1));
+        self.now = Some(Now { first_ns, kernel_ns });
+        kernel_ns
+    }
+
+    /// What it says now.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.now.map_or(START_NS, |now| now.kernel_ns)
+    }
+
+    /// The capture's time, in nanoseconds since 1970, at a moment of the kernel programs' clock.
+    pub(super) fn timestamp_ns(&self, kernel_ns: u64) -> i64 {
+        let first_ns = self.now.map_or(0, |now| now.first_ns);
+        let since = i128::from(kernel_ns) - i128::from(START_NS);
+        i64::try_from(i128::from(first_ns) + since).unwrap_or(i64::MAX)
+    }
+}
+
+/// The date of nanoseconds since 1970: every 64-bit number is one, from 1677 to 2262.
+pub(super) fn date(timestamp_ns: i64) -> Timestamp {
+    Timestamp::from_nanosecond(timestamp_ns.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_only_goes_forward() {
+        let mut clock = CaptureClock::default();
+        let kernel: Vec<u64> = [500, 700, 600, 600, 702, 900].map(|ns| clock.advance(ns)).to_vec();
+        assert_eq!(kernel, [0, 200, 201, 202, 203, 400].map(|ns| START_NS + ns));
+        assert_eq!((clock.timestamp_ns(START_NS + 400), clock.now_ns()), (900, START_NS + 400));
+    }
+
+    #[test]
+    fn the_ends_of_time() {
+        let mut clock = CaptureClock::default();
+        assert_eq!(clock.advance(i64::MIN), START_NS);
+        assert_eq!(clock.advance(i64::MAX), START_NS + u64::MAX);
+        assert_eq!(clock.timestamp_ns(clock.now_ns()), i64::MAX);
+    }
+}

@@ -1,0 +1,155 @@
+//! What a replay knows of its connections beyond what their records say: exact times, when each is due, and how it
+//! ended.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+use tracker_common::{
+    event::Reason,
+    flow::Flow,
+    key::FlowKey,
+    state::State,
+    sweep::{Timeouts, states},
+    track::reason,
+};
+
+use crate::reap::deadline_ns;
+
+/// One connection of a capture: the moment of its first packet on the kernel programs' clock, which no two share.
+pub(super) type Id = u64;
+
+/// When the first and the last packet of a connection were captured, nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Span {
+    pub(super) first_ns: i64,
+    pub(super) last_ns: i64,
+}
+
+impl Span {
+    pub(super) fn duration_ns(self) -> u64 {
+        self.last_ns.abs_diff(self.first_ns)
+    }
+
+    fn extend(&mut self, timestamp_ns: i64) {
+        self.first_ns = self.first_ns.min(timestamp_ns);
+        self.last_ns = self.last_ns.max(timestamp_ns);
+    }
+}
+
+pub(super) struct Connection {
+    pub(super) key: FlowKey,
+    /// Its record after its last packet.
+    pub(super) flow: Flow,
+    pub(super) span: Span,
+    /// When it is due, if nothing renews it.
+    deadline_ns: u64,
+}
+
+/// Why a connection's record is gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Gone {
+    /// It ended.
+    Ended(Reason, State),
+    /// Newer unfinished ones pushed it out of the half-open table.
+    Evicted,
+}
+
+pub(super) struct Ended {
+    pub(super) id: Id,
+    pub(super) key: FlowKey,
+    /// Its record as it was last.
+    pub(super) flow: Flow,
+    pub(super) span: Span,
+    pub(super) gone: Gone,
+    /// When, on the kernel programs' clock.
+    pub(super) at_ns: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Connections {
+    live: HashMap<Id, Connection>,
+    /// Deadlines; one that is not its connection's any more is passed over.
+    queue: BinaryHeap<Reverse<(u64, Id)>>,
+    ended: Vec<Ended>,
+}
+
+impl Connections {
+    /// A packet captured at `timestamp_ns`, at `now_ns` of the kernel programs' clock, was credited to the connection;
+    /// `flow` is its record now.
+    pub(super) fn saw(
+        &mut self,
+        key: &FlowKey,
+        flow: &Flow,
+        timestamp_ns: i64,
+        now_ns: u64,
+        timeouts: &Timeouts,
+    ) {
+        let id = flow.created_ns();
+        let deadline_ns = deadline_ns(flow, timeouts, now_ns);
+        let span = Span { first_ns: timestamp_ns, last_ns: timestamp_ns };
+        let connection = self.live.entry(id).or_insert_with(|| Connection {
+            key: *key,
+            flow: Flow::default(),
+            span,
+            deadline_ns: 0,
+        });
+        connection.flow.clone_from(flow);
+        connection.span.extend(timestamp_ns);
+        if connection.deadline_ns != deadline_ns {
+            connection.deadline_ns = deadline_ns;
+            self.queue.push(Reverse((deadline_ns, id)));
+        }
+    }
+
+    pub(super) fn get(&self, id: Id) -> Option<&Connection> {
+        self.live.get(&id)
+    }
+
+    /// The next connections that are due at `now_ns`, the earliest first, `most` of them at most.
+    pub(super) fn due(&mut self, now_ns: u64, most: usize) -> Vec<(u64, Id)> {
+        let mut due = Vec::new();
+        while due.len() < most
+            && let Some(Reverse((deadline_ns, id))) = self.queue.peek().copied()
+            && deadline_ns <= now_ns
+        {
+            self.queue.pop();
+            if self.live.get(&id).is_some_and(|connection| connection.deadline_ns == deadline_ns) {
+                due.push((deadline_ns, id));
+            }
+        }
+        due
+    }
+
+    /// The connection's record is gone; it was `flow` at last.
+    pub(super) fn end(
+        &mut self,
+        id: Id,
+        flow: Option<Flow>,
+        gone: Gone,
+        at_ns: u64,
+    ) -> Option<&Ended> {
+        let connection = self.live.remove(&id)?;
+        let Connection { key, span, .. } = connection;
+        let flow = flow.unwrap_or(connection.flow);
+        self.ended.push(Ended { id, key, flow, span, gone, at_ns });
+        self.ended.last()
+    }
+
+    /// Those whose record is gone.
+    pub(super) fn ended(&self) -> &[Ended] {
+        &self.ended
+    }
+
+    /// Those whose record is not known to be gone.
+    pub(super) fn live(&self) -> impl Iterator<Item = (Id, &Connection)> {
+        self.live.iter().map(|(id, connection)| (*id, connection))
+    }
+}
+
+/// How a flow ended whose time was over.
+pub(super) fn expired(flow: &Flow, timeouts: &Timeouts) -> Gone {
+    let (_, decided_by) = timeouts.decide(states(flow));
+    Gone::Ended(reason(flow), decided_by)
+}

@@ -1,0 +1,344 @@
+//! The kernel programs, fed with captured packets.
+
+use std::{collections::HashMap, mem};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf,
+    maps::{Array, Map, MapData, RingBuf},
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use tracker_common::{
+    config::{InterfaceConfig, LiveConfig, Replayed, TraceFilter},
+    counters::{Fate, Hook, Tally},
+    event::{Event as Raw, Kind, Reason},
+    flow::Flow,
+    key::FlowKey,
+    packet::{LinkLayer, Parsed, parse},
+    sweep::{BATCH, Outcome, Tier, Timeouts},
+    violation::Rule,
+};
+use zerocopy::FromBytes;
+
+use super::{
+    clock::{CaptureClock, date},
+    connections::{Connections, Ended, Gone, Id, Span, expired},
+    flow::ReplayedFlow,
+};
+use crate::{
+    attach::{Sizes, load, program},
+    capture::Packet,
+    clock::Clock,
+    event::{EndView, Event},
+    object,
+    private_bpffs::PrivateBpffs,
+    reap::{removal, remove},
+    record::{Record, View},
+    tables::{Tables, take_map},
+};
+
+/// What stands for an interface in records and events.
+pub const INTERFACE: &str = "replay";
+
+/// The least that the kernel takes for a frame. Shorter ones have no TCP segment; the same parser says why.
+const SHORTEST: usize = 14;
+
+/// Octets that the kernel gets of a packet: more than the longest chain of headers that the parser follows takes. The
+/// rest of a longer one is not looked at.
+const LONGEST: usize = 20_480;
+
+/// A ring buffer holds all that one packet causes, whatever size was asked for.
+const LEAST_RING: u32 = 1 << 16;
+
+/// The kernel programs with tables of their own, and the capture's clock.
+pub struct Engine {
+    ebpf: Ebpf,
+    tables: Tables,
+    replayed: Array<MapData, [u64; size_of::<Replayed>() / 8]>,
+    reports: RingBuf<MapData>,
+    /// Bits of [`Kind`] that the caller wants to see.
+    wanted: u32,
+    clock: CaptureClock,
+    connections: Connections,
+    /// Packets that no program can be run on.
+    short: [u64; Fate::SLOTS],
+    view: View,
+}
+
+impl Engine {
+    /// Loads the programs. Of `config`, everything is as on an interface, but for its filter of traced segments: all
+    /// are reported, to the engine and, where [`Kind::Segment`] is among its events, to the caller.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says. Nothing is left behind, however this process ends.
+    pub fn new(sizes: &Sizes, timeouts: Timeouts, config: LiveConfig) -> Result<Self> {
+        let sizes = Sizes { ring_bytes: sizes.ring_bytes.max(LEAST_RING), ..*sizes };
+        let pins = PrivateBpffs::new()?;
+        let interface = InterfaceConfig { replay: 1, ..InterfaceConfig::default() };
+        let mut ebpf = load(object::PLAIN, &pins.path(), &sizes, interface)?;
+        drop(pins);
+        program::<Xdp>(&mut ebpf, "tracker_ingress")?
+            .load()
+            .context("the verifier refused tracker_ingress")?;
+        program::<SchedClassifier>(&mut ebpf, "tracker_sweep")?
+            .load()
+            .context("the verifier refused tracker_sweep")?;
+        let mut tables = Tables::take(&mut ebpf)?;
+        tables.configure(LiveConfig {
+            events: config.events | Kind::Segment.bit() | Kind::New.bit() | Kind::Destroy.bit(),
+            trace: TraceFilter::default(),
+            ..config
+        })?;
+        let names = HashMap::from([(interface.slot, INTERFACE.to_owned())]);
+        Ok(Self {
+            replayed: Map::Array(take_map(&mut ebpf, "REPLAYED")?).try_into()?,
+            reports: Map::RingBuf(take_map(&mut ebpf, "EVENTS")?).try_into()?,
+            ebpf,
+            tables,
+            wanted: config.events,
+            clock: CaptureClock::default(),
+            connections: Connections::default(),
+            short: [0; Fate::SLOTS],
+            view: View { clock: Clock::at(0, date(0)), timeouts, names },
+        })
+    }
+
+    /// Pushes a packet through the programs, and returns what they and the passing of time until then made happen, in
+    /// order, of the kinds that the configuration asked for.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn push(&mut self, packet: &Packet<'_>) -> Result<Vec<Event>> {
+        let now_ns = self.clock.advance(packet.timestamp_ns);
+        let mut events = self.sweep(now_ns)?;
+        if packet.frame.len() < SHORTEST {
+            self.count_short(packet.frame);
+            return Ok(events);
+        }
+        let replayed = Replayed { now_ns, wire_len: packet.wire_len, reserved: 0 };
+        let words: [u64; size_of::<Replayed>() / 8] = zerocopy::transmute!(replayed);
+        self.replayed.set(0, words, 0)?;
+        let frame = &packet.frame[..packet.frame.len().min(LONGEST)];
+        self.run(frame)
+            .with_context(|| format!("running tracker_ingress on packet {}", packet.number))?;
+        self.view.clock = Clock::at(now_ns, date(packet.timestamp_ns));
+        self.drain(packet, now_ns, &mut events)?;
+        Ok(events)
+    }
+
+    fn run(&self, frame: &[u8]) -> Result<()> {
+        let ingress: &Xdp = self
+            .ebpf
+            .program("tracker_ingress")
+            .context("the object has no program tracker_ingress")?
+            .try_into()?;
+        ingress.test_run(TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() })?;
+        Ok(())
+    }
+
+    fn count_short(&mut self, frame: &[u8]) {
+        let fate = match parse(frame, LinkLayer::Ethernet, 0, &mut Parsed::default()) {
+            Err(reason) => Fate::from(reason),
+            Ok(()) => Fate::Tracked,
+        };
+        self.short[fate as usize] += 1;
+    }
+
+    /// Takes the packet's reports out of the ring buffer.
+    fn drain(&mut self, packet: &Packet<'_>, now_ns: u64, events: &mut Vec<Event>) -> Result<()> {
+        while let Some(item) = self.reports.next() {
+            let raw = Raw::read_from_bytes(&item).ok().context("a report of another length")?;
+            drop(item);
+            let kind = Kind::from_code(raw.kind).context("an unknown kind of report")?;
+            let id = raw.flow.created_ns();
+            if matches!(kind, Kind::New | Kind::Segment) {
+                let timeouts = &self.view.timeouts;
+                self.connections.saw(&raw.key, &raw.flow, packet.timestamp_ns, now_ns, timeouts);
+            }
+            if self.wanted & kind.bit() != 0 {
+                let mut event = Event::from_kernel(&raw, &self.view)?;
+                event.packet = Some(packet.number);
+                if let Some(connection) = self.connections.get(id) {
+                    correct(&mut event, connection.span);
+                }
+                events.push(event);
+            }
+            if kind == Kind::Destroy {
+                let gone = Gone::Ended(Reason::Reopened, tracker_common::state::State::Closed);
+                self.connections.end(id, Some(raw.flow), gone, now_ns);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every flow whose time is over at `now_ns` of the programs' clock, in the order of their deadlines, and
+    /// returns their DESTROY events if those are wanted.
+    fn sweep(&mut self, now_ns: u64) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        loop {
+            // Which of the two tables a flow is in is not known: it is asked for in both.
+            let due = self.connections.due(now_ns, BATCH as usize / 2);
+            if due.is_empty() {
+                return Ok(events);
+            }
+            let mut batch = Vec::with_capacity(due.len() * 2);
+            for connection in due.iter().filter_map(|(_, id)| self.connections.get(*id)) {
+                for tier in [Tier::Confirmed, Tier::HalfOpen] {
+                    batch.push(removal(
+                        &connection.key,
+                        &connection.flow,
+                        tier,
+                        &self.view.timeouts,
+                    ));
+                }
+            }
+            remove(&self.ebpf, &self.tables, &mut batch)?;
+            for ((deadline_ns, id), tried) in due.into_iter().zip(batch.chunks_exact_mut(2)) {
+                events.extend(self.removed(id, deadline_ns, tried));
+            }
+        }
+    }
+
+    /// Notes what became of a connection that was due, and says so if that is wanted.
+    fn removed(
+        &mut self,
+        id: Id,
+        deadline_ns: u64,
+        tried: &mut [tracker_common::sweep::Removal],
+    ) -> Option<Event> {
+        let found = tried.iter_mut().find(|removal| removal.outcome == Outcome::Removed as u32);
+        let Some(removal) = found else {
+            self.connections.end(id, None, Gone::Evicted, deadline_ns);
+            return None;
+        };
+        let tier =
+            if removal.tier == Tier::Confirmed as u32 { Tier::Confirmed } else { Tier::HalfOpen };
+        let flow = mem::take(&mut removal.flow);
+        let gone = expired(&flow, &self.view.timeouts);
+        let ended = self.connections.end(id, Some(flow), gone, deadline_ns)?;
+        let Gone::Ended(reason, decided_by) = gone else { return None };
+        if self.wanted & Kind::Destroy.bit() == 0 {
+            return None;
+        }
+        self.view.clock = Clock::at(deadline_ns, date(self.clock.timestamp_ns(deadline_ns)));
+        let Ended { key, flow, span, .. } = ended;
+        let mut event = Event::removed(key, flow, tier, reason, decided_by, &self.view);
+        correct(&mut event, *span);
+        Some(event)
+    }
+
+    /// Every connection so far, in the order of their first packets: those that live, as they are after the last
+    /// packet, and those that ended, as they were last.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn flows(&self) -> Result<Vec<ReplayedFlow>> {
+        let mut view = self.view.clone();
+        let mut flows = Vec::new();
+        for ended in self.connections.ended() {
+            view.clock = Clock::at(ended.at_ns, date(self.clock.timestamp_ns(ended.at_ns)));
+            flows.push((ended.id, ended_flow(ended, &view)));
+        }
+        let now_ns = self.clock.now_ns();
+        view.clock = Clock::at(now_ns, date(self.clock.timestamp_ns(now_ns)));
+        let mut alive = HashMap::new();
+        self.tables.each_flow(|key, flow, tier| {
+            if !flow.is_dead() {
+                alive.insert(flow.created_ns(), (*key, flow.clone(), tier));
+            }
+        })?;
+        for (id, connection) in self.connections.live() {
+            let span = connection.span;
+            let flow = match alive.get(&id) {
+                Some((key, flow, tier)) => {
+                    ReplayedFlow::new(key, flow, Some(*tier), span, None, &view)
+                }
+                None => {
+                    let (key, flow) = (&connection.key, &connection.flow);
+                    ReplayedFlow::new(key, flow, None, span, Some(evicted(span)), &view)
+                }
+            };
+            flows.push((id, flow));
+        }
+        flows.sort_by_key(|(id, _)| *id);
+        Ok(flows.into_iter().map(|(_, flow)| flow).collect())
+    }
+
+    /// Packets by fate, indexed by [`Fate`].
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn packets(&self) -> Result<[u64; Fate::SLOTS]> {
+        let mut packets = self.tables.packets(0, Hook::Ingress)?;
+        for (sum, count) in packets.iter_mut().zip(self.short) {
+            *sum += count;
+        }
+        Ok(packets)
+    }
+
+    /// Breaches of a rule.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn breaches(&self, rule: Rule) -> Result<u64> {
+        // A handshake that is never completed is counted where its SYN was seen.
+        Ok(self.tables.breaches(rule, Hook::Ingress)? + self.tables.breaches(rule, Hook::Egress)?)
+    }
+
+    /// What happened to flows and reports. Two of a sweep's tallies mean nothing here: each flow is asked for in both
+    /// tables, and so one removal of two is refused.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn tally(&self, tally: Tally) -> Result<u64> {
+        self.tables.tally(tally)
+    }
+}
+
+fn ended_flow(ended: &Ended, view: &View) -> ReplayedFlow {
+    let Ended { key, flow, span, gone, .. } = ended;
+    let end = match gone {
+        Gone::Ended(reason, decided_by) => {
+            let timeout_state = (*reason == Reason::Timeout).then_some(*decided_by);
+            let end = EndView::new(flow, *reason, timeout_state);
+            EndView { duration_ns: span.duration_ns(), ..end }
+        }
+        Gone::Evicted => evicted(*span),
+    };
+    ReplayedFlow::new(key, flow, None, *span, Some(end), view)
+}
+
+fn evicted(span: Span) -> EndView {
+    EndView { reason: "evicted".to_owned(), timeout_state: None, duration_ns: span.duration_ns() }
+}
+
+impl ReplayedFlow {
+    fn new(
+        key: &FlowKey,
+        flow: &Flow,
+        tier: Option<Tier>,
+        span: Span,
+        end: Option<EndView>,
+        view: &View,
+    ) -> Self {
+        let mut record = Record::new(key, flow, tier, view);
+        record.created = date(span.first_ns);
+        Self { record, duration_ns: span.duration_ns(), end }
+    }
+}
+
+/// Puts the capture's own times in the place of those that the record keeps.
+fn correct(event: &mut Event, span: Span) {
+    if let Some(flow) = &mut event.flow {
+        flow.created = date(span.first_ns);
+    }
+    if let Some(end) = &mut event.end {
+        end.duration_ns = span.duration_ns();
+    }
+}
