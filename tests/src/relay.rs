@@ -344,14 +344,14 @@ impl Relay {
         self.core().traces.get(&flows::key(a, b)).cloned()
     }
 
-    /// Begins another trace for two sockets: what they send from now on is a connection of its own.
-    pub fn begin_anew(&self, a: SocketAddr, b: SocketAddr) {
-        if let Some(trace) = self.core().traces.get_mut(&flows::key(a, b)) {
+    /// Ends the trace of two sockets and returns it: what they send from now on is a connection of its own.
+    pub fn begin_anew(&self, a: SocketAddr, b: SocketAddr) -> Option<Trace> {
+        self.core().traces.get_mut(&flows::key(a, b)).map(|trace| {
             let segments = [trace.sides[0].segments, trace.sides[1].segments];
             // Fates go on, or each connection between two sockets would have those of the first.
             let sides = segments.map(|segments| FromSide { segments, ..FromSide::default() });
-            *trace = Trace { sides, ..Trace::default() };
-        }
+            std::mem::replace(trace, Trace { sides, ..Trace::default() })
+        })
     }
 }
 

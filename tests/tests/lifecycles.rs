@@ -27,7 +27,7 @@ use tracker_tests::{
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     random::Random,
-    relay::{Faults, Relay, Side},
+    relay::{Faults, Relay, Side, Trace},
     sockets::{Listeners, bound, introduce, is_last_ack_due, start_connecting, unsent},
     ss::Oracle,
 };
@@ -126,8 +126,8 @@ struct Life {
     was_over: bool,
     /// Something was wrong with it, and was written down.
     is_wrong: bool,
-    /// A newer one has its addresses and ports.
-    is_replaced: bool,
+    /// What passed, where a newer one has its addresses and ports.
+    replaced: Option<Trace>,
 }
 
 impl Life {
@@ -154,7 +154,7 @@ impl Life {
     /// Whether its addresses and ports may be used again: that its server listens, and nothing more will happen.
     fn is_over(&self) -> bool {
         self.was_over
-            && !self.is_replaced
+            && self.replaced.is_none()
             && !self.is_wrong
             && self.server_address.port() == SERVED
             && matches!((&self.client, &self.server), (Slot::Gone, Slot::Gone))
@@ -346,8 +346,7 @@ impl Laboratory {
         }
         let (client_on_host, client_address, server_address) = if let Some(older) = older {
             let older = &mut self.lives[older];
-            older.is_replaced = true;
-            self.relay.begin_anew(older.client_address, older.server_address);
+            older.replaced = self.relay.begin_anew(older.client_address, older.server_address);
             (older.client_on_host, older.client_address, older.server_address)
         } else {
             let (client_on_host, family) = (random.percent(50), usize::from(random.percent(50)));
@@ -405,7 +404,7 @@ impl Laboratory {
             closed_unheard: [false; 2],
             was_over: false,
             is_wrong: false,
-            is_replaced: false,
+            replaced: None,
         });
         self.by_client.insert(client_address, n);
         Ok(n)
@@ -561,7 +560,7 @@ impl Laboratory {
         let mut flows = by_key(flows)?;
         let (mut pairs, mut far_ends, mut wrong) = (0, 0, 0);
         for (n, life) in self.lives.iter_mut().enumerate() {
-            if life.is_replaced {
+            if life.replaced.is_some() {
                 continue;
             }
             let (host, peer) = life.addresses();
@@ -635,6 +634,13 @@ impl Laboratory {
             println!("  {count:5} {states}");
         }
         println!("  {:5} times nobody had heard of what the client did", self.unheard);
+        let stats = self.agent.stats()?;
+        let counted = stats["violations"].as_object().context("violations")?.iter();
+        let counted = counted.map(|(name, hooks)| {
+            (name, hooks["in"].as_u64().unwrap_or(0), hooks["out"].as_u64().unwrap_or(0))
+        });
+        let counted: Vec<_> = counted.filter(|(_, in_, out)| in_ + out > 0).collect();
+        println!("rules, in and out: {counted:?}");
 
         let share = (from_host + from_peer) / 100;
         for (what, count) in [
@@ -671,7 +677,8 @@ impl Laboratory {
     /// What was done to a connection, and what passed.
     fn tell(&self, life: &Life) -> String {
         let (host, peer) = life.addresses();
-        let trace = self.relay.trace(host, peer).unwrap_or_default();
+        let trace = life.replaced.clone().or_else(|| self.relay.trace(host, peer));
+        let trace = trace.unwrap_or_default();
         format!("{life}: did {:?}\n{trace}", life.done)
     }
 
@@ -683,7 +690,7 @@ impl Laboratory {
                 continue;
             }
             writeln!(told, "{event}")?;
-            for life in self.lives.iter().filter(|life| !life.is_replaced) {
+            for life in &self.lives {
                 let ports = [&event["flow"]["sport"], &event["flow"]["dport"]];
                 if ports.iter().any(|port| **port == life.client_address.port()) {
                     writeln!(told, "{}", self.tell(life))?;
