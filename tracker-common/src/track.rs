@@ -22,7 +22,7 @@ use crate::{
     notes,
     packet::Packet,
     segment::{Flags, Segment},
-    state::{State, is_open, is_reset},
+    state::{State, is_open},
     sweep::{Tables, states},
     violation::{Breach, Marks, Rule},
 };
@@ -216,7 +216,10 @@ fn belongs_to_successor<S: Surroundings>(
     };
     let (me, peer) =
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
-    continues_handshake(&me, &peer, offers(newer, packet).acks_other, segment)
+    let offers = offers(newer, packet);
+    // An answer to the SYN of before is the newer connection's to refuse.
+    (segment.has(Flags::SYN) && offers.acks_previous)
+        || continues_handshake(&me, &peer, offers.acks_other, segment)
 }
 
 /// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate, and not if TIME_WAIT keeps it
@@ -606,6 +609,9 @@ pub fn track_half_open<S: Surroundings>(
         s.tally(if midstream { Tally::FlowsMidstream } else { Tally::FlowsBySyn });
     }
     publish(s, &half_open.flow, packet, hook, now_ns, &seen, step);
+    if segment.has(Flags::SYN.with(Flags::ACK)) && seen.breach.is_none() {
+        retire(s, packet, hook, now_ns);
+    }
     let over = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
     if seen.confirmed && !over {
         confirm(s, half_open, packet, hook, now_ns);
@@ -618,9 +624,7 @@ pub fn track_half_open<S: Surroundings>(
 fn beginning(flow: &Flow, packet: &Packet) -> Marks {
     let midstream = flow.has(flow_flag::MIDSTREAM);
     let fin = packet.segment.has(Flags::FIN);
-    Marks::NONE
-        .with_if(Rule::Midstream, midstream)
-        .with_if(Rule::FinNoSession, midstream && fin)
+    Marks::NONE.with_if(Rule::Midstream, midstream).with_if(Rule::FinNoSession, midstream && fin)
 }
 
 /// The end of a flow whose key a new connection takes.
@@ -728,11 +732,24 @@ fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: 
     }
 }
 
+/// Removes a confirmed flow in TIME_WAIT of which both ends have come to another connection: one has sent its SYN, the
+/// other has answered it.
+#[inline(always)]
+fn retire<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) {
+    let Some(old) = s.confirmed(&packet.key) else { return };
+    let [low, high] = s.forget(states(old));
+    let is_over = |state| is(state, State::TimeWait) || is(state, State::Closed);
+    if is_over(low) && is_over(high) && old.entomb(old.life()) {
+        report_reopened(s, old, packet, hook, now_ns);
+        s.delete_confirmed(&packet.key);
+    }
+}
+
 /// Why a flow that is removed now came to its end.
 #[must_use]
 pub fn reason(flow: &Flow) -> Reason {
     let (low, high) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
-    if is_reset(&low, &high) {
+    if (low.flags | high.flags) & fact::RST != 0 {
         Reason::Rst
     } else if states(flow).iter().all(|state| matches!(state, State::Closed | State::TimeWait)) {
         Reason::Fin

@@ -390,7 +390,7 @@ fn closing() -> Vec<Row> {
                 s(ACK, 5001, 1002).then("FIN_WAIT_2/CLOSE_WAIT"),
                 s(PSH | ACK, 5001, 1002).data(1000).counts("half_close"),
                 c(ACK, 1002, 6001),
-                s(PSH | ACK, 6001, 1002).data(1000).counts("half_close"),
+                s(PSH | ACK, 6001, 1002).data(1000),
                 c(ACK, 1002, 7001),
                 s(FIN | ACK, 7001, 1002).then("FIN_WAIT_2/LAST_ACK"),
                 c(ACK, 1002, 7002).then(WAITING),
@@ -400,7 +400,7 @@ fn closing() -> Vec<Row> {
             s(FIN | ACK, 5001, 1001).then("ESTABLISHED/FIN_WAIT_1"),
             c(PSH | ACK, 1001, 5002).data(1000).counts("half_close").then("CLOSE_WAIT/FIN_WAIT_2"),
             s(ACK, 5002, 2001),
-            c(PSH | ACK, 2001, 5002).data(1000).counts("half_close"),
+            c(PSH | ACK, 2001, 5002).data(1000),
             s(ACK, 5002, 3001),
         ]),
         Row::new("T5", "simultaneous close", "RFC 9293 3.6, figure 13").after(Open).steps([
