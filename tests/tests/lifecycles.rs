@@ -492,6 +492,8 @@ impl Laboratory {
                 Slot::Nothing | Slot::Connecting(_) => return Ok(Taken::NotYet),
                 Slot::Gone => {}
                 Slot::Open(socket) => {
+                    // What the peer says may let the FIN go before anybody has looked.
+                    let _pause = self.relay.pause();
                     let had_unsent = unsent(socket)? > 0;
                     perform(socket, act).with_context(|| format!("{act:?}"))?;
                     let is_unheard = match act {
