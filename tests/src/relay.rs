@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -138,7 +138,7 @@ pub struct Trace {
 #[derive(Clone, Debug, Default)]
 struct FromSide {
     /// The first sequence number, from which [`Trace`] counts when it is shown.
-    base: u32,
+    base: Option<u32>,
     segments: u64,
     sent_on: u64,
     is_last_dropped: bool,
@@ -185,11 +185,12 @@ impl fmt::Display for Trace {
                 .filter(|(bit, _)| header.flags & bit != 0)
                 .map(|(_, name)| name)
                 .collect();
-            let seq = header.seq.wrapping_sub(self.sides[*from as usize].base);
+            let base = |side: Side| self.sides[side as usize].base.unwrap_or(0);
+            let seq = header.seq.wrapping_sub(base(*from));
             let ack = if header.flags & flag::ACK == 0 {
                 0
             } else {
-                header.ack.wrapping_sub(self.sides[from.other() as usize].base)
+                header.ack.wrapping_sub(base(from.other()))
             };
             writeln!(
                 f,
@@ -343,16 +344,14 @@ impl Relay {
         self.core().traces.get(&flows::key(a, b)).cloned()
     }
 
-    /// Ends it, and says what it has done.
-    ///
-    /// # Errors
-    ///
-    /// What stopped it before.
-    pub fn stop(mut self) -> Result<Counts> {
-        self.stop = None;
-        let thread = self.thread.take().context("it runs")?;
-        thread.join().map_err(|_| anyhow!("the relay panicked"))??;
-        Ok(self.counts())
+    /// Ends the trace of two sockets and returns it: what they send from now on is a connection of its own.
+    pub fn begin_anew(&self, a: SocketAddr, b: SocketAddr) -> Option<Trace> {
+        self.core().traces.get_mut(&flows::key(a, b)).map(|trace| {
+            let segments = [trace.sides[0].segments, trace.sides[1].segments];
+            // Fates go on, or each connection between two sockets would have those of the first.
+            let sides = segments.map(|segments| FromSide { segments, ..FromSide::default() });
+            std::mem::replace(trace, Trace { sides, ..Trace::default() })
+        })
     }
 }
 
@@ -408,9 +407,7 @@ impl Core {
         let now = Instant::now();
         self.counts.arrived[from as usize] += 1;
         let side = self.trace(&header).side(from);
-        if side.segments == 0 {
-            side.base = header.seq;
-        }
+        side.base.get_or_insert(header.seq);
         let ordinal = side.segments;
         side.segments += 1;
         let act = self.fate(&header, from, ordinal);

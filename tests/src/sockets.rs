@@ -156,6 +156,31 @@ pub fn unsent(socket: &Socket) -> Result<i32> {
     Ok(octets)
 }
 
+/// Whether the peer's FIN has come and the own one is not acknowledged: CLOSING or LAST_ACK.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn is_last_ack_due(socket: &Socket) -> Result<bool> {
+    const TCP_LAST_ACK: u8 = 9;
+    const TCP_CLOSING: u8 = 11;
+    // SAFETY: all zeroes is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = u32::try_from(size_of_val(&info))?;
+    // SAFETY: the option's value is of the size given, and lives until the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    ensure!(result == 0, "asking for a socket's state: {}", std::io::Error::last_os_error());
+    Ok(matches!(info.tcpi_state, TCP_LAST_ACK | TCP_CLOSING))
+}
+
 /// Prepares both ends of a new pair for [`introduce`] and [`deafen`]: they do not ask for hardware addresses, and look
 /// up the route of every packet.
 ///

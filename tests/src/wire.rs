@@ -90,7 +90,7 @@ impl Wire {
     ///
     /// What the kernel says.
     pub fn set_room(&self, octets: i32) -> Result<()> {
-        self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets)
+        self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &octets)
             .context("setting a packet socket's room")
     }
 
@@ -116,14 +116,14 @@ impl Wire {
         Ok(statistics.tp_drops)
     }
 
-    fn set_option<T>(&self, level: i32, option: i32, value: T) -> io::Result<()> {
+    fn set_option<T>(&self, level: i32, option: i32, value: &T) -> io::Result<()> {
         // SAFETY: the option's value is of the size given, and lives until the call returns.
         let result = unsafe {
             libc::setsockopt(
                 self.socket.as_raw_fd(),
                 level,
                 option,
-                (&raw const value).cast(),
+                (&raw const *value).cast(),
                 socklen::<T>()?,
             )
         };
@@ -157,7 +157,7 @@ impl Wire {
             address.sll_protocol = protocol;
             let wire = Self { socket };
             let patience = libc::timeval { tv_sec: 30, tv_usec: 0 };
-            wire.set_option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, patience)
+            wire.set_option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience)
                 .context("setting a packet socket's patience")?;
             // SAFETY: the address is of the size given, and lives until the call returns.
             let result = unsafe {

@@ -27,8 +27,8 @@ use tracker_tests::{
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     random::Random,
-    relay::{Counts, Faults, Relay, Side},
-    sockets::{Listeners, bound, introduce, start_connecting, unsent},
+    relay::{Faults, Relay, Side, Trace},
+    sockets::{Listeners, bound, introduce, is_last_ack_due, start_connecting, unsent},
     ss::Oracle,
 };
 
@@ -54,6 +54,8 @@ enum Opening {
     SmallWindow,
     /// Both connect to each other, and the SYNs cross.
     Simultaneous,
+    /// Between the addresses and ports of an older connection, which is over, but maybe in TIME_WAIT.
+    Again,
     /// To a port where nobody listens.
     Refused,
     /// The client closes its socket without waiting for an answer, which says nothing to anybody.
@@ -120,8 +122,12 @@ struct Life {
     /// Who closed while the FIN had to wait for what was sent before: the client, the server. Nobody hears of that
     /// close before the FIN is sent, and where the peer's comes first, it looks like an answer to that.
     closed_unheard: [bool; 2],
+    /// When it was last compared, both ends were closed, or one or both in TIME_WAIT.
+    was_over: bool,
     /// Something was wrong with it, and was written down.
     is_wrong: bool,
+    /// What passed, where a newer one has its addresses and ports.
+    replaced: Option<Trace>,
 }
 
 impl Life {
@@ -143,6 +149,15 @@ impl Life {
 
     fn server_side(&self) -> Side {
         if self.client_on_host { Side::Peer } else { Side::Host }
+    }
+
+    /// Whether its addresses and ports may be used again: that its server listens, and nothing more will happen.
+    fn is_over(&self) -> bool {
+        self.was_over
+            && self.replaced.is_none()
+            && !self.is_wrong
+            && self.server_address.port() == SERVED
+            && matches!((&self.client, &self.server), (Slot::Gone, Slot::Gone))
     }
 
     /// Who is at this side.
@@ -291,6 +306,8 @@ fn tune(host: &Namespace) -> Result<()> {
         ("tcp_fin_timeout", "600"),
         // A late duplicate of a SYN opens what nobody wants, and TIME_WAIT lets no RST end: 7 s instead of 63.
         ("tcp_synack_retries", "2"),
+        // A client may use its port again while it is in TIME_WAIT.
+        ("tcp_tw_reuse", "1"),
         // Each segment out of place is answered.
         ("tcp_invalid_ratelimit", "0"),
     ] {
@@ -313,29 +330,45 @@ impl Laboratory {
     fn begin(&mut self) -> Result<usize> {
         let n = self.lives.len();
         let random = &mut self.random;
-        let opening = match random.below(100) {
+        let mut opening = match random.below(100) {
             0..6 => Opening::SmallWindow,
             6..12 => Opening::Simultaneous,
             12..15 => Opening::Refused,
             15..18 => Opening::Abandoned,
+            18..26 => Opening::Again,
             _ => Opening::Ordinary,
         };
-        let (client_on_host, family) = (random.percent(50), usize::from(random.percent(50)));
-        let (namespace, elsewhere, from, to) = if client_on_host {
-            (&self.pair.host, &self.pair.peer, address::HOST[family], address::PEER[family])
+        // A client has to leave its port alone for a second: that is, for the round before this one.
+        let mut over = (0..n.saturating_sub(2 * NEW_EACH_ROUND)).rev();
+        let older = over.find(|n| opening == Opening::Again && self.lives[*n].is_over());
+        if opening == Opening::Again && older.is_none() {
+            opening = Opening::Ordinary;
+        }
+        let (client_on_host, client_address, server_address) = if let Some(older) = older {
+            let older = &mut self.lives[older];
+            older.replaced = self.relay.begin_anew(older.client_address, older.server_address);
+            (older.client_on_host, older.client_address, older.server_address)
         } else {
-            (&self.pair.peer, &self.pair.host, address::PEER[family], address::HOST[family])
-        };
-        let port = u16::try_from(n)?;
-        let client_address = SocketAddr::new(from, 10_000 + port);
-        let server_address = SocketAddr::new(
-            to,
-            match opening {
-                Opening::Simultaneous => SIMULTANEOUS + port,
+            let (client_on_host, family) = (random.percent(50), usize::from(random.percent(50)));
+            let (from, to) = if client_on_host {
+                (address::HOST[family], address::PEER[family])
+            } else {
+                (address::PEER[family], address::HOST[family])
+            };
+            let number = u16::try_from(n)?;
+            let port = match opening {
+                Opening::Simultaneous => SIMULTANEOUS + number,
                 Opening::Refused => NOT_SERVED,
                 _ => SERVED,
-            },
-        );
+            };
+            let client_address = SocketAddr::new(from, 10_000 + number);
+            (client_on_host, client_address, SocketAddr::new(to, port))
+        };
+        let (namespace, elsewhere) = if client_on_host {
+            (&self.pair.host, &self.pair.peer)
+        } else {
+            (&self.pair.peer, &self.pair.host)
+        };
         let client = bound(namespace, client_address)?;
         let mut server = Slot::Nothing;
         if opening == Opening::SmallWindow {
@@ -369,7 +402,9 @@ impl Laboratory {
             script,
             done: Vec::new(),
             closed_unheard: [false; 2],
+            was_over: false,
             is_wrong: false,
+            replaced: None,
         });
         self.by_client.insert(client_address, n);
         Ok(n)
@@ -457,6 +492,8 @@ impl Laboratory {
                 Slot::Nothing | Slot::Connecting(_) => return Ok(Taken::NotYet),
                 Slot::Gone => {}
                 Slot::Open(socket) => {
+                    // What the peer says may let the FIN go before anybody has looked.
+                    let _pause = self.relay.pause();
                     let had_unsent = unsent(socket)? > 0;
                     perform(socket, act).with_context(|| format!("{act:?}"))?;
                     let is_unheard = match act {
@@ -525,6 +562,9 @@ impl Laboratory {
         let mut flows = by_key(flows)?;
         let (mut pairs, mut far_ends, mut wrong) = (0, 0, 0);
         for (n, life) in self.lives.iter_mut().enumerate() {
+            if life.replaced.is_some() {
+                continue;
+            }
             let (host, peer) = life.addresses();
             let found = flows.remove(&key(host, peer)).unwrap_or_default();
             let trace =
@@ -539,7 +579,8 @@ impl Laboratory {
             }
             let sockets = [oracle.socket(true, host, peer), oracle.socket(false, peer, host)];
             let kernel = sockets.map(|socket| socket.map_or("CLOSED", |socket| &socket.state));
-            let tracked = newest(&found, host)?.unwrap_or(["no flow"; 2]);
+            life.was_over = kernel.iter().all(|state| ["CLOSED", "TIME_WAIT"].contains(state));
+            let tracked = living(&found, host)?;
             let heard = trace.is_last_delivered();
             let is_right = [
                 is_right(tracked[0], kernel[0], life.closed_unheard[life.at(Side::Host) as usize]),
@@ -578,10 +619,68 @@ impl Laboratory {
         Ok(())
     }
 
+    /// Says what was done and compared, and checks that it was what it should be.
+    fn summarize(&self, seed: u64) -> Result<()> {
+        let counts = self.relay.counts();
+        let [from_host, from_peer] = counts.arrived;
+        println!("seed {seed}: {} segments, {counts:?}", from_host + from_peer);
+        let mut openings = BTreeMap::new();
+        for life in &self.lives {
+            *openings.entry(life.opening).or_insert(0) += 1;
+        }
+        let acts: usize = self.lives.iter().map(|life| life.done.len()).sum();
+        println!("{} connections, {acts} acts on their sockets, {openings:?}", self.lives.len());
+        let pairs: usize = self.compared.values().sum();
+        println!("host/peer agreed on, {pairs} times, {} times with the far end:", self.far_ends);
+        for (states, count) in &self.compared {
+            println!("  {count:5} {states}");
+        }
+        println!("  {:5} times nobody had heard of what the client did", self.unheard);
+        let stats = self.agent.stats()?;
+        let counted = stats["violations"].as_object().context("violations")?.iter();
+        let counted = counted.map(|(name, hooks)| {
+            (name, hooks["in"].as_u64().unwrap_or(0), hooks["out"].as_u64().unwrap_or(0))
+        });
+        let counted: Vec<_> = counted.filter(|(_, in_, out)| in_ + out > 0).collect();
+        println!("rules, in and out: {counted:?}");
+
+        let share = (from_host + from_peer) / 100;
+        for (what, count) in [
+            ("dropped", counts.dropped),
+            ("delayed", counts.delayed),
+            ("duplicated", counts.duplicated),
+            ("reordered", counts.reordered),
+        ] {
+            ensure!(count > share, "{count} {what}: less than one of a hundred");
+        }
+        for states in [
+            "CLOSED/CLOSED",
+            "CLOSED/TIME_WAIT",
+            "TIME_WAIT/CLOSED",
+            "TIME_WAIT/TIME_WAIT",
+            "ESTABLISHED/ESTABLISHED",
+            "CLOSE_WAIT/FIN_WAIT_2",
+            "FIN_WAIT_2/CLOSE_WAIT",
+        ] {
+            let count = self.compared.get(states).copied().unwrap_or(0);
+            ensure!(count >= 100, "{states} was compared {count} times only");
+        }
+        ensure!(self.far_ends >= pairs * 9 / 10, "too few far ends heard what was last said");
+        for (hook, passed) in [("in", counts.sent[Side::Host as usize]), ("out", from_host)] {
+            let mut seen = self.agent.packets(Some(hook), None)?;
+            for other in ["not_ip", "not_tcp"] {
+                seen -= self.agent.packets(Some(hook), Some(other))?;
+            }
+            ensure!(seen == passed, "{passed} segments passed {hook}, and the agent saw {seen}");
+        }
+        Ok(())
+    }
+
     /// What was done to a connection, and what passed.
     fn tell(&self, life: &Life) -> String {
         let (host, peer) = life.addresses();
-        let trace = self.relay.trace(host, peer).unwrap_or_default();
+        let trace = life.replaced.clone().or_else(|| self.relay.trace(host, peer));
+        let trace = trace.unwrap_or_default();
         format!("{life}: did {:?}\n{trace}", life.done)
     }
 
@@ -612,19 +711,18 @@ impl std::fmt::Display for Life {
     }
 }
 
-/// The states that the newest flow of a key has, the host's first. A late copy of a SYN may begin another one after a
-/// connection was closed; what lives is shown, if anything does.
-fn newest<'a>(flows: &[&'a Value], host: SocketAddr) -> Result<Option<[&'a str; 2]>> {
-    let mut living = None;
-    for flow in flows {
-        let states = states(flow, host)?;
-        if living.is_none_or(|other| other == ["CLOSED"; 2]) {
-            living = Some(states);
-        } else {
-            ensure!(states == ["CLOSED"; 2], "two connections live on one key: {flows:?}");
-        }
-    }
-    Ok(living)
+/// The states of the flow on a key, the host's first. A late copy of a SYN may begin another flow beside one that is
+/// over: of several, one at most may live.
+fn living<'a>(flows: &[&'a Value], host: SocketAddr) -> Result<[&'a str; 2]> {
+    let over = ["CLOSED"; 2];
+    let states: Vec<_> = flows.iter().map(|flow| states(flow, host)).collect::<Result<_>>()?;
+    let mut living = states.iter().filter(|states| **states != over);
+    Ok(match (living.next(), living.next()) {
+        (Some(_), Some(_)) => ["two flows"; 2],
+        (Some(one), None) => *one,
+        (None, _) if states.is_empty() => ["no flow"; 2],
+        (None, _) => over,
+    })
 }
 
 /// Whether what the tracker says of an end is what can be known of it.
@@ -664,6 +762,8 @@ fn perform(socket: &Socket, act: Act) -> Result<()> {
             read_all(socket)?;
             socket.shutdown(Shutdown::Write)
         }
+        // While a FIN waits for its acknowledgment, Linux drops the socket without a word, and nobody could know.
+        Act::Reset(_) if is_last_ack_due(socket)? => Ok(()),
         Act::Reset(_) => socket.set_linger(Some(Duration::ZERO)),
         Act::CloseUnread(_) | Act::Rest => Ok(()),
     };
@@ -720,33 +820,13 @@ fn random_lifecycles_end_where_ss_says() -> Result<()> {
         lab.compare(round, &oracle, &flows)?;
     }
 
-    let Laboratory { relay, agent, .. } = &lab;
-    let counts: Counts = relay.counts();
-    let segments: u64 = counts.arrived.iter().sum();
-    println!("seed {seed}: {} connections, {segments} segments: {counts:?}", lab.lives.len());
-    let mut openings = BTreeMap::new();
-    for life in &lab.lives {
-        *openings.entry(life.opening).or_insert(0) += 1;
-    }
-    println!("openings: {openings:?}; {} clients that nobody heard of again", lab.unheard);
-    let pairs: usize = lab.compared.values().sum();
-    println!("{pairs} connections at rest agreed on, {} far ends among them:", lab.far_ends);
-    for (states, count) in &lab.compared {
-        println!("  {count:5} {states}");
-    }
-    let violations = agent.violations()?;
-    println!("{} disagreements, violations {violations:?}", lab.wrong.len());
-    let seen = [Some("in"), Some("out")]
-        .map(|hook| agent.packets(hook, None).map(|all| (hook, all)))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
-    println!("the agent saw {seen:?}");
-
+    lab.summarize(seed)?;
     for (n, told) in &lab.wrong {
         println!("{told}{}", lab.tell(&lab.lives[*n]));
     }
-    let reported = lab.reported()?;
-    println!("{reported}");
+    println!("{}", lab.reported()?);
+    let violations = lab.agent.violations()?;
+    println!("{} disagreements, violations {violations:?}", lab.wrong.len());
     ensure!(lab.wrong.is_empty(), "{} disagreements", lab.wrong.len());
     ensure!(violations.is_empty(), "nothing was wrong, but reported were {violations:?}");
     Ok(())
