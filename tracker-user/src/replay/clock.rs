@@ -5,10 +5,13 @@ use jiff::Timestamp;
 /// What the kernel programs' clock says at the first packet: not 0, which is what a record has that was never written.
 const START_NS: u64 = 1_000_000_000;
 
+/// The least between two packets: records keep the moment of their first packet to 16 ns.
+const STEP_NS: u64 = 16;
+
 /// From a capture's timestamps to a clock that only goes forward.
 ///
-/// Every packet is at a later nanosecond than the one before it, so that the moment of its first packet tells a
-/// connection from every other one of the capture.
+/// Every packet is so much later than the one before it that the moment of its first packet tells a connection from
+/// every other one of the capture.
 #[derive(Debug, Default)]
 pub(super) struct CaptureClock {
     now: Option<Now>,
@@ -27,7 +30,7 @@ impl CaptureClock {
         let since = i128::from(timestamp_ns) - i128::from(first_ns);
         // Before the first packet: as early as can be.
         let due = START_NS.saturating_add(u64::try_from(since.max(0)).unwrap_or(u64::MAX));
-        let kernel_ns = self.now.map_or(due, |now| due.max(now.kernel_ns + 1));
+        let kernel_ns = self.now.map_or(due, |now| due.max(now.kernel_ns + STEP_NS));
         self.now = Some(Now { first_ns, kernel_ns });
         kernel_ns
     }
@@ -58,7 +61,7 @@ mod tests {
     fn it_only_goes_forward() {
         let mut clock = CaptureClock::default();
         let kernel: Vec<u64> = [500, 700, 600, 600, 702, 900].map(|ns| clock.advance(ns)).to_vec();
-        assert_eq!(kernel, [0, 200, 201, 202, 203, 400].map(|ns| START_NS + ns));
+        assert_eq!(kernel, [0, 200, 216, 232, 248, 400].map(|ns| START_NS + ns));
         assert_eq!((clock.timestamp_ns(START_NS + 400), clock.now_ns()), (900, START_NS + 400));
     }
 
