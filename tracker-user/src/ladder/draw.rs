@@ -256,7 +256,8 @@ impl Layout {
     }
 
     fn paint(&self, style: Style, text: &str) -> String {
-        if self.colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
+        let paints = self.colour && !text.trim().is_empty();
+        if paints { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
