@@ -332,9 +332,9 @@ fn a_trace_is_what_a_replay_shows() -> Result<()> {
     ];
     for (is_client, segment) in &segments {
         if *is_client {
-            tcp.c_sends(segment)?
+            tcp.c_sends(segment)?;
         } else {
-            tcp.s_sends(segment)?
+            tcp.s_sends(segment)?;
         }
         // One hook after the other: their programs run on any CPU.
         bench.settle()?;

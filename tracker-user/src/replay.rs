@@ -9,7 +9,10 @@ mod ladders;
 mod output;
 mod summary;
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{
+    io::{BufWriter, IsTerminal, stdout},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -113,7 +116,9 @@ pub fn run(options: &Options) -> Result<()> {
         Engine::new(&options.sizes, options.timeouts.timeouts(), options.live_config())?;
     let progress = progress(options);
     let mut output = Output::new(options.output, progress.clone());
-    let mut ladders = options.ladder.then(|| Ladders::new(&options.filter, progress.clone()));
+    let mut ladders = options
+        .ladder
+        .then(|| Ladders::new(BufWriter::new(stdout().lock()), &options.filter, progress.clone()));
     let mut summary = Summary::new(&name);
     let mut broken = None;
     loop {
@@ -138,7 +143,7 @@ pub fn run(options: &Options) -> Result<()> {
     progress.finish_and_clear();
     summary.finish(&capture, &engine, broken.clone())?;
     let mut shown = 0;
-    if let Some(ladders) = ladders {
+    if let Some(mut ladders) = ladders {
         shown = ladders.finish(engine.flows()?)?;
     } else if !options.no_flows {
         for flow in engine.flows()?.iter().filter(|flow| options.filter.matches(&flow.record)) {

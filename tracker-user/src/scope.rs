@@ -39,9 +39,9 @@ impl Scope {
     /// As the kernel programs are told.
     #[must_use]
     pub fn trace_filter(&self) -> TraceFilter {
-        let mut filter = TraceFilter::default();
-        // Port 0, which no filter can tell from any, is the port of hardly a flow.
-        filter.port = self.port.unwrap_or_default().to_be_bytes();
+        // Port 0, which the kernel takes for any, is the port of hardly a flow.
+        let port = self.port.unwrap_or_default().to_be_bytes();
+        let mut filter = TraceFilter { port, ..TraceFilter::default() };
         if let Some(prefix) = self.address {
             let (octets, before) = match prefix.address() {
                 IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), 96),
@@ -103,7 +103,8 @@ mod tests {
             ("10.1.2.3", 40_000, [true, false, false, false]),
             ("10.1.255.255/9", 0, [true, false, false, false]),
             ("0.0.0.0/0", 0, [true, true, false, false]),
-            ("::/1", 443, [false, false, false, false]),
+            ("8000::/1", 2, [false, false, false, true]),
+            ("8000::/1", 443, [false, false, false, false]),
             ("2001:db8::/127", 80, [false, false, true, false]),
             ("2001:db8::2", 0, [false, false, true, false]),
             ("fd00::/8", 0, [false, false, false, true]),

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, BufWriter, StdoutLock, Write},
+    io::{self, Write},
     mem,
 };
 
@@ -27,8 +27,8 @@ const MOST: usize = 128 << 20;
 const CONNECTION: usize = 1024;
 
 /// Diagrams that wait for their connections' ends.
-pub(super) struct Ladders {
-    out: BufWriter<StdoutLock<'static>>,
+pub(super) struct Ladders<W> {
+    out: W,
     progress: ProgressBar,
     layout: Layout,
     filter: Filter,
@@ -36,8 +36,9 @@ pub(super) struct Ladders {
     waiting: BTreeMap<Id, Diagram>,
     /// Those that were drawn in part.
     begun: HashMap<Id, Ladder>,
-    /// Octets that `waiting` takes.
+    /// Octets that `waiting` takes, and may take.
     size: usize,
+    most: usize,
     /// Connections drawn.
     drawn: usize,
     any: bool,
@@ -59,10 +60,10 @@ impl Diagram {
     }
 }
 
-impl Ladders {
-    pub(super) fn new(filter: &Filter, progress: ProgressBar) -> Self {
+impl<W: Write> Ladders<W> {
+    pub(super) fn new(out: W, filter: &Filter, progress: ProgressBar) -> Self {
         Self {
-            out: BufWriter::new(io::stdout().lock()),
+            out,
             progress,
             layout: Layout::for_stdout(),
             filter: filter.clone(),
@@ -70,6 +71,7 @@ impl Ladders {
             waiting: BTreeMap::new(),
             begun: HashMap::new(),
             size: 0,
+            most: MOST,
             drawn: 0,
             any: false,
         }
@@ -91,7 +93,8 @@ impl Ladders {
         }
         self.size += diagram.size();
         self.waiting.insert(id, diagram);
-        while self.size > MOST || self.waiting.values().next().is_some_and(|first| first.has_ended)
+        while self.size > self.most
+            || self.waiting.values().next().is_some_and(|first| first.has_ended)
         {
             let Some((id, diagram)) = self.waiting.pop_first() else { break };
             self.size -= diagram.size();
@@ -104,7 +107,10 @@ impl Ladders {
     }
 
     /// Writes what is left, and how the capture's end leaves it; says how many connections were drawn.
-    pub(super) fn finish(mut self, flows: impl IntoIterator<Item = ReplayedFlow>) -> Result<usize> {
+    pub(super) fn finish(
+        &mut self,
+        flows: impl IntoIterator<Item = ReplayedFlow>,
+    ) -> Result<usize> {
         for ReplayedFlow { record, end, .. } in flows {
             let id = record.created_ns;
             if self.waiting.contains_key(&id) || self.begun.contains_key(&id) {
@@ -167,4 +173,104 @@ fn last_note(record: &Record, end: Option<&EndView>) -> String {
         None => "capture ends".to_owned(),
     };
     format!("{how} conn_state={}", record.conn_state)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn end(seq: u32) -> Value {
+        json!({"state": "ESTABLISHED", "packets": 1, "bytes": 40, "isn": 0, "seq": seq, "ack": 1, "window": 1,
+            "mss": null, "wscale": null, "sack": false, "timestamps": false})
+    }
+
+    fn flow(id: u64, seq: u32) -> Value {
+        json!({"family": "ipv4", "protocol": "tcp", "src": "192.0.2.1", "dst": "192.0.2.2", "sport": id, "dport": 80,
+            "orig": end(seq), "reply": end(1), "history": "ShA", "conn_state": "S1", "seen": "both",
+            "midstream": false, "violations": 0, "interface": "replay", "zone": 0, "rtt_us": null,
+            "created": "2026-01-01T00:00:00Z", "created_ns": id, "timeout_s": 1})
+    }
+
+    fn event(packet: u64, id: u64, rest: &Value) -> Event {
+        let mut event = json!({"v": 1, "event": "", "time": "2026-01-01T00:00:00Z", "time_ns": packet,
+            "packet": packet, "flow": flow(id, 1)});
+        let fields = rest.as_object().expect("an object").clone();
+        event.as_object_mut().expect("an object").extend(fields);
+        serde_json::from_value(event).expect("an event")
+    }
+
+    fn segment(packet: u64, id: u64) -> Event {
+        let states = json!({"orig": "ESTABLISHED", "reply": "ESTABLISHED"});
+        let segment = json!({"hook": "in", "direction": "orig", "src": "192.0.2.1", "dst": "192.0.2.2", "sport": id,
+            "dport": 80, "flags": "ack", "seq": 1, "ack": 1, "payload": 0, "window": 1});
+        event(
+            packet,
+            id,
+            &json!({"segment": segment, "states": {"before": states, "after": states}}),
+        )
+    }
+
+    fn ended(packet: u64, id: u64) -> Event {
+        event(packet, id, &json!({"end": {"reason": "fin", "duration_ns": 1}}))
+    }
+
+    /// What is written with room for so many connections of few lines: `ID:` for a header, numbers of packets, and what
+    /// stands below.
+    fn written(room: usize, events: Vec<Event>, last: &[u64]) -> String {
+        let mut out = Vec::new();
+        let filter = Filter::default();
+        let mut ladders = Ladders::new(&mut out, &filter, ProgressBar::hidden());
+        ladders.most = room * (CONNECTION + 4 * size_of::<Entry>());
+        for event in events {
+            ladders.event(event).expect("known names");
+        }
+        let flows = last.iter().map(|id| {
+            let mut flow = flow(*id, 1);
+            flow["duration_ns"] = 1.into();
+            serde_json::from_value(flow).expect("a flow")
+        });
+        ladders.finish(flows).expect("a vector takes all");
+        let text = String::from_utf8(out).expect("ASCII");
+        let words = text.lines().filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            match words[..] {
+                ["continued:", from, ..] => Some(format!("{}+:", &from["192.0.2.1:".len()..])),
+                [from, ">", ..] => Some(format!("{}:", &from["192.0.2.1:".len()..])),
+                ["capture", "ends", ..] => Some("open".to_owned()),
+                [_, _, "end", ..] => Some("end".to_owned()),
+                [packet, ..] => Some(packet.to_owned()),
+                [] => None,
+            }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn in_the_order_in_which_they_began() {
+        let events = vec![
+            segment(1, 1),
+            segment(2, 2),
+            ended(3, 2),
+            segment(4, 1),
+            segment(5, 3),
+            ended(6, 1),
+        ];
+        assert_eq!(written(9, events, &[1, 2, 3]), "1: 1 4 end 2: 2 end 3: 5 open");
+    }
+
+    #[test]
+    fn what_takes_too_much_room_is_drawn_and_goes_on() {
+        let mut events = vec![segment(1, 1), segment(2, 2), ended(3, 2), segment(4, 3)];
+        // The third is one too many: the oldest makes room, and is not in the way of the second any more.
+        assert_eq!(written(2, events.clone(), &[1, 2, 3]), "1: 1 2: 2 end 1+: open 3: 4 open");
+        events.extend([segment(5, 1), ended(6, 3), ended(7, 1)]);
+        assert_eq!(written(2, events, &[1, 2, 3]), "1: 1 2: 2 end 1+: 5 end 3: 4 end");
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Entry>() <= 128, "{}", size_of::<Entry>());
+    }
 }
