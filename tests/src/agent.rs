@@ -219,8 +219,25 @@ impl Agent {
     ///
     /// Where it does not start to listen.
     pub fn events(&self) -> Result<Events> {
+        let (child, lines) = self.listen(&["events", "-o", "jsonl"])?;
+        Ok(Events { child, lines: Mutex::new(lines), seen: Mutex::default() })
+    }
+
+    /// Follows `tracker trace ARGUMENTS`.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not start to listen.
+    pub fn trace(&self, arguments: &[&str]) -> Result<Trace> {
+        let (child, lines) = self.listen(&[&["trace"], arguments].concat())?;
+        Ok(Trace { child, lines })
+    }
+
+    /// Starts a command that listens to the agent, and waits until it does.
+    fn listen(&self, arguments: &[&str]) -> Result<(Child, Receiver<String>)> {
         let mut child = self
-            .command(&["events", "-o", "jsonl"])?
+            .command(arguments)?
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
@@ -229,10 +246,10 @@ impl Agent {
         stderr.read_line(&mut first)?;
         if first.trim() != "listening" {
             stderr.read_to_string(&mut first)?;
-            bail!("tracker events: {first}");
+            bail!("tracker {}: {first}", arguments.join(" "));
         }
         let lines = lines(child.stdout.take().context("stdout is a pipe")?);
-        Ok(Events { child, lines: Mutex::new(lines), seen: Mutex::default() })
+        Ok((child, lines))
     }
 
     /// Asks it to end with a signal, and waits until it has.
@@ -387,6 +404,61 @@ impl Events {
 impl Drop for Events {
     fn drop(&mut self) {
         send(&self.child, Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `tracker trace`.
+#[derive(Debug)]
+pub struct Trace {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Trace {
+    /// The next line.
+    ///
+    /// # Errors
+    ///
+    /// Where none comes.
+    pub fn line(&self) -> Result<String> {
+        self.lines.recv_timeout(PATIENCE).context("no line came from tracker trace")
+    }
+
+    /// All lines to its end, which comes by itself, and how it ended.
+    ///
+    /// # Errors
+    ///
+    /// Where it goes on.
+    pub fn to_end(&mut self) -> Result<(Vec<String>, ExitStatus)> {
+        let mut said = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => said.push(line),
+                Err(RecvTimeoutError::Disconnected) => return Ok((said, self.child.wait()?)),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("tracker trace goes on after: {}", said.join("\n"))
+                }
+            }
+        }
+    }
+
+    /// Asks it to end with a signal: the lines that were not taken yet, and how it ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trace::to_end`].
+    pub fn stop(mut self, signal: Signal) -> Result<(Vec<String>, ExitStatus)> {
+        send(&self.child, signal);
+        self.to_end()
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            send(&self.child, Signal::SIGTERM);
+        }
         let _ = self.child.wait();
     }
 }

@@ -228,8 +228,10 @@ impl LinkKind {
 /// ARPHRD number by SIOCGIFHWADDR.
 fn hardware_type(name: &str) -> Result<u16> {
     use std::os::fd::AsRawFd;
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
-        .or_else(|_| std::net::UdpSocket::bind(("::1", 0)))?;
+    // Any socket will do. Loopback may be down, and has no address then.
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))
+        .or_else(|_| std::net::UdpSocket::bind(("::", 0)))
+        .context("opening a socket to ask for link types")?;
     // SAFETY: all zeroes is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {

@@ -1,8 +1,8 @@
 //! The command line.
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use crate::{events, explain, flows, instance::Instance, replay, run, stats, violations};
+use crate::{events, explain, flows, instance::Instance, replay, run, stats, trace, violations};
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ pub enum Command {
     Flows(flows::Options),
     /// Follow connections as they open, live and close, as `conntrack -E` does
     Events(events::Options),
+    /// Draw connections as they go on, a segment a line between both ends' states
+    Trace(trace::Options),
     /// Show every counter
     Stats(stats::Options),
     /// List the rules whose breaches are counted and reported
@@ -39,6 +41,17 @@ pub enum Command {
     Guide,
     /// Push a capture through the kernel programs, and show its connections and what happened to them
     Replay(replay::Options),
+}
+
+/// Ends the process as it ends where the command line of a verb is wrong by itself: the message and its usage on stderr,
+/// exit code 2.
+pub fn refuse(verb: &str, kind: ErrorKind, message: &str) -> ! {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut(verb) {
+        Some(verb) => verb.error(kind, message).exit(),
+        None => command.error(kind, message).exit(),
+    }
 }
 
 /// Forms of output.

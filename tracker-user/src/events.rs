@@ -3,11 +3,6 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
-    signal::unix::{SignalKind, signal},
-};
 use tracker_common::violation::Rule;
 
 use crate::{
@@ -16,6 +11,7 @@ use crate::{
     filter::Filter,
     hub::Request,
     instance::Instance,
+    listen::Listener,
     lookup::{self, Found},
     run::EventName,
 };
@@ -75,55 +71,19 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("events are a stream: use `-o jsonl`");
     }
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let path = instance.socket();
-    let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow::anyhow!(
-            "no agent named `{}` is running; start one with `tracker run --interface NAME`",
-            instance.name()
-        ),
-        io::ErrorKind::PermissionDenied => {
-            anyhow::anyhow!(
-                "{} may be read by root and its group only: run this with sudo",
-                path.display()
-            )
-        }
-        _ => anyhow::Error::new(error).context(format!("connecting to {}", path.display())),
-    })?;
-    let (reader, mut writer) = stream.into_split();
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
-    let mut request = serde_json::to_vec(&Request { v: 1, events })?;
-    request.push(b'\n');
-    writer.write_all(&request).await?;
-
-    let mut lines = BufReader::new(reader).lines();
+    let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;
     let mut shown = 0;
     while options.last.is_none_or(|last| shown < last) {
-        let line = tokio::select! {
-            line = lines.next_line() => line.context("reading from the agent")?,
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
-        };
-        let Some(line) = line else { bail!("the agent ended") };
-        shown += u64::from(show(&options, &line)?);
+        let Some((event, line)) = listener.next().await? else { return Ok(()) };
+        shown += u64::from(show(&options, &event, &line)?);
     }
     Ok(())
 }
 
-/// Prints one line from the agent if it is asked for.
-fn show(options: &Options, line: &str) -> Result<bool> {
-    #[derive(serde::Deserialize)]
-    struct Any {
-        event: String,
-    }
-    let any: Any = serde_json::from_str(line).context("the agent is of another version")?;
-    if any.event == "LISTENING" {
-        let _ = writeln!(io::stderr(), "listening");
-        return Ok(false);
-    }
-    let event: Event = serde_json::from_str(line).context("the agent is of another version")?;
+/// Prints an event, which came in `line`, if it is asked for.
+fn show(options: &Options, event: &Event, line: &str) -> Result<bool> {
     let named = options.violation.as_ref().is_none_or(|name| {
         event.lost.is_some()
             || event.violation.as_ref().is_some_and(|violation| violation.name == *name)

@@ -1,13 +1,15 @@
 //! Filters, the same on every command.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
+use serde::{Deserialize, Serialize};
 use tracker_common::state::State;
 
-use crate::record::Record;
+use crate::{record::Record, scope::Scope};
 
 /// An address, or a prefix of one.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     address: IpAddr,
     length: u8,
@@ -32,7 +34,39 @@ impl FromStr for Prefix {
     }
 }
 
+impl TryFrom<String> for Prefix {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
 impl Prefix {
+    /// Its address; the bits beyond its length mean nothing.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Its length in bits.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+
     /// Whether `address` lies in it.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -108,6 +142,19 @@ impl Filter {
         *self == Self::default()
     }
 
+    /// The least that is known of whose flows can be meant: nothing that this leaves out matches.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        if self.not {
+            return Scope::default();
+        }
+        let addresses = [self.src, self.dst, self.addr].into_iter().flatten();
+        Scope {
+            address: addresses.max_by_key(Prefix::length),
+            port: self.sport.or(self.dport).or(self.port),
+        }
+    }
+
     /// Whether `record` is meant.
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
@@ -149,6 +196,24 @@ mod tests {
         for wrong in ["10.0.0.0/33", "example.com", "10.0.0.0/x", "::/129"] {
             assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_scope_leaves_out_nothing_that_matches() {
+        let prefix = |text: &str| text.parse::<Prefix>().expect(text);
+        let filter = Filter {
+            src: Some(prefix("10.0.0.0/8")),
+            addr: Some(prefix("192.0.2.1")),
+            dport: Some(80),
+            ..Filter::default()
+        };
+        let scope = Scope { address: Some(prefix("192.0.2.1")), port: Some(80) };
+        assert_eq!(filter.scope(), scope);
+        assert_eq!(Filter { not: true, ..filter }.scope(), Scope::default());
+        assert_eq!(
+            Filter { family: Some("ipv4".into()), ..Filter::default() }.scope(),
+            Scope::default()
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! a line.
 
 use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex},
@@ -15,9 +17,9 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::broadcast,
 };
-use tracker_common::event::Kind;
+use tracker_common::{config::TraceFilter, event::Kind};
 
-use crate::{clock::Clock, event::Event};
+use crate::{clock::Clock, event::Event, scope::Scope};
 
 /// Events that a listener may be behind before it loses some.
 const BACKLOG: usize = 65_536;
@@ -29,11 +31,17 @@ pub struct Request {
     pub v: u32,
     /// The kinds of events that are wanted.
     pub events: Vec<String>,
+    /// Whose, in words of few bits: the kernel sends SEGMENT events of others only if somebody else wants them, and
+    /// the agent sends no event of theirs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace: Option<Scope>,
 }
 
 #[derive(Clone)]
 struct Line {
     kind: Option<Kind>,
+    /// Both ends of the flow, or of the segment where there is no flow.
+    ends: Option<[SocketAddr; 2]>,
     json: Bytes,
 }
 
@@ -44,48 +52,82 @@ pub struct Hub {
     wanted: Arc<Wanted>,
 }
 
-/// How many listeners want each kind, and who is told when that changes.
+/// What listeners want, and who is told when that changes.
 struct Wanted {
-    counts: Mutex<[usize; Kind::ALL.len()]>,
-    changed: Box<dyn Fn(u32) + Send + Sync>,
+    wishes: Mutex<Wishes>,
+    changed: Box<dyn Fn(u32, TraceFilter) + Send + Sync>,
 }
 
-impl Wanted {
-    fn change(&self, kinds: &[Kind], by: impl Fn(usize) -> usize) {
-        let mut counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for kind in kinds {
-            counts[*kind as usize] = by(counts[*kind as usize]);
-        }
-        let mask = Kind::ALL
-            .iter()
-            .filter(|kind| counts[**kind as usize] > 0)
-            .fold(0, |mask, kind| mask | kind.bit());
-        (self.changed)(mask);
+#[derive(Default)]
+struct Wishes {
+    next: u64,
+    by_number: BTreeMap<u64, Wish>,
+}
+
+/// What one listener wants.
+#[derive(Clone)]
+struct Wish {
+    kinds: Vec<Kind>,
+    scope: Scope,
+}
+
+impl Wish {
+    fn is_for(&self, line: &Line) -> bool {
+        line.kind.is_none_or(|kind| self.kinds.contains(&kind))
+            && line.ends.is_none_or(|ends| self.scope.contains(ends))
     }
 }
 
-/// One listener's wish, taken back when dropped.
-struct Wish {
-    wanted: Arc<Wanted>,
-    kinds: Vec<Kind>,
+impl Wanted {
+    fn change<T>(&self, by: impl FnOnce(&mut Wishes) -> T) -> T {
+        let mut wishes = self.wishes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let result = by(&mut wishes);
+        let (events, trace) = wishes.together();
+        (self.changed)(events, trace);
+        result
+    }
 }
 
-impl Drop for Wish {
+impl Wishes {
+    fn add(&mut self, wish: Wish) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.by_number.insert(number, wish);
+        number
+    }
+
+    /// The kinds that anybody wants, as a set of [`Kind::bit`]s, and whose segments.
+    fn together(&self) -> (u32, TraceFilter) {
+        let wishes = || self.by_number.values();
+        let events =
+            wishes().flat_map(|wish| &wish.kinds).fold(0, |events, kind| events | kind.bit());
+        let scope = wishes()
+            .filter(|wish| wish.kinds.contains(&Kind::Segment))
+            .map(|wish| wish.scope)
+            .reduce(|one, other| one.union(&other));
+        (events, scope.unwrap_or_default().trace_filter())
+    }
+}
+
+/// One listener's place among the wishes, given up when dropped.
+struct Place {
+    wanted: Arc<Wanted>,
+    number: u64,
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.wanted.change(&self.kinds, |count| count.saturating_sub(1));
+        self.wanted.change(|wishes| wishes.by_number.remove(&self.number));
     }
 }
 
 impl Hub {
     /// A hub whose owner wants `own` in any case; `changed` is called with the kinds that anybody wants, as a set of
-    /// [`Kind::bit`]s, whenever they change.
+    /// [`Kind::bit`]s, and whose segments, whenever that may have changed.
     #[must_use]
-    pub fn new(own: &[Kind], changed: impl Fn(u32) + Send + Sync + 'static) -> Self {
-        let wanted = Arc::new(Wanted {
-            counts: Mutex::new([0; Kind::ALL.len()]),
-            changed: Box::new(changed),
-        });
-        wanted.change(own, |count| count + 1);
+    pub fn new(own: &[Kind], changed: impl Fn(u32, TraceFilter) + Send + Sync + 'static) -> Self {
+        let wanted = Arc::new(Wanted { wishes: Mutex::default(), changed: Box::new(changed) });
+        wanted.change(|wishes| wishes.add(Wish { kinds: own.to_vec(), scope: Scope::default() }));
         Self { sender: broadcast::channel(BACKLOG).0, wanted }
     }
 
@@ -95,7 +137,7 @@ impl Hub {
         self.sender.receiver_count() > 0
     }
 
-    /// Sends an event to whoever wants its kind; one without a kind (LOST) goes to all.
+    /// Sends an event to whoever wants its kind and its flow; one without a kind (LOST) goes to all.
     pub fn send(&self, kind: Option<Kind>, event: &Event) {
         if !self.has_listeners() {
             return;
@@ -103,7 +145,7 @@ impl Hub {
         match to_line(event) {
             Ok(json) => {
                 // No listener is no error.
-                let _ = self.sender.send(Line { kind, json });
+                let _ = self.sender.send(Line { kind, ends: ends(event), json });
             }
             Err(error) => tracing::error!("an event cannot be written as JSON: {error}"),
         }
@@ -140,15 +182,16 @@ impl Hub {
             .filter(|kind| request.events.iter().any(|name| name == kind.name()))
             .collect();
         let mut events = self.sender.subscribe();
-        self.wanted.change(&kinds, |count| count + 1);
-        let wish = Wish { wanted: Arc::clone(&self.wanted), kinds };
+        let wish = Wish { kinds, scope: request.trace.unwrap_or_default() };
+        let number = self.wanted.change(|wishes| wishes.add(wish.clone()));
+        let _place = Place { wanted: Arc::clone(&self.wanted), number };
         // From here on nothing is missed; the listener may rely on it.
         writer.write_all(b"{\"v\":1,\"event\":\"LISTENING\"}\n").await?;
         let mut gone = String::new();
         loop {
             let json = tokio::select! {
                 event = events.recv() => match event {
-                    Ok(line) if line.kind.is_none_or(|kind| wish.kinds.contains(&kind)) => line.json,
+                    Ok(line) if wish.is_for(&line) => line.json,
                     Ok(_) => continue,
                     Err(broadcast::error::RecvError::Lagged(count)) => to_line(&Event::lost(count, &Clock::now()))?,
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
@@ -167,8 +210,47 @@ impl Hub {
     }
 }
 
+fn ends(event: &Event) -> Option<[SocketAddr; 2]> {
+    if let Some(flow) = &event.flow {
+        return Some([(flow.src, flow.sport).into(), (flow.dst, flow.dport).into()]);
+    }
+    let segment = event.segment.as_ref()?;
+    Some([(segment.src, segment.sport).into(), (segment.dst, segment.dport).into()])
+}
+
 fn to_line(event: &Event) -> serde_json::Result<Bytes> {
     let mut json = serde_json::to_vec(event)?;
     json.push(b'\n');
     Ok(json.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(kinds: &[Kind], port: Option<u16>) -> Wish {
+        Wish { kinds: kinds.to_vec(), scope: Scope { address: None, port } }
+    }
+
+    fn port(trace: TraceFilter) -> u16 {
+        u16::from_be_bytes(trace.port)
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_what_anybody_wants() {
+        const SEGMENT: u32 = Kind::Segment.bit();
+        let mut wishes = Wishes::default();
+        wishes.add(wish(&[Kind::New], None));
+        assert_eq!(wishes.together(), (Kind::New.bit(), TraceFilter::default()));
+        // Who does not trace widens nothing.
+        let one = wishes.add(wish(&[Kind::Segment], Some(80)));
+        let (events, trace) = wishes.together();
+        assert_eq!((events, port(trace)), (Kind::New.bit() | SEGMENT, 80));
+        let other = wishes.add(wish(&[Kind::Segment, Kind::Destroy], Some(443)));
+        assert_eq!(wishes.together().1, TraceFilter::default());
+        wishes.by_number.remove(&one);
+        assert_eq!(port(wishes.together().1), 443);
+        wishes.by_number.remove(&other);
+        assert_eq!(wishes.together(), (Kind::New.bit(), TraceFilter::default()));
+    }
 }

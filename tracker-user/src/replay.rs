@@ -5,24 +5,25 @@ mod clock;
 mod connections;
 mod engine;
 mod flow;
+mod ladders;
 mod output;
 mod summary;
 
 use std::{
-    io::IsTerminal,
+    io::{BufWriter, IsTerminal, stdout},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracker_common::config::LiveConfig;
+use tracker_common::{config::LiveConfig, event::Kind};
 
-use self::output::Output;
 pub use self::{
     engine::{Engine, INTERFACE},
     flow::ReplayedFlow,
     summary::{CaptureView, Summary},
 };
+use self::{ladders::Ladders, output::Output};
 use crate::{
     attach::Sizes,
     capture::{Broken, Capture, nothing_understood},
@@ -53,6 +54,10 @@ pub struct Options {
         default_value = "violation"
     )]
     pub events: Vec<EventName>,
+    /// Draw each connection, a segment a line between both ends' states, with every breach of the rules that are
+    /// reported
+    #[arg(long, conflicts_with_all = ["events", "no_flows", "output"])]
+    pub ladder: bool,
     /// Leave out the list of connections
     #[arg(long)]
     pub no_flows: bool,
@@ -83,10 +88,15 @@ pub struct Options {
 impl Options {
     /// What the kernel programs are to report.
     fn live_config(&self) -> LiveConfig {
+        let kinds = if self.ladder {
+            vec![Kind::Segment, Kind::Violation, Kind::Destroy]
+        } else {
+            EventName::kinds(&self.events)
+        };
         LiveConfig {
             reported: self.reported.rules(),
-            events: EventName::kinds(&self.events).iter().fold(0, |bits, kind| bits | kind.bit()),
-            no_back_off: u32::from(self.every),
+            events: kinds.iter().fold(0, |bits, kind| bits | kind.bit()),
+            no_back_off: u32::from(self.every || self.ladder),
             ..LiveConfig::default()
         }
     }
@@ -105,17 +115,24 @@ pub fn run(options: &Options) -> Result<()> {
     let mut engine =
         Engine::new(&options.sizes, options.timeouts.timeouts(), options.live_config())?;
     let progress = progress(options);
-    let is_terminal = std::io::stdout().is_terminal();
+    let is_terminal = stdout().is_terminal();
     let is_live = options.file == Path::new("-") || is_terminal;
     let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
-    let mut output = Output::new(options.output, is_live, in_the_way);
+    let mut output = Output::new(options.output, is_live, in_the_way.clone());
+    let mut ladders = options
+        .ladder
+        .then(|| Ladders::new(BufWriter::new(stdout().lock()), &options.filter, in_the_way));
     let mut summary = Summary::new(&name);
     let mut broken = None;
     loop {
         match next(&mut capture, &mut engine, options, &mut summary) {
             Ok(Some(events)) => {
-                for event in events.iter().filter(|event| is_meant(&options.filter, event)) {
-                    output.event(event)?;
+                for event in events {
+                    match &mut ladders {
+                        Some(ladders) => ladders.event(event)?,
+                        None if is_meant(&options.filter, &event) => output.event(&event)?,
+                        None => {}
+                    }
                 }
             }
             Ok(None) => break,
@@ -129,7 +146,9 @@ pub fn run(options: &Options) -> Result<()> {
     progress.finish_and_clear();
     summary.finish(&capture, &engine, broken.clone())?;
     let mut shown = 0;
-    if !options.no_flows {
+    if let Some(mut ladders) = ladders {
+        shown = ladders.finish(engine.flows()?)?;
+    } else if !options.no_flows {
         for flow in engine.flows()?.filter(|flow| options.filter.matches(&flow.record)) {
             output.flow(&flow)?;
             shown += 1;

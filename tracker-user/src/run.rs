@@ -122,7 +122,9 @@ pub enum EventName {
     Destroy,
     /// A rule of the protocol was broken
     Violation,
-    /// All of these
+    /// A segment of a connection was seen: every one, so this is a lot
+    Segment,
+    /// All of these but segments
     All,
 }
 
@@ -139,6 +141,7 @@ impl EventName {
                     Self::Closing => *kind == Kind::Closing,
                     Self::Destroy => *kind == Kind::Destroy,
                     Self::Violation => *kind == Kind::Violation,
+                    Self::Segment => *kind == Kind::Segment,
                     Self::All => *kind != Kind::Segment,
                 })
             })
@@ -252,9 +255,9 @@ async fn work(
         no_back_off: u32::from(options.every),
         ..LiveConfig::default()
     };
-    let hub = Hub::new(&output.kinds, move |mask| {
+    let hub = Hub::new(&output.kinds, move |events, trace| {
         let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let config = LiveConfig { events: mask, ..live };
+        let config = LiveConfig { events, trace, ..live };
         if let Err(error) = tables.configure(config) {
             tracing::error!("telling the kernel which events are wanted: {error:#}");
         }

@@ -186,6 +186,16 @@ impl Tables {
         self.removals.fd().as_fd()
     }
 
+    /// What the kernel programs are told to report.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn live_config(&self) -> Result<LiveConfig> {
+        let words = self.config.get(&0, 0)?;
+        Ok(zerocopy::transmute!(words))
+    }
+
     /// Tells the kernel programs what they are to report.
     ///
     /// # Errors

@@ -1,0 +1,84 @@
+//! The listener's side of an agent's socket.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{event::Event, hub::Request, instance::Instance};
+
+/// A connection to an agent, from which events come until the agent ends, or SIGINT or SIGTERM.
+pub struct Listener {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    /// The agent sends for as long as this is open.
+    _writer: OwnedWriteHalf,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Listener {
+    /// Asks the agent for events, and says `listening` on stderr once none is missed any more.
+    ///
+    /// # Errors
+    ///
+    /// Where no agent runs, or this user may not ask it; the message says what to do.
+    pub async fn connect(instance: &Instance, request: &Request) -> Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        let path = instance.socket();
+        let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow::anyhow!(
+                "no agent named `{}` is running; start one with `tracker run --interface NAME`",
+                instance.name()
+            ),
+            io::ErrorKind::PermissionDenied => {
+                anyhow::anyhow!(
+                    "{} may be read by root and its group only: run this with sudo",
+                    path.display()
+                )
+            }
+            _ => anyhow::Error::new(error).context(format!("connecting to {}", path.display())),
+        })?;
+        let (reader, mut writer) = stream.into_split();
+        let mut request = serde_json::to_vec(request)?;
+        request.push(b'\n');
+        writer.write_all(&request).await?;
+        let lines = BufReader::new(reader).lines();
+        Ok(Self { lines, _writer: writer, interrupt, terminate })
+    }
+
+    /// The next event, and the line that it came in; `None` where the user has had enough.
+    ///
+    /// # Errors
+    ///
+    /// Where the agent ended, or is of another version.
+    pub async fn next(&mut self) -> Result<Option<(Event, String)>> {
+        #[derive(serde::Deserialize)]
+        struct Any {
+            event: String,
+        }
+        loop {
+            let line = tokio::select! {
+                line = self.lines.next_line() => line.context("reading from the agent")?,
+                _ = self.interrupt.recv() => return Ok(None),
+                _ = self.terminate.recv() => return Ok(None),
+            };
+            let Some(line) = line else { bail!("the agent ended") };
+            let any: Any =
+                serde_json::from_str(&line).context("the agent is of another version")?;
+            if any.event != "LISTENING" {
+                let event =
+                    serde_json::from_str(&line).context("the agent is of another version")?;
+                return Ok(Some((event, line)));
+            }
+            let _ = writeln!(io::stderr(), "listening");
+        }
+    }
+}
