@@ -655,8 +655,9 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
     if me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
         return Verdict::nothing(me);
     }
-    // What is not right there is not worth a word.
-    if situation.in_time_wait() && !(exact || (me.has_end() && segment.seq == me.end)) {
+    // Nobody leaves TIME_WAIT by an RST, and one that is not right there is not worth a word.
+    let waits = situation.mine as u8 == State::TimeWait as u8;
+    if waits || (situation.in_time_wait() && !exact) {
         return Verdict::nothing(me);
     }
     if !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack {

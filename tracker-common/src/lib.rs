@@ -18,6 +18,8 @@ pub mod event;
 pub mod flow;
 pub mod forget;
 pub mod history;
+#[cfg(not(target_arch = "bpf"))]
+pub mod host;
 pub mod judge;
 pub mod key;
 pub mod limit;

@@ -96,7 +96,7 @@ pub fn of_segment(me: &Facts, peer: &Facts, situation: &Situation, segment: &Seg
         let goes_on = peer.has(fact::FIN)
             && segment.ack == peer.fin.add(1)
             && !segment.has(Flags::FIN)
-            && end.after(me.end);
+            && (!me.has_end() || end.after(me.end));
         marks = marks
             .with_if(Rule::HalfClose, goes_on)
             .with_if(Rule::Retransmission, me.has_end() && !end.after(me.end))

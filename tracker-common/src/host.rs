@@ -1,0 +1,478 @@
+//! The kernel programs' surroundings on ordinary memory: tables, counters and reports. What the kernel does with a
+//! packet can be done here without a kernel, by the same functions, and compared.
+//!
+//! Simulated are the maps and what `tracker-ebpf` does around [`crate::track`]. Not simulated are eviction, which takes
+//! more half-open flows than fit, and other CPUs.
+
+extern crate std;
+
+use std::{
+    boxed::Box,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    vec::Vec,
+};
+
+use zerocopy::{FromBytes, Unaligned};
+
+use crate::{
+    config::{InterfaceConfig, LiveConfig},
+    counters::{Fate, Hook, Tally},
+    event::{Event, Kind},
+    flow::{Flow, HalfOpen},
+    forget::Forget,
+    key::FlowKey,
+    limit::{self, is_due},
+    packet::{Bytes, Packet, Parsed, Unparsed, parse},
+    segment::SynOptions,
+    sweep::{Outcome, Removal, Tables, Tier, asymmetric, remove, unfinished},
+    track::{
+        Inserted, Parts, Report, Surroundings, bad_header_len, in_order, prepare, settle,
+        track_confirmed, track_half_open, track_illegal,
+    },
+    violation::{Marks, Rule, Rules},
+};
+
+/// Reports that the kernel programs keep until a step of tracking is over.
+const MOST_REPORTS: usize = 2;
+
+/// A captured frame: its first octets, and how many it had on the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured<'a> {
+    /// What was captured.
+    pub octets: &'a [u8],
+    /// All of its octets on the wire.
+    pub wire_len: usize,
+}
+
+impl Forget for Captured<'_> {}
+
+impl Bytes for Captured<'_> {
+    fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T> {
+        self.octets.read(at)
+    }
+
+    fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
+        self.octets.options(at, len)
+    }
+
+    fn frame_len(&self) -> usize {
+        self.wire_len
+    }
+}
+
+/// A hash map whose records stay where they are until a packet is done with, as the kernel's do while a program runs.
+#[derive(Debug)]
+struct Table<V> {
+    records: RefCell<HashMap<FlowKey, Rc<V>>>,
+    deleted: RefCell<Vec<Rc<V>>>,
+    capacity: usize,
+}
+
+impl<V: Clone> Table<V> {
+    fn new(capacity: usize) -> Self {
+        Self { records: RefCell::default(), deleted: RefCell::default(), capacity }
+    }
+
+    fn get(&self, key: &FlowKey) -> Option<&V> {
+        // SAFETY: a deleted record is kept until `forget_deleted`, which takes the table mutably.
+        self.records.borrow().get(key).map(|record| unsafe { &*Rc::as_ptr(record) })
+    }
+
+    fn insert(&self, key: &FlowKey, value: &V, replace: bool) -> Inserted {
+        let mut records = self.records.borrow_mut();
+        let exists = records.contains_key(key);
+        if exists && !replace {
+            return Inserted::Exists;
+        }
+        if !exists && records.len() >= self.capacity {
+            return Inserted::Full;
+        }
+        self.deleted.borrow_mut().extend(records.insert(*key, Rc::new(value.clone())));
+        Inserted::Done
+    }
+
+    fn delete(&self, key: &FlowKey) {
+        self.deleted.borrow_mut().extend(self.records.borrow_mut().remove(key));
+    }
+
+    fn forget_deleted(&mut self) {
+        self.deleted.get_mut().clear();
+    }
+}
+
+/// A report that waits for its step's end.
+#[derive(Debug)]
+struct Filed {
+    /// All but the kind and the rule.
+    event: Event,
+    marks: Marks,
+    kinds: u32,
+    /// Its own breach's.
+    rule: Rule,
+}
+
+/// A host that tracks what is shown to it.
+#[derive(Debug)]
+pub struct Host {
+    confirmed: Table<Flow>,
+    half_open: Table<HalfOpen>,
+    scratch: HalfOpen,
+    interface: InterfaceConfig,
+    config: LiveConfig,
+    filed: RefCell<Vec<Filed>>,
+    /// How often a connection broke a rule, for each interface.
+    repeated: RefCell<HashMap<(u32, FlowKey, u32, u8), u64>>,
+    /// When a source's bucket is full again, for each interface.
+    sources: RefCell<HashMap<(u32, u32), u64>>,
+    events: RefCell<Vec<Event>>,
+    packets: HashMap<(u32, u8), [u64; Fate::SLOTS]>,
+    breaches: Box<[Cell<u64>; Rule::SLOTS as usize * 2]>,
+    tallies: [Cell<u64>; Tally::SLOTS as usize],
+}
+
+impl Default for Host {
+    /// With room for everything, every breach reported, and every kind of event listened to.
+    fn default() -> Self {
+        Self::new(usize::MAX, Self::report_all())
+    }
+}
+
+impl Host {
+    /// Every breach is reported, however often, and every kind of event.
+    #[must_use]
+    pub fn report_all() -> LiveConfig {
+        let reported = Rule::ALL.iter().fold(Rules::default(), |rules, rule| rules.with(*rule));
+        LiveConfig { reported, events: u32::MAX, no_back_off: 1, ..LiveConfig::default() }
+    }
+
+    /// A host with room for so many confirmed flows, that reports as `config` says.
+    #[must_use]
+    pub fn new(max_flows: usize, config: LiveConfig) -> Self {
+        Self {
+            confirmed: Table::new(max_flows),
+            half_open: Table::new(usize::MAX),
+            scratch: HalfOpen::default(),
+            interface: InterfaceConfig::default(),
+            config,
+            filed: RefCell::default(),
+            repeated: RefCell::default(),
+            sources: RefCell::default(),
+            events: RefCell::default(),
+            packets: HashMap::new(),
+            breaches: Box::new([const { Cell::new(0) }; Rule::SLOTS as usize * 2]),
+            tallies: [const { Cell::new(0) }; Tally::SLOTS as usize],
+        }
+    }
+
+    /// Reports as `config` says from now on.
+    pub fn configure(&mut self, config: LiveConfig) {
+        self.config = config;
+    }
+
+    /// Tracks a frame that was seen at `hook` of an interface at `now_ns`, and says what became of it.
+    pub fn frame<B: Bytes + ?Sized>(
+        &mut self,
+        frame: &B,
+        interface: InterfaceConfig,
+        hook: Hook,
+        now_ns: u64,
+    ) -> Fate {
+        let mut parsed = Parsed::default();
+        self.interface = interface;
+        match parse(frame, interface.link(), interface.zone, &mut parsed) {
+            Ok(()) => self.packet(&parsed.packet, hook, now_ns),
+            Err(reason) => {
+                if reason == Unparsed::BadTcpHeaderLength {
+                    bad_header_len(self, &parsed.packet, hook, now_ns, parsed.header_len);
+                    self.deliver();
+                }
+                self.done(hook, reason.into())
+            }
+        }
+    }
+
+    /// Tracks a packet that was seen at `hook` at `now_ns`, and says what became of it.
+    pub fn packet(&mut self, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
+        self.soil_scratch();
+        let this = &*self;
+        let step = |fate| {
+            this.deliver();
+            fate
+        };
+        let fate = in_order(
+            || step(track_illegal(this, packet, hook, now_ns)),
+            || step(track_confirmed(this, packet, hook, now_ns)),
+            || {
+                let place = prepare(this, packet, hook, now_ns);
+                let fate = step(track_half_open(this, packet, hook, now_ns, place));
+                if fate == Some(Fate::Tracked) {
+                    settle(this, packet, hook, now_ns);
+                    step(None);
+                }
+                fate
+            },
+        )
+        .unwrap_or(Fate::NotInserted);
+        self.done(hook, fate)
+    }
+
+    /// In the kernel, what a new flow is built in holds an earlier one.
+    fn soil_scratch(&mut self) {
+        if let Ok(scratch) = HalfOpen::read_from_bytes(&[0xa5; size_of::<HalfOpen>()]) {
+            self.scratch = scratch;
+        }
+    }
+
+    fn done(&mut self, hook: Hook, fate: Fate) -> Fate {
+        let slot = self.interface.slot;
+        self.packets.entry((slot, hook as u8)).or_default()[fate as usize] += 1;
+        self.confirmed.forget_deleted();
+        self.half_open.forget_deleted();
+        fate
+    }
+
+    /// Removes a flow if it is still as it was judged, as the kernel program `tracker_sweep` does.
+    pub fn remove(&mut self, removal: &mut Removal) -> Outcome {
+        let outcome = remove(self, removal);
+        if outcome == Outcome::Removed {
+            self.tally(Tally::FlowsExpired);
+            increment(&self.tallies[(Tally::EXPIRED + (removal.state & 15)) as usize]);
+            if removal.tier == Tier::HalfOpen as u32 {
+                self.tally(Tally::HalfOpenExpired);
+            }
+            if let Some(hook) = unfinished(&removal.flow) {
+                self.count_breach(Rule::HalfOpenTimeout, hook);
+            }
+            if let Some(hook) = asymmetric(&removal.flow) {
+                self.count_breach(Rule::Asymmetric, hook);
+            }
+        } else {
+            self.tally(Tally::RemovalsRefused);
+        }
+        self.confirmed.forget_deleted();
+        self.half_open.forget_deleted();
+        outcome
+    }
+
+    /// The flow of `key`, wherever it is; the confirmed one of two.
+    #[must_use]
+    pub fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        self.confirmed(key).or_else(|| self.half_open(key).map(|half_open| &half_open.flow))
+    }
+
+    /// Every confirmed flow, in no order.
+    #[must_use]
+    pub fn all_confirmed(&self) -> Vec<(FlowKey, Flow)> {
+        all(&self.confirmed)
+    }
+
+    /// Every half-open flow, in no order.
+    #[must_use]
+    pub fn all_half_open(&self) -> Vec<(FlowKey, HalfOpen)> {
+        all(&self.half_open)
+    }
+
+    /// Packets by fate, of one hook of the interface with this slot.
+    #[must_use]
+    pub fn packets(&self, slot: u32, hook: Hook) -> [u64; Fate::SLOTS] {
+        self.packets.get(&(slot, hook as u8)).copied().unwrap_or_default()
+    }
+
+    /// Breaches of a rule at a hook.
+    #[must_use]
+    pub fn breaches(&self, rule: Rule, hook: Hook) -> u64 {
+        self.breaches[rule as usize * 2 + hook as usize].get()
+    }
+
+    /// A tally.
+    #[must_use]
+    pub fn tallied(&self, tally: Tally) -> u64 {
+        self.tallies[tally as usize].get()
+    }
+
+    /// Takes what was reported since the last call, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        core::mem::take(self.events.get_mut())
+    }
+
+    /// Sends what was filed, and forgets it.
+    fn deliver(&self) {
+        for mut filed in self.filed.take() {
+            let wanted = self.wanted(filed.kinds, filed.marks);
+            // In the order in which they are to be read.
+            for kind in [
+                Kind::Destroy,
+                Kind::New,
+                Kind::Segment,
+                Kind::Violation,
+                Kind::Established,
+                Kind::Closing,
+            ] {
+                if wanted & kind.bit() == 0 {
+                    continue;
+                }
+                match kind {
+                    Kind::Violation => self.deliver_violations(&mut filed),
+                    Kind::Segment if !self.config.trace.matches(&filed.event.key) => {}
+                    _ => self.send(&filed.event, kind, 0),
+                }
+            }
+        }
+    }
+
+    fn deliver_violations(&self, filed: &mut Filed) {
+        if filed.kinds & Kind::Violation.bit() != 0 {
+            if self.may_report(&filed.event, filed.rule) {
+                self.send(&filed.event, Kind::Violation, filed.rule as u8);
+            }
+            // The numbers were the breach's.
+            (filed.event.low, filed.event.high, filed.event.actual) = (0, 0, 0);
+        }
+        for rule in Rule::ALL.iter().filter(|rule| (**rule as u8) < 64) {
+            if filed.marks.has(*rule) && self.may_report(&filed.event, *rule) {
+                self.send(&filed.event, Kind::Violation, *rule as u8);
+            }
+        }
+    }
+
+    fn wanted(&self, kinds: u32, marks: Marks) -> u32 {
+        let marked = marks.0 & self.config.reported.0[0] != 0;
+        (kinds | (u32::from(marked) * Kind::Violation.bit())) & self.config.events
+    }
+
+    fn may_report(&self, event: &Event, rule: Rule) -> bool {
+        if !self.config.reported.has(rule) {
+            return false;
+        }
+        let slot = self.interface.slot;
+        if self.config.no_back_off == 0 && event.has_flow != 0 {
+            let connection = (slot, event.key, event.flow.life().generation, rule as u8);
+            let mut repeated = self.repeated.borrow_mut();
+            let count = repeated.entry(connection).or_default();
+            *count += 1;
+            if !is_due(*count, rule.back_off()) {
+                self.tally(Tally::ReportsBackedOff);
+                return false;
+            }
+        }
+        let LiveConfig { source_interval_ns: interval, source_burst_ns: burst, .. } = self.config;
+        if interval == 0 {
+            return true;
+        }
+        let source = &event.key.addresses[usize::from(event.from)];
+        let mut sources = self.sources.borrow_mut();
+        let full_at = sources.entry((slot, limit::bucket(source))).or_default();
+        match limit::take_token(*full_at, event.time_ns, interval, burst) {
+            Some(next) => {
+                *full_at = next;
+                true
+            }
+            None => {
+                self.tally(Tally::ReportsLimited);
+                false
+            }
+        }
+    }
+
+    fn send(&self, event: &Event, kind: Kind, rule: u8) {
+        self.events.borrow_mut().push(Event { kind: kind as u8, rule, ..event.clone() });
+    }
+}
+
+fn all<V: Clone>(table: &Table<V>) -> Vec<(FlowKey, V)> {
+    table.records.borrow().iter().map(|(key, record)| (*key, (**record).clone())).collect()
+}
+
+fn increment(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+impl Tables for Host {
+    fn confirmed(&self, key: &FlowKey) -> Option<&Flow> {
+        self.confirmed.get(key)
+    }
+
+    fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
+        self.half_open.get(key)
+    }
+
+    fn delete_confirmed(&self, key: &FlowKey) {
+        self.confirmed.delete(key);
+    }
+
+    fn delete_half_open(&self, key: &FlowKey) {
+        self.half_open.delete(key);
+    }
+}
+
+impl Forget for Host {}
+
+impl Parts for Host {}
+
+impl Surroundings for Host {
+    fn slot(&self) -> u32 {
+        self.interface.slot
+    }
+
+    fn scratch(&self) -> Option<&HalfOpen> {
+        Some(&self.scratch)
+    }
+
+    fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen, replace: bool) -> Inserted {
+        self.half_open.insert(key, flow, replace)
+    }
+
+    fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> Inserted {
+        self.confirmed.insert(key, flow, replace)
+    }
+
+    fn tally(&self, tally: Tally) {
+        increment(&self.tallies[tally as usize]);
+    }
+
+    fn count_breach(&self, rule: Rule, hook: Hook) {
+        increment(&self.breaches[rule as usize * 2 + hook as usize]);
+    }
+
+    fn count_marks(&self, marks: Marks, hook: Hook) {
+        for rule in Rule::ALL.iter().filter(|rule| (**rule as u8) < 64 && marks.has(**rule)) {
+            self.count_breach(*rule, hook);
+        }
+    }
+
+    fn report(&self, report: &Report<'_>) {
+        if self.wanted(report.kinds, report.marks) == 0 {
+            return;
+        }
+        let mut filed = self.filed.borrow_mut();
+        if filed.len() == MOST_REPORTS {
+            self.tally(Tally::ReportsLost);
+            return;
+        }
+        let segment = &report.packet.segment;
+        let event = Event {
+            time_ns: report.now_ns,
+            key: report.packet.key,
+            from: report.packet.from.code(),
+            hook: report.hook as u8,
+            before: report.before.map(|state| state as u8),
+            after: report.after.map(|state| state as u8),
+            slot: self.slot(),
+            seq: segment.seq.0,
+            ack: segment.ack.0,
+            payload: segment.payload,
+            low: report.breach.low,
+            high: report.breach.high,
+            actual: report.breach.actual,
+            flags: segment.flags.0,
+            window: segment.window,
+            has_flow: u32::from(report.flow.is_some()),
+            flow: report.flow.cloned().unwrap_or_default(),
+            ..Event::default()
+        };
+        let Report { kinds, marks, breach, .. } = *report;
+        filed.push(Filed { event, marks, kinds, rule: breach.rule });
+    }
+}
