@@ -122,7 +122,9 @@ pub enum EventName {
     Destroy,
     /// A rule of the protocol was broken
     Violation,
-    /// All of these
+    /// A segment was judged: every one, and so not part of `all`
+    Segment,
+    /// All but `segment`
     All,
 }
 
@@ -139,6 +141,7 @@ impl EventName {
                     Self::Closing => *kind == Kind::Closing,
                     Self::Destroy => *kind == Kind::Destroy,
                     Self::Violation => *kind == Kind::Violation,
+                    Self::Segment => *kind == Kind::Segment,
                     Self::All => *kind != Kind::Segment,
                 })
             })

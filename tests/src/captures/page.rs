@@ -1,0 +1,1 @@
+//! The captures' section of `docs/conformance.md`.
