@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError},
     },
@@ -315,13 +315,29 @@ impl Events {
     ///
     /// Where none comes; the message holds those that did.
     pub fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let (mut seen, at) = self.find(wanted)?;
+        Ok(seen.remove(at))
+    }
+
+    /// Waits for the first event that `wanted` accepts, and takes it and all before it out of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Events::wait`].
+    pub fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+        let (mut seen, at) = self.find(wanted)?;
+        Ok(seen.drain(..=at).collect())
+    }
+
+    /// The events that were read, and the place of the first that `wanted` accepts.
+    fn find(&self, wanted: impl Fn(&Value) -> bool) -> Result<(MutexGuard<'_, Vec<Value>>, usize)> {
         let until = Instant::now() + PATIENCE;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = 0;
         loop {
             if let Some(at) = (next..seen.len()).find(|at| wanted(&seen[*at])) {
-                return Ok(seen.remove(at));
+                return Ok((seen, at));
             }
             next = seen.len();
             let Some(left) = until.checked_duration_since(Instant::now()) else { break };

@@ -5,12 +5,14 @@
 
 pub mod agent;
 pub mod captures;
+pub mod conntrack;
 pub mod flows;
 pub mod lab;
 pub mod namespace;
 pub mod offload;
 pub mod random;
 pub mod relay;
+pub mod router;
 pub mod segment;
 pub mod sockets;
 pub mod ss;

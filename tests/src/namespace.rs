@@ -48,6 +48,9 @@ impl Namespace {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
+        // Root's programs are found on a user's PATH too.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
         let fd = self.file.try_clone();
         // SAFETY: between fork and exec only system calls are made.
         unsafe {

@@ -21,6 +21,9 @@ pub mod flag {
     pub const AE: u16 = 0x100;
 }
 
+/// A hardware address that no interface has.
+const NOBODY: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+
 /// A TCP segment in an IP packet in an Ethernet frame.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -32,6 +35,8 @@ pub struct Segment {
     window: u16,
     payload: usize,
     options: Vec<u8>,
+    hardware: [u8; 6],
+    padded_to: usize,
     vlans: Vec<(EtherType, u16)>,
     /// IPv4 options, or IPv6 extension headers with the number of the first.
     ip_extra: (u8, Vec<u8>),
@@ -58,6 +63,8 @@ impl Segment {
             window: 65_535,
             payload: 0,
             options: Vec::new(),
+            hardware: NOBODY,
+            padded_to: 0,
             vlans: Vec::new(),
             ip_extra: (0, Vec::new()),
             more_fragments: false,
@@ -83,6 +90,20 @@ impl Segment {
     #[must_use]
     pub fn options(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
+        self
+    }
+
+    /// To this hardware address, instead of nobody's.
+    #[must_use]
+    pub fn addressed_to(mut self, address: [u8; 6]) -> Self {
+        self.hardware = address;
+        self
+    }
+
+    /// In a frame of at least so many octets, zeroes after the packet.
+    #[must_use]
+    pub fn padded_to(mut self, octets: usize) -> Self {
+        self.padded_to = octets;
         self
     }
 
@@ -121,7 +142,7 @@ impl Segment {
         self
     }
 
-    /// The frame. Its receiver's stack drops it: the destination address of its Ethernet header is nobody's.
+    /// The frame. Its receiver's stack drops it, unless it was addressed to that ([`Segment::addressed_to`]).
     ///
     /// # Panics
     ///
@@ -177,7 +198,7 @@ impl Segment {
             self.vlans.iter().map(|(ether_type, _)| *ether_type).collect();
         types.push(ip_type);
         let mut frame = Ethernet2Header {
-            destination: [0x02, 0, 0, 0, 0, 0x99],
+            destination: self.hardware,
             source: [0x02, 0, 0, 0, 0, 0x98],
             ether_type: types[0],
         }
@@ -195,6 +216,7 @@ impl Segment {
         frame.extend(ip);
         frame.extend(tcp.to_bytes());
         frame.extend(payload);
+        frame.resize(frame.len().max(self.padded_to), 0);
         frame
     }
 

@@ -70,9 +70,10 @@ pub mod fact {
     pub const FIN_MIXED: u32 = 1 << 28;
     /// Its RST was at the very number that its peer had acknowledged: the peer takes it, whatever else comes to light.
     pub const RST_EXACT: u32 = 1 << 29;
-    /// Went on after an RST of its peer's that was not exact: it has refused that RST (RFC 5961 section 3).
+    /// Went on after an RST that was not exact: its peer's, which it has refused (RFC 5961 section 3), or one in its own
+    /// name that was so refused.
     pub const OUTLIVED_RST: u32 = 1 << 30;
-    /// A copy of its FIN did not acknowledge the peer's, so the first one did not either.
+    /// Came to acknowledge the peer's FIN after its own, or a copy of its FIN did not: it did not close second.
     pub const CLOSED_FIRST: u32 = 1 << 31;
 }
 

@@ -134,7 +134,7 @@ pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
     if segment.has(Flags::RST) {
         reset(me, peer, situation, segment)
     } else if is_reset(me, peer) && !segment.has(Flags::SYN) {
-        after_reset(me, segment)
+        after_reset(me, peer, segment)
     } else if segment.has(Flags::SYN) {
         if segment.has(Flags::ACK) {
             syn_ack(me, peer, situation, segment)
@@ -152,16 +152,31 @@ pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
 /// then. Where the sender is elsewhere, what it sends may have been under way.
 #[inline(always)]
 fn revive(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Facts {
-    let goes_on = segment.flags.only(Flags::SYN.with(Flags::RST)) == Flags(0);
-    let refuses = goes_on && situation.leaves && !me.has(fact::RST) && peer.has(fact::RST);
+    if (me.flags | peer.flags) & fact::RST == 0
+        || segment.flags.only(Flags::SYN.with(Flags::RST)) != Flags(0)
+    {
+        return *me;
+    }
+    let refuses = if me.has(fact::RST) {
+        peer.has(fact::OUTLIVED_RST) && me.has_end() && segment.end().after(me.end)
+    } else {
+        situation.leaves
+    };
     Facts { flags: me.flags | if refuses { fact::OUTLIVED_RST } else { 0 }, ..*me }
 }
 
 /// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive; new data from
 /// the very end that reset it cannot.
 #[inline(always)]
-fn after_reset(me: &Facts, segment: &Segment) -> Verdict {
+fn after_reset(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     let end = segment.end();
+    if !me.has(fact::RST) && peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
+        // It had the peer's FIN before the RST: if its own was acknowledged, the RST found it in TIME_WAIT.
+        let mut verdict = Verdict::nothing(me);
+        verdict.facts.ack = segment.ack;
+        verdict.facts.flags |= fact::ACK;
+        return verdict;
+    }
     if me.has(fact::RST) && me.has_end() && end.after(me.end) {
         return Verdict::breach(me, Rule::DataAfterRst, me.end, me.end, end);
     }
@@ -435,14 +450,14 @@ fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment)
             verdict.chooses_isn = acks_other_isn && !segment.ack.within(ack_low, ack_high);
             verdict
         }
-        (true, false) => {
-            Verdict::breach(me, Rule::HandshakeAckBadAck, ack_low, ack_high, segment.ack)
-        }
         (false, true) => {
             Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
         }
-        (false, false) => {
-            Verdict::breach(me, Rule::HandshakeBadSeqAck, ack_low, ack_high, segment.ack)
+        (_, false) => {
+            let rule = if good_seq { Rule::HandshakeAckBadAck } else { Rule::HandshakeBadSeqAck };
+            let mut verdict = Verdict::breach(me, rule, ack_low, ack_high, segment.ack);
+            verdict.facts.refused_ack = segment.ack;
+            verdict
         }
     }
 }
@@ -577,13 +592,13 @@ fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
             facts.flags |= fact::FIN_AHEAD;
         }
     }
-    if segment.has(Flags::FIN)
-        && me.has(fact::FIN)
-        && peer.has(fact::FIN)
-        && segment.ack.before(peer.fin.add(1))
-    {
-        // Its first copy, overtaken by a later one.
-        facts.flags |= fact::CLOSED_FIRST;
+    if me.has(fact::FIN) && peer.has(fact::FIN) {
+        // Its first FIN did not acknowledge the peer's if it had not acknowledged it until now, or if this is a copy that
+        // was overtaken by a later one.
+        let old_copy = segment.has(Flags::FIN) && segment.ack.before(peer.fin.add(1));
+        if old_copy || me.ack.before(peer.fin.add(1)) {
+            facts.flags |= fact::CLOSED_FIRST;
+        }
     }
     // RFC 7323 section 4.3, with the last acknowledgment that was seen.
     if segment.has_timestamp
@@ -618,8 +633,8 @@ fn note_letter(verdict: &mut Verdict, segment: &Segment) {
 #[inline(always)]
 fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     let Situation { open, midstream, old_syn, offers: Offers { acks_other, .. }, .. } = *situation;
-    // TIME_WAIT is not ended by an RST (RFC 1337), and what is closed stays so. An RST there is what a closed end answers
-    // to any duplicate, and a breach only where an old SYN has brought it about.
+    // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
+    // about.
     if situation.in_time_wait() && old_syn {
         return Verdict::breach(me, Rule::TimeWaitAssassination, peer.ack, peer.ack, segment.seq);
     }
@@ -628,7 +643,15 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
         && segment.seq == me.fin
         && matches!(situation.theirs, State::CloseWait | State::LastAck | State::Closing);
     let exact = peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin);
-    if situation.in_time_wait() || me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
+    if me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
+        return Verdict::nothing(me);
+    }
+    // What is not right there is not worth a word.
+    if situation.in_time_wait() && !(exact || (me.has_end() && segment.seq == me.end)) {
+        return Verdict::nothing(me);
+    }
+    if !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack {
+        // Refuses a segment that was refused here too, and so says nothing about the connection.
         return Verdict::nothing(me);
     }
     let bits = if exact { fact::RST | fact::RST_EXACT } else { fact::RST };
@@ -669,9 +692,14 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
     // An end in SYN_SENT answers whatever does not acknowledge its SYN with an RST at the number that it was given, which
     // is not kept (RFC 9293 section 3.10.7.3): a wrong SYN,ACK (H6), or a challenge ACK of a connection before our time.
     let answers_nonsense = !open && peer.seen() && !peer.has(fact::SYN);
+    // An end in CLOSED or LISTEN answers a late copy of the SYN (RFC 9293 section 3.10.7.1).
+    let answers_syn = segment.seq.0 == 0
+        && segment.has(Flags::ACK)
+        && peer.has(fact::SYN)
+        && segment.ack == peer.isn.add(1);
     let began =
         if me.has(fact::SYN) && low.since(me.isn) < STALE { me.isn } else { low.sub(STALE) };
-    if midstream || answers_nonsense || segment.seq.within(began, low) {
+    if midstream || answers_nonsense || answers_syn || segment.seq.within(began, low) {
         // A late one, which its receiver drops; in a flow picked up in its middle, too little is known to tell.
         return Verdict::nothing(me);
     }

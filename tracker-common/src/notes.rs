@@ -6,7 +6,6 @@ use crate::{
     key::{Address, is_mapped},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
-    state::State,
     violation::{Marks, Rule},
 };
 
@@ -94,13 +93,14 @@ pub fn of_segment(me: &Facts, peer: &Facts, situation: &Situation, segment: &Seg
     let end = segment.end();
     let mut marks = Marks::NONE.with_if(Rule::ZeroWindow, segment.window == 0);
     if segment.payload > 0 {
+        let goes_on = peer.has(fact::FIN)
+            && segment.ack == peer.fin.add(1)
+            && !segment.has(Flags::FIN)
+            && end.after(me.end);
         marks = marks
+            .with_if(Rule::HalfClose, goes_on)
             .with_if(Rule::Retransmission, me.has_end() && !end.after(me.end))
-            .with_if(Rule::SpuriousRetransmission, peer.has(fact::ACK) && !end.after(peer.ack))
-            .with_if(
-                Rule::HalfClose,
-                situation.mine as u8 == State::CloseWait as u8 && end.after(me.end),
-            );
+            .with_if(Rule::SpuriousRetransmission, peer.has(fact::ACK) && !end.after(peer.ack));
     }
     if segment.has(Flags::FIN) {
         let crossing = !me.has(fact::FIN) && peer.has(fact::FIN) && segment.ack != peer.fin.add(1);

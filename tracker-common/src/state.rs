@@ -92,16 +92,28 @@ pub const fn is_open(a: &Facts, b: &Facts, midstream: bool) -> bool {
     midstream || (acked_syn(a, b) && acked_syn(b, a))
 }
 
-/// Whether an RST has ended the connection.
+/// Whether an RST has closed `end`. An end that sends one has no socket any more; one that is sent one keeps what it has
+/// where it refuses it, which shows when it goes on, or where it is in TIME_WAIT (RFC 1337).
 #[inline(always)]
 #[must_use]
-pub const fn is_reset(a: &Facts, b: &Facts) -> bool {
-    was_reset_by(a, b) || was_reset_by(b, a)
+pub const fn is_reset(end: &Facts, peer: &Facts) -> bool {
+    let sent = end.has(fact::RST) && (end.has(fact::RST_EXACT) || !end.has(fact::OUTLIVED_RST));
+    let taken = peer.has(fact::RST)
+        && (peer.has(fact::RST_EXACT) || !end.has(fact::OUTLIVED_RST))
+        && !is_in_time_wait(end, peer);
+    sent || taken
 }
 
 #[inline(always)]
-const fn was_reset_by(end: &Facts, peer: &Facts) -> bool {
-    end.has(fact::RST) && (end.has(fact::RST_EXACT) || !peer.has(fact::OUTLIVED_RST))
+const fn is_in_time_wait(end: &Facts, peer: &Facts) -> bool {
+    acked_fin(end, peer) && acked_fin(peer, end) && !closed_second(end, peer)
+}
+
+/// Whether `end`'s first FIN acknowledged the peer's.
+#[inline(always)]
+const fn closed_second(end: &Facts, peer: &Facts) -> bool {
+    let second = end.has(fact::CLOSED_SECOND) || (end.has(fact::FIN_AHEAD) && acked_fin(end, peer));
+    second && !end.has(fact::CLOSED_FIRST)
 }
 
 /// Whether `end` has acknowledged its peer's FIN. Nothing follows a FIN, so its acknowledgment is one number.
@@ -130,9 +142,7 @@ pub const fn state(end: &Facts, peer: &Facts, midstream: bool) -> State {
         };
     }
     let fin_acked = acked_fin(peer, end);
-    // The passive closer is the end whose first FIN already acknowledged the peer's.
-    let second = end.has(fact::CLOSED_SECOND) || (end.has(fact::FIN_AHEAD) && acked_fin(end, peer));
-    if second && !end.has(fact::CLOSED_FIRST) {
+    if closed_second(end, peer) {
         return if fin_acked { State::Closed } else { State::LastAck };
     }
     match (acked_fin(end, peer), fin_acked) {

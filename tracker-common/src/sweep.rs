@@ -116,6 +116,7 @@ pub fn unfinished(flow: &Flow) -> Option<Hook> {
     let originator = flow.half(flow.originator()).facts();
     let responder = flow.half(flow.originator().other()).facts();
     if is_reset(&originator, &responder)
+        || is_reset(&responder, &originator)
         || is_open(&originator, &responder, flow.has(flow_flag::MIDSTREAM))
     {
         return None;

@@ -22,7 +22,7 @@ use crate::{
     notes,
     packet::Packet,
     segment::{Flags, Segment},
-    state::{State, is_open, is_reset},
+    state::{State, is_open},
     sweep::{Tables, states},
     violation::{Breach, Marks, Rule},
 };
@@ -124,7 +124,7 @@ pub fn track_confirmed<S: Surroundings>(
     if !seen.alive {
         return None;
     }
-    announce(s, flow, packet, hook, now_ns, &seen, 0);
+    announce(s, flow, packet, hook, now_ns, &seen);
     Some(Fate::Tracked)
 }
 
@@ -216,7 +216,10 @@ fn belongs_to_successor<S: Surroundings>(
     };
     let (me, peer) =
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
-    continues_handshake(&me, &peer, offers(newer, packet).acks_other, segment)
+    let offers = offers(newer, packet);
+    // An answer to the SYN of before is the newer connection's to refuse.
+    (segment.has(Flags::SYN) && offers.acks_previous)
+        || continues_handshake(&me, &peer, offers.acks_other, segment)
 }
 
 /// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate, and not if TIME_WAIT keeps it
@@ -247,7 +250,7 @@ fn syn_on_confirmed<S: Surroundings>(
                 alive: true,
                 marks: Marks::NONE,
             };
-            announce(s, flow, packet, hook, now_ns, &seen, 0);
+            announce(s, flow, packet, hook, now_ns, &seen);
         }
     }
     flow.mark(flow_flag::SUCCESSOR);
@@ -452,8 +455,7 @@ fn is_confirmed(flow: &Flow) -> bool {
         && is_open(&low, &high, flow.has(flow_flag::MIDSTREAM))
 }
 
-/// Counts and reports what a segment did: a breach, and the flow's steps, each once. `kinds` are bits of [`Kind`] that
-/// are to be reported as well.
+/// Counts and reports what a segment did: a breach, and the flow's steps, each once.
 #[inline(always)]
 fn announce<S: Surroundings>(
     s: &S,
@@ -462,22 +464,40 @@ fn announce<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
     seen: &Seen,
-    kinds: u32,
 ) {
+    let step = s.forget(conclude(s, flow, seen));
+    publish(s, flow, packet, hook, now_ns, seen, step);
+}
+
+/// What there is to tell of a segment; the record notes that it will have been told.
+#[inline(always)]
+fn conclude<S: Surroundings>(s: &S, flow: &Flow, seen: &Seen) -> Step {
     let mut marks = seen.marks;
     if marks.has(Rule::HalfClose) && !flow.mark_once(flow_flag::HALF_CLOSE) {
         marks = marks.without(Rule::HalfClose);
     }
-    let step = s.forget(if seen.breach.is_none() { step(flow, seen) } else { Step::default() });
-    let marks = s.forget(marks.and(step.marks));
+    if let Some(breach) = seen.breach {
+        flow.violations.add(u32::from(breach.rule.is_violation()));
+        return Step { marks, kinds: Kind::Segment.bit() | Kind::Violation.bit() };
+    }
+    let step = s.forget(step(flow, seen));
+    Step { marks: marks.and(step.marks), kinds: step.kinds | Kind::Segment.bit() }
+}
+
+#[inline(always)]
+fn publish<S: Surroundings>(
+    s: &S,
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+    seen: &Seen,
+    step: Step,
+) {
+    let Step { kinds, marks } = step;
     s.count_marks(marks, hook);
-    let mut kinds = kinds | step.kinds | Kind::Segment.bit();
     if let Some(breach) = seen.breach {
         s.count_breach(breach.rule, hook);
-        if breach.rule.is_violation() {
-            flow.violations.add(1);
-        }
-        kinds |= Kind::Violation.bit();
     }
     s.report(&Report {
         now_ns,
@@ -571,7 +591,11 @@ pub fn track_half_open<S: Surroundings>(
     {
         note_handshake_time(&half_open.flow, now_ns);
     }
+    // In the record first, then in the table: what a new record does not say when it is copied is lost.
+    let mut step = s.forget(conclude(s, &half_open.flow, &seen));
     if is_new {
+        step.kinds |= Kind::New.bit();
+        step.marks = step.marks.and(beginning(&half_open.flow, packet));
         match s.insert_half_open(&packet.key, half_open, existing.is_some()) {
             Inserted::Done if existing.is_some() => {}
             Inserted::Done => s.tally(Tally::HalfOpenInserted),
@@ -581,10 +605,13 @@ pub fn track_half_open<S: Surroundings>(
                 return Some(Fate::NotInserted);
             }
         }
-        note_new(s, &half_open.flow, packet, hook);
+        let midstream = half_open.flow.has(flow_flag::MIDSTREAM);
+        s.tally(if midstream { Tally::FlowsMidstream } else { Tally::FlowsBySyn });
     }
-    let kinds = if is_new { Kind::New.bit() } else { 0 };
-    announce(s, &half_open.flow, packet, hook, now_ns, &seen, kinds);
+    publish(s, &half_open.flow, packet, hook, now_ns, &seen, step);
+    if segment.has(Flags::SYN.with(Flags::ACK)) && seen.breach.is_none() {
+        retire(s, packet, hook, now_ns);
+    }
     let over = is(seen.after[0], State::Closed) && is(seen.after[1], State::Closed);
     if seen.confirmed && !over {
         confirm(s, half_open, packet, hook, now_ns);
@@ -592,16 +619,12 @@ pub fn track_half_open<S: Surroundings>(
     Some(Fate::Tracked)
 }
 
-/// Counts how a flow began.
+/// What is worth counting about how a flow began.
 #[inline(always)]
-fn note_new<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet, hook: Hook) {
-    if !flow.has(flow_flag::MIDSTREAM) {
-        s.tally(Tally::FlowsBySyn);
-        return;
-    }
-    s.tally(Tally::FlowsMidstream);
+fn beginning(flow: &Flow, packet: &Packet) -> Marks {
+    let midstream = flow.has(flow_flag::MIDSTREAM);
     let fin = packet.segment.has(Flags::FIN);
-    s.count_marks(Marks::NONE.with(Rule::Midstream).with_if(Rule::FinNoSession, fin), hook);
+    Marks::NONE.with_if(Rule::Midstream, midstream).with_if(Rule::FinNoSession, midstream && fin)
 }
 
 /// The end of a flow whose key a new connection takes.
@@ -709,11 +732,24 @@ fn confirm<S: Surroundings>(s: &S, half_open: &HalfOpen, packet: &Packet, hook: 
     }
 }
 
+/// Removes a confirmed flow in TIME_WAIT of which both ends have come to another connection: one has sent its SYN, the
+/// other has answered it.
+#[inline(always)]
+fn retire<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) {
+    let Some(old) = s.confirmed(&packet.key) else { return };
+    let [low, high] = s.forget(states(old));
+    let is_over = |state| is(state, State::TimeWait) || is(state, State::Closed);
+    if is_over(low) && is_over(high) && old.entomb(old.life()) {
+        report_reopened(s, old, packet, hook, now_ns);
+        s.delete_confirmed(&packet.key);
+    }
+}
+
 /// Why a flow that is removed now came to its end.
 #[must_use]
 pub fn reason(flow: &Flow) -> Reason {
     let (low, high) = (flow.half(End::LOW).facts(), flow.half(End::HIGH).facts());
-    if is_reset(&low, &high) {
+    if (low.flags | high.flags) & fact::RST != 0 {
         Reason::Rst
     } else if states(flow).iter().all(|state| matches!(state, State::Closed | State::TimeWait)) {
         Reason::Fin

@@ -207,13 +207,15 @@ fn outside(text: &mut String) {
     text.push('\n');
 }
 
+/// Where a name stands in its table: by tool, by id (116:54 before 116:420), by name.
+type Place = (usize, Vec<u32>, &'static str);
+
 /// From the names of `tools` to ours.
 fn mapping(text: &mut String, heading: &str, tools: &[Tool]) {
-    let mut rows: BTreeMap<(usize, Vec<u32>, &str), (Name, Vec<&str>)> = BTreeMap::new();
+    let mut rows: BTreeMap<Place, (Name, Vec<&str>)> = BTreeMap::new();
     for rule in select(&[]) {
         for name in entry(rule).names {
             if let Some(place) = tools.iter().position(|tool| *tool == name.0) {
-                // By id where there is one: 116:54 before 116:420.
                 let id = name.2.split(':').filter_map(|part| part.parse().ok()).collect();
                 rows.entry((place, id, name.1)).or_insert((*name, Vec::new())).1.push(rule.name());
             }

@@ -94,7 +94,8 @@ impl fmt::Display for Missing {
             }
             Self::Programs(programs) => write!(
                 f,
-                "{}: the tests and the demonstration set up network namespaces and compare sockets with it",
+                "{}: the tests and the demonstration set up network namespaces and compare with the kernel's own \
+                 answers by it",
                 programs.join(" and ")
             ),
             Self::BpfClippy(_) => {
@@ -193,7 +194,9 @@ fn packages(piece: &Missing, machine: &Machine<'_>) -> Option<Vec<String>> {
             }
             packages
         }
-        Missing::Programs(_) => vec!["iproute2".to_owned()],
+        Missing::Programs(programs) => {
+            packages_with(programs).into_iter().map(str::to_owned).collect()
+        }
         Missing::BpfClippy(Origin::Distribution) => vec!["rust-web-clippy".to_owned()],
         Missing::BpfClippy(Origin::Rustup) => return None,
         Missing::Component(_) if machine.rustup_toolchain.is_some() => return None,
@@ -201,6 +204,11 @@ fn packages(piece: &Missing, machine: &Machine<'_>) -> Option<Vec<String>> {
         Missing::Component(_) => vec!["rust-web-clippy".to_owned()],
     };
     Some(packages)
+}
+
+/// The packages that have these programs, by the names that most systems give them.
+fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
+    programs.iter().map(|program| if *program == "nft" { "nftables" } else { "iproute2" }).collect()
 }
 
 /// What to type for a piece that no package can be installed for.
@@ -241,8 +249,9 @@ fn commands(piece: &Missing, machine: &Machine<'_>) -> Vec<String> {
             }
         }
         Missing::Programs(programs) => vec![format!(
-            "# install {}, which most systems have in a package iproute2",
-            programs.join(" and ")
+            "# install {}, which most systems have in {}",
+            programs.join(" and "),
+            Vec::from_iter(packages_with(programs)).join(" and ")
         )],
         Missing::BpfClippy(Origin::Distribution) => {
             vec!["# install clippy from where /usr/bin/cargo is from".to_owned()]
@@ -316,6 +325,20 @@ mod tests {
             ["cargo-web", "iproute2", "libstd-rust-web-dev-bpf", "rustc-web"]
         );
         assert_eq!((plan.linker, plan.by_hand.len()), (None, 0));
+    }
+
+    #[test]
+    fn programs_come_from_the_packages_that_have_them() {
+        for (programs, packages) in [
+            (vec!["ip", "ss"], vec!["iproute2"]),
+            (vec!["nft"], vec!["nftables"]),
+            (vec!["ss", "nft"], vec!["iproute2", "nftables"]),
+        ] {
+            let missing = [Missing::Programs(programs)];
+            assert_eq!(packages_of(&plan(&missing, Purpose::Run, &debian())), packages);
+            let by_hand = plan(&missing, Purpose::Run, &elsewhere()).by_hand;
+            assert!(by_hand[0].ends_with(&packages.join(" and ")), "{by_hand:?}");
+        }
     }
 
     #[test]

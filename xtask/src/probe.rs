@@ -30,8 +30,10 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         }),
     }
     if purpose.runs() {
-        let programs =
-            ["ip", "ss"].into_iter().filter(|program| !host::on_path(program)).collect::<Vec<_>>();
+        let programs = ["ip", "ss", "nft"]
+            .into_iter()
+            .filter(|program| !host::on_path(program))
+            .collect::<Vec<_>>();
         if !programs.is_empty() {
             missing.push(Missing::Programs(programs));
         }
