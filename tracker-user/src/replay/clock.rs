@@ -5,10 +5,13 @@ use jiff::Timestamp;
 /// What the kernel programs' clock says at the first packet: not 0, which is what a record has that was never written.
 const START_NS: u64 = 1_000_000_000;
 
+/// The least between two packets: what a flow's generation tells apart.
+const STEP_NS: u64 = 16;
+
 /// From a capture's timestamps to a clock that only goes forward.
 ///
-/// Every packet is at a later nanosecond than the one before it, so that the moment of its first packet tells a
-/// connection from every other one of the capture.
+/// No two packets are at one moment, so that the moment of its first packet tells a connection from every other one of
+/// the capture.
 #[derive(Debug, Default)]
 pub(super) struct CaptureClock {
     now: Option<Now>,
@@ -25,9 +28,10 @@ impl CaptureClock {
     pub(super) fn advance(&mut self, timestamp_ns: i64) -> u64 {
         let first_ns = self.now.map_or(timestamp_ns, |now| now.first_ns);
         let since = i128::from(timestamp_ns) - i128::from(first_ns);
-        // Before the first packet: as early as can be.
-        let due = START_NS.saturating_add(u64::try_from(since.max(0)).unwrap_or(u64::MAX));
-        let kernel_ns = self.now.map_or(due, |now| due.max(now.kernel_ns + 1));
+        // Before the first packet: as early as can be. 292 years after it: time stands still.
+        let since = u64::try_from(since.clamp(0, i64::MAX.into())).unwrap_or_default();
+        let due = START_NS + since;
+        let kernel_ns = self.now.map_or(due, |now| due.max(now.kernel_ns + STEP_NS));
         self.now = Some(Now { first_ns, kernel_ns });
         kernel_ns
     }
@@ -57,8 +61,8 @@ mod tests {
     #[test]
     fn it_only_goes_forward() {
         let mut clock = CaptureClock::default();
-        let kernel: Vec<u64> = [500, 700, 600, 600, 702, 900].map(|ns| clock.advance(ns)).to_vec();
-        assert_eq!(kernel, [0, 200, 201, 202, 203, 400].map(|ns| START_NS + ns));
+        let kernel: Vec<u64> = [500, 700, 600, 600, 708, 900].map(|ns| clock.advance(ns)).to_vec();
+        assert_eq!(kernel, [0, 200, 216, 232, 248, 400].map(|ns| START_NS + ns));
         assert_eq!((clock.timestamp_ns(START_NS + 400), clock.now_ns()), (900, START_NS + 400));
     }
 
@@ -66,7 +70,9 @@ mod tests {
     fn the_ends_of_time() {
         let mut clock = CaptureClock::default();
         assert_eq!(clock.advance(i64::MIN), START_NS);
-        assert_eq!(clock.advance(i64::MAX), START_NS + u64::MAX);
-        assert_eq!(clock.timestamp_ns(clock.now_ns()), i64::MAX);
+        let last = START_NS + i64::MAX.cast_unsigned();
+        assert_eq!(clock.advance(i64::MAX), last);
+        assert_eq!(clock.advance(i64::MAX), last + STEP_NS);
+        assert_eq!(clock.timestamp_ns(last), -1);
     }
 }
