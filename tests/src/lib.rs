@@ -10,6 +10,7 @@ pub mod flows;
 pub mod lab;
 pub mod namespace;
 pub mod offload;
+pub mod pcap;
 pub mod random;
 pub mod relay;
 pub mod router;

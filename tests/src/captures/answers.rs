@@ -69,38 +69,6 @@ fn ends(record: &Value) -> [String; 2] {
 }
 
 fn of_capture(replay: &Replay, field: &str) -> Result<String> {
-    if let Some((kind, name)) = field.split_once(' ') {
-        return match kind {
-            "fate" => Ok(replay.packets().get(name).copied().unwrap_or_default().to_string()),
-            "rule" => {
-                Ok(numbers(replay.at(Rule::from_name(name).with_context(|| name.to_owned())?)))
-            }
-            "counted" => Ok(replay
-                .count(Rule::from_name(name).with_context(|| name.to_owned())?)
-                .to_string()),
-            "sid" => Ok(numbers(&at_named(replay, Tool::Suricata, name))),
-            "weird" => Ok(numbers(&at_named(replay, Tool::ZeekWeird, name))),
-            "each" => {
-                let values: BTreeSet<_> = replay
-                    .connections
-                    .iter()
-                    .map(|connection| of_connection(connection, name))
-                    .collect::<Result<_>>()?;
-                Ok(values.into_iter().collect::<Vec<_>>().join(" "))
-            }
-            "all" => {
-                let mut sum = 0;
-                for connection in &replay.connections {
-                    sum += of_connection(connection, name)?.parse::<u64>()?;
-                }
-                Ok(sum.to_string())
-            }
-            "flags" => {
-                Ok(replay.flags.get(&name.parse()?).map_or_else(|| NONE.to_owned(), Clone::clone))
-            }
-            _ => anyhow::bail!("unknown field {field}"),
-        };
-    }
     match field {
         "connections" => Ok(replay.connections.len().to_string()),
         "violations" => {
@@ -111,6 +79,39 @@ fn of_capture(replay: &Replay, field: &str) -> Result<String> {
         "survives" => Ok("yes".to_owned()),
         // No data is kept, so nothing is ever said of it.
         "different data" => Ok(NONE.to_owned()),
+        _ => by_kind(replay, field),
+    }
+}
+
+/// Fields of two words: a kind, and a name.
+fn by_kind(replay: &Replay, field: &str) -> Result<String> {
+    let (kind, name) = field.split_once(' ').with_context(|| format!("unknown field {field}"))?;
+    match kind {
+        "fate" => Ok(replay.packets().get(name).copied().unwrap_or_default().to_string()),
+        "rule" => Ok(numbers(replay.at(Rule::from_name(name).with_context(|| name.to_owned())?))),
+        "counted" => {
+            Ok(replay.count(Rule::from_name(name).with_context(|| name.to_owned())?).to_string())
+        }
+        "sid" => Ok(numbers(&at_named(replay, Tool::Suricata, name))),
+        "weird" => Ok(numbers(&at_named(replay, Tool::ZeekWeird, name))),
+        "each" => {
+            let values: BTreeSet<_> = replay
+                .connections
+                .iter()
+                .map(|connection| of_connection(connection, name))
+                .collect::<Result<_>>()?;
+            Ok(values.into_iter().collect::<Vec<_>>().join(" "))
+        }
+        "all" => {
+            let mut sum = 0;
+            for connection in &replay.connections {
+                sum += of_connection(connection, name)?.parse::<u64>()?;
+            }
+            Ok(sum.to_string())
+        }
+        "flags" => {
+            Ok(replay.flags.get(&name.parse()?).map_or_else(|| NONE.to_owned(), Clone::clone))
+        }
         _ => anyhow::bail!("unknown field {field}"),
     }
 }

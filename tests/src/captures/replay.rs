@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
     path::Path,
-    process::Command,
+    process::{Command, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -120,25 +121,47 @@ pub fn replayed(path: &str, verify: bool) -> Result<Arc<Replay>> {
 ///
 /// Where `tracker replay` fails, or says something that makes no sense.
 pub fn replay(file: &Path, verify: bool) -> Result<Replay> {
-    let mut command = Command::new(tracker()?);
-    command.args(["replay", "-o", "json", "-e", "segment,violation", "--every"]);
-    command.args(["--report", "violation,minor,information"]);
+    let mut command = command()?;
     if verify {
         command.arg("--verify-checksums");
     }
     let output = command.arg(file).output()?;
-    ensure!(
-        output.status.success(),
-        "tracker replay {}: {}",
-        file.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let document: Value = serde_json::from_slice(&output.stdout)?;
-    ensure!(document["reports_lost"] == 0, "{}: reports were lost", file.display());
-    understand(document).with_context(|| file.display().to_string())
+    understand(&output).with_context(|| file.display().to_string())
 }
 
-fn understand(document: Value) -> Result<Replay> {
+/// Replays a capture that is not in a file.
+///
+/// # Errors
+///
+/// As [`replay`].
+pub fn replay_octets(capture: &[u8]) -> Result<Replay> {
+    let mut child = command()?
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // Nothing is written to the pipes before all of this is read, or so little that it fits.
+    child.stdin.take().context("stdin is a pipe")?.write_all(capture)?;
+    understand(&child.wait_with_output()?)
+}
+
+fn command() -> Result<Command> {
+    let mut command = Command::new(tracker()?);
+    command.args(["replay", "-o", "json", "-e", "segment,violation", "--every"]);
+    command.args(["--report", "violation,minor,information"]);
+    Ok(command)
+}
+
+fn understand(output: &Output) -> Result<Replay> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tracker replay: {stderr}");
+    let document: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(document["reports_lost"] == 0, "reports were lost");
+    take_apart(document)
+}
+
+fn take_apart(document: Value) -> Result<Replay> {
     let mut connections: Vec<Connection> = list(&document["flows"])?
         .iter()
         .map(|record| Connection { record: record.clone(), segments: Vec::new() })
