@@ -150,7 +150,8 @@ impl Record {
             violations: flow.violations.get(),
             interface: view.interface_name(flow.slot()),
             zone: key.zone,
-            rtt_us: Some(flow.handshake_us.get()).filter(|us| *us != 0),
+            rtt_us: Some(flow.handshake_us.get())
+                .filter(|us| *us != 0 && flow.half(originator).facts().has(fact::SYN)),
             tier: tier.map(|tier| tier.name().to_owned()),
             created: clock.date(flow.created_ns()),
             created_ns: flow.created_ns(),

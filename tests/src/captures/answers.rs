@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tracker_common::{
     violation::{Rule, Severity},
@@ -19,6 +20,9 @@ use super::{
 /// Of something that is not there.
 pub const NONE: &str = "-";
 
+/// Of any field of a connection that we do not have.
+pub const NO_CONNECTION: &str = "no connection";
+
 /// Our answer to `claim`.
 ///
 /// # Errors
@@ -28,7 +32,7 @@ pub fn answer(replay: &Replay, claim: &Claim) -> Result<String> {
     let field = claim.field.as_str();
     let found = match &claim.subject {
         Subject::Capture => return of_capture(replay, field),
-        Subject::Packet(number) => return situations::answer(replay, field, *number),
+        Subject::Packets(packets) => return situations::answer(replay, field, packets),
         Subject::Only if field == "connections" => {
             return Ok(replay.connections.len().to_string());
         }
@@ -52,7 +56,7 @@ pub fn answer(replay: &Replay, claim: &Claim) -> Result<String> {
             found
         }
     };
-    found.map_or(Ok("no connection".to_owned()), |connection| of_connection(connection, field))
+    found.map_or(Ok(NO_CONNECTION.to_owned()), |connection| of_connection(connection, field))
 }
 
 /// `address:port` of the originator and of the other end.
@@ -128,7 +132,7 @@ fn at_named(replay: &Replay, tool: Tool, name: &str) -> Vec<u64> {
     all
 }
 
-fn numbers(numbers: &[u64]) -> String {
+pub(super) fn numbers(numbers: &[u64]) -> String {
     if numbers.is_empty() {
         return NONE.to_owned();
     }
@@ -149,7 +153,13 @@ fn of_connection(connection: &Connection, field: &str) -> Result<String> {
         "orig_ip_bytes" => orig["bytes"].to_string(),
         "resp_ip_bytes" => reply["bytes"].to_string(),
         "duration" => zeeks_duration(segments),
-        "length_ms" => (record["duration_ns"].as_u64().unwrap_or_default() / 1_000_000).to_string(),
+        "length_ms" => {
+            let first: Timestamp = record["created"].as_str().unwrap_or_default().parse()?;
+            let duration = record["duration_ns"].as_i64().unwrap_or_default();
+            let last = first.checked_add(SignedDuration::from_nanos(duration))?;
+            // Both moments are cut to milliseconds first.
+            (last.as_millisecond() - first.as_millisecond()).to_string()
+        }
         "initRTT" => {
             record["rtt_us"].as_u64().map_or(NONE.to_owned(), |us| (us / 2000).to_string())
         }

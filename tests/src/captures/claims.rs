@@ -23,8 +23,8 @@ pub enum Subject {
         /// Which of those with the same ends.
         nth: usize,
     },
-    /// A packet, numbered from 1.
-    Packet(u64),
+    /// These packets, numbered from 1.
+    Packets(Vec<u64>),
 }
 
 impl fmt::Display for Subject {
@@ -38,7 +38,7 @@ impl fmt::Display for Subject {
             Self::Connection { originator, responder, nth } => {
                 write!(f, "{originator} > {responder} #{}", nth + 1)
             }
-            Self::Packet(number) => write!(f, "packet {number}"),
+            Self::Packets(_) => f.write_str("packets"),
         }
     }
 }

@@ -162,5 +162,109 @@ pub struct Reported {
     pub why: &'static str,
 }
 
+const fn at(
+    path: &'static str,
+    rule: Rule,
+    packets: &'static [u64],
+    why: &'static str,
+) -> Reported {
+    Reported { path, rule, packets, why }
+}
+
 /// Every violation that is reported of any capture.
-pub const VIOLATIONS: &[Reported] = &[];
+pub const VIOLATIONS: &[Reported] = &[
+    at("zeek/tcp/fin_retransmission.pcap", Rule::FinWithoutAck, &[2], "FIN alone"),
+    at("zeek/tcp/payload-syn.pcap", Rule::SynWithData, &[1], "data, and no Fast Open option"),
+    at("zeek/tcp/payload-synack.pcap", Rule::SynAckWithData, &[2], "data, and no Fast Open option"),
+    at("zeek/modbus/fuzz-72.pcap", Rule::NullFlags, &[11], "PSH alone"),
+    at(
+        "zeek/modbus/fuzz-72.pcap",
+        Rule::AckUnseenData,
+        &[7, 10, 21, 23, 26, 29, 32],
+        "segments are missing, and numbers are random",
+    ),
+    at("zeek/rotation.pcap", Rule::PortZero, &[2], "destination port 0"),
+    at("zeek/ipv4/fragmented-4.pcap", Rule::NullFlags, &[2], "no flags"),
+    at("zeek/ipv4/fragmented-4.pcap", Rule::FinWithoutAck, &[6], "FIN alone"),
+    at(
+        "suricata-verify/bug-3286-03-windows-evasion/with_evasion_windows.pcap",
+        Rule::DataAfterRst,
+        &[8],
+        "the server, whose RST refused the SYN, answers a request",
+    ),
+    at(
+        "suricata-verify/issue-3341-tcphdr-01/urgent11_cve_2019_12260.pcap",
+        Rule::SynFin,
+        &[6],
+        "SYN, FIN and URG",
+    ),
+    at(
+        "suricata-verify/issue-3341-tcphdr-01/urgent11_cve_2019_12260.pcap",
+        Rule::DataAfterRst,
+        &[10],
+        "the scanner has reset the connection",
+    ),
+    at("suricata-verify/bug-4571-05/ipv4.pcap", Rule::NullFlags, &[1], "data without flags"),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::SynAckBadAck,
+        &[2],
+        "131,072 below what was sent",
+    ),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::DataBeforeEstablished,
+        &[5],
+        "the SYN,ACK was refused, the server is in sight",
+    ),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::AckWrongDir,
+        &[6],
+        "the server acknowledges, and has sent no SYN,ACK that was taken",
+    ),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::BadHeaderLen,
+        &[11, 59],
+        "a header of 60 octets in a shorter packet",
+    ),
+    at("suricata-verify/transform-base64-7296/input.pcap", Rule::PortZero, &[23], "port 0"),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::AckUnseenData,
+        &[24, 26],
+        "packet 23 would have sent it",
+    ),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::HandshakeAckBadAck,
+        &[32, 33, 35, 40, 42, 43, 46, 48, 49, 52],
+        "the third segment is missing",
+    ),
+    at("suricata-verify/transform-base64-7296/input.pcap", Rule::SynFin, &[36], "SYN, FIN and RST"),
+    at("suricata-verify/transform-base64-7296/input.pcap", Rule::SynRst, &[36], "SYN, FIN and RST"),
+    at("suricata-verify/transform-base64-7296/input.pcap", Rule::FinRst, &[36], "SYN, FIN and RST"),
+    at("arkime/tcpseq_synthetic.pcap", Rule::PortZero, &[1, 2], "both ports 0"),
+    at(
+        "arkime/tcp-reassembly-synthetic.pcap",
+        Rule::AckUnseenData,
+        &[105],
+        "one more than the SYN,ACK took",
+    ),
+    at("tcpdump/tcp_eight_lowest_weight_flags_set.pcap", Rule::SynFin, &[1], "all flags"),
+    at("tcpdump/tcp_eight_lowest_weight_flags_set.pcap", Rule::SynRst, &[1], "all flags"),
+    at("tcpdump/tcp_eight_lowest_weight_flags_set.pcap", Rule::FinRst, &[1], "all flags"),
+    at(
+        "suricata-verify/util-action-tests/util-action-04/input.pcap",
+        Rule::SynWithData,
+        &[1, 2],
+        "data, and no Fast Open option",
+    ),
+    at(
+        "suricata-verify/util-action-tests/util-action-04/input.pcap",
+        Rule::HandshakeAckBadAck,
+        &[3],
+        "acknowledges 0 instead of 1 to 21",
+    ),
+];

@@ -1,14 +1,19 @@
 //! `tracker replay` of one capture, and what it said.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Write,
+    num::NonZero,
     path::Path,
     process::{Command, Output, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use serde_json::Value;
 use tracker_common::violation::Rule;
 
@@ -95,8 +100,10 @@ impl Replay {
     }
 }
 
-type Known = Vec<((String, bool), Arc<Replay>)>;
-static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
+/// A capture, and whether packets with a wrong checksum are left out.
+type Key = (String, bool);
+type Slot = Arc<OnceLock<Result<Arc<Replay>, String>>>;
+static KNOWN: Mutex<BTreeMap<Key, Slot>> = Mutex::new(BTreeMap::new());
 
 /// Replays a capture of [`corpus::directory`], once for all tests of a process. With `verify`, packets with a wrong
 /// checksum are left out.
@@ -105,14 +112,32 @@ static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
 ///
 /// Where `tracker replay` fails.
 pub fn replayed(path: &str, verify: bool) -> Result<Arc<Replay>> {
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (path.to_owned(), verify);
-    if let Some((_, replay)) = known.iter().find(|(k, _)| *k == key) {
-        return Ok(replay.clone());
-    }
-    let replay = Arc::new(replay(&corpus::directory().join(path), verify)?);
-    known.push((key, replay.clone()));
-    Ok(replay)
+    let slot = KNOWN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry((path.to_owned(), verify))
+        .or_default()
+        .clone();
+    let replay = || replay(&corpus::directory().join(path), verify);
+    let known = slot.get_or_init(|| replay().map(Arc::new).map_err(|error| format!("{error:#}")));
+    known.clone().map_err(Error::msg)
+}
+
+/// Replays many, on all processors: most of the time goes into loading the programs. What fails fails again where it is
+/// asked for.
+pub fn replay_all(wanted: &BTreeSet<(String, bool)>) {
+    let wanted: Vec<_> = wanted.iter().collect();
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((path, verify)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let _ = replayed(path, *verify);
+                }
+            });
+        }
+    });
 }
 
 /// Replays a file.

@@ -5,7 +5,7 @@ use tracker_common::violation::{Rule, Severity};
 
 use super::{
     Claim,
-    answers::NONE,
+    answers::numbers,
     claims::{Source, Subject},
     corpus,
     replay::Replay,
@@ -61,7 +61,7 @@ fn evidence(situation: &str) -> Option<Evidence> {
     })
 }
 
-/// One claim a packet that is listed.
+/// One claim a situation and capture: the packets at which it occurs.
 ///
 /// # Errors
 ///
@@ -69,28 +69,34 @@ fn evidence(situation: &str) -> Option<Evidence> {
 pub(super) fn claims(claims: &mut Vec<Claim>) -> Result<()> {
     for situation in corpus::situations()? {
         evidence(&situation.name).with_context(|| situation.name.clone())?;
-        claims.extend(situation.packets.iter().map(|packet| Claim {
-            path: situation.path.clone(),
+        claims.push(Claim {
+            path: situation.path,
             verify: false,
-            subject: Subject::Packet(*packet),
-            field: situation.name.clone(),
-            theirs: "yes".to_owned(),
+            subject: Subject::Packets(situation.packets.clone()),
+            field: situation.name,
+            theirs: numbers(&situation.packets),
             source: Source::Situation,
-        }));
+        });
     }
     Ok(())
 }
 
-/// `yes`, or what was reported at the packet instead.
+/// Those of `packets` at which we see the situation too.
 ///
 /// # Errors
 ///
-/// Where the situation is unknown here.
-pub(super) fn answer(replay: &Replay, situation: &str, packet: u64) -> Result<String> {
+/// Where it is unknown here.
+pub(super) fn answer(replay: &Replay, situation: &str, packets: &[u64]) -> Result<String> {
+    let evidence = evidence(situation).with_context(|| situation.to_owned())?;
+    let seen = packets.iter().copied().filter(|packet| is_seen(replay, &evidence, *packet));
+    Ok(numbers(&seen.collect::<Vec<_>>()))
+}
+
+fn is_seen(replay: &Replay, evidence: &Evidence, packet: u64) -> bool {
     let segment = replay.segment(packet);
     let reported: Vec<Rule> =
         Rule::ALL.iter().copied().filter(|rule| replay.at(*rule).contains(&packet)).collect();
-    let is = match evidence(situation).with_context(|| situation.to_owned())? {
+    match *evidence {
         Evidence::Rules(rules) => rules.iter().any(|rule| reported.contains(rule)),
         Evidence::Counted(rule) => segment.is_none() && replay.count(rule) > 0,
         Evidence::Midstream => {
@@ -117,12 +123,5 @@ pub(super) fn answer(replay: &Replay, situation: &str, packet: u64) -> Result<St
         Evidence::Quiet => {
             segment.is_some() && reported.iter().all(|rule| rule.severity() != Severity::Violation)
         }
-    };
-    if is {
-        return Ok("yes".to_owned());
     }
-    if reported.is_empty() {
-        return Ok(NONE.to_owned());
-    }
-    Ok(reported.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(" "))
 }

