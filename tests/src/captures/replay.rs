@@ -52,8 +52,6 @@ pub struct Seen {
     pub from_originator: bool,
     /// Names of its flags.
     pub flags: Vec<String>,
-    /// Octets of data.
-    pub payload: u64,
     /// Window field.
     pub window: u64,
     /// Both ends' states before it, the originator's first.
@@ -225,7 +223,6 @@ fn seen(event: &Value) -> Result<Seen> {
         time_ns: number(&event["time_ns"])?,
         from_originator: segment["direction"] == "orig",
         flags: text(&segment["flags"])?.split(',').map(ToOwned::to_owned).collect(),
-        payload: number(&segment["payload"])?,
         window: number(&segment["window"])?,
         before: states("before")?,
         after: states("after")?,
