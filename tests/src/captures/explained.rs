@@ -49,30 +49,42 @@ const NULL: &str = "suricata-verify/bug-4571-05/ipv4.pcap";
 
 const IN_MPLS: &str = "MPLS labels do not say what they carry and are not taken off: `not_ip`.";
 const IN_PPPOE: &str = "PPPoE is not taken apart: `not_ip`.";
-const CUT: &str = "Zeek forgets a SYN that nobody answers after 5 s and takes what follows for another connection; octets and \
-     packets are compared as sums.";
-const TAGS: &str = "Of what an end has sent the highest number is kept: data below it, also where it fills a hole, is \
-     `retransmission`.";
-const HOLE: &str = "Of what an end has sent the highest number is kept: an acknowledgment of a hole below it is one of what was \
-     sent.";
-const BACKWARDS: &str = "The capture begins 40 ms late and goes back; the clock of a replay stands still until then, and the \
-     handshake is timed by it.";
+const CUT: &str = "\
+    Zeek forgets a SYN that nobody answers after 5 s and takes what follows for another connection; octets and \
+    packets are compared as sums.";
+const TAGS: &str = "\
+    Of what an end has sent the highest number is kept: data below it, also where it fills a hole, is \
+    `retransmission`.";
+const HOLE: &str = "\
+    Of what an end has sent the highest number is kept: an acknowledgment of a hole below it is one of what was \
+    sent.";
+const BACKWARDS: &str = "\
+    The capture begins 40 ms late and goes back; the clock of a replay stands still until then, and the handshake is \
+    timed by it.";
 const PORT_0: &str = "Port 0 is illegal by itself (`port_zero`), and such a packet makes no flow.";
-const LATE_SYN: &str = "Its own SYN was captured last, after the close: recognized as such, so nothing is reported, and it adds \
-     nothing.";
-const UNSEEN_SYN_ACK: &str = "No SYN,ACK was seen, and so not how long the handshake took; Arkime measures to the first acknowledgment.";
+const LATE_SYN: &str = "\
+    Its own SYN was captured last, after the close: recognized as such, so nothing is reported, and it adds nothing.";
+const UNSEEN_SYN_ACK: &str = "\
+    No SYN,ACK was seen, and so not how long the handshake took; Arkime measures to the first acknowledgment.";
 const DATA: &str = "No data is kept that later data could be compared with.";
-const FORGED_RST: &str = "An RST that acknowledges the SYN refuses it: RFC 7323 section 5.3 (R1) exempts RST from PAWS. That both ends went \
-     on is told by `data_after_rst` at packet 8, once.";
-const ILLEGAL: &str = "Such flags are illegal by themselves (`null_flags`, `fin_without_ack`), and such a packet makes no flow.";
-const CUT_OFF: &str = "Packets 1 and 20 say that they are longer than their frames (`bad_ip_header`): what they hold is not looked \
-     at.";
-const SFR: &str = "Packet 36 (SYN, FIN, RST at once) is illegal by itself: it ends nothing, so nothing comes after an end.";
-const AFTER_RST: &str = "Reported as `data_after_rst`: of a segment that is wrong in several ways, the first rule that it breaks.";
-const NO_FLOW: &str = "An RST that belongs to no flow is counted as that (`rst_no_session`) and not looked at further.";
-const SAME_ISN: &str = "With the same initial sequence number it is a copy of what opened the connection: `retransmission`.";
-const MISSED: &str = "The client went on as after a SYN,ACK, which the capture lacks: an acknowledgment by the server, then, is as \
-     it should be.";
+const FORGED_RST: &str = "\
+    An RST that acknowledges the SYN refuses it: RFC 7323 section 5.3 (R1) exempts RST from PAWS. That both ends \
+    went on is told by `data_after_rst` at packet 8, once.";
+const ILLEGAL: &str = "\
+    Such flags are illegal by themselves (`null_flags`, `fin_without_ack`), and such a packet makes no flow.";
+const CUT_OFF: &str = "\
+    Packets 1 and 20 say that they are longer than their frames (`bad_ip_header`): what they hold is not looked at.";
+const SFR: &str = "\
+    Packet 36 (SYN, FIN, RST at once) is illegal by itself: it ends nothing, so nothing comes after an end.";
+const AFTER_RST: &str = "\
+    Reported as `data_after_rst`: of a segment that is wrong in several ways, the first rule that it breaks.";
+const NO_FLOW: &str = "\
+    An RST that belongs to no flow is counted as that (`rst_no_session`) and not looked at further.";
+const SAME_ISN: &str = "\
+    With the same initial sequence number it is a copy of what opened the connection: `retransmission`.";
+const MISSED: &str = "\
+    The client went on as after a SYN,ACK, which the capture lacks: an acknowledgment by the server, then, is as it \
+    should be.";
 
 /// All of them. A difference that is not here is a failure, and so is one that is here and does not occur.
 pub const EXPLAINED: &[Explained] = &[
@@ -253,7 +265,8 @@ pub const EXPLAINED: &[Explained] = &[
         "ack_unseen",
         "4 5 7 10 23 29",
         "7 10 23 29",
-        "In a flow picked up in its middle, acknowledgments are judged once an end has acknowledged exactly what was seen of the other; until then packets are missing, not wrong.",
+        "In a flow picked up in its middle, acknowledgments are judged once an end has acknowledged exactly what \
+         was seen of the other; until then packets are missing, not wrong.",
     ),
     differs(MODBUS, PACKETS, "data_after_fin", "5 8 12 19 21 25 26 27 32 34", "-", CUT_OFF),
     differs(MODBUS, PACKETS, "fin_without_ack", "1", "-", CUT_OFF),
@@ -263,7 +276,8 @@ pub const EXPLAINED: &[Explained] = &[
         "midstream",
         "1 2 3 4 5 6 7 8 9 10 11 12",
         "2 3 4 5 6 7 8 9 10 12",
-        "Packet 1 is longer than its frame (`bad_ip_header`), packet 11 has none of SYN, ACK, FIN and RST (`null_flags`): neither belongs to the flow.",
+        "Packet 1 is longer than its frame (`bad_ip_header`), packet 11 has none of SYN, ACK, FIN and RST \
+         (`null_flags`): neither belongs to the flow.",
     ),
     differs(
         MODBUS,
@@ -282,7 +296,8 @@ pub const EXPLAINED: &[Explained] = &[
         "ack_unseen",
         "7 8 9 10 12 24 25 30 31 55 56 57",
         "24 25",
-        "At 7 to 12 nothing of the other end's was taken that could be compared, at 30 and 31 the third segment is missing, and at 55 to 57 the flow was picked up in its middle.",
+        "At 7 to 12 nothing of the other end's was taken that could be compared, at 30 and 31 the third segment \
+         is missing, and at 55 to 57 the flow was picked up in its middle.",
     ),
     differs(FUZZ, PACKETS, "data_after_rst_same_side", "39 41 45 47", "-", SFR),
     differs(FUZZ, PACKETS, "rst_exact", "36", "-", SFR),
@@ -300,7 +315,8 @@ pub const EXPLAINED: &[Explained] = &[
         "hs_ack_bad_seq",
         "32",
         "-",
-        "Its number lies ahead, in the window, as where earlier segments were lost; what is wrong is its acknowledgment: `handshake_ack_bad_ack`.",
+        "Its number lies ahead, in the window, as where earlier segments were lost; what is wrong is its \
+         acknowledgment: `handshake_ack_bad_ack`.",
     ),
     differs(
         FUZZ,
@@ -308,7 +324,8 @@ pub const EXPLAINED: &[Explained] = &[
         "midstream",
         "11 23 34 59",
         "34",
-        "Packets 11 and 59 have headers longer than they are (`bad_header_len`), packet 23 has port 0 (`port_zero`): they make no flow.",
+        "Packets 11 and 59 have headers longer than they are (`bad_header_len`), packet 23 has port 0 \
+         (`port_zero`): they make no flow.",
     ),
     differs(
         FUZZ,
@@ -316,7 +333,8 @@ pub const EXPLAINED: &[Explained] = &[
         "retransmit",
         "53 56 57 58",
         "-",
-        "They repeat what was sent two and a half years before, by the capture's clock, in a connection that was forgotten since.",
+        "They repeat what was sent two and a half years before, by the capture's clock, in a connection that was \
+         forgotten since.",
     ),
     differs(
         "suricata-verify/tcp-fastopen-08/tcp_fastopen_segmentation-s1.pcap",
