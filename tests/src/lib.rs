@@ -4,6 +4,7 @@
 //! Nothing here leaves the namespaces it makes.
 
 pub mod agent;
+pub mod captures;
 pub mod conntrack;
 pub mod flows;
 pub mod lab;

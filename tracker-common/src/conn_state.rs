@@ -11,17 +11,19 @@ pub fn conn_state(flow: &Flow) -> &'static str {
         return "OTH";
     }
     let syn_ack = responder.has(fact::SYN);
+    // Seen, or proven by the acknowledgment of its answer: as Zeek has it, only the SYN was missed.
+    let syn = originator.has(fact::SYN) || originator.has(fact::ACKED_SYN);
     if originator.has(fact::RST) {
         return if !syn_ack { "RSTOS0" } else { "RSTO" };
     }
     if responder.has(fact::RST) {
-        return match (originator.has(fact::SYN), syn_ack) {
+        return match (syn, syn_ack) {
             (true, false) => "REJ",
             (true, true) => "RSTR",
             (false, _) => "RSTRH",
         };
     }
-    if !originator.has(fact::SYN) {
+    if !syn {
         return if responder.has(fact::FIN) { "SHR" } else { "OTH" };
     }
     if !syn_ack {

@@ -150,7 +150,8 @@ impl Record {
             violations: flow.violations.get(),
             interface: view.interface_name(flow.slot()),
             zone: key.zone,
-            rtt_us: Some(flow.handshake_us.get()).filter(|us| *us != 0),
+            rtt_us: Some(flow.handshake_us.get())
+                .filter(|us| *us != 0 && flow.half(originator).facts().has(fact::SYN)),
             tier: tier.map(|tier| tier.name().to_owned()),
             created: clock.date(flow.created_ns()),
             created_ns: flow.created_ns(),
@@ -193,7 +194,8 @@ impl Direction {
 fn stream_bytes(facts: &Facts, bytes: u64) -> u64 {
     let flags = u32::from(facts.has(fact::SYN)) + u32::from(facts.has(fact::FIN));
     let end = if facts.has(fact::FIN) { facts.fin.add(1) } else { facts.end };
-    let octets = u64::from(end.since(facts.isn).wrapping_sub(flags));
+    // Fewer than its flags take where the number of its FIN was wrong.
+    let octets = u64::from(end.since(facts.isn).saturating_sub(flags));
     octets + (bytes.saturating_sub(octets) >> 32 << 32)
 }
 
