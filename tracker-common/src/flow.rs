@@ -97,7 +97,7 @@ pub struct Facts {
     /// we who missed something.
     pub refused_end: Seq,
     /// Acknowledgment that was last refused as one of data never sent; 0 for none. If the peer goes on from there, it
-    /// was we who missed something.
+    /// was we who missed something. Of an end that has sent an RST: the end of what the peer had sent until then.
     pub refused_ack: Seq,
     /// Bits of [`fact`].
     pub flags: u32,

@@ -131,7 +131,16 @@ impl Situation {
 pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     if segment.has(Flags::RST) {
         reset(me, peer, situation, segment)
-    } else if is_reset(me, peer) && !segment.has(Flags::SYN) {
+    } else {
+        not_reset(me, peer, situation, segment)
+    }
+}
+
+/// [`judge`] for all but RST.
+#[inline(always)]
+#[must_use]
+pub fn not_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    if is_reset(me, peer) && !segment.has(Flags::SYN) {
         after_reset(me, peer, situation.leaves, segment)
     } else if segment.has(Flags::SYN) {
         if segment.has(Flags::ACK) {
@@ -178,7 +187,9 @@ fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Ver
         verdict.facts.flags |= fact::ACK;
         return verdict;
     }
-    if leaves && me.has(fact::RST) && me.has_end() && end.after(me.end) {
+    // Who acknowledges what was sent after its RST has not closed.
+    let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));
+    if lives && me.has(fact::RST) && me.has_end() && end.after(me.end) {
         return Verdict::breach(me, Rule::DataAfterRst, me.end, me.end, end);
     }
     Verdict::nothing(me)
@@ -419,7 +430,16 @@ fn opening(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment) ->
         // The responder goes on before its SYN is acknowledged, as Fast Open lets it.
         let right =
             segment.ack.within(me.ack, peer.end) && segment.seq.within(me.isn, me.isn.add(1 << 30));
-        return if right { advance(me, peer, segment) } else { Verdict::nothing(me) };
+        if right {
+            return advance(me, peer, segment);
+        }
+        let mut verdict = Verdict::nothing(me);
+        if segment.ack.after(peer.end) && segment.seq.within(me.isn, me.isn.add(1 << 30)) {
+            // Either we missed what it acknowledges, which the originator will show, or it is forged.
+            verdict.facts.refused_ack = segment.ack;
+            verdict.facts.refused_end = segment.end();
+        }
+        return verdict;
     }
     if !me.has(fact::SYN) && !peer.has(fact::SYN_ACK) {
         // The responder acknowledges instead of answering with its SYN. If it acknowledges the SYN, its own may follow (a
@@ -445,7 +465,12 @@ fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment)
     // A FIN has a number of its own, which is a new one.
     let least = if segment.has(Flags::FIN) { seq_low.add(1) } else { seq_low };
     let good_seq = !segment.end().before(least) && !segment.seq.after(seq_high);
-    match (good_seq, good_ack) {
+    // The originator goes on from where the responder, refused, said it was: both agree, so it was we who missed something.
+    let both_agree = peer.refused_ack.0 != 0
+        && peer.refused_end.0 != 0
+        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(UNSCALED_WINDOW))
+        && segment.ack.within(ack_low, peer.refused_end);
+    match (good_seq || both_agree, good_ack || both_agree) {
         (true, true) => {
             let mut verdict = advance(me, peer, segment);
             verdict.facts.ack = segment.ack;
@@ -454,7 +479,10 @@ fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment)
             verdict
         }
         (false, true) => {
-            Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
+            let mut verdict =
+                Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq);
+            verdict.facts.refused_ack = segment.ack;
+            verdict
         }
         (_, false) => {
             let rule = if good_seq { Rule::HandshakeAckBadAck } else { Rule::HandshakeBadSeqAck };
@@ -638,9 +666,10 @@ fn note_letter(verdict: &mut Verdict, segment: &Segment) {
     }
 }
 
-/// RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
+/// [`judge`] for RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
 #[inline(always)]
-fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+#[must_use]
+pub fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     let Situation { open, midstream, old_syn, offers: Offers { acks_other, .. }, .. } = *situation;
     // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
     // about.
@@ -660,18 +689,19 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
     if waits || (situation.in_time_wait() && !exact) {
         return Verdict::nothing(me);
     }
-    if !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack {
-        // Refuses a segment that was refused here too, and so says nothing about the connection.
+    // It refuses a segment that was refused here too. If that one acknowledged the SYN, its sender takes the RST.
+    let refuses = !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack;
+    if refuses && !(me.has(fact::SYN) && segment.seq.within(me.isn.add(1), me.end)) {
         return Verdict::nothing(me);
     }
     let bits = if exact { fact::RST | fact::RST_EXACT } else { fact::RST };
     let accepted = Verdict {
-        facts: Facts { flags: me.flags | bits, ..*me },
+        facts: Facts { flags: me.flags | bits, refused_ack: peer.end, ..*me },
         renew: true,
         letter: (!me.has(fact::RST)).then_some(Letter::Rst),
         ..Verdict::nothing(me)
     };
-    if !open && peer.has(fact::SYN) && !peer.has(fact::ACK) {
+    if !open && !refuses && peer.has(fact::SYN) && !peer.has(fact::ACK) {
         // The receiver is in SYN_SENT: the acknowledgment is what proves that its SYN was seen.
         let (low, high) = (peer.isn.add(1), peer.end);
         let proven = segment.ack.within(low, high) || acks_other;
@@ -691,7 +721,7 @@ fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> 
     } else {
         return Verdict::nothing(me);
     };
-    if segment.seq.within(low, high) || at_fin {
+    if segment.seq.within(low, high) || at_fin || refuses {
         let unasked = !open && !me.has_end() && peer.has(fact::SYN_ACK);
         let breach = Breach { rule: Rule::SynAckUnsolicited, low: 0, high: 0, actual: 0 };
         return Verdict { breach: unasked.then_some(breach), ..accepted };

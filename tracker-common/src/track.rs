@@ -18,7 +18,8 @@ use crate::{
     forget::Forget,
     history::{Letter, Letters},
     judge::{
-        Offers, Reopening, Situation, Verdict, continues_handshake, judge, outlived, reopening,
+        Offers, Reopening, Situation, Verdict, continues_handshake, not_reset, outlived, reopening,
+        reset,
     },
     key::{End, FlowKey},
     notes,
@@ -87,6 +88,12 @@ pub trait Parts {
         marks: Marks,
     ) -> Option<Breach> {
         write(flow, packet, hook, verdict, marks)
+    }
+
+    /// [`write_offers`].
+    #[inline(always)]
+    fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
+        write_offers(half_open, packet, verdict);
     }
 
     /// [`conclude`].
@@ -409,7 +416,7 @@ fn observe<S: Surroundings>(
     let marks = s.notes(flow, packet, &situation);
     let storm = s.write(flow, packet, hook, &verdict, marks);
     if let Some(half_open) = half_open {
-        write_offers(half_open, packet, &verdict);
+        s.write_offers(half_open, packet, &verdict);
     }
     let after = s.states(flow);
     s.forget(Seen {
@@ -442,13 +449,31 @@ pub fn notes_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Marks {
 
 /// [`crate::judge::judge`] on what a flow holds.
 #[inline(always)]
+fn judge_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+    if packet.segment.has(Flags::RST) {
+        judge_reset_on(flow, packet, situation)
+    } else {
+        judge_others_on(flow, packet, situation)
+    }
+}
+
+/// The part of judging a flow's segment that is for RST.
+#[inline(always)]
 #[must_use]
-pub fn judge_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+pub fn judge_reset_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    reset(&me, &peer, situation, &packet.segment)
+}
+
+/// The part of judging a flow's segment that is for all others.
+#[inline(always)]
+#[must_use]
+pub fn judge_others_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
     let segment = &packet.segment;
     let peer = flow.half(packet.from.other()).facts();
     let mut me = flow.half(packet.from).facts();
     me.flags |= outlived(&me, &peer, situation, segment);
-    judge(&me, &peer, situation, segment)
+    not_reset(&me, &peer, situation, segment)
 }
 
 #[inline(always)]
@@ -516,7 +541,7 @@ pub fn write(
 
 /// Writes what a verdict says about ISNs.
 #[inline(always)]
-fn write_offers(half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
+pub fn write_offers(half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
     let (segment, from) = (&packet.segment, packet.from);
     if verdict.another_isn {
         half_open.isns(from).remember(segment.seq);

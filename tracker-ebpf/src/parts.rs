@@ -3,12 +3,16 @@
 
 use tracker_common::{
     counters::Hook,
-    flow::Flow,
+    flow::{Flow, HalfOpen},
     judge::{Offers, Situation, Verdict},
     packet::Packet,
+    segment::Flags,
     state::State,
     sweep::states,
-    track::{Parts, Seen, Step, conclude, judge_on, notes_on, publish, situation, write},
+    track::{
+        Parts, Seen, Step, conclude, judge_others_on, judge_reset_on, notes_on, publish, situation,
+        write, write_offers,
+    },
     violation::{Breach, Marks},
 };
 
@@ -66,8 +70,12 @@ impl Parts for Kernel {
     }
 
     #[inline(always)]
-    fn judge(&self, flow: &Flow, _: &Packet, _: &Situation) -> Verdict {
-        tracker_judge(flow);
+    fn judge(&self, flow: &Flow, packet: &Packet, _: &Situation) -> Verdict {
+        if packet.segment.has(Flags::RST) {
+            tracker_judge_reset(flow);
+        } else {
+            tracker_judge_others(flow);
+        }
         *get(&self.parts().verdict)
     }
 
@@ -81,6 +89,11 @@ impl Parts for Kernel {
     fn write(&self, flow: &Flow, _: &Packet, hook: Hook, _: &Verdict, _: Marks) -> Option<Breach> {
         tracker_write(flow, hook as u32);
         *get(&self.parts().storm)
+    }
+
+    #[inline(always)]
+    fn write_offers(&self, half_open: &HalfOpen, _: &Packet, _: &Verdict) {
+        tracker_write_offers(half_open);
     }
 
     #[inline(always)]
@@ -130,7 +143,7 @@ extern "C" fn tracker_situation(flow: *const Flow, hook: u32) -> u32 {
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_judge(flow: *const Flow) -> u32 {
+extern "C" fn tracker_judge_reset(flow: *const Flow) -> u32 {
     // SAFETY: a record, or null.
     let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
@@ -138,7 +151,21 @@ extern "C" fn tracker_judge(flow: *const Flow) -> u32 {
     let scratch = unsafe { &mut *scratch };
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
-    put(&mut parts.verdict, judge_on(flow, &scratch.parsed.packet, situation));
+    put(&mut parts.verdict, judge_reset_on(flow, &scratch.parsed.packet, situation));
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_judge_others(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    let parts = &mut scratch.parts;
+    let situation: &Situation = get(&parts.situation);
+    put(&mut parts.verdict, judge_others_on(flow, &scratch.parsed.packet, situation));
     0
 }
 
@@ -168,6 +195,18 @@ extern "C" fn tracker_write(flow: *const Flow, hook: u32) -> u32 {
     let verdict: &Verdict = get(&parts.verdict);
     let packet = &scratch.parsed.packet;
     put(&mut parts.storm, write(flow, packet, hook_of(hook), verdict, Marks(parts.marks)));
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_write_offers(half_open: *const HalfOpen) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(half_open) = (unsafe { half_open.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &*scratch };
+    write_offers(half_open, &scratch.parsed.packet, get(&scratch.parts.verdict));
     0
 }
 
