@@ -313,7 +313,7 @@ fn decided_who_goes_on_after_an_exact_rst_is_reported_once() -> Result<()> {
     ]);
     let replay = script.replay()?;
     assert_eq!(went(&replay).0, "RSTR");
-    assert_eq!(violations(&replay), BTreeMap::from([("data_after_rst", vec![7])]));
+    assert_eq!(violations(&replay), BTreeMap::from([("data_after_rst", vec![8])]));
     assert!(
         replay.connections[0].segments[5].after.iter().all(|state| state == "CLOSED"),
         "{:?}",
@@ -322,6 +322,6 @@ fn decided_who_goes_on_after_an_exact_rst_is_reported_once() -> Result<()> {
 
     let replay =
         replayed("suricata-verify/bug-3286-03-windows-evasion/with_evasion_windows.pcap", false)?;
-    assert_eq!(replay.at(Rule::DataAfterRst), [8]);
+    assert_eq!(replay.at(Rule::DataAfterRst), [8, 9]);
     Ok(())
 }

@@ -175,7 +175,8 @@ pub fn outlived(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
 }
 
 /// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive, also beyond the
-/// RST's number, which is that of the segment it answers; new data from an end on this host that has reset it cannot.
+/// RST's number, which is that of the segment it answers. What an end on this host sends after its own RST was not, nor
+/// what either end acknowledges of the time after it.
 #[inline(always)]
 fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Verdict {
     let end = segment.end();
@@ -186,6 +187,10 @@ fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Ver
             if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
         verdict.facts.flags |= fact::ACK;
         return verdict;
+    }
+    if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
+        // Whoever acknowledges what was sent after the RST has not taken the RST.
+        return Verdict::breach(me, Rule::DataAfterRst, peer.end, peer.end, segment.ack);
     }
     // Who acknowledges what was sent after its RST has not closed.
     let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));

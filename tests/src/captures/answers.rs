@@ -185,8 +185,11 @@ fn of_connection(connection: &Connection, field: &str) -> Result<String> {
         "orig_flags" => flags(segments, true),
         "resp_flags" => flags(segments, false),
         "segments before it was open" => {
-            let opening = |seen: &&Seen| !seen.before.iter().all(|state| is_synchronized(state));
-            segments.iter().filter(opening).count().to_string()
+            // Before the first there is nothing.
+            let opening = |(n, seen): &(usize, &Seen)| {
+                *n == 0 || !seen.before.iter().all(|state| is_synchronized(state))
+            };
+            segments.iter().enumerate().filter(opening).count().to_string()
         }
         "orig_options" => options(orig),
         "resp_options" => options(reply),

@@ -653,12 +653,17 @@ fn resets() -> Vec<Row> {
             0,
         )
         .breaks("rst_out_of_window")]),
-        Row::new("T11", "new data from the end that has reset the connection", "RFC 9293 3.5.3")
-            .after(Open)
-            .steps([
-                c(RST, 1001, 0).then(OVER),
-                c(PSH | ACK, 1001, 5001).data(100).breaks("data_after_rst"),
-            ]),
+        Row::new(
+            "T11",
+            "new data from the end that has reset the connection, acknowledged",
+            "RFC 9293 3.5.3",
+        )
+        .after(Open)
+        .steps([
+            c(RST, 1001, 0).then(OVER),
+            c(PSH | ACK, 1001, 5001).data(100),
+            s(ACK, 5001, 1101).breaks("data_after_rst"),
+        ]),
     ]
 }
 
