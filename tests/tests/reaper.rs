@@ -20,6 +20,7 @@ use tracker_user::{
     attach::Sizes,
     clock::monotonic_ns,
     reap::{Reaper, Sweep},
+    survey::{Limits, Survey},
 };
 
 /// A reaper of the test's own beside the agent's, with timeouts of nothing: it judges everything due.
@@ -28,6 +29,10 @@ fn reaper(bench: &Bench) -> Result<Reaper> {
         format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, bench.agent.name());
     let sizes = Sizes { max_flows: 262_144, max_half_open: 65_536, ring_bytes: 16 << 20 };
     Reaper::new(pins.as_ref(), &sizes, Timeouts { seconds: [0; 11] })
+}
+
+fn survey() -> Survey {
+    Survey::new(Limits { syn_flood_limit: 0, port_scan_limit: 0 })
 }
 
 fn open(tcp: &Connection<'_>, isn: u32) -> Result<()> {
@@ -53,7 +58,7 @@ fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     tcp.c_sends(&tcp.c(ACK, 1002, 5002))?;
     bench.settle()?;
     // Read: the old connection is due. Then a new one takes its key, before the delete.
-    let mut due = reaper.judge(&mut Sweep::default())?;
+    let mut due = reaper.judge(&mut Sweep::default(), &mut survey())?;
     assert_eq!(due.len(), 1);
     open(&tcp, 700_000)?;
     assert_eq!(bench.flow()?["orig"]["isn"], 700_000);
@@ -68,7 +73,7 @@ fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     let half_open = Connection::inbound(&bench).from_port(50_000);
     half_open.c_sends(&half_open.c(SYN, 1, 0))?;
     bench.settle()?;
-    let mut due = reaper.judge(&mut Sweep::default())?;
+    let mut due = reaper.judge(&mut Sweep::default(), &mut survey())?;
     assert_eq!(due.len(), 2);
     a_tick_passes()?;
     tcp.c_sends(&tcp.c(ACK, 700_001, 5001))?;
@@ -77,7 +82,7 @@ fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     reaper.remove(&mut due)?;
     assert!(due.iter().all(|removal| removal.outcome == Outcome::Changed as u32));
     // Unchanged, it goes; a second removal finds nothing.
-    let mut due = reaper.judge(&mut Sweep::default())?;
+    let mut due = reaper.judge(&mut Sweep::default(), &mut survey())?;
     reaper.remove(&mut due)?;
     assert!(due.iter().all(|removal| removal.outcome == Outcome::Removed as u32));
     reaper.remove(&mut due)?;
@@ -110,12 +115,12 @@ fn two_hundred_thousand_flows_are_read_and_reaped() -> Result<()> {
     let mut seen = std::collections::HashSet::new();
     let mut sweep = Sweep::default();
     let mut twice = 0;
-    for removal in reaper.judge(&mut sweep)? {
+    for removal in reaper.judge(&mut sweep, &mut survey())? {
         twice += u32::from(!seen.insert(removal.key));
     }
     assert_eq!((sweep.read, seen.len(), twice), (FLOWS as usize, FLOWS as usize, 0));
     let mut reaped = 0u32;
-    let sweep = reaper.sweep(|_| reaped += 1)?;
+    let sweep = reaper.sweep(&mut survey(), |_| reaped += 1)?;
     // Past the test runner, which would keep it: the figure is to be seen.
     writeln!(
         std::io::stderr(),

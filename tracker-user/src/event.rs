@@ -237,6 +237,43 @@ impl Event {
         }
     }
 
+    /// A breach that the agent has found in a flow: `numbers` are the most that is right and what there is.
+    #[must_use]
+    pub fn found(
+        rule: Rule,
+        key: &FlowKey,
+        flow: &Flow,
+        tier: Tier,
+        numbers: Option<(u32, u32)>,
+        view: &View,
+    ) -> Self {
+        let record = Record::new(key, flow, Some(tier), view);
+        let [orig, reply] = record.states().map(str::to_owned);
+        let states = States { orig, reply };
+        let clock = &view.clock;
+        Self {
+            v: 1,
+            event: Kind::Violation.name().to_owned(),
+            time: clock.date(clock.monotonic_ns()),
+            time_ns: clock.monotonic_ns(),
+            packet: None,
+            interface: Some(view.interface_name(flow.slot())),
+            segment: None,
+            states: None,
+            violation: Some(ViolationView {
+                name: rule.name().to_owned(),
+                expected: numbers.map(|(high, _)| Range { low: 0, high }),
+                actual: numbers.map(|(_, actual)| actual),
+                before: states.clone(),
+                after: states,
+                action: "passed".to_owned(),
+            }),
+            end: None,
+            lost: None,
+            flow: Some(record),
+        }
+    }
+
     /// `count` reports were lost.
     #[must_use]
     pub fn lost(count: u64, clock: &Clock) -> Self {

@@ -27,6 +27,7 @@ pub mod reported;
 pub mod run;
 pub mod scope;
 pub mod stats;
+pub mod survey;
 pub mod tables;
 pub mod terminal;
 pub mod trace;

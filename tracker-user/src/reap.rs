@@ -16,9 +16,10 @@ use tracker_common::{
     flow::Flow,
     key::FlowKey,
     state::State,
-    sweep::{BATCH, Outcome, Removal, Tier, Timeouts, states},
+    sweep::{BATCH, Outcome, Removal, Tier, Timeouts, states, unfinished},
     time::Tick,
     track::reason,
+    violation::Rule,
 };
 use zerocopy::IntoBytes;
 
@@ -29,6 +30,7 @@ use crate::{
     event::Event,
     object,
     record::View,
+    survey::Survey,
     tables::Tables,
 };
 
@@ -51,6 +53,15 @@ pub struct Reaped {
 }
 
 impl Reaped {
+    /// The same as a handshake that was not completed in its time, where it is one (H12).
+    #[must_use]
+    pub fn half_open_timeout(&self, view: &View) -> Option<Event> {
+        let Removal { key, flow, tier, .. } = &self.removal;
+        unfinished(flow)?;
+        let tier = if *tier == Tier::Confirmed as u32 { Tier::Confirmed } else { Tier::HalfOpen };
+        Some(Event::found(Rule::HalfOpenTimeout, key, flow, tier, None, view))
+    }
+
     /// As listeners are told.
     #[must_use]
     pub fn event(&self, view: &View) -> Event {
@@ -87,15 +98,15 @@ impl Reaper {
         Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts })
     }
 
-    /// Reads every flow and removes those whose time is over, calling `visit` with each.
+    /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn sweep(&mut self, mut visit: impl FnMut(Reaped)) -> Result<Sweep> {
+    pub fn sweep(&mut self, survey: &mut Survey, mut visit: impl FnMut(Reaped)) -> Result<Sweep> {
         let start = Instant::now();
         let mut sweep = Sweep::default();
-        let mut due = self.judge(&mut sweep)?;
+        let mut due = self.judge(&mut sweep, survey)?;
         for batch in due.chunks_mut(BATCH as usize) {
             self.remove(batch)?;
             for removal in batch {
@@ -113,16 +124,19 @@ impl Reaper {
         Ok(sweep)
     }
 
-    /// Reads every flow, and returns those whose time is over.
+    /// Reads every flow, and returns those whose time is over; `survey` sees the half-open ones.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn judge(&self, sweep: &mut Sweep) -> Result<Vec<Removal>> {
+    pub fn judge(&self, sweep: &mut Sweep, survey: &mut Survey) -> Result<Vec<Removal>> {
         let now = monotonic_ns();
         let mut due = Vec::new();
         self.tables.each_flow(|key, flow, tier| {
             sweep.read += 1;
+            if tier == Tier::HalfOpen {
+                survey.see(key, flow);
+            }
             if !flow.is_dead() && deadline_ns(flow, &self.timeouts, now) <= now {
                 due.push(removal(key, flow, tier, &self.timeouts));
             }

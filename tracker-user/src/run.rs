@@ -17,10 +17,11 @@ use tokio::{
 };
 use tracker_common::{
     config::LiveConfig,
-    counters::Tally,
+    counters::{Hook, Tally},
     event::{Event as Raw, Kind},
     state::State,
-    sweep::Timeouts,
+    sweep::{Removal, Tier, Timeouts},
+    violation::Rule,
 };
 use zerocopy::FromBytes;
 
@@ -36,6 +37,7 @@ use crate::{
     reap::{Reaper, Sweep},
     record::View,
     reported::Reported,
+    survey::{Finding, Limits, Sources, Survey},
     tables::Tables,
 };
 
@@ -89,6 +91,9 @@ pub struct Options {
     /// Rules.
     #[command(flatten)]
     pub reported: Reported,
+    /// Limits of floods and scans.
+    #[command(flatten)]
+    pub limits: Limits,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -310,7 +315,7 @@ async fn work(
                 }
                 tokio::task::yield_now().await;
             }
-            Some(event) = reaped.recv() => publish(&hub, &output, Kind::Destroy, &event)?,
+            Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
             _ = second.tick() => lost.report(&hub, &output)?,
         }
     }
@@ -395,26 +400,48 @@ async fn reap_for_ever(
     agent: &Agent,
     hub: &Hub,
     wanted: bool,
-    removed: mpsc::UnboundedSender<Event>,
+    told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
     let mut reaper = Reaper::new(pins, &options.sizes, timeouts)?;
+    let mut survey = Survey::new(options.limits);
+    let interval_ns = interval_ns(options.report_rate);
+    let mut sources = Sources::new(interval_ns, interval_ns * u64::from(options.report_burst));
+    let mut tables = Tables::from_pins(pins)?;
+    let reported = options.reported.rules();
     let mut tick = interval(Duration::from_secs_f64(options.sweep_interval));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let (view, removed, wanted) =
-            (agent.view(), removed.clone(), wanted || hub.has_listeners());
+        let view = agent.view();
+        let (told_by_sweep, wanted) = (told.clone(), wanted || hub.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
-            let sweep = reaper.sweep(|reaped| {
+            let sweep = reaper.sweep(&mut survey, |reaped| {
+                // The receiver goes only when the agent ends.
+                if reported.has(Rule::HalfOpenTimeout)
+                    && let Some(event) = reaped.half_open_timeout(&view)
+                {
+                    let Removal { key, flow, .. } = &reaped.removal;
+                    let source = &key.addresses[flow.originator().index()];
+                    if sources.pass(source, view.clock.monotonic_ns()) {
+                        let _ = told_by_sweep.send((Kind::Violation, event));
+                    }
+                }
                 if wanted {
-                    // The receiver goes only when the agent ends.
-                    let _ = removed.send(reaped.event(&view));
+                    let _ = told_by_sweep.send((Kind::Destroy, reaped.event(&view)));
                 }
             });
-            (reaper, sweep)
+            (reaper, survey, sources, sweep)
         });
-        let (back, sweep) = sweeping.await?;
-        reaper = back;
+        let sweep;
+        (reaper, survey, sources, sweep) = sweeping.await?;
+        for Finding { rule, key, flow, count, limit } in survey.findings() {
+            tables.count_breach(rule, Hook::Ingress)?;
+            if reported.has(rule) {
+                let numbers = Some((limit, count));
+                let event = Event::found(rule, &key, &flow, Tier::HalfOpen, numbers, &agent.view());
+                let _ = told.send((Kind::Violation, event));
+            }
+        }
         let Sweep { read, removed, changed, took } = sweep?;
         tracing::debug!(read, removed, changed, took_us = took.as_micros(), "sweep");
     }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, PerCpuArray},
+    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
 };
 use tracker_common::{
     config::LiveConfig,
@@ -144,6 +144,20 @@ impl Tables {
     /// What the kernel says.
     pub fn breaches(&self, rule: Rule, hook: Hook) -> Result<u64> {
         Ok(self.violations.get(&(rule as u32 * 2 + hook as u32), 0)?.iter().sum())
+    }
+
+    /// Counts a breach of a rule that only the agent finds: nobody else writes its counter.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn count_breach(&mut self, rule: Rule, hook: Hook) -> Result<()> {
+        let index = rule as u32 * 2 + hook as u32;
+        let mut counts: Vec<u64> = self.violations.get(&index, 0)?.iter().copied().collect();
+        if let Some(first) = counts.first_mut() {
+            *first += 1;
+        }
+        Ok(self.violations.set(index, PerCpuValues::try_from(counts)?, 0)?)
     }
 
     /// A tally, over all CPUs.
