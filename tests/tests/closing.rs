@@ -208,7 +208,7 @@ fn t11_exact_reset() -> Result<()> {
 
 #[test]
 fn t12_t13_inexact_and_blind_resets_change_nothing() -> Result<()> {
-    let bench = Bench::new()?;
+    let bench = Bench::with(&["--report", "violation,minor"])?;
     let tcp = established(&bench)?;
     tcp.c_sends(&tcp.c(RST, 1500, 0))?;
     let event = bench.events.violation("rst_inexact")?;

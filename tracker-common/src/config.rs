@@ -101,8 +101,8 @@ impl TraceFilter {
     #[inline(always)]
     fn matches_address(&self, address: &Address) -> bool {
         let mut differ = 0;
-        for n in 0..address.len() {
-            differ |= (address[n] & self.mask[n]) ^ self.address[n];
+        for ((octet, mask), wanted) in address.iter().zip(&self.mask).zip(&self.address) {
+            differ |= (octet & mask) ^ wanted;
         }
         differ == 0
     }

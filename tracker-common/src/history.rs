@@ -51,7 +51,7 @@ impl Letters {
     pub fn and(self, letter: Letter, from: End) -> Self {
         let code = letter as u64 | if from.is_high() { SENDER_IS_HIGH } else { 0 };
         let used = (u64::BITS - self.0.leading_zeros()).div_ceil(BITS);
-        Self(self.0 | code << (used * BITS & 63))
+        Self(self.0 | code << ((used * BITS) & 63))
     }
 }
 
@@ -85,7 +85,7 @@ impl History {
         for _ in 0..4 {
             let now = self.0.get();
             let used = (u64::BITS - now.leading_zeros()).div_ceil(BITS);
-            let next = now | (letters.0 << (used * BITS & 63) & FULL);
+            let next = now | ((letters.0 << ((used * BITS) & 63)) & FULL);
             if used >= Self::MAX || self.0.compare_exchange(now, next) {
                 return;
             }

@@ -524,7 +524,7 @@ pub fn write(
         && peer.has_end()
         && !peer.has(fact::FRAGMENTED)
         && segment.ack.after(peer.end)
-        && !(me.has(fact::ACK) && !segment.ack.after(me.ack));
+        && (!me.has(fact::ACK) || segment.ack.after(me.ack));
     if unseen && !segment.has(Flags::RST) {
         letters = scaled_letter(letters, flow, from.other(), Repeat::Gap, Letter::Gap);
     }

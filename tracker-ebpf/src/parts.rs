@@ -49,6 +49,7 @@ fn get<T: Copy, const N: usize>(place: &[u64; N]) -> &T {
 
 impl Kernel {
     #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // this CPU's own memory, and nobody keeps what is returned
     fn parts(&self) -> &mut PartsState {
         // SAFETY: this CPU's own element.
         unsafe { &mut (*self.scratch).parts }

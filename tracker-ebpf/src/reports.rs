@@ -40,7 +40,7 @@ struct Filed {
 #[inline(always)]
 pub(crate) fn wanted(config: &LiveConfig, kinds: u32, marks: Marks) -> u32 {
     let marked = u32::from(marks.0 & config.reported.0[0] != 0);
-    (kinds | marked * Kind::Violation.bit()) & config.events
+    (kinds | (marked * Kind::Violation.bit())) & config.events
 }
 
 /// Writes a report down. Not inlined: it is called from several places.
