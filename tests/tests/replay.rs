@@ -883,7 +883,7 @@ fn text_and_lines() -> Result<()> {
         flows,
         [
             "tcp 6 0 TIME_WAIT/CLOSED src=192.0.2.1 dst=192.0.2.2 sport=40000 dport=80 packets=4 bytes=160 \
-             src=192.0.2.2 dst=192.0.2.1 sport=80 dport=40000 packets=2 bytes=80 history=ShAFf seen=both violations=1 \
+             src=192.0.2.2 dst=192.0.2.1 sport=80 dport=40000 packets=2 bytes=80 history=ShAQFf seen=both violations=1 \
              interface=replay rtt_us=31250 end=fin",
             "tcp 6 60 SYN_SENT/LISTEN src=192.0.2.1 dst=192.0.2.2 sport=9 dport=80 packets=1 bytes=40 src=192.0.2.2 \
              dst=192.0.2.1 sport=80 dport=9 packets=0 bytes=0 history=S seen=in violations=0 interface=replay",

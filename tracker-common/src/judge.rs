@@ -190,7 +190,7 @@ fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Ver
     }
     if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
         // Whoever acknowledges what was sent after the RST has not taken the RST.
-        return Verdict::breach(me, Rule::DataAfterRst, peer.end, peer.end, segment.ack);
+        return Verdict::breach(me, Rule::DataAfterRst, Seq(0), Seq(0), Seq(0));
     }
     // Who acknowledges what was sent after its RST has not closed.
     let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));
