@@ -245,3 +245,22 @@ fn t15_data_after_fin() -> Result<()> {
     assert_eq!(bench.states()?, "FIN_WAIT_1/ESTABLISHED");
     Ok(())
 }
+
+#[test]
+fn t10_an_old_syn_and_the_reset_that_follows_leave_time_wait() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = established(&bench)?;
+    tcp.s_sends(&tcp.s(FIN | ACK, 5001, 1001))?;
+    tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5002))?;
+    tcp.s_sends(&tcp.s(ACK, 5002, 1002))?;
+    assert_eq!(bench.states()?, "CLOSED/TIME_WAIT");
+    tcp.c_sends(&tcp.c(SYN, 900, 0))?;
+    let event = bench.events.violation("syn_in_time_wait")?;
+    assert_eq!(event["violation"]["expected"]["low"], 1003);
+    assert_eq!(event["violation"]["actual"], 900);
+    tcp.s_sends(&tcp.s(ACK, 5002, 1002))?;
+    tcp.c_sends(&tcp.c(RST, 1002, 0))?;
+    bench.events.violation("time_wait_assassination")?;
+    assert_eq!(bench.states()?, "CLOSED/TIME_WAIT");
+    Ok(())
+}

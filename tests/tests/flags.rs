@@ -137,3 +137,18 @@ fn f8_addresses_and_ports() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn f7_psh_without_data_and_urg_without_a_pointer_are_counted() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    tcp.handshake()?;
+    tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001))?;
+    tcp.c_sends(&tcp.c(URG | ACK, 1001, 5001).data(10))?;
+    bench.settle()?;
+    let stats = bench.agent.stats()?;
+    assert_eq!(stats["violations"]["psh_without_data"]["in"], 1);
+    assert_eq!(stats["violations"]["urg_without_pointer"]["in"], 1);
+    assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
+    bench.nothing_reported()
+}

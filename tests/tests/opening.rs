@@ -441,3 +441,79 @@ fn h17_syn_ack_before_its_syn() -> Result<()> {
     );
     bench.nothing_reported()
 }
+
+/// How often a rule was broken, whatever its severity.
+fn counted(bench: &Bench, rule: &str) -> Result<u64> {
+    bench.settle()?;
+    let stats = bench.agent.stats()?;
+    let by_hook = &stats["violations"][rule];
+    Ok(by_hook["in"].as_u64().expect("a count") + by_hook["out"].as_u64().expect("a count"))
+}
+
+#[test]
+fn h10_a_stale_syn_is_refused() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+    tcp.c_sends(&tcp.c(RST, 1001, 0))?;
+    assert_eq!(bench.states()?, "CLOSED/CLOSED");
+    assert_eq!(counted(&bench, "stale_syn")?, 1);
+    bench.nothing_reported()
+}
+
+#[test]
+fn h16_the_answer_picks_the_isn_of_many() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    // More than are remembered, and the real one among them.
+    for isn in (0..30).map(|n| 1000 + n * 100_000) {
+        tcp.c_sends(&tcp.c(SYN, isn, 0))?;
+    }
+    bench.events.violation("syn_flood_tuple")?;
+    assert_eq!(bench.states()?, "SYN_SENT/LISTEN");
+    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1_701_001))?;
+    assert_eq!(bench.states()?, "SYN_SENT/SYN_RECEIVED");
+    tcp.c_sends(&tcp.c(ACK, 1_701_001, 5001))?;
+    assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
+    assert_eq!(bench.flow()?["orig"]["isn"], 1_701_000);
+    let broken: Vec<_> = bench.agent.violations()?.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(broken, ["syn_flood_tuple"]);
+    Ok(())
+}
+
+#[test]
+fn h18_split_handshakes_of_four_and_of_five_segments() -> Result<()> {
+    for five in [false, true] {
+        let bench = Bench::new()?;
+        let tcp = Connection::outbound(&bench);
+        tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+        if five {
+            tcp.s_sends(&tcp.s(ACK, 5000, 1001))?;
+        }
+        tcp.s_sends(&tcp.s(SYN, 5000, 0))?;
+        tcp.c_sends(&tcp.c(SYN | ACK, 1000, 5001))?;
+        tcp.s_sends(&tcp.s(ACK, 5001, 1001))?;
+        assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED", "five: {five}");
+        assert_eq!(counted(&bench, "simultaneous_open")?, 1);
+        bench.nothing_reported()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn h19_syn_ack_and_syn_from_the_wrong_end() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+    tcp.c_sends(&tcp.c(SYN | ACK, 1000, 5001))?;
+    bench.events.violation("synack_wrong_dir")?;
+    assert_eq!(bench.states()?, "SYN_SENT/LISTEN");
+    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+    tcp.s_sends(&tcp.s(SYN, 6000, 0))?;
+    bench.events.violation("syn_wrong_dir")?;
+    assert_eq!(bench.states()?, "SYN_SENT/SYN_RECEIVED");
+    tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
+    assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
+    Ok(())
+}

@@ -342,3 +342,30 @@ fn s9_one_direction_only() -> Result<()> {
     assert_eq!(flow["src"], "192.0.2.1", "C opened it, though nobody saw its SYN");
     bench.nothing_reported()
 }
+
+/// NOP, NOP, and a timestamp.
+fn timestamp(value: u32) -> Vec<u8> {
+    [&[1, 1, 8, 10][..], &value.to_be_bytes(), &[0; 4]].concat()
+}
+
+#[test]
+fn s7_new_data_with_an_older_timestamp() -> Result<()> {
+    let bench = Bench::with(&["--report", "violation,minor"])?;
+    let tcp = Connection::inbound(&bench);
+    tcp.c_sends(&tcp.c(SYN, 1000, 0).options(&timestamp(1000)))?;
+    tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001).options(&timestamp(7)))?;
+    tcp.c_sends(&tcp.c(ACK, 1001, 5001).options(&timestamp(1001)))?;
+    tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5001).data(100).options(&timestamp(1002)))?;
+    tcp.s_sends(&tcp.s(ACK, 5001, 1101).options(&timestamp(8)))?;
+    tcp.c_sends(&tcp.c(ACK | PSH, 1101, 5001).data(100).options(&timestamp(900)))?;
+    let event = bench.events.violation("paws_reject")?;
+    assert_eq!(event["violation"]["expected"]["low"], 1002);
+    assert_eq!(event["violation"]["actual"], 900);
+    assert_eq!(bench.flow()?["orig"]["seq"], 1101, "it is not taken");
+    // A retransmission with the timestamp of the first copy is none.
+    tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5001).data(100).options(&timestamp(1000)))?;
+    tcp.c_sends(&tcp.c(ACK | PSH, 1101, 5001).data(100).options(&timestamp(1003)))?;
+    assert_eq!(bench.flow()?["orig"]["seq"], 1201);
+    assert_eq!(bench.agent.stats()?["violations"]["paws_reject"]["in"], 1);
+    bench.nothing_reported()
+}

@@ -174,7 +174,7 @@ rules! {
     RstOutOfWindow = 60, "rst_out_of_window", Violation;
     /// RST inside the receiver's window, but not at its next number (T12, RFC 5961).
     RstInexact = 61, "rst_inexact", Minor;
-    /// New data from the end whose RST closed the connection: that RST was forged, or ignored.
+    /// A connection that goes on after the RST that closed it: the RST was forged, or ignored.
     DataAfterRst = 62, "data_after_rst", Violation;
     /// FIN beyond what the receiver ever offered to take.
     FinOutOfWindow = 63, "fin_out_of_window", Violation;

@@ -1110,10 +1110,11 @@ pub const fn entry(rule: Rule) -> Entry {
         },
         Rule::DataAfterRst => Entry {
             phase: Established,
-            meaning: "New data from the end whose RST had closed the connection. An end that has reset a connection \
-                has none left to send on (RFC 9293 section 3.10.7): so the RST was not its own, or it was ignored.",
-            causes: "Injected resets: censorship, some intrusion prevention systems, access gateways. Segments that \
-                overtook the RST on their way.",
+            meaning: "A connection that an RST had closed goes on. An end that has reset a connection has none left to \
+                send on (RFC 9293 section 3.10.7): so the RST was not its own, or it was ignored. A late segment looks \
+                the same, so it takes proof: one end acknowledges what was sent after the RST, or the end that goes \
+                on after its RST is on this host.",
+            causes: "Injected resets: censorship, some intrusion prevention systems, access gateways.",
             next: "Compare TTL, IP id and window of the RST with those of the data that came after: an injected one \
                 differs.",
             state: "The connection is closed as the RST said; what comes after is counted on it.",

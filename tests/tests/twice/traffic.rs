@@ -174,6 +174,9 @@ impl Traffic {
         if self.steps < BACKING_OFF {
             config.no_back_off = 0;
         }
+        if self.steps < BACKING_OFF {
+            return config;
+        }
         if random.percent(40) {
             config.reported = Rules([random.next() & random.next(), random.next()]);
         } else if random.percent(20) {
@@ -207,6 +210,9 @@ impl Iterator for Traffic {
     /// It never ends.
     fn next(&mut self) -> Option<Step> {
         self.steps += 1;
+        if self.steps == 1 {
+            return Some(Step::Configure(LiveConfig { no_back_off: 0, ..Host::report_all() }));
+        }
         if let Some((key, tier)) = self.entombed
             && self.random.percent(10)
         {
@@ -310,6 +316,9 @@ impl Tuple {
             return self.fin(0, random);
         }
         if self.reset {
+            if self.storms && random.percent(97) {
+                return self.segment(0, RST, random);
+            }
             return self.after_reset(random);
         }
         if !client.syn && !server.syn {
