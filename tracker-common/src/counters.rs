@@ -34,7 +34,7 @@ impl Hook {
 
 macro_rules! fates {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
-        /// What became of a packet, other than being passed on, which all of them are.
+        /// What became of a packet, other than being passed on, which all of them are but those of SYN cookies.
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
         #[repr(u8)]
         pub enum Fate {
@@ -89,6 +89,10 @@ fates! {
     TruncatedTcp = 15, "truncated_tcp";
     /// See [`Unparsed::BadTcpHeaderLength`].
     BadTcpHeaderLength = 16, "bad_tcp_header_length";
+    /// A SYN that was answered with a cookie, and not passed on.
+    CookieSent = 17, "cookie_sent";
+    /// An acknowledgment that returned no valid cookie, and was dropped.
+    CookieRefused = 18, "cookie_refused";
 }
 
 impl Fate {

@@ -18,17 +18,21 @@ pub enum Kind {
     Violation = 4,
     /// A segment of a flow that is being traced.
     Segment = 5,
+    /// SYN cookies began to be sent for a listener: [`Event::key`]'s low end. `actual` of `high` half-open connections
+    /// were there; where that is less, too many cookies were not returned.
+    Cookie = 6,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::New,
         Self::Established,
         Self::Closing,
         Self::Destroy,
         Self::Violation,
         Self::Segment,
+        Self::Cookie,
     ];
 
     /// Its name in events, as conntrack writes them.
@@ -41,6 +45,7 @@ impl Kind {
             Self::Destroy => "DESTROY",
             Self::Violation => "VIOLATION",
             Self::Segment => "SEGMENT",
+            Self::Cookie => "COOKIE",
         }
     }
 

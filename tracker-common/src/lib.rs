@@ -13,6 +13,7 @@
 pub mod cell;
 pub mod config;
 pub mod conn_state;
+pub mod cookie;
 pub mod counters;
 pub mod event;
 pub mod flow;
@@ -25,6 +26,7 @@ pub mod key;
 pub mod limit;
 pub mod notes;
 pub mod packet;
+pub mod protect;
 pub mod segment;
 pub mod seq;
 pub mod state;

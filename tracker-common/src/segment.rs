@@ -78,7 +78,8 @@ impl fmt::Display for Flags {
     }
 }
 
-/// What a SYN segment's options offer. Other segments' options are not read (behaviour H14).
+/// What a SYN segment's options offer. Other segments' options are not read (behaviour H14), but for an acknowledgment
+/// that may return a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SynOptions {
     /// Maximum segment size in octets; 0 where the option is absent.
@@ -89,6 +90,8 @@ pub struct SynOptions {
     pub present: u8,
     /// The timestamp value, where there is one.
     pub timestamp: Seq,
+    /// The timestamp that is echoed, where there is one.
+    pub timestamp_echo: Seq,
 }
 
 impl SynOptions {
@@ -106,6 +109,9 @@ impl SynOptions {
 
     /// The window scale was above 14.
     pub const SCALE_CLAMPED: u8 = 32;
+
+    /// The segment is signed (MD5, RFC 2385, or TCP-AO, RFC 5925).
+    pub const HAS_SIGNATURE: u8 = 64;
 
     /// The most octets of options that a TCP header can carry.
     pub const MAX: usize = 40;
@@ -157,13 +163,18 @@ impl SynOptions {
             (4, 2) => self.present |= Self::HAS_SACK,
             (8, 10) => {
                 self.present |= Self::HAS_TIMESTAMPS;
-                self.timestamp = Seq(u32::from_be_bytes([
-                    bytes[(at + 2) & 63],
-                    bytes[(at + 3) & 63],
-                    bytes[(at + 4) & 63],
-                    bytes[(at + 5) & 63],
-                ]));
+                let number = |at: usize| {
+                    Seq(u32::from_be_bytes([
+                        bytes[at & 63],
+                        bytes[(at + 1) & 63],
+                        bytes[(at + 2) & 63],
+                        bytes[(at + 3) & 63],
+                    ]))
+                };
+                self.timestamp = number(at + 2);
+                self.timestamp_echo = number(at + 6);
             }
+            (19, 18) | (29, 4..) => self.present |= Self::HAS_SIGNATURE,
             (34, _) => self.present |= Self::HAS_FAST_OPEN,
             // The experimental kind with Fast Open's magic number (RFC 7413 appendix A, RFC 6994).
             (254, 4..) if bytes[(at + 2) & 63] == 0xf9 && bytes[(at + 3) & 63] == 0x89 => {

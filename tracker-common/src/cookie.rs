@@ -1,0 +1,357 @@
+//! SYN cookies: everything that a SYN,ACK must be remembered by, in its own sequence number.
+//!
+//! A cookie is 32 bits, from the highest: 21 bits of SipHash-2-4 under a secret key, 2 bits of the period it was made in,
+//! 9 bits of what both ends agreed on. The hash covers both ends' addresses and ports, the client's ISN, the whole number
+//! of the period, and what was agreed on, so nothing in an acknowledgment can be changed or moved to another connection.
+//! The known bits are the lowest: whoever guesses where in the sequence space the connection lies knows no more of it
+//! than of a random ISN, as far as a window of 64 KiB goes.
+//!
+//! Timestamps need no room: that they were agreed on is part of what is hashed, and shows in the acknowledgment. Their
+//! offset is the other half of the hash, so that they tell nothing of the host's clock (RFC 7323 section 7.1).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    key::{Address, is_mapped},
+    packet::Packet,
+    protect::{Listener, feature},
+    segment::{Flags, SynOptions},
+    seq::Seq,
+};
+
+/// Nanoseconds of a period are two to this power: about 34 s. A shift, because the division would cost more.
+pub const PERIOD_SHIFT: u32 = 35;
+
+/// Periods after its own in which a cookie is accepted: it lives for 69 to 103 s.
+pub const PERIODS_ACCEPTED: u32 = 2;
+
+/// Nanoseconds after which no cookie is accepted any more.
+pub const LIFETIME_NS: u64 = ((PERIODS_ACCEPTED + 1) as u64) << PERIOD_SHIFT;
+
+const AGREED_BITS: u32 = 9;
+const PERIOD_BITS: u32 = 2;
+const KNOWN_BITS: u32 = AGREED_BITS + PERIOD_BITS;
+
+/// Bits of hash in a cookie.
+pub const HASH_BITS: u32 = 32 - KNOWN_BITS;
+
+/// Maximum segment sizes that a cookie can hold, for IPv4: the default (RFC 9293 section 3.7.1), and what the usual links
+/// and tunnels leave. A client's own is rounded down to one of them, and 536 is used for less, as the kernel's cookies do.
+pub const MSS_IPV4: [u16; 8] = [536, 1220, 1300, 1360, 1400, 1440, 1460, 8960];
+
+/// The same for IPv6.
+pub const MSS_IPV6: [u16; 8] = [1220, 1280, 1300, 1340, 1380, 1420, 1440, 8940];
+
+/// In place of a window scale: none was agreed on. 15 is no scale (RFC 7323 section 2.3).
+const NO_SCALE: u32 = 15;
+
+/// The period that `now_ns`, nanoseconds since boot, lies in.
+#[inline(always)]
+#[must_use]
+#[allow(clippy::cast_possible_truncation)] // wraps after 4,600 years
+pub const fn period(now_ns: u64) -> u32 {
+    (now_ns >> PERIOD_SHIFT) as u32
+}
+
+/// A key, and from when on it is used.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct DatedKey {
+    /// SipHash's key. Secret.
+    pub key: [u64; 2],
+    /// Cookies of this [`period`] and later ones are made with it.
+    pub since: u32,
+    /// 1 where there is a key.
+    pub present: u32,
+}
+
+/// The two newest keys: the one entry of the `KEYS` map.
+///
+/// The agent overwrites the older one, with a key for a period that has not begun yet. So no program reads what is being
+/// written, and every cookie is checked with the key it was made with.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Keys {
+    /// In no order.
+    pub keys: [DatedKey; 2],
+}
+
+impl Keys {
+    /// The key of `period`'s cookies; `None` where it is older than both, or there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(&self, period: u32) -> Option<&[u64; 2]> {
+        let [a, b] = &self.keys;
+        let a_begun = a.present != 0 && period.wrapping_sub(a.since).cast_signed() >= 0;
+        let b_begun = b.present != 0 && period.wrapping_sub(b.since).cast_signed() >= 0;
+        if a_begun && (!b_begun || a.since.wrapping_sub(b.since).cast_signed() >= 0) {
+            Some(&a.key)
+        } else if b_begun {
+            Some(&b.key)
+        } else {
+            None
+        }
+    }
+}
+
+/// What both ends agree on in the handshake.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Agreed {
+    /// Which of [`MSS_IPV4`] or [`MSS_IPV6`] the client takes at most; below 8.
+    pub mss: u8,
+    /// The client's window scale, below 15; 15 where windows are not scaled.
+    pub scale: u8,
+    /// Selective acknowledgments (RFC 2018).
+    pub sack: bool,
+    /// Explicit congestion notification (RFC 3168).
+    pub ecn: bool,
+    /// Timestamps (RFC 7323).
+    pub timestamps: bool,
+}
+
+impl Agreed {
+    /// What a client that sent `syn` and the host behind `listener` agree on.
+    #[inline(always)]
+    #[must_use]
+    pub fn on(syn: &Packet, listener: &Listener) -> Self {
+        let segment = &syn.segment;
+        let options = &segment.options;
+        let both = |option, feature| options.has(option) && listener.has(feature);
+        let scaled = both(SynOptions::HAS_WINDOW_SCALE, feature::WINDOW_SCALE);
+        Self {
+            mss: mss_index(&syn.key.addresses[0], options.mss),
+            scale: if scaled { options.window_scale } else { NO_SCALE as u8 },
+            sack: both(SynOptions::HAS_SACK, feature::SACK),
+            ecn: segment.has(Flags::ECE.with(Flags::CWR)) && listener.has(feature::ECN),
+            timestamps: both(SynOptions::HAS_TIMESTAMPS, feature::TIMESTAMPS),
+        }
+    }
+
+    /// Whether windows are scaled.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_scaled(&self) -> bool {
+        self.scale as u32 != NO_SCALE
+    }
+
+    /// The client's maximum segment size in octets, of a connection with `address`.
+    #[inline(always)]
+    #[must_use]
+    pub fn mss(&self, address: &Address) -> u16 {
+        let index = self.mss as usize & 7;
+        if is_mapped(address) { MSS_IPV4[index] } else { MSS_IPV6[index] }
+    }
+
+    #[inline(always)]
+    const fn bits(self) -> u32 {
+        (self.mss as u32 & 7)
+            | (self.scale as u32 & 15) << 3
+            | (self.sack as u32) << 7
+            | (self.ecn as u32) << 8
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // masked
+    const fn from_bits(bits: u32, timestamps: bool) -> Self {
+        Self {
+            mss: (bits & 7) as u8,
+            scale: (bits >> 3 & 15) as u8,
+            sack: bits >> 7 & 1 != 0,
+            ecn: bits >> 8 & 1 != 0,
+            timestamps,
+        }
+    }
+}
+
+#[inline(always)]
+fn mss_index(address: &Address, offered: u16) -> u8 {
+    // Without a table in memory: the programs would have to look it up.
+    let at_least = |table: [u16; 8]| {
+        let mut index = 0;
+        for size in [table[1], table[2], table[3], table[4], table[5], table[6], table[7]] {
+            index += u8::from(offered >= size);
+        }
+        index
+    };
+    if is_mapped(address) { at_least(MSS_IPV4) } else { at_least(MSS_IPV6) }
+}
+
+/// What a SYN is answered with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cookie {
+    /// The SYN,ACK's sequence number.
+    pub isn: Seq,
+    /// What is added to the host's clock, in milliseconds, to make its timestamps.
+    pub timestamp_offset: u32,
+}
+
+/// Why an acknowledgment returns no cookie of ours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Refused {
+    /// The hash is another one.
+    Forged = 0,
+    /// It was ours, and is too old.
+    Expired = 1,
+    /// It was accepted before.
+    Replayed = 2,
+    /// The key it would have been made with is gone.
+    NoKey = 3,
+}
+
+impl Refused {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Forged, Self::Expired, Self::Replayed, Self::NoKey];
+
+    /// Its name in output and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forged => "forged",
+            Self::Expired => "expired",
+            Self::Replayed => "replayed",
+            Self::NoKey => "no_key",
+        }
+    }
+}
+
+/// The cookie for a client that agrees to `agreed` with a SYN, or `None` without a key.
+#[inline(always)]
+#[must_use]
+pub fn make(keys: &Keys, syn: &Packet, agreed: Agreed, now_ns: u64) -> Option<Cookie> {
+    let period = period(now_ns);
+    let key = keys.of(period)?;
+    Some(cookie(hash(key, syn, syn.segment.seq, period, agreed), period, agreed))
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)] // a half
+fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
+    let known = agreed.bits() | (period & ((1 << PERIOD_BITS) - 1)) << AGREED_BITS;
+    Cookie {
+        isn: Seq((hash as u32) << KNOWN_BITS | known),
+        timestamp_offset: (hash >> 32) as u32,
+    }
+}
+
+/// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
+/// says whether it has the option.
+///
+/// # Errors
+///
+/// Why it is none of ours, or not any more. Whether it was accepted before is not known here.
+#[inline(always)]
+pub fn check(
+    keys: &Keys,
+    ack: &Packet,
+    timestamps: bool,
+    now_ns: u64,
+) -> Result<(Agreed, Cookie), Refused> {
+    let claimed = ack.segment.ack.sub(1);
+    let agreed = Agreed::from_bits(claimed.0 & ((1 << AGREED_BITS) - 1), timestamps);
+    let now = period(now_ns);
+    let age = now.wrapping_sub(claimed.0 >> AGREED_BITS) & ((1 << PERIOD_BITS) - 1);
+    let period = now.wrapping_sub(age);
+    let Some(key) = keys.of(period) else { return Err(Refused::NoKey) };
+    let cookie = cookie(hash(key, ack, ack.segment.seq.sub(1), period, agreed), period, agreed);
+    if cookie.isn != claimed {
+        Err(Refused::Forged)
+    } else if age > PERIODS_ACCEPTED {
+        Err(Refused::Expired)
+    } else {
+        Ok((agreed, cookie))
+    }
+}
+
+/// SipHash-2-4 of the connection that the sender of `packet` opens with `isn`.
+#[inline(always)]
+fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) -> u64 {
+    let (client, host) = (packet.from, packet.from.other());
+    let addresses = &packet.key.addresses;
+    let (from, to) = (&addresses[client.index()], &addresses[host.index()]);
+    let port = |end: crate::key::End| u64::from(packet.key.port(end));
+    let ends = port(client) | port(host) << 16 | u64::from(isn.0) << 32;
+    let rest = u64::from(period)
+        | u64::from(agreed.bits()) << 32
+        | u64::from(agreed.timestamps) << 41;
+    let mut state = SipHash::new(key);
+    if is_mapped(from) {
+        state.absorb(half(from, 12) | half(to, 12) << 32);
+        state.absorb(ends);
+        state.absorb(rest);
+        state.finish(24)
+    } else {
+        state.absorb(half(from, 0) | half(from, 4) << 32);
+        state.absorb(half(from, 8) | half(from, 12) << 32);
+        state.absorb(half(to, 0) | half(to, 4) << 32);
+        state.absorb(half(to, 8) | half(to, 12) << 32);
+        state.absorb(ends);
+        state.absorb(rest);
+        state.finish(48)
+    }
+}
+
+/// Four octets of an address.
+#[inline(always)]
+fn half(address: &Address, at: usize) -> u64 {
+    u64::from(u32::from_ne_bytes([
+        address[at],
+        address[at + 1],
+        address[at + 2],
+        address[at + 3],
+    ]))
+}
+
+/// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over
+/// octets. Tested against the reference's vectors.
+struct SipHash([u64; 4]);
+
+impl SipHash {
+    #[inline(always)]
+    fn new(key: &[u64; 2]) -> Self {
+        Self([
+            key[0] ^ 0x736f_6d65_7073_6575,
+            key[1] ^ 0x646f_7261_6e64_6f6d,
+            key[0] ^ 0x6c79_6765_6e65_7261,
+            key[1] ^ 0x7465_6462_7974_6573,
+        ])
+    }
+
+    #[inline(always)]
+    fn absorb(&mut self, word: u64) {
+        self.0[3] ^= word;
+        self.round();
+        self.round();
+        self.0[0] ^= word;
+    }
+
+    /// The hash of what was absorbed, `len` octets in all.
+    #[inline(always)]
+    fn finish(mut self, len: u64) -> u64 {
+        self.absorb(len << 56);
+        self.0[2] ^= 0xff;
+        for _ in 0..4 {
+            self.round();
+        }
+        self.0[0] ^ self.0[1] ^ self.0[2] ^ self.0[3]
+    }
+
+    #[inline(always)]
+    fn round(&mut self) {
+        let [v0, v1, v2, v3] = &mut self.0;
+        *v0 = v0.wrapping_add(*v1);
+        *v1 = v1.rotate_left(13) ^ *v0;
+        *v0 = v0.rotate_left(32);
+        *v2 = v2.wrapping_add(*v3);
+        *v3 = v3.rotate_left(16) ^ *v2;
+        *v0 = v0.wrapping_add(*v3);
+        *v3 = v3.rotate_left(21) ^ *v0;
+        *v2 = v2.wrapping_add(*v1);
+        *v1 = v1.rotate_left(17) ^ *v2;
+        *v2 = v2.rotate_left(32);
+    }
+}

@@ -1,0 +1,250 @@
+//! What the agent and the kernel programs tell each other about listeners that SYN cookies protect.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    cell::{U32, U64},
+    key::Address,
+};
+
+/// Addresses with a port that one agent can protect.
+pub const MAX_LISTENERS: u32 = 1024;
+
+/// What a program knows of the kernel it runs on: a constant of the loaded program, so that the kernel's verifier removes
+/// the whole of protection where it is not wanted.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Protection {
+    /// 1 where listeners are protected.
+    pub enabled: u32,
+    /// Octets from the start of the kernel's `struct tcp_sock` to the number of a listener's half-open connections,
+    /// `inet_conn.icsk_accept_queue.qlen`.
+    pub half_open_at: u32,
+    /// The same for the listener's backlog, `sk_max_ack_backlog`.
+    pub backlog_at: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// An address and port of this host, and so a place to listen at: the key of the `LISTENERS` map.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Place {
+    /// In the form of [`crate::key::FlowKey::addresses`].
+    pub address: Address,
+    /// In network byte order.
+    pub port: [u8; 2],
+    /// Always 0.
+    pub reserved: [u8; 2],
+}
+
+/// When SYNs are answered with cookies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Mode {
+    /// Never.
+    Off = 0,
+    /// While there are too many half-open connections.
+    Auto = 1,
+    /// Always.
+    Always = 2,
+}
+
+/// Whose cookies a listener's clients get.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Way {
+    /// Ours, and the listener is handed what was agreed on (`bpf_sk_assign_tcp_reqsk`, Linux 6.9).
+    Handover = 0,
+    /// The kernel's own, which lose all options but the maximum segment size (`bpf_tcp_gen_syncookie`).
+    Kernel = 1,
+}
+
+impl Way {
+    /// Its name in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handover => "handover",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// Options that the host would agree to.
+pub mod feature {
+    /// Window scale.
+    pub const WINDOW_SCALE: u8 = 1;
+    /// Selective acknowledgments.
+    pub const SACK: u8 = 2;
+    /// Timestamps.
+    pub const TIMESTAMPS: u8 = 4;
+    /// Explicit congestion notification.
+    pub const ECN: u8 = 8;
+}
+
+/// What the agent says about a place: a value of the `LISTENERS` map.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Listener {
+    /// Its place among states and counters, below [`MAX_LISTENERS`].
+    pub index: u32,
+    /// Half-open connections from which on cookies are sent, in [`Mode::Auto`]. A listener whose backlog is short is
+    /// protected earlier: at three quarters of that.
+    pub threshold: u32,
+    /// Nanoseconds for which cookies are sent after the last reason to.
+    pub hold_ns: u64,
+    /// The maximum segment size that the host announces, in octets.
+    pub mss: u16,
+    /// The largest window that the host announces at first, in octets, not scaled.
+    pub window: u16,
+    /// The host's window scale.
+    pub scale: u8,
+    /// Bits of [`feature`].
+    pub features: u8,
+    /// Code of a [`Mode`].
+    pub mode: u8,
+    /// Code of a [`Way`].
+    pub way: u8,
+}
+
+impl Listener {
+    /// Whether the host would agree to a [`feature`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, feature: u8) -> bool {
+        self.features & feature != 0
+    }
+}
+
+/// What the kernel programs know of a place: an element of the `LISTENER_STATES` map.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, KnownLayout)
+)]
+pub struct ListenerState {
+    /// In [`Mode::Auto`], cookies are sent until this, in nanoseconds since boot; 0 where they never were.
+    pub cookies_until_ns: U64,
+    /// When the host was last asked whether somebody listens there, in nanoseconds since boot.
+    pub asked_ns: U64,
+    /// 1 where somebody listened.
+    pub is_listening: U32,
+    /// Half-open connections then.
+    pub half_open: U32,
+    /// The listener's backlog then.
+    pub backlog: U32,
+    /// 1 where the kernel refused to take a connection over: this listener needs [`Way::Kernel`].
+    pub refused: U32,
+}
+
+macro_rules! outcomes {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// What becomes of SYNs and cookies, counted per place and CPU.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[repr(u8)]
+        pub enum Outcome {
+            $($(#[doc = $doc])* $name = $code,)*
+        }
+
+        impl Outcome {
+            /// Every outcome.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name in output and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// SYNs answered with a cookie.
+    Sent = 0, "sent";
+    /// Acknowledgments that returned one of ours: connections.
+    Accepted = 1, "accepted";
+    /// Acknowledgments dropped: see [`crate::cookie::Refused::Forged`].
+    Forged = 2, "forged";
+    /// See [`crate::cookie::Refused::Expired`].
+    Expired = 3, "expired";
+    /// See [`crate::cookie::Refused::Replayed`].
+    Replayed = 4, "replayed";
+    /// See [`crate::cookie::Refused::NoKey`].
+    NoKey = 5, "no_key";
+    /// Connections that the listener was handed.
+    HandedOver = 6, "handed_over";
+    /// Connections that the kernel did not let the listener be handed.
+    HandoverFailed = 7, "handover_failed";
+    /// Segments dropped because they came before the one that begins the connection, which was lost: it comes again.
+    TooEarly = 8, "too_early";
+    /// SYNs left to the host, because they ask for what a cookie cannot give: a signature (RFC 2385, RFC 5925).
+    LeftToHost = 9, "left_to_host";
+    /// SYNs that could not be answered: no key, or no room in the frame. The host got them.
+    Unanswered = 10, "unanswered";
+}
+
+impl Outcome {
+    /// Places in [`OutcomeCounters`]; more than there are outcomes.
+    pub const SLOTS: usize = 16;
+}
+
+/// Outcomes at one place on one CPU: an element of the `COOKIES` map.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, KnownLayout)
+)]
+pub struct OutcomeCounters {
+    /// Indexed by [`Outcome`].
+    pub counts: [U64; Outcome::SLOTS],
+    /// When the second began in which `unreturned` are counted, in nanoseconds since boot.
+    pub second_ns: U64,
+    /// Cookies sent less those returned, in that second.
+    pub unreturned: U64,
+}
+
+/// A connection whose cookie was accepted: a value of the `ACCEPTED` map, which remembers so many of the last ones by
+/// their flow's key.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Accepted {
+    /// When, in nanoseconds since boot.
+    pub at_ns: u64,
+    /// The place's [`Listener::index`].
+    pub index: u32,
+    /// The client's ISN.
+    pub client_isn: u32,
+    /// The cookie.
+    pub cookie: u32,
+    /// [`crate::cookie::Cookie::timestamp_offset`].
+    pub timestamp_offset: u32,
+    /// The client's maximum segment size in octets.
+    pub mss: u16,
+    /// The client's window scale; 15 for none.
+    pub client_scale: u8,
+    /// The host's window scale.
+    pub host_scale: u8,
+    /// Bits of [`feature`] that were agreed on.
+    pub features: u8,
+    /// 1 where the host has it: nothing more is handed over.
+    pub is_done: u8,
+    /// Code of a [`Way`].
+    pub way: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+/// How many [`Accepted`] are remembered.
+pub const MAX_ACCEPTED: u32 = 65_536;
