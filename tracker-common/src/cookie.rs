@@ -9,6 +9,8 @@
 //! Timestamps need no room: that they were agreed on is part of what is hashed, and shows in the acknowledgment. Their
 //! offset is the other half of the hash, so that they tell nothing of the host's clock (RFC 7323 section 7.1).
 
+use core::fmt;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
@@ -54,9 +56,7 @@ pub const fn period(now_ns: u64) -> u32 {
 }
 
 /// A key, and from when on it is used.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
-)]
+#[derive(Clone, Copy, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct DatedKey {
     /// SipHash's key. Secret.
@@ -65,6 +65,16 @@ pub struct DatedKey {
     pub since: u32,
     /// 1 where there is a key.
     pub present: u32,
+}
+
+impl fmt::Debug for DatedKey {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatedKey")
+            .field("since", &self.since)
+            .field("present", &self.present)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The two newest keys: the one entry of the `KEYS` map.
@@ -232,10 +242,7 @@ pub fn make(keys: &Keys, syn: &Packet, agreed: Agreed, now_ns: u64) -> Option<Co
 #[allow(clippy::cast_possible_truncation)] // a half
 fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
     let known = agreed.bits() | (period & ((1 << PERIOD_BITS) - 1)) << AGREED_BITS;
-    Cookie {
-        isn: Seq((hash as u32) << KNOWN_BITS | known),
-        timestamp_offset: (hash >> 32) as u32,
-    }
+    Cookie { isn: Seq((hash as u32) << KNOWN_BITS | known), timestamp_offset: (hash >> 32) as u32 }
 }
 
 /// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
@@ -275,9 +282,8 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
     let (from, to) = (&addresses[client.index()], &addresses[host.index()]);
     let port = |end: crate::key::End| u64::from(packet.key.port(end));
     let ends = port(client) | port(host) << 16 | u64::from(isn.0) << 32;
-    let rest = u64::from(period)
-        | u64::from(agreed.bits()) << 32
-        | u64::from(agreed.timestamps) << 41;
+    let rest =
+        u64::from(period) | u64::from(agreed.bits()) << 32 | u64::from(agreed.timestamps) << 41;
     let mut state = SipHash::new(key);
     if is_mapped(from) {
         state.absorb(half(from, 12) | half(to, 12) << 32);
@@ -298,12 +304,7 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
 /// Four octets of an address.
 #[inline(always)]
 fn half(address: &Address, at: usize) -> u64 {
-    u64::from(u32::from_ne_bytes([
-        address[at],
-        address[at + 1],
-        address[at + 2],
-        address[at + 3],
-    ]))
+    u64::from(u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]))
 }
 
 /// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over
@@ -353,5 +354,127 @@ impl SipHash {
         *v2 = v2.wrapping_add(*v1);
         *v1 = v1.rotate_left(17) ^ *v2;
         *v2 = v2.rotate_left(32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        key::{FlowKey, mapped},
+        segment::Segment,
+    };
+
+    /// Of the reference implementation: the key 00 01 .. 0f, and the messages of 8 and 16 octets 00 01 ...
+    #[test]
+    fn siphash_as_published() {
+        let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+        let mut state = SipHash::new(&key);
+        state.absorb(key[0]);
+        assert_eq!(state.finish(8), 0x93f5_f579_9a93_2462);
+        let mut state = SipHash::new(&key);
+        state.absorb(key[0]);
+        state.absorb(key[1]);
+        assert_eq!(state.finish(16), 0x3f2a_cc7f_57c2_9bdb);
+    }
+
+    const NOW: u64 = 1_000_000_000_000_000;
+
+    fn keys() -> Keys {
+        let now = period(NOW);
+        Keys {
+            keys: [
+                DatedKey { key: [1, 2], since: now - 100, present: 1 },
+                DatedKey { key: [3, 4], since: now, present: 1 },
+            ],
+        }
+    }
+
+    fn packet(v6: bool, seq: u32, ack: u32) -> Packet {
+        let address = |n: u8| if v6 { [n; 16] } else { mapped([10, 0, 0, n]) };
+        let (key, from) = FlowKey::new(
+            (&address(9), 40_000_u16.to_be_bytes()),
+            (&address(1), 443_u16.to_be_bytes()),
+            0,
+        );
+        Packet {
+            key,
+            from,
+            segment: Segment { seq: Seq(seq), ack: Seq(ack), ..Segment::default() },
+        }
+    }
+
+    fn agreed() -> impl Strategy<Value = Agreed> {
+        (0..8u8, 0..16u8, any::<(bool, bool, bool)>()).prop_map(
+            |(mss, scale, (sack, ecn, timestamps))| Agreed { mss, scale, sack, ecn, timestamps },
+        )
+    }
+
+    proptest! {
+        // Each case of the second is right by chance once in 400,000.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_was_agreed_on_comes_back(
+            agreed in agreed(), isn: u32, v6: bool, age in 0..2 * (1u64 << PERIOD_SHIFT),
+        ) {
+            let made = make(&keys(), &packet(v6, isn, 0), agreed, NOW).expect("a key");
+            let ack = packet(v6, isn.wrapping_add(1), made.isn.add(1).0);
+            prop_assert_eq!(check(&keys(), &ack, agreed.timestamps, NOW + age), Ok((agreed, made)));
+        }
+
+        #[test]
+        fn nothing_may_be_changed(agreed in agreed(), isn: u32, v6: bool, bit in 0..32u32, other in 1u32..) {
+            let made = make(&keys(), &packet(v6, isn, 0), agreed, NOW).expect("a key");
+            let wrong = |ack: &Packet, timestamps| {
+                matches!(check(&keys(), ack, timestamps, NOW), Err(Refused::Forged | Refused::NoKey))
+            };
+            let ack = |seq: u32, cookie: Seq| packet(v6, seq, cookie.add(1).0);
+            let next = isn.wrapping_add(1);
+            let flipped = ack(next, Seq(made.isn.0 ^ 1 << bit));
+            prop_assert!(wrong(&flipped, agreed.timestamps));
+            prop_assert!(wrong(&ack(next.wrapping_add(other), made.isn), agreed.timestamps));
+            prop_assert!(wrong(&ack(next, made.isn), !agreed.timestamps));
+            prop_assert!(wrong(&packet(!v6, next, made.isn.add(1).0), agreed.timestamps));
+            let mut elsewhere = ack(next, made.isn);
+            elsewhere.key.ports[elsewhere.from.other().index()] = 444_u16.to_be_bytes();
+            prop_assert!(wrong(&elsewhere, agreed.timestamps));
+        }
+    }
+
+    #[test]
+    fn cookies_expire_and_keys_end() {
+        let agreed = Agreed { timestamps: true, ..Agreed::default() };
+        let made = make(&keys(), &packet(false, 7, 0), agreed, NOW).expect("a key");
+        let ack = packet(false, 8, made.isn.add(1).0);
+        let after = |periods: u64| check(&keys(), &ack, true, NOW + (periods << PERIOD_SHIFT));
+        assert!(after(0).is_ok() && after(2).is_ok());
+        assert_eq!(after(3), Err(Refused::Expired));
+        // Of the same two bits, but another period.
+        assert_eq!(after(4), Err(Refused::Forged));
+        // Made with the key before.
+        let made =
+            make(&keys(), &packet(false, 7, 0), agreed, NOW - (1 << PERIOD_SHIFT)).expect("a key");
+        let ack = packet(false, 8, made.isn.add(1).0);
+        assert!(check(&keys(), &ack, true, NOW).is_ok());
+        assert_eq!(Keys::default().of(5), None);
+        assert_eq!(keys().of(period(NOW) - 101), None);
+        assert_eq!(keys().of(period(NOW) - 1), Some(&[1, 2]));
+        assert_eq!(keys().of(period(NOW)), Some(&[3, 4]));
+    }
+
+    #[test]
+    fn a_size_that_fits() {
+        let index = |offered| mss_index(&mapped([10, 0, 0, 1]), offered);
+        assert_eq!([0, 535, 536, 1219].map(index), [0; 4]);
+        assert_eq!([1220, 1459, 1460, 8959, 8960, 65_495].map(index), [1, 5, 6, 6, 7, 7]);
+        assert_eq!(mss_index(&[1; 16], 1440), 6);
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        assert!(!format!("{:?}", keys()).contains("key: "));
     }
 }

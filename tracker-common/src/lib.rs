@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod answer;
 pub mod cell;
 pub mod config;
 pub mod conn_state;

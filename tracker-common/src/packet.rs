@@ -187,6 +187,10 @@ pub struct Parsed {
     pub packet: Packet,
     /// Octets of the TCP header, by its own account.
     pub header_len: u32,
+    /// Octets before the IP header: a frame's Ethernet header and VLAN tags.
+    pub ip_at: u32,
+    /// Octets before the TCP header.
+    pub tcp_at: u32,
     source: Address,
     destination: Address,
 }
@@ -224,6 +228,9 @@ pub fn parse<B: Bytes + ?Sized>(
         ETHER_IPV6 => ipv6(frame, ip_at, parsed)?,
         _ => return Err(Unparsed::NotIp),
     };
+    #[allow(clippy::cast_possible_truncation)] // at most 22
+    let at = ip_at as u32;
+    parsed.ip_at = at;
     tcp(frame, &frame.forget(ip), zone, parsed)
 }
 
@@ -369,8 +376,11 @@ fn tcp<B: Bytes + ?Sized>(
     let header: Tcp = frame.read(ip.tcp_at).ok_or(truncated)?;
     let offset_and_flags = header.offset_and_flags.get();
     let header_len = u32::from(offset_and_flags >> 12) * 4;
-    let Parsed { packet, header_len: stated, source, destination } = parsed;
+    let Parsed { packet, header_len: stated, tcp_at, source, destination, .. } = parsed;
     *stated = header_len;
+    #[allow(clippy::cast_possible_truncation)] // the headers before it are shorter
+    let at = ip.tcp_at as u32;
+    *tcp_at = at;
     (packet.key, packet.from) =
         FlowKey::new((source, header.source), (destination, header.destination), zone);
     packet.segment = Segment {

@@ -126,10 +126,7 @@ impl Listener {
 /// What the kernel programs know of a place: an element of the `LISTENER_STATES` map.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
-#[cfg_attr(
-    not(target_arch = "bpf"),
-    derive(FromBytes, IntoBytes, KnownLayout)
-)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout))]
 pub struct ListenerState {
     /// In [`Mode::Auto`], cookies are sent until this, in nanoseconds since boot; 0 where they never were.
     pub cookies_until_ns: U64,
@@ -200,17 +197,36 @@ impl Outcome {
 /// Outcomes at one place on one CPU: an element of the `COOKIES` map.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
-#[cfg_attr(
-    not(target_arch = "bpf"),
-    derive(FromBytes, IntoBytes, KnownLayout)
-)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout))]
 pub struct OutcomeCounters {
     /// Indexed by [`Outcome`].
     pub counts: [U64; Outcome::SLOTS],
-    /// When the second began in which `unreturned` are counted, in nanoseconds since boot.
+    /// When the second began in which the next two are counted, in nanoseconds since boot.
     pub second_ns: U64,
-    /// Cookies sent less those returned, in that second.
-    pub unreturned: U64,
+    /// Cookies sent in that second.
+    pub sent: U64,
+    /// Cookies returned in that second.
+    pub returned: U64,
+}
+
+impl OutcomeCounters {
+    /// Counts a cookie that is sent at `now_ns`. Where a second has passed, says whether in that second so many were sent
+    /// to nobody that the host would have had to remember them: an eighth of all, and a 32nd of `threshold`. A half-open
+    /// connection lives for more than that many seconds.
+    #[inline(always)]
+    pub fn sends(&self, now_ns: u64, threshold: u32) -> bool {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let (sent, returned) = (self.sent.get(), self.returned.get());
+        if now_ns.wrapping_sub(self.second_ns.get()) < SECOND_NS {
+            self.sent.set(sent + 1);
+            return false;
+        }
+        self.second_ns.set(now_ns);
+        self.sent.set(1);
+        self.returned.set(0);
+        let unreturned = sent.saturating_sub(returned);
+        unreturned * 32 >= u64::from(threshold) && unreturned * 8 >= sent && unreturned > 0
+    }
 }
 
 /// A connection whose cookie was accepted: a value of the `ACCEPTED` map, which remembers so many of the last ones by

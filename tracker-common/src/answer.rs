@@ -1,0 +1,302 @@
+//! The SYN,ACK that a SYN cookie travels in, from the IP header on.
+
+use crate::{
+    cookie::{Agreed, Cookie},
+    key::{Address, is_mapped},
+    packet::Packet,
+    protect::Listener,
+    segment::{Flags, SynOptions},
+    seq::Seq,
+};
+
+/// Octets of the largest answer: an IPv6 header, a TCP header, and options.
+pub const MOST: usize = 40 + 20 + MOST_OPTIONS * 4;
+
+/// 32-bit words of options at most: MSS, SACK and timestamps, window scale.
+const MOST_OPTIONS: usize = 5;
+
+/// Hops that Linux sends with by default.
+const TIME_TO_LIVE: u8 = 64;
+
+/// What the host says in the handshake, about itself and about what was agreed on.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Terms {
+    /// Its sequence number.
+    pub isn: Seq,
+    /// The timestamp to send, where timestamps were agreed on.
+    pub timestamp: Seq,
+    /// Its maximum segment size in octets.
+    pub mss: u16,
+    /// Its window, not scaled.
+    pub window: u16,
+    /// Its window scale, where windows are scaled.
+    pub scale: u8,
+    /// Bits of [`SynOptions::present`] that it sends too.
+    pub present: u8,
+    /// It agrees to ECN.
+    pub ecn: bool,
+}
+
+impl Terms {
+    /// Those of the host behind `listener`, for a client that it agrees with on `agreed`, at `now_ns` since boot.
+    #[inline(always)]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // the clock of timestamps wraps
+    pub const fn new(listener: &Listener, agreed: &Agreed, cookie: &Cookie, now_ns: u64) -> Self {
+        let mut present = 0;
+        if agreed.is_scaled() {
+            present |= SynOptions::HAS_WINDOW_SCALE;
+        }
+        if agreed.sack {
+            present |= SynOptions::HAS_SACK;
+        }
+        if agreed.timestamps {
+            present |= SynOptions::HAS_TIMESTAMPS;
+        }
+        Self {
+            isn: cookie.isn,
+            timestamp: Seq(((now_ns / 1_000_000) as u32).wrapping_add(cookie.timestamp_offset)),
+            mss: listener.mss,
+            window: listener.window,
+            scale: listener.scale,
+            present,
+            ecn: agreed.ecn,
+        }
+    }
+
+    const fn sends(&self, option: u8) -> bool {
+        self.present & option != 0
+    }
+
+    /// Its options, in 32-bit words of network byte order, and how many there are.
+    #[inline(always)]
+    fn options(&self, echo: Seq) -> ([u32; MOST_OPTIONS], usize) {
+        let mut words = [0; MOST_OPTIONS];
+        words[0] = (0x0204_0000 | u32::from(self.mss)).to_be();
+        let mut count = 1;
+        if self.sends(SynOptions::HAS_TIMESTAMPS) {
+            // SACK permitted, or two NOPs.
+            let sack = self.sends(SynOptions::HAS_SACK);
+            words[1] = (if sack { 0x0402_080a_u32 } else { 0x0101_080a }).to_be();
+            words[2] = self.timestamp.0.to_be();
+            words[3] = echo.0.to_be();
+            count = 4;
+        } else if self.sends(SynOptions::HAS_SACK) {
+            words[1] = 0x0101_0402_u32.to_be();
+            count = 2;
+        }
+        if self.sends(SynOptions::HAS_WINDOW_SCALE) {
+            words[count & 7] = (0x0103_0300 | u32::from(self.scale)).to_be();
+            count += 1;
+        }
+        (words, count)
+    }
+
+    /// Its flags.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flags(&self) -> Flags {
+        let flags = Flags::SYN.with(Flags::ACK);
+        if self.ecn { flags.with(Flags::ECE) } else { flags }
+    }
+}
+
+/// Writes the answer to `syn` into `octets`, and returns its length.
+#[inline(always)]
+pub fn write(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
+    if is_mapped(&syn.key.addresses[0]) {
+        let len = tcp::<20>(octets, syn, terms);
+        ipv4(octets, syn, len);
+        20 + len
+    } else {
+        let len = tcp::<40>(octets, syn, terms);
+        ipv6(octets, syn, len);
+        40 + len
+    }
+}
+
+/// Four octets of an address, as they lie in memory.
+#[inline(always)]
+fn word(address: &Address, at: usize) -> u32 {
+    u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
+}
+
+#[inline(always)]
+fn put(octets: &mut [u8; MOST], at: usize, words: &[u32]) {
+    for (n, word) in words.iter().enumerate() {
+        octets[at + n * 4..at + n * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+}
+
+/// The TCP header with its checksum, behind `AT` octets of IP header; returns its length.
+#[inline(always)]
+fn tcp<const AT: usize>(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
+    let (client, host) = (syn.from, syn.from.other());
+    let key = &syn.key;
+    let (options, count) = terms.options(syn.segment.timestamp);
+    let len = 20 + count * 4;
+    #[allow(clippy::cast_possible_truncation)] // at most 40
+    let len_and_flags = ((len / 4) as u32) << 28 | u32::from(terms.flags().0) << 16;
+    let ports = u32::from(key.port(host)) << 16 | u32::from(key.port(client));
+    let header = [
+        ports.to_be(),
+        terms.isn.0.to_be(),
+        syn.segment.seq.add(1).0.to_be(),
+        (len_and_flags | u32::from(terms.window)).to_be(),
+    ];
+    // RFC 1071: a sum of ones' complements does not care about the order of octets, nor of the words.
+    #[allow(clippy::cast_possible_truncation)] // at most 40
+    let mut sum = u64::from((6 + len as u32).to_be());
+    for end in [client, host] {
+        let address = &key.addresses[end.index()];
+        sum += u64::from(word(address, 12));
+        if AT == 40 {
+            for at in [0, 4, 8] {
+                sum += u64::from(word(address, at));
+            }
+        }
+    }
+    for word in header.iter().chain(&options) {
+        sum += u64::from(*word);
+    }
+    put(octets, AT, &header);
+    octets[AT + 16..AT + 18].copy_from_slice(&fold(sum).to_ne_bytes());
+    octets[AT + 18..AT + 20].copy_from_slice(&[0; 2]);
+    put(octets, AT + 20, &options);
+    len
+}
+
+/// The checksum of words whose sum this is, as it lies in memory.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)] // folded
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+/// As Linux sends its own SYN,ACKs: not to be fragmented, and so without an identification (RFC 6864).
+#[inline(always)]
+fn ipv4(octets: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
+    let (client, host) = (syn.from.index(), syn.from.other().index());
+    #[allow(clippy::cast_possible_truncation)] // at most 60
+    let len = 20 + tcp_len as u32;
+    let mut words = [
+        (0x4500_0000 | len).to_be(),
+        0x0000_4000_u32.to_be(),
+        (u32::from(TIME_TO_LIVE) << 24 | 6 << 16).to_be(),
+        word(&syn.key.addresses[host], 12),
+        word(&syn.key.addresses[client], 12),
+    ];
+    let sum = words.iter().map(|word| u64::from(*word)).sum();
+    // In the second half of the third word, as it lies in memory.
+    words[2] |= u32::from_ne_bytes({
+        let [a, b] = fold(sum).to_ne_bytes();
+        [0, 0, a, b]
+    });
+    put(octets, 0, &words);
+}
+
+#[inline(always)]
+fn ipv6(octets: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
+    let (client, host) = (syn.from.index(), syn.from.other().index());
+    #[allow(clippy::cast_possible_truncation)] // at most 40
+    let len = tcp_len as u32;
+    put(
+        octets,
+        0,
+        &[0x6000_0000_u32.to_be(), (len << 16 | 6 << 8 | u32::from(TIME_TO_LIVE)).to_be()],
+    );
+    octets[8..24].copy_from_slice(&syn.key.addresses[host]);
+    octets[24..40].copy_from_slice(&syn.key.addresses[client]);
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
+
+    use super::*;
+    use crate::{
+        key::{FlowKey, mapped},
+        segment::Segment,
+    };
+
+    fn syn(v6: bool) -> Packet {
+        let address = |n: u8| if v6 { [n; 16] } else { mapped([10, 0, 0, n]) };
+        let (key, from) = FlowKey::new(
+            (&address(9), 40_000_u16.to_be_bytes()),
+            (&address(1), 443_u16.to_be_bytes()),
+            0,
+        );
+        let segment =
+            Segment { seq: Seq(u32::MAX), timestamp: Seq(0xfedc_ba98), ..Segment::default() };
+        Packet { key, from, segment }
+    }
+
+    #[test]
+    fn others_read_what_was_meant() {
+        for present in 0..8 {
+            for (v6, ecn) in [(false, false), (false, true), (true, false), (true, true)] {
+                let terms = Terms {
+                    isn: Seq(0x1234_5678),
+                    timestamp: Seq(77),
+                    mss: 1460,
+                    window: 64_240,
+                    scale: 7,
+                    present,
+                    ecn,
+                };
+                let mut octets = [0xaa; MOST];
+                let len = write(&mut octets, &syn(v6), &terms);
+                let packet = SlicedPacket::from_ip(&octets[..len]).expect("a packet");
+                let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("no TCP") };
+                let header = tcp.to_header();
+                match packet.net.as_ref().expect("IP") {
+                    NetSlice::Ipv4(ip) => {
+                        let ip = ip.header().to_header();
+                        assert_eq!((ip.source, ip.destination), ([10, 0, 0, 1], [10, 0, 0, 9]));
+                        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                        assert_eq!((ip.total_len as usize, ip.dont_fragment), (len, true));
+                        assert_eq!(Ok(header.checksum), header.calc_checksum_ipv4(&ip, &[]));
+                    }
+                    NetSlice::Ipv6(ip) => {
+                        let ip = ip.header().to_header();
+                        assert_eq!((ip.source, ip.destination), ([1; 16], [9; 16]));
+                        assert_eq!(usize::from(ip.payload_length) + 40, len);
+                        assert_eq!(Ok(header.checksum), header.calc_checksum_ipv6(&ip, &[]));
+                    }
+                    NetSlice::Arp(_) => panic!("ARP"),
+                }
+                assert_eq!((header.source_port, header.destination_port), (443, 40_000));
+                assert_eq!(
+                    (header.sequence_number, header.acknowledgment_number),
+                    (0x1234_5678, 0)
+                );
+                assert_eq!(
+                    (header.syn, header.ack, header.ece, header.cwr),
+                    (true, true, ecn, false)
+                );
+                assert_eq!((header.window_size, header.urgent_pointer), (64_240, 0));
+                let has = |bit| present & bit != 0;
+                let mut wanted = vec![TcpOptionElement::MaximumSegmentSize(1460)];
+                if has(SynOptions::HAS_SACK) {
+                    wanted.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
+                }
+                if has(SynOptions::HAS_TIMESTAMPS) {
+                    wanted.push(TcpOptionElement::Timestamp(77, 0xfedc_ba98));
+                }
+                if has(SynOptions::HAS_WINDOW_SCALE) {
+                    wanted.push(TcpOptionElement::WindowScale(7));
+                }
+                let options: Vec<_> = header
+                    .options_iterator()
+                    .map(|option| option.expect("an option"))
+                    .filter(|option| *option != TcpOptionElement::Noop)
+                    .collect();
+                assert_eq!(options, wanted);
+            }
+        }
+    }
+}
