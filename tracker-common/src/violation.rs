@@ -194,6 +194,8 @@ rules! {
     TimeWaitAssassination = 70, "time_wait_assassination", Violation;
     /// A wrong TCP checksum, where checksums are asked to be verified.
     BadChecksum = 71, "bad_checksum", Information;
+    /// An acknowledgment for a listener that SYN cookies protect, which returns no valid one (C3).
+    CookieBad = 72, "cookie_bad", Violation;
 }
 
 impl Rule {

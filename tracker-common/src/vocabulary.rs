@@ -425,6 +425,17 @@ pub const fn entry(rule: Rule) -> Entry {
             behaviours: &["F7"],
             names: &[],
         },
+        Rule::CookieBad => Entry {
+            phase: Handshake,
+            meaning: "An acknowledgment for a listener that SYN cookies protect belongs to no connection and returns no \
+                valid cookie: it is forged, older than its cookie lives, or the second use of one.",
+            causes: "An ACK flood; an attempt to guess a cookie or to replay one; a client that was away for longer \
+                than a cookie lives.",
+            next: "See `tracker stats` for the reasons: forged, expired, replayed.",
+            state: "The segment is dropped. No flow is created, and the listener never sees it.",
+            behaviours: &["C3"],
+            names: &[Name(Counter, "SyncookiesFailed", "")],
+        },
         Rule::BadChecksum => Entry {
             phase: Header,
             meaning: "The TCP checksum does not fit the segment (RFC 9293 section 3.1): the receiver drops it. \
@@ -1358,12 +1369,6 @@ pub const OUTSIDE: &[Outside] = &[
             Name(Snort, "STREAM_TCP_SESSION_HIJACKED_CLIENT", "129:9"),
             Name(Snort, "STREAM_TCP_SESSION_HIJACKED_SERVER", "129:10"),
         ],
-    },
-    Outside {
-        name: "cookie_bad",
-        why: "Whether an acknowledgment carries a valid SYN cookie is known to whoever sent the cookie. The host's own \
-              are counted by the kernel (`nstat TcpExtSyncookiesFailed`).",
-        names: &[Name(Counter, "SyncookiesFailed", "")],
     },
     Outside {
         name: "idle_timeout",

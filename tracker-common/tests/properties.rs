@@ -84,6 +84,7 @@ fn options() -> impl Strategy<Value = SynOptions> {
         window_scale,
         present: present & !SynOptions::HAS_TIMESTAMPS,
         timestamp: Seq(0),
+        timestamp_echo: Seq(0),
     })
 }
 

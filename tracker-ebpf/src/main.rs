@@ -8,6 +8,7 @@
 mod frame;
 mod maps;
 mod parts;
+mod protect;
 mod reports;
 mod surroundings;
 
@@ -31,21 +32,60 @@ use tracker_common::{
 use crate::{
     frame::{SkbFrame, XdpFrame},
     maps::{Scratch, count_packet, interface},
+    protect::{answered_ns, guard, guarded, hand_over, protection, put_back, put_syn, put_syn_ack},
     reports::deliver,
     surroundings::Kernel,
 };
 
-/// Arriving packets. Every one is passed on.
+/// Arriving packets. Every one is passed on, but what SYN cookies answer or refuse.
 #[xdp(frags)]
 fn tracker_ingress(ctx: XdpContext) -> u32 {
-    if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
-        let unparsed = parse_arriving(ctx.ctx, scratch);
-        let fate = fate(scratch, unparsed, Hook::Ingress);
-        count_packet(Hook::Ingress, fate);
-        #[cfg(feature = "kernel-log")]
-        log(&ctx, scratch, Hook::Ingress, fate);
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
+    let unparsed = parse_arriving(ctx.ctx, scratch);
+    let now_ns = now_ns();
+    let guarded = if unparsed.is_none() && protection().enabled != 0 {
+        guard(ctx.ctx, scratch, now_ns)
+    } else {
+        guarded::PASSED
+    };
+    let (fate, action) = match guarded {
+        guarded::ANSWERED => (Fate::CookieSent as u32, xdp_action::XDP_TX),
+        guarded::REFUSED => {
+            deliver(scratch);
+            (Fate::CookieRefused as u32, xdp_action::XDP_DROP)
+        }
+        _ => {
+            if guarded == guarded::ACCEPTED {
+                remember_handshake(scratch, now_ns);
+            }
+            (fate(scratch, unparsed, Hook::Ingress, now_ns), xdp_action::XDP_PASS)
+        }
+    };
+    count_packet(Hook::Ingress, fate);
+    #[cfg(feature = "kernel-log")]
+    log(&ctx, scratch, Hook::Ingress, fate);
+    action
+}
+
+/// Tracks the SYN and the SYN,ACK that came before the first segment of a connection that a cookie opens.
+#[inline(always)]
+fn remember_handshake(scratch: *mut Scratch, now_ns: u64) {
+    let answered_ns = answered_ns(scratch, now_ns);
+    put_syn(scratch);
+    fate(scratch, None, Hook::Ingress, answered_ns);
+    put_syn_ack(scratch);
+    fate(scratch, None, Hook::Egress, answered_ns);
+    put_back(scratch);
+}
+
+/// Arriving packets on their way to the host's stack, while SYN cookies are on.
+#[classifier]
+fn tracker_handover(ctx: TcContext) -> i32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
+    if parse_leaving(ctx.skb.skb, scratch).is_some() {
+        return TC_ACT_UNSPEC;
     }
-    xdp_action::XDP_PASS
+    hand_over(ctx.skb.skb, scratch)
 }
 
 /// Leaving packets. Every one is passed on, to whatever other program is attached.
@@ -55,7 +95,7 @@ fn tracker_egress(ctx: TcContext) -> i32 {
         count_packet(Hook::Egress, Fate::CountedOnArrival as u32);
     } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let unparsed = parse_leaving(ctx.skb.skb, scratch);
-        let fate = fate(scratch, unparsed, Hook::Egress);
+        let fate = fate(scratch, unparsed, Hook::Egress, now_ns());
         count_packet(Hook::Egress, fate);
         #[cfg(feature = "kernel-log")]
         log(&ctx, scratch, Hook::Egress, fate);
@@ -93,8 +133,7 @@ fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fat
 
 /// The code of the packet's [`Fate`].
 #[inline(always)]
-fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook) -> u32 {
-    let now_ns = now_ns();
+fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook, now_ns: u64) -> u32 {
     if let Some(reason) = unparsed {
         if reason as u8 == Unparsed::BadTcpHeaderLength as u8 {
             bad_header(scratch, hook, now_ns);

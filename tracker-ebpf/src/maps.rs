@@ -7,16 +7,20 @@ use aya_ebpf::{
 };
 use tracker_common::{
     config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
+    cookie::Keys,
     counters::{Fate, Hook, PacketCounters, Tally},
     flow::{Flow, HalfOpen},
     key::FlowKey,
     limit,
     packet::Parsed,
+    protect::{
+        Accepted, Listener, ListenerState, MAX_ACCEPTED, MAX_LISTENERS, OutcomeCounters, Place,
+    },
     sweep::{self, Removal},
     violation::Rule,
 };
 
-use crate::{frame::opaque, parts::PartsState, reports::Reports};
+use crate::{frame::opaque, parts::PartsState, protect::Guarding, reports::Reports};
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
@@ -65,6 +69,8 @@ pub(crate) struct Scratch {
     pub(crate) parts: PartsState,
     /// What is to be reported.
     pub(crate) reports: Reports,
+    /// What SYN cookies are made of.
+    pub(crate) guarding: Guarding,
 }
 
 /// One a CPU: programs at these hooks do not interrupt each other.
@@ -102,6 +108,26 @@ pub(crate) static TALLIES: PerCpuArray<u64> = PerCpuArray::pinned(Tally::SLOTS, 
 /// The batch of flows to remove.
 #[map]
 pub(crate) static REMOVALS: Array<Removal> = Array::pinned(sweep::BATCH, 0);
+
+/// Where SYN cookies protect whom. Filled by the agent.
+#[map]
+pub(crate) static LISTENERS: HashMap<Place, Listener> = HashMap::pinned(MAX_LISTENERS, 0);
+
+/// What is known of them, at [`Listener::index`].
+#[map]
+pub(crate) static LISTENER_STATES: Array<ListenerState> = Array::pinned(MAX_LISTENERS, 0);
+
+/// What became of their SYNs and cookies.
+#[map]
+pub(crate) static COOKIES: PerCpuArray<OutcomeCounters> = PerCpuArray::pinned(MAX_LISTENERS, 0);
+
+/// Keys of cookies.
+#[map]
+pub(crate) static KEYS: Array<Keys> = Array::pinned(1, 0);
+
+/// Connections that cookies have opened.
+#[map]
+pub(crate) static ACCEPTED: LruHashMap<FlowKey, Accepted> = LruHashMap::pinned(MAX_ACCEPTED, 0);
 
 /// The interface that this copy of the programs is attached to.
 #[inline(always)]

@@ -6,6 +6,7 @@ use tracker_common::{
     counters::Tally,
     event::{Event, Kind},
     limit::{self, is_due},
+    protect::Place,
     track::Report,
     violation::{Marks, Rule},
 };
@@ -80,6 +81,32 @@ pub(crate) fn file(report: &Report<'_>, slot: u32, reports: &mut Reports) -> u32
         None => unsafe { core::ptr::write_bytes(&raw mut event.flow, 0, 1) },
     }
     0
+}
+
+/// Says that SYN cookies are sent for `place` from now on, where there are `half_open` connections of `limit`.
+#[inline(never)]
+pub(crate) fn announce_cookies(
+    scratch: *mut Scratch,
+    place: &Place,
+    now_ns: u64,
+    half_open: u32,
+    limit: u32,
+) {
+    let Some(config) = maps::CONFIG.get_ptr(0) else { return };
+    // SAFETY: an array's element is never freed.
+    if unsafe { (*config).events } & Kind::Cookie.bit() == 0 {
+        return;
+    }
+    // SAFETY: this CPU's own element, and nothing was filed yet.
+    let event = unsafe { &mut (*scratch).reports.filed[0].event };
+    // SAFETY: any octets are an event.
+    unsafe { core::ptr::write_bytes(event, 0, 1) };
+    event.time_ns = now_ns;
+    event.key.addresses[0] = place.address;
+    event.key.ports[0] = place.port;
+    event.slot = maps::interface().slot;
+    (event.actual, event.high) = (half_open, limit);
+    send(event, Kind::Cookie, 0);
 }
 
 /// Sends what was filed, and forgets it.
