@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod attach;
 pub mod batch;
+pub mod btf;
 pub mod capture;
 pub mod cli;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod flows;
 pub mod guide;
 pub mod hub;
 pub mod instance;
+pub mod kfunc;
 pub mod ladder;
 pub mod listen;
 pub mod lookup;
