@@ -68,30 +68,6 @@ impl Terms {
         self.present & option != 0
     }
 
-    /// Its options, in 32-bit words of network byte order, and how many there are.
-    #[inline(always)]
-    fn options(&self, echo: Seq) -> ([u32; MOST_OPTIONS], usize) {
-        let mut words = [0; MOST_OPTIONS];
-        words[0] = (0x0204_0000 | u32::from(self.mss)).to_be();
-        let mut count = 1;
-        if self.sends(SynOptions::HAS_TIMESTAMPS) {
-            // SACK permitted, or two NOPs.
-            let sack = self.sends(SynOptions::HAS_SACK);
-            words[1] = (if sack { 0x0402_080a_u32 } else { 0x0101_080a }).to_be();
-            words[2] = self.timestamp.0.to_be();
-            words[3] = echo.0.to_be();
-            count = 4;
-        } else if self.sends(SynOptions::HAS_SACK) {
-            words[1] = 0x0101_0402_u32.to_be();
-            count = 2;
-        }
-        if self.sends(SynOptions::HAS_WINDOW_SCALE) {
-            words[count & 7] = (0x0103_0300 | u32::from(self.scale)).to_be();
-            count += 1;
-        }
-        (words, count)
-    }
-
     /// Its flags.
     #[inline(always)]
     #[must_use]
@@ -121,11 +97,43 @@ fn word(address: &Address, at: usize) -> u32 {
     u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
 }
 
+/// Writes a word, given in host byte order.
 #[inline(always)]
-fn put(octets: &mut [u8; MOST], at: usize, words: &[u32]) {
-    for (n, word) in words.iter().enumerate() {
-        octets[at + n * 4..at + n * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+fn put(octets: &mut [u8; MOST], at: usize, word: u32) {
+    let [a, b, c, d] = word.to_be_bytes();
+    (octets[at], octets[at + 1], octets[at + 2], octets[at + 3]) = (a, b, c, d);
+}
+
+/// The options from `at` on, each in words of its own; returns how many octets they take.
+#[inline(always)]
+fn options(octets: &mut [u8; MOST], at: usize, syn: &Packet, terms: &Terms) -> usize {
+    let scale = if terms.sends(SynOptions::HAS_WINDOW_SCALE) {
+        0x0103_0300 | u32::from(terms.scale)
+    } else {
+        0
+    };
+    let sack = terms.sends(SynOptions::HAS_SACK);
+    put(octets, at, 0x0204_0000 | u32::from(terms.mss));
+    for n in 1..MOST_OPTIONS {
+        put(octets, at + n * 4, 0);
     }
+    // What is not an option is no part of the packet, and 0 in the checksum.
+    let before_scale = if terms.sends(SynOptions::HAS_TIMESTAMPS) {
+        // SACK permitted, or two NOPs, before them.
+        put(octets, at + 4, if sack { 0x0402_080a } else { 0x0101_080a });
+        put(octets, at + 8, terms.timestamp.0);
+        put(octets, at + 12, syn.segment.timestamp.0);
+        put(octets, at + 16, scale);
+        16
+    } else if sack {
+        put(octets, at + 4, 0x0101_0402);
+        put(octets, at + 8, scale);
+        8
+    } else {
+        put(octets, at + 4, scale);
+        4
+    };
+    if scale == 0 { before_scale } else { before_scale + 4 }
 }
 
 /// The TCP header with its checksum, behind `AT` octets of IP header; returns its length.
@@ -133,17 +141,14 @@ fn put(octets: &mut [u8; MOST], at: usize, words: &[u32]) {
 fn tcp<const AT: usize>(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
     let (client, host) = (syn.from, syn.from.other());
     let key = &syn.key;
-    let (options, count) = terms.options(syn.segment.timestamp);
-    let len = 20 + count * 4;
+    let len = 20 + options(octets, AT + 20, syn, terms);
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let len_and_flags = ((len / 4) as u32) << 28 | u32::from(terms.flags().0) << 16;
-    let ports = u32::from(key.port(host)) << 16 | u32::from(key.port(client));
-    let header = [
-        ports.to_be(),
-        terms.isn.0.to_be(),
-        syn.segment.seq.add(1).0.to_be(),
-        (len_and_flags | u32::from(terms.window)).to_be(),
-    ];
+    put(octets, AT, u32::from(key.port(host)) << 16 | u32::from(key.port(client)));
+    put(octets, AT + 4, terms.isn.0);
+    put(octets, AT + 8, syn.segment.seq.add(1).0);
+    put(octets, AT + 12, len_and_flags | u32::from(terms.window));
+    put(octets, AT + 16, 0);
     // RFC 1071: a sum of ones' complements does not care about the order of octets, nor of the words.
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let mut sum = u64::from((6 + len as u32).to_be());
@@ -151,19 +156,36 @@ fn tcp<const AT: usize>(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) ->
         let address = &key.addresses[end.index()];
         sum += u64::from(word(address, 12));
         if AT == 40 {
-            for at in [0, 4, 8] {
-                sum += u64::from(word(address, at));
-            }
+            sum += u64::from(word(address, 0));
+            sum += u64::from(word(address, 4));
+            sum += u64::from(word(address, 8));
         }
     }
-    for word in header.iter().chain(&options) {
-        sum += u64::from(*word);
-    }
-    put(octets, AT, &header);
-    octets[AT + 16..AT + 18].copy_from_slice(&fold(sum).to_ne_bytes());
-    octets[AT + 18..AT + 20].copy_from_slice(&[0; 2]);
-    put(octets, AT + 20, &options);
+    sum += sum_of::<10>(octets, AT);
+    put_checksum(octets, AT + 16, sum);
     len
+}
+
+/// The sum of `N` words as they lie in memory.
+#[inline(always)]
+fn sum_of<const N: usize>(octets: &[u8; MOST], at: usize) -> u64 {
+    let mut sum = 0;
+    for n in 0..N {
+        let at = at + n * 4;
+        sum += u64::from(u32::from_ne_bytes([
+            octets[at],
+            octets[at + 1],
+            octets[at + 2],
+            octets[at + 3],
+        ]));
+    }
+    sum
+}
+
+#[inline(always)]
+fn put_checksum(octets: &mut [u8; MOST], at: usize, sum: u64) {
+    let [a, b] = fold(sum).to_ne_bytes();
+    (octets[at], octets[at + 1]) = (a, b);
 }
 
 /// The checksum of words whose sum this is, as it lies in memory.
@@ -183,34 +205,27 @@ fn ipv4(octets: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
     let (client, host) = (syn.from.index(), syn.from.other().index());
     #[allow(clippy::cast_possible_truncation)] // at most 60
     let len = 20 + tcp_len as u32;
-    let mut words = [
-        (0x4500_0000 | len).to_be(),
-        0x0000_4000_u32.to_be(),
-        (u32::from(TIME_TO_LIVE) << 24 | 6 << 16).to_be(),
-        word(&syn.key.addresses[host], 12),
-        word(&syn.key.addresses[client], 12),
-    ];
-    let sum = words.iter().map(|word| u64::from(*word)).sum();
-    // In the second half of the third word, as it lies in memory.
-    words[2] |= u32::from_ne_bytes({
-        let [a, b] = fold(sum).to_ne_bytes();
-        [0, 0, a, b]
-    });
-    put(octets, 0, &words);
+    put(octets, 0, 0x4500_0000 | len);
+    put(octets, 4, 0x0000_4000);
+    put(octets, 8, u32::from(TIME_TO_LIVE) << 24 | 6 << 16);
+    put(octets, 12, u32::from_be(word(&syn.key.addresses[host], 12)));
+    put(octets, 16, u32::from_be(word(&syn.key.addresses[client], 12)));
+    let sum = sum_of::<5>(octets, 0);
+    put_checksum(octets, 10, sum);
 }
 
 #[inline(always)]
 fn ipv6(octets: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
-    let (client, host) = (syn.from.index(), syn.from.other().index());
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let len = tcp_len as u32;
-    put(
-        octets,
-        0,
-        &[0x6000_0000_u32.to_be(), (len << 16 | 6 << 8 | u32::from(TIME_TO_LIVE)).to_be()],
-    );
-    octets[8..24].copy_from_slice(&syn.key.addresses[host]);
-    octets[24..40].copy_from_slice(&syn.key.addresses[client]);
+    put(octets, 0, 0x6000_0000);
+    put(octets, 4, len << 16 | 6 << 8 | u32::from(TIME_TO_LIVE));
+    for (at, end) in [(8, syn.from.other()), (24, syn.from)] {
+        let address = &syn.key.addresses[end.index()];
+        for n in 0..4 {
+            put(octets, at + n * 4, u32::from_be(word(address, n * 4)));
+        }
+    }
 }
 
 #[cfg(test)]

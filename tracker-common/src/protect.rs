@@ -138,7 +138,8 @@ pub struct ListenerState {
     pub half_open: U32,
     /// The listener's backlog then.
     pub backlog: U32,
-    /// 1 where the kernel refused to take a connection over: this listener needs [`Way::Kernel`].
+    /// The error number with which the kernel refused to take a connection over, if it ever did: this listener needs
+    /// [`Way::Kernel`].
     pub refused: U32,
 }
 

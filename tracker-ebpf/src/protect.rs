@@ -15,7 +15,8 @@ use tracker_common::{
     cookie::{self, Agreed, Cookie, LIFETIME_NS, Refused},
     counters::Hook,
     event::Kind,
-    key::is_mapped,
+    flow::Flow,
+    key::{End, is_mapped},
     packet::Packet,
     protect::{
         Accepted, Listener, ListenerState, Mode, Outcome, OutcomeCounters, Place, Protection, Way,
@@ -182,7 +183,7 @@ impl At<'_> {
         if let Some(flow) = maps::CONFIRMED.get_ptr(&packet.key) {
             // SAFETY: the element stays allocated while the program runs: see `tracker_common::track` on races.
             let flow = unsafe { &*flow };
-            if !flow.is_dead() && kernel.states(flow)[host.index()] as u8 != State::Closed as u8 {
+            if !flow.is_dead() && is_open(&kernel, flow, host) {
                 return true;
             }
         }
@@ -191,7 +192,7 @@ impl At<'_> {
             let flow = unsafe { &(*half_open).flow };
             return !flow.is_dead()
                 && flow.half(host).facts().seen()
-                && kernel.states(flow)[host.index()] as u8 != State::Closed as u8;
+                && is_open(&kernel, flow, host);
         }
         false
     }
@@ -527,6 +528,15 @@ impl At<'_> {
     }
 }
 
+/// Whether an end of a flow is not CLOSED.
+#[inline(always)]
+fn is_open(kernel: &Kernel, flow: &Flow, end: End) -> bool {
+    // Not by an index: the compiler would make a pointer by an OR, which the verifier refuses.
+    let [low, high] = kernel.states(flow).map(|state| opaque(state as usize));
+    let state = if end.is_high() { high } else { low };
+    state != State::Closed as usize
+}
+
 /// A socket that is held.
 struct Socket(*mut bpf_sock);
 
@@ -802,10 +812,12 @@ struct Attributes {
     wscale_ok: u8,
     sack_ok: u8,
     tstamp_ok: u8,
-    tsoff: u32,
     usec_ts_ok: u8,
     reserved: [u8; 3],
 }
+
+/// The kernel's error number for what makes no sense.
+const EINVAL: u32 = 22;
 
 /// In the place of `bpf_sk_assign_tcp_reqsk`, until the agent writes the number that it has in this kernel here.
 const ASSIGN: usize = 0x7fff_0001;
@@ -850,7 +862,7 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
         socket.release();
         return handed::ON;
     }
-    let outcome = assign(ctx, scratch, packet, accepted, &socket, guarding);
+    let (outcome, error) = assign(ctx, scratch, packet, accepted, &socket, guarding);
     socket.release();
     let Some(counters) = maps::COOKIES.get_ptr(accepted.index) else { return handed::ON };
     // SAFETY: an array's element is never freed; this CPU alone writes it.
@@ -861,7 +873,7 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
         && let Some(state) = maps::LISTENER_STATES.get_ptr(accepted.index)
     {
         // SAFETY: as above.
-        unsafe { (*state).refused.set(1) };
+        unsafe { (*state).refused.set(error) };
     }
     if outcome as u8 == Outcome::TooEarly as u8 { handed::DROPPED } else { handed::ON }
 }
@@ -874,13 +886,13 @@ fn assign(
     accepted: &Accepted,
     socket: &Socket,
     guarding: &mut Guarding,
-) -> Outcome {
+) -> (Outcome, u32) {
     let segment = &packet.segment;
     if segment.seq.0 != accepted.client_isn.wrapping_add(1)
         || segment.ack.0 != accepted.cookie.wrapping_add(1)
     {
         // The kernel would take the connection's numbers from this one.
-        return Outcome::TooEarly;
+        return (Outcome::TooEarly, 0);
     }
     let has = |bit| u8::from(accepted.features & bit != 0);
     let mut attributes = Attributes {
@@ -896,19 +908,23 @@ fn assign(
     }
     if accepted.features & feature::TIMESTAMPS != 0 && load_timestamps(ctx, scratch, guarding) {
         attributes.tstamp_ok = 1;
-        attributes.tsoff = accepted.timestamp_offset;
+        // The kernel goes on from the timestamp that is echoed.
         attributes.rcv_tsval = guarding.timestamp;
         attributes.rcv_tsecr = guarding.timestamp_echo;
     }
     // SAFETY: a listener that is held.
     let tcp = unsafe { bpf_skc_to_tcp_sock(socket.0.cast()) };
     if tcp.is_null() {
-        return Outcome::HandoverFailed;
+        return (Outcome::HandoverFailed, EINVAL);
     }
     // SAFETY: never called: the agent makes it a call of the kernel's function before loading.
     let assign: Assign = unsafe { core::mem::transmute(ASSIGN) };
     // SAFETY: a context, a listener that is held, and attributes of the length given.
     let error =
         unsafe { assign(ctx, tcp.cast(), &raw mut attributes, size_of::<Attributes>() as u64) };
-    if error == 0 { Outcome::HandedOver } else { Outcome::HandoverFailed }
+    if error == 0 {
+        return (Outcome::HandedOver, 0);
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // an error number
+    (Outcome::HandoverFailed, -error as u32)
 }
