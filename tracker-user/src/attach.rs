@@ -13,10 +13,16 @@ use aya::{
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
 use serde::{Deserialize, Serialize};
-use tracker_common::config::{InterfaceConfig, MAX_INTERFACES};
+use tracker_common::{
+    config::{InterfaceConfig, MAX_INTERFACES},
+    protect::Protection,
+};
 use zerocopy::IntoBytes;
 
-use crate::preflight::{interface_index, kernel_at_least};
+use crate::{
+    preflight::{interface_index, kernel_at_least},
+    protect::Prepared,
+};
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -81,6 +87,9 @@ pub struct Interface {
     pub xdp: Option<String>,
     /// `tcx` or `clsact`.
     pub egress: String,
+    /// The same, for where connections are handed to listeners that SYN cookies protect; absent where none are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub handover: Option<String>,
 }
 
 /// The programs on one interface; dropping this detaches them.
@@ -99,12 +108,28 @@ pub struct Attached {
 ///
 /// What the kernel says.
 pub fn load(object: &[u8], pins: &Path, sizes: &Sizes, config: InterfaceConfig) -> Result<Ebpf> {
+    load_protecting(object, pins, sizes, config, Protection::default())
+}
+
+/// As [`load`], with programs that protect listeners if `protection` says so.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn load_protecting(
+    object: &[u8],
+    pins: &Path,
+    sizes: &Sizes,
+    config: InterfaceConfig,
+    protection: Protection,
+) -> Result<Ebpf> {
     EbpfLoader::new()
         .default_map_pin_directory(pins)
         .map_max_entries("CONFIRMED", sizes.max_flows)
         .map_max_entries("HALF_OPEN", sizes.max_half_open)
         .map_max_entries("EVENTS", sizes.ring_bytes)
         .override_global("INTERFACE", config.as_bytes(), true)
+        .override_global("PROTECTION", protection.as_bytes(), protection.enabled != 0)
         .load(object)
         .context("creating the maps")
 }
@@ -139,6 +164,7 @@ pub async fn attach(
     zone: u16,
     xdp: XdpChoice,
     egress: EgressChoice,
+    protecting: Option<Prepared>,
 ) -> Result<Attached> {
     if slot >= MAX_INTERFACES {
         bail!(
@@ -148,15 +174,28 @@ pub async fn attach(
     let ifindex = interface_index(name)?;
     let kind = LinkKind::of(name)?;
     let raw_ip = u16::from(kind == LinkKind::RawIp);
-    let mut ebpf = load(
+    // On loopback there is no XDP, and so nothing that could answer.
+    let protecting = protecting.filter(|_| kind != LinkKind::Loopback).unwrap_or_default();
+    let mut ebpf = load_protecting(
         object,
         pins,
         sizes,
         InterfaceConfig { slot, zone, raw_ip, ..InterfaceConfig::default() },
+        protecting.protection,
     )?;
 
     // Egress first: a connection that begins between the two would otherwise be seen from one side.
-    let (egress, added_clsact) = attach_egress(&mut ebpf, name, egress)?;
+    let (at_egress, mut added_clsact) =
+        attach_classifier(&mut ebpf, "tracker_egress", name, TcAttachType::Egress, egress)?;
+    // Before XDP too: what is accepted there must be handed over.
+    let handover = if protecting.assign.is_some() {
+        let (hook, added) =
+            attach_classifier(&mut ebpf, "tracker_handover", name, TcAttachType::Ingress, egress)?;
+        added_clsact |= added;
+        Some(hook.to_owned())
+    } else {
+        None
+    };
     let mode = if kind == LinkKind::Loopback {
         None
     } else {
@@ -179,7 +218,8 @@ pub async fn attach(
         slot,
         zone,
         xdp: mode,
-        egress: egress.to_owned(),
+        egress: at_egress.to_owned(),
+        handover,
     };
     Ok(Attached { interface, ebpf, added_clsact })
 }
@@ -246,13 +286,16 @@ fn hardware_type(name: &str) -> Result<u16> {
     Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
 
-fn attach_egress(
+fn attach_classifier(
     ebpf: &mut Ebpf,
+    program_name: &str,
     name: &str,
+    hook: TcAttachType,
     choice: EgressChoice,
 ) -> Result<(&'static str, bool)> {
-    let egress: &mut SchedClassifier = program(ebpf, "tracker_egress")?;
-    egress.load().context("the verifier refused tracker_egress")?;
+    let classifier: &mut SchedClassifier = program(ebpf, program_name)?;
+    classifier.load().with_context(|| format!("the verifier refused {program_name}"))?;
+    let place = if hook == TcAttachType::Ingress { "ingress" } else { "egress" };
     let tcx = match choice {
         EgressChoice::Auto => kernel_at_least((6, 6))?,
         EgressChoice::Tcx => true,
@@ -260,22 +303,18 @@ fn attach_egress(
     };
     if tcx {
         let order = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
-        egress
-            .attach_with_options(name, TcAttachType::Egress, order)
-            .with_context(|| format!("attaching to the egress of {name} by tcx"))?;
+        classifier
+            .attach_with_options(name, hook, order)
+            .with_context(|| format!("attaching to the {place} of {name} by tcx"))?;
         return Ok(("tcx", false));
     }
     // What a killed agent has left there would count every packet a second time. An error means that there is nothing.
-    let _ = qdisc_detach_program(name, TcAttachType::Egress, "tracker_egress");
+    let _ = qdisc_detach_program(name, hook, program_name);
     // An error means that it is there already, or the next call says more.
     let added = qdisc_add_clsact(name).is_ok();
-    egress
-        .attach_with_options(
-            name,
-            TcAttachType::Egress,
-            TcAttachOptions::Netlink(NlOptions::default()),
-        )
-        .with_context(|| format!("attaching to the egress of {name} by clsact"))?;
+    classifier
+        .attach_with_options(name, hook, TcAttachOptions::Netlink(NlOptions::default()))
+        .with_context(|| format!("attaching to the {place} of {name} by clsact"))?;
     Ok(("clsact", added))
 }
 

@@ -1,6 +1,9 @@
 //! An event as users see it.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -10,6 +13,7 @@ use tracker_common::{
     event::{Event as Raw, Kind, Reason},
     flow::Flow,
     key::{End, FlowKey},
+    protect::{Listener, ListenerState},
     segment::Flags,
     state::State,
     sweep::Tier,
@@ -18,6 +22,7 @@ use tracker_common::{
 
 use crate::{
     clock::Clock,
+    protect::{threshold, way_name},
     record::{Record, View, address},
 };
 
@@ -26,7 +31,7 @@ use crate::{
 pub struct Event {
     /// Version of this form: 1.
     pub v: u32,
-    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION`, `SEGMENT` or `LOST`.
+    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION`, `SEGMENT`, `COOKIE` or `LOST`.
     pub event: String,
     /// When.
     pub time: Timestamp,
@@ -50,6 +55,9 @@ pub struct Event {
     /// How the flow ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub end: Option<EndView>,
+    /// SYN cookies that begin or end.
+    #[serde(flatten)]
+    pub cookie: Option<CookieView>,
     /// How many reports were lost since the last line that said so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<u64>,
@@ -143,14 +151,84 @@ pub struct EndView {
     pub duration_ns: u64,
 }
 
+/// A listener for which SYN cookies begin or end.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CookieView {
+    /// Its address and port.
+    pub listener: SocketAddr,
+    /// `on` or `off`.
+    pub mode: String,
+    /// Why they begin.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<CookieReason>,
+    /// Half-open connections that it had when the host was last asked.
+    pub half_open: u32,
+    /// Half-open connections from which on cookies are sent, other than always.
+    pub threshold: u32,
+    /// `handover` or `kernel`: whose cookies they are.
+    pub way: String,
+}
+
+/// Why SYN cookies begin.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CookieReason {
+    /// There are too many half-open connections.
+    HalfOpen,
+    /// Too many cookies were not returned.
+    Unreturned,
+    /// They are always sent.
+    Always,
+}
+
+impl CookieReason {
+    /// The one that the numbers of half-open connections tell.
+    #[must_use]
+    pub fn of(half_open: u32, threshold: u32) -> Self {
+        if half_open >= threshold { Self::HalfOpen } else { Self::Unreturned }
+    }
+
+    /// Its name in output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HalfOpen => "half_open",
+            Self::Unreturned => "unreturned",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl CookieView {
+    /// That cookies begin, where there is a reason to, and that they end otherwise.
+    #[must_use]
+    pub fn new(
+        listener_at: SocketAddr,
+        listener: &Listener,
+        state: &ListenerState,
+        reason: Option<CookieReason>,
+    ) -> Self {
+        Self {
+            listener: listener_at,
+            mode: if reason.is_some() { "on" } else { "off" }.to_owned(),
+            reason,
+            half_open: state.half_open.get(),
+            threshold: threshold(listener, state),
+            way: way_name(listener.way).unwrap_or("?").to_owned(),
+        }
+    }
+}
+
 impl Event {
-    /// What the kernel reported.
+    /// What the kernel reported of a flow or a segment; [`Kind::Cookie`] is of neither.
     ///
     /// # Errors
     ///
     /// Codes that this version does not know.
     pub fn from_kernel(raw: &Raw, view: &View) -> Result<Self> {
-        let kind = Kind::from_code(raw.kind).context("unknown kind of report")?;
+        let kind = Kind::from_code(raw.kind)
+            .filter(|kind| *kind != Kind::Cookie)
+            .context("unknown kind of report")?;
         let from = End::from_high(raw.from != 0);
         let hook = Hook::from_code(raw.hook).context("unknown hook")?;
         let flow = (raw.has_flow != 0).then_some(&raw.flow);
@@ -204,6 +282,7 @@ impl Event {
             states: (kind == Kind::Segment).then_some(around),
             violation,
             end,
+            cookie: None,
             lost: None,
             flow: record,
         })
@@ -232,6 +311,7 @@ impl Event {
             states: None,
             violation: None,
             end: Some(EndView::new(flow, reason, timeout_state)),
+            cookie: None,
             lost: None,
             flow: Some(Record::new(key, flow, Some(tier), view)),
         }
@@ -269,8 +349,29 @@ impl Event {
                 action: "passed".to_owned(),
             }),
             end: None,
+            cookie: None,
             lost: None,
             flow: Some(record),
+        }
+    }
+
+    /// SYN cookies began or ended at `at_ns`, nanoseconds since boot.
+    #[must_use]
+    pub fn cookie(cookie: CookieView, at_ns: u64, clock: &Clock) -> Self {
+        Self {
+            v: 1,
+            event: Kind::Cookie.name().to_owned(),
+            time: clock.date(at_ns),
+            time_ns: at_ns,
+            packet: None,
+            interface: None,
+            segment: None,
+            states: None,
+            violation: None,
+            end: None,
+            cookie: Some(cookie),
+            lost: None,
+            flow: None,
         }
     }
 
@@ -288,6 +389,7 @@ impl Event {
             states: None,
             violation: None,
             end: None,
+            cookie: None,
             lost: Some(count),
             flow: None,
         }
@@ -353,6 +455,18 @@ impl fmt::Display for Event {
                 " {count} reports were lost; counters are exact: see `tracker stats`"
             );
         }
+        if let Some(cookie) = &self.cookie {
+            let CookieView { listener, mode, reason, half_open, threshold, way } = cookie;
+            write!(f, " {mode} listener={listener}")?;
+            if let Some(reason) = reason {
+                write!(f, " reason={}", reason.name())?;
+            }
+            write!(f, " half_open={half_open} threshold={threshold} way={way}")?;
+            return match &self.interface {
+                Some(interface) => write!(f, " in={interface}"),
+                None => Ok(()),
+            };
+        }
         if let Some(violation) = &self.violation {
             write!(f, " {}", violation.name)?;
             if let (Some(expected), Some(actual)) = (&violation.expected, violation.actual) {
@@ -382,5 +496,41 @@ impl fmt::Display for Event {
             Some(flow) => write!(f, " {flow}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_in_json_and_text() {
+        let place = "192.0.2.1:80".parse().expect("an address");
+        let listener = Listener { threshold: 128, ..Listener::default() };
+        let state = ListenerState::default();
+        let on = CookieView::new(place, &listener, &state, Some(CookieReason::of(130, 128)));
+        let clock = Clock::at(5, Timestamp::UNIX_EPOCH);
+        let event = Event::cookie(CookieView { half_open: 130, ..on }, 5, &clock);
+        let line = serde_json::to_string(&event).expect("JSON");
+        assert_eq!(
+            line,
+            r#"{"v":1,"event":"COOKIE","time":"1970-01-01T00:00:00Z","time_ns":5,"listener":"192.0.2.1:80","mode":"on","reason":"half_open","half_open":130,"threshold":128,"way":"handover"}"#
+        );
+        assert_eq!(
+            format!("{event:#}"),
+            "[COOKIE] on listener=192.0.2.1:80 reason=half_open half_open=130 threshold=128 way=handover"
+        );
+        let read: Event = serde_json::from_str(&line).expect("an event");
+        assert_eq!(format!("{read:#}"), format!("{event:#}"));
+
+        let off = Event::cookie(CookieView::new(place, &listener, &state, None), 5, &clock);
+        assert_eq!(
+            format!("{off:#}"),
+            "[COOKIE] off listener=192.0.2.1:80 half_open=0 threshold=128 way=handover"
+        );
+        // Others have none of it.
+        let lost = serde_json::to_string(&Event::lost(3, &clock)).expect("JSON");
+        assert!(!lost.contains("listener"), "{lost}");
+        assert!(serde_json::from_str::<Event>(&lost).expect("an event").cookie.is_none());
     }
 }

@@ -22,6 +22,7 @@ pub mod lookup;
 pub mod object;
 pub mod preflight;
 pub mod private_bpffs;
+pub mod protect;
 pub mod reap;
 pub mod record;
 pub mod replay;

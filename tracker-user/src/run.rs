@@ -33,7 +33,9 @@ use crate::{
     event::Event,
     hub::Hub,
     instance::Instance,
+    kfunc::{self, Patched},
     object, preflight,
+    protect::{self, Prepared, warden::Warden},
     reap::{Reaper, Sweep},
     record::View,
     reported::Reported,
@@ -88,6 +90,9 @@ pub struct Options {
     /// Show the kernel programs' debug messages, at some cost for every packet
     #[arg(long)]
     pub kernel_log: bool,
+    /// SYN cookies.
+    #[command(flatten)]
+    pub protect: protect::Options,
     /// Rules.
     #[command(flatten)]
     pub reported: Reported,
@@ -127,6 +132,8 @@ pub enum EventName {
     Destroy,
     /// A rule of the protocol was broken
     Violation,
+    /// SYN cookies begin or end to be sent for a listener
+    Cookie,
     /// A segment of a connection was seen: every one, so this is a lot
     Segment,
     /// All of these but segments
@@ -146,6 +153,7 @@ impl EventName {
                     Self::Closing => *kind == Kind::Closing,
                     Self::Destroy => *kind == Kind::Destroy,
                     Self::Violation => *kind == Kind::Violation,
+                    Self::Cookie => *kind == Kind::Cookie,
                     Self::Segment => *kind == Kind::Segment,
                     Self::All => *kind != Kind::Segment,
                 })
@@ -203,24 +211,31 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     for name in &options.interfaces {
         preflight::interface_index(name)?;
     }
+    let prepared = protect::prepare(&options.protect, &options.interfaces).await?;
     let claim = instance.claim()?;
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
     let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
+    let patched = prepared
+        .and_then(|prepared| prepared.assign)
+        .map(|assign| Patched::new(object, kfunc::ASSIGN_PLACEHOLDER, assign))
+        .transpose()?;
+    let object = patched.as_ref().map_or(object, Patched::octets);
     let mut attached = Vec::new();
     let outcome = async {
         for (slot, name) in (0..).zip(&options.interfaces) {
             let Options { sizes, zone, xdp, egress, .. } = &options;
+            let pins = instance.pins();
             attached.push(
-                attach(object, &instance.pins(), sizes, name, slot, *zone, *xdp, *egress).await?,
+                attach(object, &pins, sizes, name, slot, *zone, *xdp, *egress, prepared).await?,
             );
         }
         let interfaces: Vec<_> =
             attached.iter().map(|attached| attached.interface.clone()).collect();
         tokio::select! {
-            result = work(&options, instance, &mut attached, interfaces) => result,
+            result = work(&options, instance, &mut attached, interfaces, prepared) => result,
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
         }
@@ -241,6 +256,7 @@ async fn work(
     instance: &Instance,
     attached: &mut [Attached],
     interfaces: Vec<Interface>,
+    prepared: Option<Prepared>,
 ) -> Result<()> {
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
@@ -252,6 +268,14 @@ async fn work(
             forward_kernel_log(attached)?;
         }
     }
+    let mut warden = match &prepared {
+        Some(prepared) => {
+            let interfaces = agent.interfaces.iter().filter(|interface| interface.xdp.is_some());
+            let interfaces = interfaces.map(|interface| interface.ifindex).collect();
+            Some(Warden::new(&options.protect, prepared, &pins, interfaces)?)
+        }
+        None => None,
+    };
     let config = Mutex::new(Tables::from_pins(&pins)?);
     let live = LiveConfig {
         reported: options.reported.rules(),
@@ -260,7 +284,12 @@ async fn work(
         no_back_off: u32::from(options.every),
         ..LiveConfig::default()
     };
-    let hub = Hub::new(&output.kinds, move |events, trace| {
+    let mut own = output.kinds.clone();
+    if warden.is_some() && !own.contains(&Kind::Cookie) {
+        // What the agent must know itself, to tell when they end.
+        own.push(Kind::Cookie);
+    }
+    let hub = Hub::new(&own, move |events, trace| {
         let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let config = LiveConfig { events, trace, ..live };
         if let Err(error) = tables.configure(config) {
@@ -287,6 +316,13 @@ async fn work(
         );
     }
 
+    if let Some(warden) = &mut warden {
+        for event in warden.begin().await? {
+            publish(&hub, &output, Kind::Cookie, &event)?;
+        }
+        tracing::info!(places = warden.count(), "listeners are protected by SYN cookies");
+    }
+
     let (removed, mut reaped) = mpsc::unbounded_channel();
     let reaper = reap_for_ever(
         options,
@@ -304,25 +340,47 @@ async fn work(
     let mut lost = LostReports { tables: Tables::from_pins(&pins)?, known: 0 };
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tenth = interval(Duration::from_millis(100));
+    tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             result = &mut serving => return result,
             result = &mut reaper => return result,
             ready = events.readable_mut() => {
                 let mut ready = ready?;
-                if drain(ready.get_inner_mut(), &agent.view(), &hub, &output)? {
+                if drain(ready.get_inner_mut(), &agent.view(), &hub, &output, warden.as_mut())? {
                     ready.clear_ready();
                 }
                 tokio::task::yield_now().await;
             }
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
-            _ = second.tick() => lost.report(&hub, &output)?,
+            _ = second.tick() => {
+                lost.report(&hub, &output)?;
+                if let Some(warden) = &mut warden {
+                    for event in warden.look().await {
+                        publish(&hub, &output, Kind::Cookie, &event)?;
+                    }
+                }
+            }
+            _ = tenth.tick(), if warden.is_some() => {
+                if let Some(warden) = &mut warden {
+                    for event in warden.poll()? {
+                        publish(&hub, &output, Kind::Cookie, &event)?;
+                    }
+                }
+            }
         }
     }
 }
 
 /// Passes on what the ring buffer holds, up to a burst; true where it is empty.
-fn drain(events: &mut RingBuf<MapData>, view: &View, hub: &Hub, output: &Output) -> Result<bool> {
+fn drain(
+    events: &mut RingBuf<MapData>,
+    view: &View,
+    hub: &Hub,
+    output: &Output,
+    mut warden: Option<&mut Warden>,
+) -> Result<bool> {
     for _ in 0..BURST {
         let Some(item) = events.next() else { return Ok(true) };
         let Ok(raw) = Raw::read_from_bytes(&item) else {
@@ -333,6 +391,14 @@ fn drain(events: &mut RingBuf<MapData>, view: &View, hub: &Hub, output: &Output)
             continue;
         };
         drop(item);
+        if let Some(warden) = &mut warden
+            && raw.kind == Kind::Cookie as u8
+        {
+            for event in warden.began(&raw, view) {
+                publish(hub, output, Kind::Cookie, &event)?;
+            }
+            continue;
+        }
         match (Kind::from_code(raw.kind), Event::from_kernel(&raw, view)) {
             (Some(kind), Ok(event)) => publish(hub, output, kind, &event)?,
             (_, Err(error)) => {

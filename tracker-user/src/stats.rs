@@ -3,17 +3,27 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    net::SocketAddr,
 };
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tracker_common::{
     counters::{Fate, Hook, Tally},
+    protect::Outcome,
     sweep::{Tier, states},
     violation::Rule,
 };
 
-use crate::{agent::Agent, attach::Interface, cli::Format, instance::Instance, tables::Tables};
+use crate::{
+    agent::Agent,
+    attach::Interface,
+    cli::Format,
+    clock::monotonic_ns,
+    instance::Instance,
+    protect::{is_on, maps::ListenerMaps, mode_name, threshold, way_name},
+    tables::Tables,
+};
 
 /// Options of `tracker stats`.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,6 +39,8 @@ pub struct Stats {
     v: u32,
     interfaces: Vec<InterfaceStats>,
     flows: Flows,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cookies: Option<Cookies>,
     counters: BTreeMap<&'static str, u64>,
     violations: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
 }
@@ -51,6 +63,90 @@ struct Flows {
     half_open_evicted: u64,
     /// Ends by state: every flow has two.
     ends: BTreeMap<&'static str, u64>,
+}
+
+/// SYN cookies, where listeners are protected by them.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Cookies {
+    listeners: Vec<ListenerStats>,
+    /// Outcomes of all listeners.
+    total: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ListenerStats {
+    listener: SocketAddr,
+    /// `off`, `auto` or `always`.
+    mode: &'static str,
+    /// Whether SYNs are answered with cookies now.
+    on: bool,
+    /// Whose cookies they are.
+    way: &'static str,
+    /// What the kernel programs found when they last asked.
+    listening: bool,
+    half_open: u32,
+    backlog: u32,
+    threshold: u32,
+    outcomes: BTreeMap<&'static str, u64>,
+}
+
+impl Cookies {
+    fn collect(maps: &ListenerMaps) -> Result<Self> {
+        let mut cookies = Self::default();
+        let now_ns = monotonic_ns();
+        for (at, listener) in maps.listeners()? {
+            let state = maps.state(listener.index)?;
+            let counts = maps.outcomes(listener.index)?;
+            let mut outcomes = BTreeMap::new();
+            for outcome in Outcome::ALL {
+                let count = counts[*outcome as usize];
+                outcomes.insert(outcome.name(), count);
+                *cookies.total.entry(outcome.name()).or_default() += count;
+            }
+            cookies.listeners.push(ListenerStats {
+                listener: at,
+                mode: mode_name(listener.mode)?,
+                on: is_on(&listener, &state, now_ns),
+                way: way_name(listener.way)?,
+                listening: state.is_listening.get() != 0,
+                half_open: state.half_open.get(),
+                backlog: state.backlog.get(),
+                threshold: threshold(&listener, &state),
+                outcomes,
+            });
+        }
+        Ok(cookies)
+    }
+
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        for ListenerStats {
+            listener,
+            mode,
+            on,
+            way,
+            listening,
+            half_open,
+            backlog,
+            threshold,
+            outcomes,
+        } in &self.listeners
+        {
+            writeln!(
+                out,
+                "cookies listener={listener} mode={mode} now={} way={way} listening={} half_open={half_open} \
+                 threshold={threshold} backlog={backlog}",
+                if *on { "on" } else { "off" },
+                if *listening { "yes" } else { "no" },
+            )?;
+            for (outcome, count) in outcomes.iter().filter(|(_, count)| **count > 0) {
+                writeln!(out, "  cookies outcome={outcome} {count}")?;
+            }
+        }
+        for (outcome, count) in &self.total {
+            writeln!(out, "cookies outcome={outcome} {count}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads every counter.
@@ -88,6 +184,11 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
         }
     })?;
     flows.half_open_evicted = tables.half_open_evicted(flows.half_open)?;
+    // Maps of programs that protect nothing are empty.
+    let cookies = ListenerMaps::from_pins(&instance.pins())?
+        .map(|maps| Cookies::collect(&maps))
+        .transpose()?
+        .filter(|cookies| !cookies.listeners.is_empty());
     let counters = Tally::ALL
         .iter()
         .map(|tally| Ok((tally.name(), tables.tally(*tally)?)))
@@ -100,7 +201,7 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
             .collect::<Result<_>>()?;
         violations.insert(rule.name(), by_hook);
     }
-    Ok(Stats { v: 1, interfaces, flows, counters, violations })
+    Ok(Stats { v: 1, interfaces, flows, cookies, counters, violations })
 }
 
 /// Prints the counters.
@@ -127,7 +228,11 @@ pub fn run(options: &Options, instance: &Instance) -> Result<()> {
 fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     for InterfaceStats { interface, packets } in &stats.interfaces {
         let xdp = interface.xdp.as_deref().unwrap_or("none");
-        writeln!(out, "interface={} xdp={xdp} egress={}", interface.name, interface.egress)?;
+        write!(out, "interface={} xdp={xdp} egress={}", interface.name, interface.egress)?;
+        match &interface.handover {
+            Some(handover) => writeln!(out, " handover={handover}")?,
+            None => writeln!(out)?,
+        }
         for (hook, fates) in packets {
             for (fate, count) in fates.iter().filter(|(_, count)| **count > 0) {
                 writeln!(out, "  packets hook={hook} fate={fate} {count}")?;
@@ -143,6 +248,9 @@ fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     )?;
     for (state, count) in &flows.ends {
         writeln!(out, "  ends state={state} {count}")?;
+    }
+    if let Some(cookies) = &stats.cookies {
+        cookies.write_text(out)?;
     }
     for (name, count) in &stats.counters {
         writeln!(out, "counter {name} {count}")?;

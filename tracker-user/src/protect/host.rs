@@ -1,0 +1,118 @@
+//! This host's addresses and interfaces, as rtnetlink tells.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use anyhow::{Context, Result};
+use futures::TryStreamExt;
+use rtnetlink::{
+    Handle,
+    packet_route::{
+        address::AddressAttribute,
+        link::{LinkAttribute, LinkLayerType},
+    },
+};
+use tokio::task::JoinHandle;
+
+/// An open connection to the kernel, in the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// What the host has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Host {
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its interfaces by index.
+    pub links: BTreeMap<u32, Link>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Octets of an IP packet at most.
+    pub mtu: u32,
+    /// Whether it is loopback.
+    pub is_loopback: bool,
+}
+
+impl Host {
+    /// Whether the interface of this name is loopback.
+    #[must_use]
+    pub fn is_loopback(&self, name: &str) -> bool {
+        self.links.values().any(|link| link.name == name && link.is_loopback)
+    }
+}
+
+impl Netlink {
+    /// Opens one; inside of a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn open() -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .context("opening rtnetlink, which tells this host's addresses")?;
+        Ok(Self { handle, connection: tokio::spawn(connection) })
+    }
+
+    /// What the host has now.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn host(&self) -> Result<Host> {
+        let mut host = Host::default();
+        let mut links = std::pin::pin!(self.handle.link().get().execute());
+        while let Some(link) =
+            links.try_next().await.context("asking for this host's interfaces")?
+        {
+            let mut found = Link {
+                is_loopback: link.header.link_layer_type == LinkLayerType::Loopback,
+                ..Link::default()
+            };
+            for attribute in link.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => found.name = name,
+                    LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+                    _ => {}
+                }
+            }
+            host.links.insert(link.header.index, found);
+        }
+        let mut addresses = std::pin::pin!(self.handle.address().get().execute());
+        while let Some(message) =
+            addresses.try_next().await.context("asking for this host's addresses")?
+        {
+            // Where there is a far end, `Address` is that one's.
+            let own = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+                message.attributes.iter().find_map(wanted)
+            };
+            let local = own(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let address = local.or_else(|| {
+                own(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                })
+            });
+            host.addresses.extend(address);
+        }
+        Ok(host)
+    }
+}
