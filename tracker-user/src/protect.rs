@@ -161,8 +161,8 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
 
 /// What must be written where the kernel's own cookies are needed.
 const NEEDS_KERNEL_COOKIES: &str = "only the kernel's own cookies can protect it, which need net.ipv4.tcp_syncookies=2: \
-     `sysctl -w net.ipv4.tcp_syncookies=2`. With them only the maximum segment size survives, not window scale, SACK and \
-     ECN, where timestamps do not carry them; and the kernel then answers every SYN for every listener with a cookie";
+     `sysctl -w net.ipv4.tcp_syncookies=2`. With them only the maximum segment size survives; window scale, SACK, \
+     timestamps and ECN are lost. The kernel then answers every SYN of this host's other listeners with cookies, too";
 
 /// Refuses to start where `net.ipv4.tcp_syncookies` would make protection a pretence.
 fn check_sysctl(
