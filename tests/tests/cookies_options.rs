@@ -488,3 +488,19 @@ fn keys_are_kept_and_rotated_and_nobodys_business() -> Result<()> {
     assert_eq!(third.of(period(later_ns)), Some(&newer));
     Ok(())
 }
+
+#[test]
+fn connections_are_handed_over_at_ingress() -> Result<()> {
+    let pair = Pair::with_addresses()?;
+    for (choice, hook, filters) in [("tcx", "tcx", 0), ("clsact", "clsact", 1)] {
+        let options = ["--interface", INTERFACE, "--protect", "80", "--egress", choice];
+        let agent = Agent::start(&pair.host, &options)?;
+        let interface = agent.stats()?["interfaces"][0].clone();
+        assert_eq!((&interface["handover"], &interface["egress"]), (&hook.into(), &hook.into()));
+        let shown = || pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "ingress"]);
+        assert_eq!(shown()?.matches("direct-action").count(), filters);
+        assert!(agent.stop(nix::sys::signal::Signal::SIGTERM)?.success());
+        assert_eq!(shown().map_or(0, |shown| shown.matches("direct-action").count()), 0);
+    }
+    Ok(())
+}

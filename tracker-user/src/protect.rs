@@ -123,6 +123,7 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
         assign: types.function(kfunc::ASSIGN),
     };
     drop(types);
+    give_memory_back();
 
     let host = Netlink::open()?.host().await?;
     let (loopback, others): (Vec<_>, Vec<_>) =
@@ -157,6 +158,15 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
         Ok(places.here.iter().find(|place| Listening::at(&sockets, **place).is_mptcp).copied())
     })?;
     Ok(Some(prepared))
+}
+
+/// A kernel's types take some 80 MB, in many pieces, which the allocator would keep.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: touches memory only that nobody has.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// What must be written where the kernel's own cookies are needed.
