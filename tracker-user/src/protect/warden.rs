@@ -264,8 +264,8 @@ impl Warden {
         let (way, why) = way(self.can_hand_over, at.is_mptcp, state.refused.get() != 0);
         let listener = self.listener(index, place, &at, way, situation);
         if listener != known.listener || known.inodes.is_none() {
-            tell(place, &known.listener, &listener, known.inodes.is_none(), why, situation);
             self.maps.set(place, &listener)?;
+            tell(place, &known.listener, &listener, known.inodes.is_none(), why, situation);
         }
         known.inodes = Some(at.inodes);
         known.listener = listener;
