@@ -362,8 +362,10 @@ impl fmt::Display for Event {
                     write!(f, " expected={}..{} actual={actual}", expected.low, expected.high)?;
                 }
             }
-            let ViolationView { before, after, .. } = violation;
-            return self.fmt_around(f, before, after);
+            // What no segment shows was found in the flow, which has the states.
+            if self.segment.is_some() {
+                return self.fmt_around(f, &violation.before, &violation.after);
+            }
         }
         if let Some(StatesView { before, after }) = &self.states {
             return self.fmt_around(f, before, after);

@@ -7,9 +7,11 @@ use tracker_common::{
     flow::{Flow, fact},
     key::{Address, FlowKey},
     limit,
-    sweep::unfinished,
+    sweep::{Tier, unfinished},
     violation::Rule,
 };
+
+use crate::{event::Event, record::View};
 
 /// How much is too much; 0 for no limit.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -28,7 +30,7 @@ pub struct Limits {
 pub struct Finding {
     /// [`Rule::SynFlood`] or [`Rule::PortScan`].
     pub rule: Rule,
-    /// One of its flows.
+    /// The first of its flows.
     pub key: FlowKey,
     /// Its record.
     pub flow: Flow,
@@ -36,6 +38,24 @@ pub struct Finding {
     pub count: u32,
     /// How many there may be.
     pub limit: u32,
+}
+
+impl Finding {
+    /// As listeners are told.
+    #[must_use]
+    pub fn event(&self, view: &View) -> Event {
+        let Self { rule, key, flow, count, limit } = self;
+        Event::found(*rule, key, flow, Tier::HalfOpen, Some((*limit, *count)), view)
+    }
+}
+
+/// Whether somebody has tried to open this connection, and has not got it: all that a survey counts.
+#[must_use]
+pub fn in_vain(flow: &Flow) -> bool {
+    let opener = flow.half(flow.originator()).facts();
+    let responder = flow.half(flow.originator().other()).facts();
+    let refused = responder.has(fact::RST) && !responder.has_end();
+    !flow.is_dead() && opener.has(fact::SYN) && (refused || unfinished(flow).is_some())
 }
 
 /// An address, with a port where it is one that is flooded, in a zone.
@@ -68,27 +88,43 @@ impl Survey {
 
     /// Looks at a half-open flow.
     pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
-        let (from, to) = (flow.originator(), flow.originator().other());
-        let (opener, responder) = (flow.half(from).facts(), flow.half(to).facts());
-        if flow.is_dead() || !opener.has(fact::SYN) {
+        if !in_vain(flow) {
             return;
         }
-        let half_open = unfinished(flow).is_some();
-        let refused = responder.has(fact::RST) && !responder.has_end();
+        let (from, to) = (flow.originator(), flow.originator().other());
         let target = (key.addresses[to.index()], key.ports[to.index()]);
-        let new =
-            || Sighting { key: *key, flow: flow.clone(), half_open: 0, tried: HashSet::new() };
-        if half_open && self.limits.syn_flood_limit > 0 {
-            let subject = (target.0, Some(target.1), key.zone);
-            self.sightings.entry(subject).or_insert_with(new).half_open += 1;
+        if unfinished(flow).is_some() && self.limits.syn_flood_limit > 0 {
+            self.sighting((target.0, Some(target.1), key.zone), key, flow).half_open += 1;
         }
-        if (half_open || refused) && self.limits.port_scan_limit > 0 {
+        if self.limits.port_scan_limit > 0 {
             let subject = (key.addresses[from.index()], None, key.zone);
-            self.sightings.entry(subject).or_insert_with(new).tried.insert(target);
+            self.sighting(subject, key, flow).tried.insert(target);
         }
     }
 
-    /// What has begun since the last time; a flood or scan that falls below half its limit is over, and may begin again.
+    /// What was seen of `subject`, of which `flow` is one.
+    fn sighting(&mut self, subject: Subject, key: &FlowKey, flow: &Flow) -> &mut Sighting {
+        let new =
+            || Sighting { key: *key, flow: flow.clone(), half_open: 0, tried: HashSet::new() };
+        let sighting = self.sightings.entry(subject).or_insert_with(new);
+        // The kernel's tables have no order, and a finding should be the same every time.
+        if flow.created_ns() < sighting.flow.created_ns() {
+            sighting.key = *key;
+            sighting.flow.clone_from(flow);
+        }
+        sighting
+    }
+
+    /// Whether looking at flows of which `most` at most are [`in_vain`] can tell anything new.
+    #[must_use]
+    pub fn matters(&self, most: usize) -> bool {
+        let Limits { syn_flood_limit, port_scan_limit } = self.limits;
+        let reached = |limit: u32| limit > 0 && most >= limit as usize;
+        !self.under_way.is_empty() || reached(syn_flood_limit) || reached(port_scan_limit)
+    }
+
+    /// What has begun since the last time, in the order of the first flows; a flood or scan that falls below half its
+    /// limit is over, and may begin again.
     pub fn findings(&mut self) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut under_way = HashSet::new();
@@ -109,6 +145,7 @@ impl Survey {
             }
         }
         self.under_way = under_way;
+        found.sort_unstable_by_key(|finding| (finding.flow.created_ns(), finding.rule as u8));
         found
     }
 }

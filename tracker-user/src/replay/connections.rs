@@ -6,16 +6,9 @@ use std::{
     collections::{BinaryHeap, HashMap},
 };
 
-use tracker_common::{
-    event::Reason,
-    flow::Flow,
-    key::FlowKey,
-    state::State,
-    sweep::{Timeouts, states},
-    track::reason,
-};
+use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
 
-use crate::reap::deadline_ns;
+use crate::{reap::deadline_ns, survey::in_vain};
 
 /// One connection of a capture: the moment of its first packet on the kernel programs' clock, which no two share.
 pub(super) type Id = u64;
@@ -73,6 +66,8 @@ pub(super) struct Connections {
     /// Deadlines; one that is not its connection's any more is passed over.
     queue: BinaryHeap<Reverse<(u64, Id)>>,
     ended: Vec<Ended>,
+    /// How many of those that live are [`in_vain`].
+    in_vain: usize,
 }
 
 impl Connections {
@@ -95,6 +90,8 @@ impl Connections {
             span,
             deadline_ns: 0,
         });
+        self.in_vain += usize::from(in_vain(flow));
+        self.in_vain -= usize::from(in_vain(&connection.flow));
         connection.flow.clone_from(flow);
         connection.span.extend(timestamp_ns);
         if connection.deadline_ns != deadline_ns {
@@ -123,18 +120,18 @@ impl Connections {
     }
 
     /// The connection's record is gone; it was `flow` at last.
-    pub(super) fn end(
-        &mut self,
-        id: Id,
-        flow: Option<Flow>,
-        gone: Gone,
-        at_ns: u64,
-    ) -> Option<&Ended> {
-        let connection = self.live.remove(&id)?;
+    pub(super) fn end(&mut self, id: Id, flow: Option<Flow>, gone: Gone, at_ns: u64) {
+        let Some(connection) = self.live.remove(&id) else { return };
+        self.in_vain -= usize::from(in_vain(&connection.flow));
         let Connection { key, span, .. } = connection;
         let flow = flow.unwrap_or(connection.flow);
         self.ended.push(Ended { id, key, flow, span, gone, at_ns });
-        self.ended.last()
+    }
+
+    /// How many connections somebody tried for and has not got, at most: of those that newer ones pushed out of the
+    /// table it is not known.
+    pub(super) fn in_vain(&self) -> usize {
+        self.in_vain
     }
 
     /// Those whose record is gone.
@@ -146,10 +143,4 @@ impl Connections {
     pub(super) fn live(&self) -> impl Iterator<Item = (Id, &Connection)> {
         self.live.iter().map(|(id, connection)| (*id, connection))
     }
-}
-
-/// How a flow ended whose time was over.
-pub(super) fn expired(flow: &Flow, timeouts: &Timeouts) -> Gone {
-    let (_, decided_by) = timeouts.decide(states(flow));
-    Gone::Ended(reason(flow), decided_by)
 }
