@@ -219,21 +219,10 @@ impl Event {
         decided_by: State,
         view: &View,
     ) -> Self {
-        let clock = &view.clock;
         let timeout_state = (reason == Reason::Timeout).then_some(decided_by);
         Self {
-            v: 1,
-            event: Kind::Destroy.name().to_owned(),
-            time: clock.date(clock.monotonic_ns()),
-            time_ns: clock.monotonic_ns(),
-            packet: None,
-            interface: Some(view.interface_name(flow.slot())),
-            segment: None,
-            states: None,
-            violation: None,
             end: Some(EndView::new(flow, reason, timeout_state)),
-            lost: None,
-            flow: Some(Record::new(key, flow, Some(tier), view)),
+            ..Self::about(Kind::Destroy, flow, Record::new(key, flow, Some(tier), view), view)
         }
     }
 
@@ -250,16 +239,7 @@ impl Event {
         let record = Record::new(key, flow, Some(tier), view);
         let [orig, reply] = record.states().map(str::to_owned);
         let states = States { orig, reply };
-        let clock = &view.clock;
         Self {
-            v: 1,
-            event: Kind::Violation.name().to_owned(),
-            time: clock.date(clock.monotonic_ns()),
-            time_ns: clock.monotonic_ns(),
-            packet: None,
-            interface: Some(view.interface_name(flow.slot())),
-            segment: None,
-            states: None,
             violation: Some(ViolationView {
                 name: rule.name().to_owned(),
                 expected: numbers.map(|(high, _)| Range { low: 0, high }),
@@ -268,18 +248,30 @@ impl Event {
                 after: states,
                 action: "passed".to_owned(),
             }),
-            end: None,
-            lost: None,
-            flow: Some(record),
+            ..Self::about(Kind::Violation, flow, record, view)
         }
     }
 
     /// `count` reports were lost.
     #[must_use]
     pub fn lost(count: u64, clock: &Clock) -> Self {
+        Self { lost: Some(count), ..Self::bare("LOST", clock) }
+    }
+
+    /// What no segment has caused, about a flow.
+    fn about(kind: Kind, flow: &Flow, record: Record, view: &View) -> Self {
+        Self {
+            interface: Some(view.interface_name(flow.slot())),
+            flow: Some(record),
+            ..Self::bare(kind.name(), &view.clock)
+        }
+    }
+
+    /// A name and a time.
+    fn bare(name: &str, clock: &Clock) -> Self {
         Self {
             v: 1,
-            event: "LOST".to_owned(),
+            event: name.to_owned(),
             time: clock.date(clock.monotonic_ns()),
             time_ns: clock.monotonic_ns(),
             packet: None,
@@ -288,7 +280,7 @@ impl Event {
             states: None,
             violation: None,
             end: None,
-            lost: Some(count),
+            lost: None,
             flow: None,
         }
     }

@@ -13,7 +13,7 @@ use tracker_common::{
 };
 
 use crate::{
-    explain::reports,
+    explain::parts,
     lookup::summary,
     terminal::wrapped,
     violations::{SeverityName, select},
@@ -170,15 +170,8 @@ fn in_full(text: &mut String, rule: Rule) {
     let _ = writeln!(text, "\n### {}\n", rule.name());
     let heading = format!("{} Severity: {severity}.", summary(rule));
     let _ = writeln!(text, "{}\n", textwrap::fill(&heading, wrapped(WIDTH)));
-    for (label, said) in [
-        ("What", entry.meaning),
-        ("Causes", entry.causes),
-        ("Next", entry.next),
-        ("State", entry.state),
-        ("Reports", &reports(rule)),
-        ("Tests", &entry.behaviours.join(", ")),
-    ] {
-        item(text, label, said);
+    for (label, said) in parts(rule) {
+        item(text, label, &said);
     }
     for tool in Tool::ALL {
         let names: Vec<_> = entry.names.iter().filter(|name| name.0 == tool).map(quoted).collect();
