@@ -3,12 +3,15 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, hash_map::Entry},
 };
 
 use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
 
-use crate::{reap::deadline_ns, survey::in_vain};
+use crate::{
+    reap::deadline_ns,
+    survey::{Subject, subjects},
+};
 
 /// One connection of a capture: the moment of its first packet on the kernel programs' clock, which no two share.
 pub(super) type Id = u64;
@@ -66,8 +69,8 @@ pub(super) struct Connections {
     /// Deadlines; one that is not its connection's any more is passed over.
     queue: BinaryHeap<Reverse<(u64, Id)>>,
     ended: Vec<Ended>,
-    /// How many of those that live are [`in_vain`].
-    in_vain: usize,
+    /// How many of those that live speak against each subject of a survey.
+    attempts: HashMap<Subject, u32>,
 }
 
 impl Connections {
@@ -90,8 +93,10 @@ impl Connections {
             span,
             deadline_ns: 0,
         });
-        self.in_vain += usize::from(in_vain(flow));
-        self.in_vain -= usize::from(in_vain(&connection.flow));
+        for subject in subjects(key, flow) {
+            *self.attempts.entry(subject).or_default() += 1;
+        }
+        retract(&mut self.attempts, key, &connection.flow);
         connection.flow.clone_from(flow);
         connection.span.extend(timestamp_ns);
         if connection.deadline_ns != deadline_ns {
@@ -122,16 +127,16 @@ impl Connections {
     /// The connection's record is gone; it was `flow` at last.
     pub(super) fn end(&mut self, id: Id, flow: Option<Flow>, gone: Gone, at_ns: u64) {
         let Some(connection) = self.live.remove(&id) else { return };
-        self.in_vain -= usize::from(in_vain(&connection.flow));
+        retract(&mut self.attempts, &connection.key, &connection.flow);
         let Connection { key, span, .. } = connection;
         let flow = flow.unwrap_or(connection.flow);
         self.ended.push(Ended { id, key, flow, span, gone, at_ns });
     }
 
-    /// How many connections somebody tried for and has not got, at most: of those that newer ones pushed out of the
-    /// table it is not known.
-    pub(super) fn in_vain(&self) -> usize {
-        self.in_vain
+    /// How many flows at most speak against each subject of a survey: those that newer ones pushed out of the table are
+    /// not known.
+    pub(super) fn attempts(&self) -> &HashMap<Subject, u32> {
+        &self.attempts
     }
 
     /// Those whose record is gone.
@@ -142,5 +147,17 @@ impl Connections {
     /// Those whose record is not known to be gone.
     pub(super) fn live(&self) -> impl Iterator<Item = (Id, &Connection)> {
         self.live.iter().map(|(id, connection)| (*id, connection))
+    }
+}
+
+/// Takes back what a connection said while its record was `flow`.
+fn retract(attempts: &mut HashMap<Subject, u32>, key: &FlowKey, flow: &Flow) {
+    for subject in subjects(key, flow) {
+        if let Entry::Occupied(mut count) = attempts.entry(subject) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }

@@ -275,7 +275,7 @@ impl Engine {
     /// Looks for floods and scans at `now_ns` of the programs' clock, and returns those that are wanted.
     fn survey(&mut self, now_ns: u64) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        if !self.survey.matters(self.connections.in_vain()) {
+        if !self.survey.matters(self.connections.attempts()) {
             return Ok(events);
         }
         self.tables.each_half_open(|key, flow| self.survey.see(key, flow))?;
