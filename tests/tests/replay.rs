@@ -557,9 +557,11 @@ fn together(talks: impl IntoIterator<Item = Talk>) -> Vec<u8> {
     pcap(Order::Little, Form::Nanoseconds, 1, &packets)
 }
 
-/// Of a document's violations: rule, seconds since the capture's beginning, client's port, and the number seen. None was
-/// caused by a packet, each was counted, and nothing else was.
-fn found(document: &Value) -> Result<Vec<(&str, u64, u64, Option<u64>)>> {
+/// What a sweep has found: rule, seconds since the capture's beginning, client's port, and the number seen.
+type Found<'a> = (&'a str, u64, u64, Option<u64>);
+
+/// A document's violations. None was caused by a packet, each was counted, and nothing else was.
+fn found(document: &Value) -> Result<Vec<Found<'_>>> {
     let mut found = Vec::new();
     let mut times = Vec::new();
     for event in list(&document["events"]) {
