@@ -204,6 +204,7 @@ fn space(rule: Rule) -> Space {
         | Rule::SynIsnChange
         | Rule::SynAckInEstablished
         | Rule::SynAckIsnChange
+        | Rule::SynAckAnew
         | Rule::SynAckWrongDir
         | Rule::DataBeforeEstablished
         | Rule::HandshakeAckBadSeq
