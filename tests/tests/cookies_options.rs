@@ -18,7 +18,7 @@ use tracker_common::{
     protect::{Listener, Way, feature},
 };
 use tracker_tests::{
-    agent::{Agent, eventually, run_tracker},
+    agent::{Agent, clear_after_kill, eventually, run_tracker},
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     wire::Wire,
@@ -269,6 +269,15 @@ fn addresses_come_and_go() -> Result<()> {
     let [v4, v6] = address::HOST;
     let new = IpAddr::from([10, 9, 0, 77]);
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE, "--protect", "80,90-91"])?;
+    // One that means something on another link only.
+    pair.host.run("ip", &["link", "add", "other0", "type", "veth", "peer", "name", "other1"])?;
+    pair.host.run("ip", &["addr", "add", "fe80::77/64", "dev", "other0", "nodad"])?;
+    pair.host.run("ip", &["addr", "add", "fe80::78/64", "dev", INTERFACE, "nodad"])?;
+    let link_local = |last| IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, last]);
+    eventually("a new address of the link is protected", || {
+        Ok(matches!(told(&agent, (link_local(0x78), 91)), Ok(Some(_))))
+    })?;
+    assert_eq!(told(&agent, (link_local(0x77), 91))?, None);
     eventually("every address with every port is protected", || {
         Ok([80, 90, 91].iter().all(|port| {
             [v4, v6].iter().all(|ip| matches!(told(&agent, (*ip, *port)), Ok(Some(_))))
@@ -290,7 +299,9 @@ fn addresses_come_and_go() -> Result<()> {
     pair.host.run("ip", &["addr", "add", "10.9.0.77/24", "dev", INTERFACE])?;
     eventually("a new address is protected", || Ok(told(&agent, (new, 80))?.is_some()))?;
     pair.host.run("ip", &["addr", "del", "10.9.0.77/24", "dev", INTERFACE])?;
-    eventually("an address that has gone is not", || Ok(told(&agent, (new, 80))?.is_none()))?;
+    eventually("an address that has gone is not", || {
+        Ok([80, 90, 91].iter().all(|port| matches!(told(&agent, (new, *port)), Ok(None))))
+    })?;
     assert_eq!(indexes(&agent)?, first);
     assert_eq!(told(&agent, (v6, 91))?, kept);
 
@@ -502,5 +513,22 @@ fn connections_are_handed_over_at_ingress() -> Result<()> {
         assert!(agent.stop(nix::sys::signal::Signal::SIGTERM)?.success());
         assert_eq!(shown().map_or(0, |shown| shown.matches("direct-action").count()), 0);
     }
+    Ok(())
+}
+
+#[test]
+fn a_filter_that_a_killed_agent_left_is_removed() -> Result<()> {
+    let pair = Pair::with_addresses()?;
+    let shown = || pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "ingress"]);
+    let count = || Ok::<_, anyhow::Error>(shown()?.matches("direct-action").count());
+    let options = ["--interface", INTERFACE, "--egress", "clsact"];
+    let killed = Agent::start(&pair.host, &[&options[..], &["--protect", "80"]].concat())?;
+    let name = killed.name().to_owned();
+    killed.stop(nix::sys::signal::Signal::SIGKILL)?;
+    clear_after_kill(&name)?;
+    assert_eq!(count()?, 1);
+    let next = Agent::start(&pair.host, &options)?;
+    assert_eq!(count()?, 0);
+    drop(next);
     Ok(())
 }

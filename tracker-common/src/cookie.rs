@@ -242,7 +242,10 @@ pub fn make(keys: &Keys, syn: &Packet, agreed: Agreed, now_ns: u64) -> Option<Co
 #[allow(clippy::cast_possible_truncation)] // a half
 fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
     let known = agreed.bits() | (period & ((1 << PERIOD_BITS) - 1)) << AGREED_BITS;
-    Cookie { isn: Seq((hash as u32) << KNOWN_BITS | known), timestamp_offset: (hash >> 32) as u32 }
+    Cookie {
+        isn: Seq((hash as u32) << KNOWN_BITS | known),
+        timestamp_offset: (hash >> 32) as u32,
+    }
 }
 
 /// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
@@ -282,8 +285,9 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
     let (from, to) = (&addresses[client.index()], &addresses[host.index()]);
     let port = |end: crate::key::End| u64::from(packet.key.port(end));
     let ends = port(client) | port(host) << 16 | u64::from(isn.0) << 32;
-    let rest =
-        u64::from(period) | u64::from(agreed.bits()) << 32 | u64::from(agreed.timestamps) << 41;
+    let rest = u64::from(period)
+        | u64::from(agreed.bits()) << 32
+        | u64::from(agreed.timestamps) << 41;
     let mut state = SipHash::new(key);
     if is_mapped(from) {
         state.absorb(half(from, 12) | half(to, 12) << 32);
@@ -304,7 +308,12 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
 /// Four octets of an address.
 #[inline(always)]
 fn half(address: &Address, at: usize) -> u64 {
-    u64::from(u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]))
+    u64::from(u32::from_ne_bytes([
+        address[at],
+        address[at + 1],
+        address[at + 2],
+        address[at + 3],
+    ]))
 }
 
 /// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over

@@ -194,6 +194,10 @@ pub async fn attach(
         added_clsact |= added;
         Some(hook.to_owned())
     } else {
+        if at_egress == "clsact" {
+            // What a killed agent has left. An error means that there is nothing.
+            let _ = qdisc_detach_program(name, TcAttachType::Ingress, "tracker_handover");
+        }
         None
     };
     let mode = if kind == LinkKind::Loopback {

@@ -23,6 +23,7 @@ use tracker_common::{
 use crate::{
     btf::KernelTypes,
     kfunc,
+    preflight::interface_index,
     protect::{
         host::Netlink,
         offer::Sysctls,
@@ -125,7 +126,9 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
     drop(types);
     give_memory_back();
 
-    let host = Netlink::open()?.host().await?;
+    let indexes: Vec<_> =
+        interfaces.iter().map(|name| interface_index(name)).collect::<Result<_>>()?;
+    let host = Netlink::open()?.host(&indexes).await?;
     let (loopback, others): (Vec<_>, Vec<_>) =
         interfaces.iter().partition(|name| host.is_loopback(name));
     if others.is_empty() {

@@ -33,7 +33,7 @@ impl Share {
     }
 
     fn of(self, buffer: u32) -> u32 {
-        u32::try_from(u64::from(buffer) * u64::from(self.0) >> 8).unwrap_or(u32::MAX)
+        u32::try_from((u64::from(buffer) * u64::from(self.0)) >> 8).unwrap_or(u32::MAX)
     }
 }
 

@@ -190,7 +190,7 @@ impl Warden {
     }
 
     async fn situation(&self) -> Result<Situation> {
-        let host = self.netlink.host().await?;
+        let host = self.netlink.host(&self.interfaces).await?;
         let mtu = self.interfaces.iter().filter_map(|index| Some(host.links.get(index)?.mtu)).min();
         Ok(Situation {
             host,
