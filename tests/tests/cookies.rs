@@ -34,7 +34,6 @@ use tracker_tests::{
     },
     wire::Wire,
 };
-use zerocopy::{FromBytes, IntoBytes};
 
 const PORT: u16 = 80;
 
@@ -140,7 +139,7 @@ impl Site {
         .into();
         let mut map: Array<_, [u64; size_of::<Keys>() / 8]> =
             Map::Array(MapData::from_pin(path)?).try_into()?;
-        let words = FromBytes::read_from_bytes(keys.as_bytes()).ok().context("words")?;
+        let words: [u64; size_of::<Keys>() / 8] = zerocopy::transmute!(*keys);
         Ok(map.set(0, words, 0)?)
     }
 }
@@ -329,8 +328,13 @@ fn c1_a_syn_is_answered_and_forgotten() -> Result<()> {
 }
 
 /// What `ss` says that both ends of a connection have agreed on, as the one at `local` sees it.
-fn agreed(namespace: &Namespace, local: SocketAddr, remote: SocketAddr) -> Result<BTreeSet<String>> {
-    let text = namespace.run("ss", &["-H", "-t", "-i", "-n", "-o", "-O", "state", "established"])?;
+fn agreed(
+    namespace: &Namespace,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<BTreeSet<String>> {
+    let text =
+        namespace.run("ss", &["-H", "-t", "-i", "-n", "-o", "-O", "state", "established"])?;
     let line = text
         .lines()
         .find(|line| {
@@ -438,16 +442,16 @@ fn c2_a_flow_is_established_at_once() -> Result<()> {
             assert_eq!(event["flow"]["src"], client.ip().to_string());
         }
         let flow = site.agent.flows(&["--src", &client.ip().to_string()])?.remove(0);
-        assert_eq!((flow["orig"]["state"].as_str(), flow["reply"]["state"].as_str()), (
-            Some("ESTABLISHED"),
-            Some("ESTABLISHED")
-        ));
+        assert_eq!(
+            (flow["orig"]["state"].as_str(), flow["reply"]["state"].as_str()),
+            (Some("ESTABLISHED"), Some("ESTABLISHED"))
+        );
         assert_eq!(flow["orig"]["isn"], 1000);
         assert_eq!(flow["reply"]["isn"], answer.seq);
-        assert_eq!((flow["orig"]["wscale"].as_u64(), flow["orig"]["sack"].as_bool()), (
-            Some(7),
-            Some(true)
-        ));
+        assert_eq!(
+            (flow["orig"]["wscale"].as_u64(), flow["orig"]["sack"].as_bool()),
+            (Some(7), Some(true))
+        );
         assert_eq!(flow["tier"], "confirmed");
         assert!(flow["rtt_us"].as_u64().context("a round trip")? < 30_000_000);
     }
@@ -479,9 +483,8 @@ fn cookie_of(
     );
     let segment = Parsed { seq: Seq(isn), ..Parsed::default() };
     let syn = Packet { key: key_of_flow, from, segment };
-    let keys = Keys {
-        keys: [DatedKey { key, since: period(at_ns), present: 1 }, DatedKey::default()],
-    };
+    let keys =
+        Keys { keys: [DatedKey { key, since: period(at_ns), present: 1 }, DatedKey::default()] };
     let agreed = Agreed { scale: 15, ..Agreed::default() };
     Ok(cookie::make(&keys, &syn, agreed, at_ns).context("a key")?.isn.0)
 }
@@ -528,7 +531,13 @@ fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
         }
         // Of a time before the oldest key.
         site.set_keys(&known_keys(period(now)))?;
-        refused(server, client, 1001, cookie_of(client, server, 1000, [7, 8], periods(1))?, "no_key")?;
+        refused(
+            server,
+            client,
+            1001,
+            cookie_of(client, server, 1000, [7, 8], periods(1))?,
+            "no_key",
+        )?;
         count += 1;
         site.set_keys(&known_keys(since))?;
         nothing_to_accept(listener)?;
@@ -655,25 +664,23 @@ fn c5_auto_begins_and_ends() -> Result<()> {
         while n < 100 && now_ns()? % 500_000 > 10_000 {}
     }
     let began = site.events.wait_for("COOKIE")?;
-    assert_eq!((began["cookie"]["mode"].as_str(), began["cookie"]["listener"].as_str()), (
-        Some("on"),
-        Some("10.9.0.1:80")
-    ), "{began}");
+    assert_eq!(began["mode"], "on", "{began}");
+    assert_eq!(began["listener"], "10.9.0.1:80", "{began}");
     let sent = site.outcome(server, "sent")?;
     assert!(sent > 200, "{sent}");
     let half_open = unfinished(&site)?;
     assert!((16..64).contains(&half_open), "{half_open}");
-    assert_eq!(site.listener(server)?["now"], "on");
+    assert_eq!(site.listener(server)?["on"], true);
     // A client that is one gets through, and its listener alone is meant.
     converse(&site.pair, &listeners)?;
     assert_eq!(site.outcome(server, "accepted")?, 1);
-    assert_eq!(site.listener((address::HOST[1], PORT).into())?["now"], "off");
+    assert_eq!(site.listener((address::HOST[1], PORT).into())?["on"], false);
 
     // The host gives up those that it had, when the listener is closed and opened again.
     drop(listeners);
     let listeners = both_families(&site.pair.host)?;
     let ended = site.events.wait_for("COOKIE")?;
-    assert_eq!(ended["cookie"]["mode"], "off", "{ended}");
+    assert_eq!(ended["mode"], "off", "{ended}");
     let sent = site.outcome(server, "sent")?;
     converse(&site.pair, &listeners)?;
     assert_eq!(site.outcome(server, "sent")?, sent);
@@ -692,7 +699,7 @@ fn c6_any_syn_that_the_host_would_take() -> Result<()> {
             .map(|(client, server)| {
                 let syn = change(Segment::new(client, server, SYN, 1000, 0));
                 let answer = site.syn_ack(server, client, &syn)?;
-                ensure!(answer.checksum_is_right && answer.ack == 1001, "{answer:?}");
+                ensure!(answer.checksum_is_right && answer.ack == 1001, "{answer:?} for {syn:?}");
                 Ok(answer)
             })
             .collect()
@@ -718,13 +725,12 @@ fn c6_any_syn_that_the_host_would_take() -> Result<()> {
         let mut octets = options.to_vec();
         octets.resize(octets.len().next_multiple_of(4), 0);
         for answer in answered(&|syn| syn.options(&octets))? {
-            let has = |kind: u8, length: u8| {
-                options.windows(2).any(|pair| pair == [kind, length])
-            };
+            let has = |kind: u8, length: u8| options.windows(2).any(|pair| pair == [kind, length]);
             assert_eq!(answer.sack, has(4, 2), "{options:?}");
             assert_eq!(answer.timestamps.is_some(), has(8, 10), "{options:?}");
             assert_eq!(answer.scale.is_some(), has(3, 3), "{options:?}");
-            assert!(answer.mss >= 1440);
+            // Without room for more, a client that does not speak of sizes does not hear of ours.
+            assert!(answer.mss >= 1440 || (answer.mss == 0 && !has(2, 4)), "{answer:?}");
         }
     }
     // IPv4 options; extension headers of IPv6.
@@ -761,9 +767,9 @@ fn c6_listeners_of_every_kind() -> Result<()> {
     drop(any);
     let group: Result<Vec<TcpListener>> = (0..4)
         .map(|_| {
-            let socket = host.enter(|| {
-                Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?)
-            })?;
+            let socket =
+                host.enter(|| Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?))?;
+            socket.set_reuse_address(true)?;
             socket.set_reuse_port(true)?;
             socket.bind(&SocketAddr::new(v4, PORT).into())?;
             socket.listen(16)?;
@@ -788,9 +794,10 @@ fn c6_listeners_of_every_kind() -> Result<()> {
     // Where nobody listens, the host refuses.
     drop(group);
     eventually("nobody is let in any more", || {
-        let refused = site.pair.peer.enter(|| {
-            Ok(TcpStream::connect_timeout(&(v4, PORT).into(), PATIENCE).is_err())
-        })?;
+        let refused = site
+            .pair
+            .peer
+            .enter(|| Ok(TcpStream::connect_timeout(&(v4, PORT).into(), PATIENCE).is_err()))?;
         Ok(refused)
     })?;
     Ok(())
@@ -802,9 +809,8 @@ fn c2_the_kernels_own_cookies_where_it_takes_no_others() -> Result<()> {
     let far = Agent::start(&pair.peer, &["--interface", INTERFACE])?;
     pair.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
     let [v4, _] = address::HOST;
-    let socket = pair
-        .host
-        .enter(|| Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))?))?;
+    let socket =
+        pair.host.enter(|| Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))?))?;
     socket.bind(&SocketAddr::new(v4, PORT).into())?;
     socket.listen(64)?;
     let listener = TcpListener::from(socket);
@@ -825,7 +831,7 @@ fn c2_the_kernels_own_cookies_where_it_takes_no_others() -> Result<()> {
     // And what is none is refused.
     let (client, server) = ends(1)[0];
     site.send(&Segment::new(client, server, ACK, 5, 6))?;
-    site.wait_outcome(server, "forged", 1)?;
+    site.events.violation("cookie_bad")?;
     Ok(())
 }
 

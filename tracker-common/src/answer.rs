@@ -25,7 +25,7 @@ pub struct Terms {
     pub isn: Seq,
     /// The timestamp to send, where timestamps were agreed on.
     pub timestamp: Seq,
-    /// Its maximum segment size in octets.
+    /// Its maximum segment size in octets; 0 to say nothing of it.
     pub mss: u16,
     /// Its window, not scaled.
     pub window: u16,
@@ -81,11 +81,11 @@ impl Terms {
 #[inline(always)]
 pub fn write(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
     if is_mapped(&syn.key.addresses[0]) {
-        let len = tcp::<20>(octets, syn, terms);
+        let len = tcp::<20, 40>(octets, syn, terms);
         ipv4(octets, syn, len);
         20 + len
     } else {
-        let len = tcp::<40>(octets, syn, terms);
+        let len = tcp::<40, 60>(octets, syn, terms);
         ipv6(octets, syn, len);
         40 + len
     }
@@ -106,42 +106,51 @@ fn put(octets: &mut [u8; MOST], at: usize, word: u32) {
 
 /// The options from `at` on, each in words of its own; returns how many octets they take.
 #[inline(always)]
-fn options(octets: &mut [u8; MOST], at: usize, syn: &Packet, terms: &Terms) -> usize {
-    let scale = if terms.sends(SynOptions::HAS_WINDOW_SCALE) {
-        0x0103_0300 | u32::from(terms.scale)
-    } else {
-        0
-    };
-    let sack = terms.sends(SynOptions::HAS_SACK);
-    put(octets, at, 0x0204_0000 | u32::from(terms.mss));
-    for n in 1..MOST_OPTIONS {
-        put(octets, at + n * 4, 0);
-    }
+fn options<const AT: usize>(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
     // What is not an option is no part of the packet, and 0 in the checksum.
-    let before_scale = if terms.sends(SynOptions::HAS_TIMESTAMPS) {
-        // SACK permitted, or two NOPs, before them.
-        put(octets, at + 4, if sack { 0x0402_080a } else { 0x0101_080a });
-        put(octets, at + 8, terms.timestamp.0);
-        put(octets, at + 12, syn.segment.timestamp.0);
-        put(octets, at + 16, scale);
-        16
-    } else if sack {
-        put(octets, at + 4, 0x0101_0402);
-        put(octets, at + 8, scale);
-        8
-    } else {
-        put(octets, at + 4, scale);
-        4
-    };
-    if scale == 0 { before_scale } else { before_scale + 4 }
+    for n in 0..MOST_OPTIONS {
+        put(octets, AT + n * 4, 0);
+    }
+    if terms.mss == 0 {
+        return other_options(octets, AT, syn, terms);
+    }
+    put(octets, AT, 0x0204_0000 | u32::from(terms.mss));
+    4 + other_options(octets, AT + 4, syn, terms)
 }
 
-/// The TCP header with its checksum, behind `AT` octets of IP header; returns its length.
 #[inline(always)]
-fn tcp<const AT: usize>(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
+fn other_options(octets: &mut [u8; MOST], at: usize, syn: &Packet, terms: &Terms) -> usize {
+    let is_scaled = terms.sends(SynOptions::HAS_WINDOW_SCALE);
+    let scale = if is_scaled { 0x0103_0300 | u32::from(terms.scale) } else { 0 };
+    let sack = terms.sends(SynOptions::HAS_SACK);
+    let before_scale = if terms.sends(SynOptions::HAS_TIMESTAMPS) {
+        // SACK permitted, or two NOPs, before them.
+        put(octets, at, if sack { 0x0402_080a } else { 0x0101_080a });
+        put(octets, at + 4, terms.timestamp.0);
+        put(octets, at + 8, syn.segment.timestamp.0);
+        put(octets, at + 12, scale);
+        12
+    } else if sack {
+        put(octets, at, 0x0101_0402);
+        put(octets, at + 4, scale);
+        4
+    } else {
+        put(octets, at, scale);
+        0
+    };
+    if is_scaled { before_scale + 4 } else { before_scale }
+}
+
+/// The TCP header with its checksum, behind `AT` octets of IP header and with options at `OPTIONS`; returns its length.
+#[inline(always)]
+fn tcp<const AT: usize, const OPTIONS: usize>(
+    octets: &mut [u8; MOST],
+    syn: &Packet,
+    terms: &Terms,
+) -> usize {
     let (client, host) = (syn.from, syn.from.other());
     let key = &syn.key;
-    let len = 20 + options(octets, AT + 20, syn, terms);
+    let len = 20 + options::<OPTIONS>(octets, syn, terms);
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let len_and_flags = ((len / 4) as u32) << 28 | u32::from(terms.flags().0) << 16;
     put(octets, AT, u32::from(key.port(host)) << 16 | u32::from(key.port(client)));
@@ -252,12 +261,12 @@ mod tests {
 
     #[test]
     fn others_read_what_was_meant() {
-        for present in 0..8 {
+        for (present, mss) in (0..8).flat_map(|present| [(present, 1460), (present, 0)]) {
             for (v6, ecn) in [(false, false), (false, true), (true, false), (true, true)] {
                 let terms = Terms {
                     isn: Seq(0x1234_5678),
                     timestamp: Seq(77),
-                    mss: 1460,
+                    mss,
                     window: 64_240,
                     scale: 7,
                     present,
@@ -295,7 +304,10 @@ mod tests {
                 );
                 assert_eq!((header.window_size, header.urgent_pointer), (64_240, 0));
                 let has = |bit| present & bit != 0;
-                let mut wanted = vec![TcpOptionElement::MaximumSegmentSize(1460)];
+                let mut wanted = Vec::new();
+                if mss != 0 {
+                    wanted.push(TcpOptionElement::MaximumSegmentSize(mss));
+                }
                 if has(SynOptions::HAS_SACK) {
                     wanted.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
                 }

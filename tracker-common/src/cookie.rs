@@ -45,7 +45,7 @@ pub const MSS_IPV4: [u16; 8] = [536, 1220, 1300, 1360, 1400, 1440, 1460, 8960];
 pub const MSS_IPV6: [u16; 8] = [1220, 1280, 1300, 1340, 1380, 1420, 1440, 8940];
 
 /// In place of a window scale: none was agreed on. 15 is no scale (RFC 7323 section 2.3).
-const NO_SCALE: u32 = 15;
+const NO_SCALE: u8 = 15;
 
 /// The period that `now_ns`, nanoseconds since boot, lies in.
 #[inline(always)]
@@ -134,7 +134,7 @@ impl Agreed {
         let scaled = both(SynOptions::HAS_WINDOW_SCALE, feature::WINDOW_SCALE);
         Self {
             mss: mss_index(&syn.key.addresses[0], options.mss),
-            scale: if scaled { options.window_scale } else { NO_SCALE as u8 },
+            scale: if scaled { options.window_scale } else { NO_SCALE },
             sack: both(SynOptions::HAS_SACK, feature::SACK),
             ecn: segment.has(Flags::ECE.with(Flags::CWR)) && listener.has(feature::ECN),
             timestamps: both(SynOptions::HAS_TIMESTAMPS, feature::TIMESTAMPS),
@@ -145,7 +145,7 @@ impl Agreed {
     #[inline(always)]
     #[must_use]
     pub const fn is_scaled(&self) -> bool {
-        self.scale as u32 != NO_SCALE
+        self.scale != NO_SCALE
     }
 
     /// The client's maximum segment size in octets, of a connection with `address`.
@@ -242,10 +242,7 @@ pub fn make(keys: &Keys, syn: &Packet, agreed: Agreed, now_ns: u64) -> Option<Co
 #[allow(clippy::cast_possible_truncation)] // a half
 fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
     let known = agreed.bits() | (period & ((1 << PERIOD_BITS) - 1)) << AGREED_BITS;
-    Cookie {
-        isn: Seq((hash as u32) << KNOWN_BITS | known),
-        timestamp_offset: (hash >> 32) as u32,
-    }
+    Cookie { isn: Seq((hash as u32) << KNOWN_BITS | known), timestamp_offset: (hash >> 32) as u32 }
 }
 
 /// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
@@ -285,9 +282,8 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
     let (from, to) = (&addresses[client.index()], &addresses[host.index()]);
     let port = |end: crate::key::End| u64::from(packet.key.port(end));
     let ends = port(client) | port(host) << 16 | u64::from(isn.0) << 32;
-    let rest = u64::from(period)
-        | u64::from(agreed.bits()) << 32
-        | u64::from(agreed.timestamps) << 41;
+    let rest =
+        u64::from(period) | u64::from(agreed.bits()) << 32 | u64::from(agreed.timestamps) << 41;
     let mut state = SipHash::new(key);
     if is_mapped(from) {
         state.absorb(half(from, 12) | half(to, 12) << 32);
@@ -308,12 +304,7 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
 /// Four octets of an address.
 #[inline(always)]
 fn half(address: &Address, at: usize) -> u64 {
-    u64::from(u32::from_ne_bytes([
-        address[at],
-        address[at + 1],
-        address[at + 2],
-        address[at + 3],
-    ]))
+    u64::from(u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]))
 }
 
 /// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over

@@ -126,10 +126,7 @@ impl Listener {
 /// What the kernel programs know of a place: an element of the `LISTENER_STATES` map.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
-#[cfg_attr(
-    not(target_arch = "bpf"),
-    derive(FromBytes, IntoBytes, KnownLayout)
-)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout))]
 pub struct ListenerState {
     /// In [`Mode::Auto`], cookies are sent until this, in nanoseconds since boot; 0 where they never were.
     pub cookies_until_ns: U64,
@@ -201,10 +198,7 @@ impl Outcome {
 /// Outcomes at one place on one CPU: an element of the `COOKIES` map.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
-#[cfg_attr(
-    not(target_arch = "bpf"),
-    derive(FromBytes, IntoBytes, KnownLayout)
-)]
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, KnownLayout))]
 pub struct OutcomeCounters {
     /// Indexed by [`Outcome`].
     pub counts: [U64; Outcome::SLOTS],

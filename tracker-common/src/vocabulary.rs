@@ -428,7 +428,7 @@ pub const fn entry(rule: Rule) -> Entry {
         Rule::CookieBad => Entry {
             phase: Handshake,
             meaning: "An acknowledgment for a listener that SYN cookies protect belongs to no connection and returns no \
-                valid cookie: it is forged, older than its cookie lives, or the second use of one.",
+                valid cookie (RFC 4987 section 3.6): it is forged, older than a cookie lives, or the second use of one.",
             causes: "An ACK flood; an attempt to guess a cookie or to replay one; a client that was away for longer \
                 than a cookie lives.",
             next: "See `tracker stats` for the reasons: forged, expired, replayed.",

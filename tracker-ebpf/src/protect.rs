@@ -60,6 +60,7 @@ pub(crate) struct Guarding {
     timestamp_echo: u32,
     place: Place,
     tuple: [u32; 9],
+    terms: Terms,
     octets: [u8; answer::MOST],
     ip: [u8; 40],
     tcp: [u8; 64],
@@ -295,7 +296,7 @@ impl At<'_> {
         let keys = unsafe { &*keys };
         let Some(cookie) = cookie::make(keys, packet, agreed, self.now_ns) else { return false };
         let terms = Terms::new(self.listener, &agreed, &cookie, self.now_ns);
-        self.send(packet, &terms, guarding)
+        self.send(&terms, guarding)
     }
 
     /// Answers with a cookie of the kernel's.
@@ -325,7 +326,7 @@ impl At<'_> {
         let isn = Seq(cookie as u64 as u32);
         let terms =
             Terms { isn, mss: self.listener.mss, window: self.listener.window, ..Terms::default() };
-        self.send(packet, &terms, guarding)
+        self.send(&terms, guarding)
     }
 
     /// Copies the IP and TCP headers, for helpers that read them; the latter's length.
@@ -352,42 +353,15 @@ impl At<'_> {
 
     /// Makes the SYN the SYN,ACK that answers it. False where that cannot be done; the SYN is as it was then.
     #[inline(always)]
-    fn send(&self, packet: &Packet, terms: &Terms, guarding: &mut Guarding) -> bool {
-        #[allow(clippy::cast_possible_truncation)] // at most 80
-        let len = answer::write(&mut guarding.octets, packet, terms) as u32;
-        // SAFETY: this CPU's own element.
-        let at = unsafe { (*self.scratch).parsed.ip_at } & 31;
-        // SAFETY: the context is valid while the program runs.
-        #[allow(clippy::cast_possible_truncation)] // a frame
-        let frame_len = unsafe { bpf_xdp_get_buff_len(self.ctx) } as u32;
-        let longer = (at + len).cast_signed().wrapping_sub(frame_len.cast_signed());
-        // SAFETY: as above. Pointers into the packet are read again below.
-        if longer != 0 && unsafe { bpf_xdp_adjust_tail(self.ctx, longer) } != 0 {
-            return false;
+    fn send(&self, terms: &Terms, guarding: &mut Guarding) -> bool {
+        guarding.terms = *terms;
+        if send(self.ctx, self.scratch) != 0 {
+            return true;
         }
-        if maps::interface().raw_ip == 0 {
-            // SAFETY: as above.
-            let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
-            if data + 12 > end {
-                return false;
-            }
-            let addresses = data as *mut [[u8; 6]; 2];
-            // SAFETY: within the packet, as just compared; octets have no alignment.
-            unsafe {
-                let [to, from] = addresses.read();
-                addresses.write([from, to]);
-            }
-        }
-        let len = opaque(len as usize) & 127;
-        if len < 1 || len > answer::MOST {
-            return false;
-        }
-        #[allow(clippy::cast_possible_truncation)] // at most 80
-        // SAFETY: the source is valid for so many octets.
-        let stored = unsafe {
-            bpf_xdp_store_bytes(self.ctx, at, guarding.octets.as_mut_ptr().cast(), len as u32)
-        };
-        stored == 0
+        // A client that says nothing of its segments' size leaves less room than the answer takes, where a driver has none
+        // behind the frame. It is not told ours either.
+        guarding.terms.mss = 0;
+        send(self.ctx, self.scratch) != 0
     }
 
     #[inline(always)]
@@ -414,16 +388,14 @@ impl At<'_> {
         }
     }
 
-    /// Whether this very cookie has become a connection before.
+    /// Whether this very cookie has become a connection before. While that lives, nobody asks.
     #[inline(always)]
     fn was_accepted(&self, packet: &Packet, cookie: Seq) -> bool {
         let Some(accepted) = maps::ACCEPTED.get_ptr(&packet.key) else { return false };
         // SAFETY: the element stays allocated while the program runs. Where it is evicted meanwhile, another
         // connection's is read, whose cookie is another one.
         let accepted = unsafe { &*accepted };
-        accepted.cookie == cookie.0
-            && accepted.client_isn == packet.segment.seq.sub(1).0
-            && accepted.is_done != 0
+        accepted.cookie == cookie.0 && accepted.client_isn == packet.segment.seq.sub(1).0
     }
 
     /// Drops a segment that returns no cookie of ours, unless the host knows better.
@@ -526,6 +498,46 @@ impl At<'_> {
         guarding.arrived = *packet;
         guarded::ACCEPTED
     }
+}
+
+/// Makes the SYN of [`Scratch`] the SYN,ACK with the terms there; 0 where there is no room for it.
+#[inline(never)]
+fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
+    #[allow(clippy::cast_possible_truncation)] // at most 80
+    let len = answer::write(&mut guarding.octets, &parsed.packet, &guarding.terms) as u32;
+    let at = parsed.ip_at & 31;
+    // SAFETY: the context is valid while the program runs.
+    #[allow(clippy::cast_possible_truncation)] // a frame
+    let frame_len = unsafe { bpf_xdp_get_buff_len(ctx) } as u32;
+    let longer = (at + len).cast_signed().wrapping_sub(frame_len.cast_signed());
+    // SAFETY: as above. Pointers into the packet are read again below.
+    if longer != 0 && unsafe { bpf_xdp_adjust_tail(ctx, longer) } != 0 {
+        return 0;
+    }
+    if maps::interface().raw_ip == 0 {
+        // SAFETY: as above.
+        let (data, end) = unsafe { ((*ctx).data as usize, (*ctx).data_end as usize) };
+        if data + 12 > end {
+            return 0;
+        }
+        let addresses = data as *mut [[u8; 6]; 2];
+        // SAFETY: within the packet, as just compared; octets have no alignment.
+        unsafe {
+            let [to, from] = addresses.read();
+            addresses.write([from, to]);
+        }
+    }
+    let len = opaque(len as usize) & 127;
+    if !(1..=answer::MOST).contains(&len) {
+        return 0;
+    }
+    #[allow(clippy::cast_possible_truncation)] // at most 80
+    // SAFETY: the source is valid for so many octets.
+    let stored =
+        unsafe { bpf_xdp_store_bytes(ctx, at, guarding.octets.as_mut_ptr().cast(), len as u32) };
+    u32::from(stored == 0)
 }
 
 /// Whether an end of a flow is not CLOSED.
