@@ -206,14 +206,18 @@ impl Answer {
         {
             return None;
         }
+        let flags = [
+            (header.syn, SYN),
+            (header.ack, ACK),
+            (header.rst, RST),
+            (header.fin, FIN),
+            (header.psh, PSH),
+            (header.ece, ECE),
+            (header.cwr, CWR),
+        ];
+        let flags = flags.iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum();
         let mut answer = Self {
-            flags: u16::from(header.syn) * SYN
-                | u16::from(header.ack) * ACK
-                | u16::from(header.rst) * RST
-                | u16::from(header.fin) * FIN
-                | u16::from(header.psh) * PSH
-                | u16::from(header.ece) * ECE
-                | u16::from(header.cwr) * CWR,
+            flags,
             seq: header.sequence_number,
             ack: header.acknowledgment_number,
             window: header.window_size,

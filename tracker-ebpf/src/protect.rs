@@ -2,6 +2,9 @@
 //!
 //! Nothing here is compiled into a program whose [`Protection`] says that nothing is protected: the verifier removes it.
 
+// A key that is passed by value is copied to the stack, which is small.
+#![allow(clippy::needless_borrows_for_generic_args)]
+
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, xdp_md},
     helpers::generated::{
@@ -9,6 +12,7 @@ use aya_ebpf::{
         bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
         bpf_xdp_store_bytes,
     },
+    programs::XdpContext,
 };
 use tracker_common::{
     answer::{self, Terms},
@@ -204,8 +208,8 @@ impl At<'_> {
         if maps::interface().raw_ip != 0 {
             return false;
         }
-        // SAFETY: the context is valid while the program runs.
-        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
+        let context = XdpContext::new(self.ctx);
+        let (data, end) = (context.data(), context.data_end());
         if data + 14 > end {
             return true;
         }
@@ -271,11 +275,12 @@ impl At<'_> {
             // SAFETY: a socket that is held.
             let tcp = unsafe { bpf_skc_to_tcp_sock(socket.0.cast()) };
             if !tcp.is_null() {
-                // SAFETY: members of the kernel's structure; the agent has found out where they are.
-                unsafe {
-                    self.state.half_open.set(read_at(tcp as usize, protection.half_open_at));
-                    self.state.backlog.set(read_at(tcp as usize, protection.backlog_at));
-                }
+                // SAFETY: a member of the kernel's structure; the agent has found out where it is.
+                let half_open = unsafe { read_at(tcp as usize, protection.half_open_at) };
+                // SAFETY: as above.
+                let backlog = unsafe { read_at(tcp as usize, protection.backlog_at) };
+                self.state.half_open.set(half_open);
+                self.state.backlog.set(backlog);
             }
         }
         socket.release();
@@ -335,7 +340,7 @@ impl At<'_> {
         // SAFETY: this CPU's own element.
         let parsed = unsafe { &(*self.scratch).parsed };
         let len = opaque(parsed.header_len as usize) & 63;
-        if len < 20 || len > 60 {
+        if !(20..=60).contains(&len) {
             return None;
         }
         #[allow(clippy::cast_possible_truncation)] // at most 60
@@ -508,8 +513,8 @@ fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
     #[allow(clippy::cast_possible_truncation)] // at most 80
     let len = answer::write(&mut guarding.octets, &parsed.packet, &guarding.terms) as u32;
     let at = parsed.ip_at & 31;
-    // SAFETY: the context is valid while the program runs.
     #[allow(clippy::cast_possible_truncation)] // a frame
+    // SAFETY: the context is valid while the program runs.
     let frame_len = unsafe { bpf_xdp_get_buff_len(ctx) } as u32;
     let longer = (at + len).cast_signed().wrapping_sub(frame_len.cast_signed());
     // SAFETY: as above. Pointers into the packet are read again below.
@@ -517,17 +522,16 @@ fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
         return 0;
     }
     if maps::interface().raw_ip == 0 {
-        // SAFETY: as above.
-        let (data, end) = unsafe { ((*ctx).data as usize, (*ctx).data_end as usize) };
+        let context = XdpContext::new(ctx);
+        let (data, end) = (context.data(), context.data_end());
         if data + 12 > end {
             return 0;
         }
         let addresses = data as *mut [[u8; 6]; 2];
         // SAFETY: within the packet, as just compared; octets have no alignment.
-        unsafe {
-            let [to, from] = addresses.read();
-            addresses.write([from, to]);
-        }
+        let [to, from] = unsafe { addresses.read() };
+        // SAFETY: as above.
+        unsafe { addresses.write([from, to]) };
     }
     let len = opaque(len as usize) & 127;
     if !(1..=answer::MOST).contains(&len) {
@@ -555,8 +559,10 @@ struct Socket(*mut bpf_sock);
 impl Socket {
     #[inline(always)]
     fn state(&self) -> u32 {
-        // SAFETY: a valid socket, of which this member may be read.
-        unsafe { core::ptr::read_volatile(&raw const (*self.0).state) }
+        // SAFETY: a valid socket.
+        let socket = unsafe { &*self.0 };
+        // SAFETY: this member may be read.
+        unsafe { core::ptr::read_volatile(&raw const socket.state) }
     }
 
     #[inline(always)]
@@ -641,7 +647,8 @@ impl Load for *mut __sk_buff {
 #[inline(always)]
 fn load_timestamps<L: Load>(ctx: L, scratch: *mut Scratch, guarding: &mut Guarding) -> bool {
     // SAFETY: this CPU's own element.
-    let (header_len, tcp_at) = unsafe { ((*scratch).parsed.header_len, (*scratch).parsed.tcp_at) };
+    let parsed = unsafe { &(*scratch).parsed };
+    let (header_len, tcp_at) = (parsed.header_len, parsed.tcp_at);
     if header_len <= 20 {
         return false;
     }
@@ -731,7 +738,8 @@ pub(crate) fn put_syn_ack(scratch: *mut Scratch) -> u32 {
     let (mut window, mut mss) = (0, 0);
     if let Some(listener) = maps::LISTENERS.get_ptr(&guarding.place) {
         // SAFETY: as in `guard`.
-        unsafe { (window, mss) = ((*listener).window, (*listener).mss) };
+        let listener = unsafe { &*listener };
+        (window, mss) = (listener.window, listener.mss);
     }
     parsed.packet.from = arrived.from.other();
     parsed.packet.segment = of_handshake(
