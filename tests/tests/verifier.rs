@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, bail};
 use aya::{Ebpf, programs::Program};
-use tracker_common::config::InterfaceConfig;
+use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_user::{
-    attach::{Sizes, load},
+    attach::{Sizes, load_protecting},
+    kfunc::{self, Patched},
     object,
     private_bpffs::PrivateBpffs,
+    protect::Prepared,
 };
 
 /// Instructions that the verifier may follow in one program; docs/internals.md says so too. The kernel's limit is
@@ -18,12 +20,24 @@ const SIZES: Sizes = Sizes { max_flows: 16, max_half_open: 16, ring_bytes: 1 << 
 const ETHERNET: InterfaceConfig =
     InterfaceConfig { slot: 1, zone: 0, raw_ip: 0, replay: 0, reserved: 0 };
 
-/// The object, with all of its programs taken by the verifier, and the instructions that each took.
+/// The object, with all of its programs taken by the verifier but the one that only protection needs, and the
+/// instructions that each took.
 fn verified(object: &[u8], interface: InterfaceConfig) -> Result<(Ebpf, Vec<(String, u32)>)> {
+    verified_protecting(object, interface, Protection::default())
+}
+
+fn verified_protecting(
+    object: &[u8],
+    interface: InterfaceConfig,
+    protection: Protection,
+) -> Result<(Ebpf, Vec<(String, u32)>)> {
     let pins = PrivateBpffs::new()?;
-    let mut ebpf = load(object, &pins.path(), &SIZES, interface)?;
+    let mut ebpf = load_protecting(object, &pins.path(), &SIZES, interface, protection)?;
     let mut counts = Vec::new();
     for (name, program) in ebpf.programs_mut() {
+        if protection.enabled == 0 && name == "tracker_handover" {
+            continue;
+        }
         match program {
             Program::Xdp(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
@@ -40,14 +54,27 @@ fn verified(object: &[u8], interface: InterfaceConfig) -> Result<(Ebpf, Vec<(Str
 #[test]
 fn every_program_stays_within_its_budget() -> Result<()> {
     let mut over = Vec::new();
-    for (kind, interface) in [
-        ("Ethernet", ETHERNET),
-        ("raw IP", InterfaceConfig { raw_ip: 1, ..ETHERNET }),
-        ("replay", InterfaceConfig { replay: 1, ..ETHERNET }),
+    let Prepared { protection, assign } = Prepared::for_this_kernel()?;
+    let assign =
+        assign.context("this kernel has no bpf_sk_assign_tcp_reqsk: run this on 6.9 or newer")?;
+    let patched = Patched::new(object::PLAIN, kfunc::ASSIGN_PLACEHOLDER, assign)?;
+    let raw_ip = InterfaceConfig { raw_ip: 1, ..ETHERNET };
+    let observing = Protection::default();
+    for (kind, interface, protection) in [
+        ("Ethernet", ETHERNET, observing),
+        ("raw IP", raw_ip, observing),
+        ("replay", InterfaceConfig { replay: 1, ..ETHERNET }, observing),
+        ("Ethernet, protected", ETHERNET, protection),
+        ("raw IP, protected", raw_ip, protection),
     ] {
-        let (_ebpf, counts) = verified(object::PLAIN, interface)?;
+        let (_ebpf, counts) = verified_protecting(patched.octets(), interface, protection)?;
         let names: Vec<_> = counts.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["tracker_egress", "tracker_ingress", "tracker_sweep"]);
+        let all = ["tracker_egress", "tracker_handover", "tracker_ingress", "tracker_sweep"];
+        let wanted: Vec<_> = all
+            .into_iter()
+            .filter(|name| protection.enabled != 0 || *name != "tracker_handover")
+            .collect();
+        assert_eq!(names, wanted);
         for (name, count) in &counts {
             println!("{kind}: {name} {count} of {BUDGET}");
             if !(1..=BUDGET).contains(count) {

@@ -104,6 +104,30 @@ pub struct Prepared {
     pub assign: Option<u32>,
 }
 
+impl Prepared {
+    /// Protection, as this kernel allows it.
+    ///
+    /// # Errors
+    ///
+    /// Where its types are not to be had, or are others.
+    pub fn for_this_kernel() -> Result<Self> {
+        let types = KernelTypes::of_this_kernel()?;
+        let prepared = Self {
+            protection: Protection {
+                enabled: 1,
+                half_open_at: types.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
+                backlog_at: types
+                    .offset("tcp_sock", "inet_conn.icsk_inet.sk.sk_max_ack_backlog")?,
+                reserved: 0,
+            },
+            assign: types.function(kfunc::ASSIGN),
+        };
+        drop(types);
+        give_memory_back();
+        Ok(prepared)
+    }
+}
+
 /// Checks that listeners can be protected on this host through these interfaces; `None` where nothing is to be protected.
 ///
 /// # Errors
@@ -113,19 +137,7 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
     if !options.is_wanted() {
         return Ok(None);
     }
-    let types = KernelTypes::of_this_kernel()?;
-    let prepared = Prepared {
-        protection: Protection {
-            enabled: 1,
-            half_open_at: types.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
-            backlog_at: types.offset("tcp_sock", "inet_conn.icsk_inet.sk.sk_max_ack_backlog")?,
-            reserved: 0,
-        },
-        assign: types.function(kfunc::ASSIGN),
-    };
-    drop(types);
-    give_memory_back();
-
+    let prepared = Prepared::for_this_kernel()?;
     let indexes: Vec<_> =
         interfaces.iter().map(|name| interface_index(name)).collect::<Result<_>>()?;
     let host = Netlink::open()?.host(&indexes).await?;
