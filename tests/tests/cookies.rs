@@ -858,3 +858,46 @@ fn connections_from_before_go_on() -> Result<()> {
     assert!(site.agent.violations()?.is_empty());
     Ok(())
 }
+
+#[test]
+fn a_flood_takes_nothing_from_anybody() -> Result<()> {
+    const FORGED: u32 = 30_000;
+    let site = Site::new(&["--syn-cookies", "always", "--max-half-open", "1024"])?;
+    let listeners = both_families(&site.pair.host)?;
+    let server = SocketAddr::new(address::HOST[0], PORT);
+    let mut connections = Vec::new();
+    for _ in 0..50 {
+        let near = connect(&site.pair.peer, server)?;
+        connections.push((near, accept(&listeners[0])?.0));
+    }
+    let before = site.agent.flows(&[])?;
+    assert_eq!(before.len(), connections.len());
+    for n in 0..FORGED {
+        let [_, b, c, d] = n.to_be_bytes();
+        let from = SocketAddr::from(([198, 18 + b, c, d], 1024 + (n % 50_000) as u16));
+        site.send(&Segment::new(from, server, SYN, n, 0).options(LINUX))?;
+        // And acknowledgments of nothing.
+        if n % 10 == 0 {
+            site.send(&Segment::new(from, server, ACK, n, 7))?;
+        }
+    }
+    let sent = u64::from(FORGED) + 50;
+    eventually("every SYN is answered", || Ok(site.outcome(server, "sent")? == sent))?;
+    eventually("every acknowledgment is refused", || {
+        Ok(site.agent.packets(Some("in"), Some("cookie_refused"))? == u64::from(FORGED / 10))
+    })?;
+    // Nothing is remembered of them: not here, and not by the host.
+    let stats = site.agent.stats()?;
+    assert_eq!(stats["counters"]["half_open_inserted"], 50, "{stats}");
+    assert_eq!(site.pair.host.run("ss", &["-H", "-t", "-n", "state", "syn-recv"])?, "");
+    let after = site.agent.flows(&[])?;
+    assert_eq!(after.len(), before.len());
+    for (near, far) in &mut connections {
+        near.write_all(b"still there")?;
+        far.read_exact(&mut [0; 11])?;
+    }
+    converse(&site.pair, &listeners)?;
+    let bad: BTreeSet<_> = site.agent.violations()?.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(bad, BTreeSet::from(["cookie_bad".to_owned()]));
+    Ok(())
+}

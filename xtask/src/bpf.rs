@@ -271,7 +271,8 @@ impl Toolchain {
         command
             .current_dir(&self.workspace)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            .args(["--release", "--package", "tracker-ebpf", "--target", TARGET, "--target-dir"])
+            .args(["--profile", "bpf", "--package", "tracker-ebpf"])
+            .args(["--target", TARGET, "--target-dir"])
             .arg(target_dir);
         command
     }
@@ -289,7 +290,7 @@ impl Toolchain {
         if !command.status()?.success() {
             return Err(Error::Cargo);
         }
-        fs::copy(target_dir.join(TARGET).join("release/tracker-ebpf"), to)?;
+        fs::copy(target_dir.join(TARGET).join("bpf/tracker-ebpf"), to)?;
         Ok(())
     }
 }
