@@ -11,7 +11,7 @@ use aya_ebpf::{
 use crate::frame::{IPV4, TCP};
 
 /// A SYN: 14 octets of Ethernet, 20 of IPv4, 40 of TCP.
-const SYN: usize = 74;
+pub(crate) const SYN: usize = 74;
 
 const IPV4_CHECKSUM: usize = IPV4 + 10;
 const IPV4_SOURCE: usize = IPV4 + 12;
@@ -39,7 +39,7 @@ static SOURCES: [u32; 2] = [0; 2];
 /// When to send.
 #[repr(C)]
 struct Pace {
-    /// Nanoseconds between two SYNs; 0 is as fast as it goes.
+    /// Nanoseconds between two SYNs; 0 is as fast as it goes, the greatest number is none at all.
     gap: u64,
     /// When the next one is due, in nanoseconds of the monotonic clock.
     next: u64,
@@ -53,13 +53,14 @@ static PACE: Array<Pace> = Array::with_max_entries(1, 0);
 
 /// Sends a SYN if one is due. A frame may be one that was sent before, and that its receiver has written to.
 #[inline(always)]
-pub(crate) fn flood(ctx: &XdpContext) -> u32 {
+pub(crate) fn flood(ctx: &XdpContext, now: u64) -> u32 {
     let Some(pace) = PACE.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
     // SAFETY: nobody else has it while the program runs.
     let pace = unsafe { &mut *pace };
+    if pace.gap == u64::MAX {
+        return xdp_action::XDP_DROP;
+    }
     if pace.gap > 0 {
-        // SAFETY: takes nothing.
-        let now = unsafe { bpf_ktime_get_ns() };
         if now < pace.next {
             return xdp_action::XDP_DROP;
         }
@@ -73,6 +74,13 @@ pub(crate) fn flood(ctx: &XdpContext) -> u32 {
     write_syn(frame);
     pace.sent += 1;
     xdp_action::XDP_TX
+}
+
+/// Whether an address, in network byte order, is one that the flood may come from.
+#[inline(always)]
+pub(crate) fn is_source(address: u32) -> bool {
+    let [first, mask] = [setting(&raw const SOURCES[0]), setting(&raw const SOURCES[1])];
+    u32::from_be(address) & !mask == first
 }
 
 /// Writes a SYN from a random source to the [`SYN`] octets at `frame`.
@@ -105,6 +113,13 @@ fn write_syn(frame: usize) {
 fn setting<T>(of: *const T) -> T {
     // SAFETY: points to a static.
     unsafe { of.read_volatile() }
+}
+
+/// Nanoseconds of the monotonic clock.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

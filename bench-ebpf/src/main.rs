@@ -1,26 +1,35 @@
-//! The kernel programs of the flood benchmark: where the flood comes from, where the answers go, and the cheapest way to
-//! be rid of it.
+//! The kernel programs of the flood benchmark: the wire between clients and server, which the flood joins, and the
+//! cheapest way to be rid of a flood.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 // The macros for programs hand the context over by value.
 #![allow(clippy::needless_pass_by_value)]
 
 mod flood;
 mod frame;
-mod sink;
+mod wire;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
-/// A SYN from anywhere each time it is due. Run by `BPF_PROG_TEST_RUN` on live frames.
+/// A client's frame where one is due, or else a SYN from anywhere each time it is due. Run by `BPF_PROG_TEST_RUN` on live
+/// frames.
 #[xdp]
 fn flood(ctx: XdpContext) -> u32 {
-    flood::flood(&ctx)
+    let now = flood::now();
+    wire::send_waiting(&ctx, now).unwrap_or_else(|| flood::flood(&ctx, now))
 }
 
-/// Counts and drops what is sent to the flood's sources; the others are real.
+/// From the clients to the program that floods.
 #[xdp]
-fn sink(ctx: XdpContext) -> u32 {
-    sink::sink(&ctx)
+fn merge(ctx: XdpContext) -> u32 {
+    wire::merge(&ctx)
+}
+
+/// From the server to the clients, or to the flood's sources, which are nowhere.
+#[xdp]
+fn split(ctx: XdpContext) -> u32 {
+    wire::split(&ctx)
 }
 
 /// Drops everything: the flood without an answer, which every answer is compared with.

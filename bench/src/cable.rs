@@ -1,5 +1,5 @@
-//! A server and its clients on one cable that behaves like two network cards: what arrives is received on a core of the
-//! receiver's own, whoever sent it, and interrupts are coalesced.
+//! A server and its clients, and the wire between them. Interfaces behave like network cards: what arrives is received
+//! on a core of the receiver's own, whoever sent it, and interrupts are coalesced.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -18,7 +18,7 @@ use tracker_tests::{
     offload::{Offload, set_offload},
 };
 
-use crate::cpu::{Cores, NICE, NICEST, Task};
+use crate::cpu::{Cores, Task, URGENT};
 
 /// The server's address.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -30,7 +30,7 @@ pub(crate) const PORT: u16 = 80;
 pub(crate) const SOURCES: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
 
 /// How long an interface gathers packets before it wakes its receiver, in nanoseconds: a rate that network cards use.
-pub(crate) const COALESCE_NS: u32 = 20_000;
+pub(crate) const COALESCE_NS: u32 = 50_000;
 
 static CABLES: AtomicU32 = AtomicU32::new(0);
 
@@ -39,28 +39,44 @@ pub(crate) fn service() -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(SERVER, PORT))
 }
 
-/// One end of a cable.
+/// A host, which has nothing but an interface.
 #[derive(Debug)]
 pub(crate) struct End {
-    /// The namespace, which has nothing else.
+    /// The namespace.
     pub(crate) namespace: Namespace,
     /// The interface's name, unique on this machine.
     pub(crate) interface: String,
     /// The kernel thread that receives.
     pub(crate) receiver: Task,
+    /// The interface's hardware address.
+    pub(crate) hardware: [u8; 6],
 }
 
-/// Both ends. The namespaces vanish when this is dropped.
+/// A server, its clients, and the wire between them, on which the flood joins the clients' frames. The namespaces vanish
+/// when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Cable {
-    /// Where the flood and the real clients come from.
+    /// The real clients.
     pub(crate) clients: End,
-    /// Where they go.
+    /// Where the flood comes from.
+    pub(crate) wire: Wire,
+    /// Where both go.
     pub(crate) server: End,
 }
 
+/// What is between the clients and the server. It passes nothing on by itself.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    /// The namespace, which has no address.
+    pub(crate) namespace: Namespace,
+    /// The interface on the clients' side, whose name is unique on this machine.
+    pub(crate) to_clients: String,
+    /// The one on the server's side.
+    pub(crate) to_server: String,
+}
+
 impl Cable {
-    /// Connects two new hosts, which know each other's addresses and never have to ask.
+    /// Connects new hosts, which know each other's addresses and never have to ask.
     ///
     /// # Errors
     ///
@@ -69,56 +85,79 @@ impl Cable {
         let number = CABLES.fetch_add(1, Ordering::Relaxed);
         // Linux' longest name has 15 characters, a process number at most 7 digits.
         let name = |end: &str| format!("f{}{end}{}", process::id(), number % 1_000);
-        let names = [name("c"), name("s")];
-        let namespaces = [Namespace::new()?, Namespace::new()?];
-        for namespace in &namespaces {
-            namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
-            namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-            // Else the first round trips decide on how patient later connections are.
-            namespace.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
+        let [clients, wire, server] = [quiet_namespace()?, quiet_namespace()?, quiet_namespace()?];
+        let (client_name, server_name) = (name("c"), name("s"));
+        let wire = Wire { namespace: wire, to_clients: name("v"), to_server: name("w") };
+        join((&clients, &client_name), (&wire.namespace, &wire.to_clients))?;
+        join((&server, &server_name), (&wire.namespace, &wire.to_server))?;
+        // Whatever the generator does, the rest of the world goes on.
+        for interface in [&client_name, &wire.to_clients, &wire.to_server] {
+            let receiver = Task::receiver_of(interface)?;
+            receiver.pin(cores.generator)?;
+            receiver.be_nice(URGENT)?;
         }
-        let [clients, server] = &namespaces;
-        let far = server.path();
-        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
-        let one = ["link", "add", &names[0]];
-        let other = ["type", "veth", "peer", "name", &names[1], "netns", &far];
-        clients.run("ip", &[&one[..], &queues, &other, &queues].concat())?;
-        for (namespace, name) in namespaces.iter().zip(&names) {
-            // What comes from a network card has its checksum.
-            set_offload(namespace, name, Offload::TxChecksum, name == &names[1])?;
-            namespace.run("ip", &["link", "set", name, "up"])?;
-        }
-        for (namespace, name) in namespaces.iter().zip(&names) {
-            // With GRO, veth receives as network cards do. The other end learns that XDP may send to it only where it is
-            // turned on while the interface is up.
-            set_offload(namespace, name, Offload::Gro, true)?;
-            be_a_network_card(namespace, name)?;
-        }
-        for (at, own, other, address) in [(0, CLIENT, SERVER, 1), (1, SERVER, CLIENT, 0)] {
-            let (namespace, name) = (&namespaces[at], &names[at]);
-            namespace.run("ip", &["addr", "add", &format!("{own}/24"), "dev", name])?;
-            let hardware = hardware_address(&namespaces[address], &names[address])?;
-            let neighbour = ["neigh", "replace", &other.to_string(), "lladdr", &hardware, "dev"];
-            namespace.run("ip", &[&neighbour[..], &[name, "nud", "permanent"]].concat())?;
+        Task::receiver_of(&server_name)?.pin(cores.server)?;
+        let end = |namespace, interface: String| -> Result<End> {
+            let receiver = Task::receiver_of(&interface)?;
+            let hardware = hardware_address(&namespace, &interface)?;
+            Ok(End { namespace, interface, receiver, hardware })
+        };
+        let cable =
+            Self { clients: end(clients, client_name)?, wire, server: end(server, server_name)? };
+        for (own, address, other, neighbour) in [
+            (&cable.clients, CLIENT, &cable.server, SERVER),
+            (&cable.server, SERVER, &cable.clients, CLIENT),
+        ] {
+            own.run_ip("addr add", &[&format!("{address}/24")])?;
+            let hardware = other.hardware.map(|octet| format!("{octet:02x}")).join(":");
+            let permanent = [&neighbour.to_string(), "lladdr", &hardware, "nud", "permanent"];
+            own.run_ip("neigh replace", &permanent)?;
         }
         let (sources, length) = SOURCES;
-        let (sources, gateway) = (format!("{sources}/{length}"), CLIENT.to_string());
-        server.run("ip", &["route", "add", &sources, "via", &gateway, "dev", &names[1]])?;
-
-        let [client_name, server_name] = names;
-        let [clients, server] = namespaces;
-        let end = |namespace, interface: String, core, nice| -> Result<End> {
-            let receiver = Task::receiver_of(&interface)?;
-            receiver.pin(core)?;
-            receiver.be_nice(nice)?;
-            Ok(End { namespace, interface, receiver })
-        };
-        Ok(Self {
-            // Whatever the generator does, the clients hear the answers.
-            clients: end(clients, client_name, cores.generator, NICEST)?,
-            server: end(server, server_name, cores.server, NICE)?,
-        })
+        let route = [&format!("{sources}/{length}"), "via", &CLIENT.to_string()];
+        cable.server.run_ip("route add", &route)?;
+        Ok(cable)
     }
+}
+
+impl End {
+    /// Runs one of `ip`'s commands on the interface.
+    fn run_ip(&self, command: &str, arguments: &[&str]) -> Result<()> {
+        let command = command.split(' ').collect::<Vec<_>>();
+        let device = ["dev", &self.interface];
+        self.namespace.run("ip", &[&command[..], arguments, &device].concat()).map(drop)
+    }
+}
+
+/// A namespace that sends nothing by itself.
+fn quiet_namespace() -> Result<Namespace> {
+    let namespace = Namespace::new()?;
+    namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+    namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+    // Else the first round trips decide on how patient later connections are.
+    namespace.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
+    Ok(namespace)
+}
+
+/// Makes a veth pair, an end in either namespace, whose ends behave like network cards.
+fn join(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
+    let queues = ["numrxqueues", "1", "numtxqueues", "1"];
+    let far = other.0.path();
+    let add = ["link", "add", one.1];
+    let peer = ["type", "veth", "peer", "name", other.1, "netns", &far];
+    one.0.run("ip", &[&add[..], &queues, &peer, &queues].concat())?;
+    for (namespace, name) in [one, other] {
+        // XDP would pass on frames without one.
+        set_offload(namespace, name, Offload::TxChecksum, false)?;
+        namespace.run("ip", &["link", "set", name, "up"])?;
+    }
+    for (namespace, name) in [one, other] {
+        // With GRO, veth receives as network cards do. The other end learns that XDP may send to it only where it is
+        // turned on while the interface is up.
+        set_offload(namespace, name, Offload::Gro, true)?;
+        be_a_network_card(namespace, name)?;
+    }
+    Ok(())
 }
 
 /// Lets an interface receive on a kernel thread of its own, which can be pinned and whose time is known to the
@@ -145,11 +184,31 @@ fn be_a_network_card(namespace: &Namespace, interface: &str) -> Result<()> {
     })
 }
 
-/// An interface's hardware address, as `ip` prints it.
-pub(crate) fn hardware_address(namespace: &Namespace, interface: &str) -> Result<String> {
+/// An interface's hardware address.
+fn hardware_address(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
     let link = namespace.run("ip", &["-o", "link", "show", "dev", interface])?;
     let address = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
-    let address = address.context("ip shows no hardware address")?;
-    ensure!(address.len() == 17, "{address} is no hardware address");
-    Ok(address.to_owned())
+    parse_hardware_address(address.context("ip shows no hardware address")?)
+}
+
+fn parse_hardware_address(text: &str) -> Result<[u8; 6]> {
+    let mut address = [0; 6];
+    let mut octets = text.split(':');
+    for octet in &mut address {
+        let digits = octets.next().with_context(|| format!("{text} is too short"))?;
+        *octet = u8::from_str_radix(digits, 16).with_context(|| text.to_owned())?;
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardware_address_is_read() {
+        let address = parse_hardware_address("02:00:5e:10:00:ff");
+        assert_eq!(address.ok(), Some([2, 0, 0x5e, 0x10, 0, 0xff]));
+        assert!(parse_hardware_address("02:00:5e").is_err());
+    }
 }

@@ -9,11 +9,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// The nice value of everything that takes part, so that what else runs on the machine disturbs less.
-pub(crate) const NICE: i32 = -10;
-
-/// That of who must not wait for the generator.
-pub(crate) const NICEST: i32 = -20;
+/// The nice value of who must not wait for others on its core.
+pub(crate) const URGENT: i32 = -20;
 
 /// Who runs where.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use self::{contender::Contender, measure::measure};
 use crate::{
     clients,
-    cpu::{Cores, NICE, Task},
+    cpu::{Cores, Task},
     generator::Rate,
     lane::Lane,
     limits, machine, section,
@@ -73,7 +73,6 @@ pub(crate) fn flood(restrictions: &Restrictions) -> Result<()> {
     let cores = Cores::choose()?;
     limits::raise_open_files()?;
     Task::this_thread().pin(cores.server)?;
-    Task::this_thread().be_nice(NICE)?;
     let mut dropping = Lane::that_drops(cores)?;
     let mut results = Vec::new();
     for contender in contenders {

@@ -12,7 +12,7 @@ use crate::{
     programs::Programs,
 };
 
-/// A cable, its programs, and who works for the server beside the kernel.
+/// A cable and its programs.
 #[derive(Debug)]
 pub(crate) struct Lane {
     /// The cable.
@@ -22,7 +22,7 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// A new cable whose clients drop what the flood is answered with.
+    /// A new cable, which drops what the flood is answered with.
     ///
     /// # Errors
     ///
@@ -30,7 +30,9 @@ impl Lane {
     pub(crate) fn new(cores: Cores) -> Result<Self> {
         let cable = Cable::new(cores)?;
         let mut programs = Programs::load(&cable)?;
-        programs.attach("sink", &cable.clients.namespace, &cable.clients.interface)?;
+        let wire = &cable.wire;
+        programs.attach("merge", &wire.namespace, &wire.to_clients)?;
+        programs.attach("split", &wire.namespace, &wire.to_server)?;
         Ok(Self { cable, programs, cores })
     }
 

@@ -9,9 +9,10 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use etherparse::PacketBuilder;
+use nix::net::if_::if_nametoindex;
 use tracker_tests::namespace::Namespace;
 
-use crate::cable::{Cable, PORT, SERVER, SOURCES, hardware_address};
+use crate::cable::{Cable, PORT, SERVER, SOURCES};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracker-bench-ebpf"));
 
@@ -28,21 +29,20 @@ impl Programs {
     ///
     /// Where the kernel refuses them.
     pub(crate) fn load(cable: &Cable) -> Result<Self> {
-        let hardware = |end: &crate::cable::End| -> Result<[u8; 6]> {
-            parse_hardware_address(&hardware_address(&end.namespace, &end.interface)?)
-        };
-        let (template, sums) = syn(hardware(&cable.clients)?, hardware(&cable.server)?)?;
+        let (template, sums) = syn(cable.clients.hardware, cable.server.hardware)?;
         let (first, length) = SOURCES;
         let sources = [first.to_bits(), u32::MAX.checked_shr(length.into()).unwrap_or(0)];
+        let wire = &cable.wire;
+        let clients = wire.namespace.enter(|| Ok(if_nametoindex(wire.to_clients.as_str())?))?;
         let ebpf = EbpfLoader::new()
             .override_global("TEMPLATE", &template, true)
             .override_global("SUMS", &sums, true)
             .override_global("SOURCES", &sources, true)
-            .override_global("TARGETS", &sources, true)
+            .override_global("CLIENTS", &clients, true)
             .load(OBJECT)
             .context("loading the benchmark's kernel programs")?;
         let mut programs = Self { ebpf };
-        for name in ["flood", "sink", "drop_all"] {
+        for name in ["flood", "merge", "split", "drop_all"] {
             programs.xdp(name)?.load().with_context(|| format!("loading {name}"))?;
         }
         Ok(programs)
@@ -77,7 +77,7 @@ impl Programs {
         Ok(self.ebpf.program("flood").context("no program flood")?.try_into()?)
     }
 
-    /// Sets how many nanoseconds there are between two SYNs, and counts them anew.
+    /// Sets how many nanoseconds there are between two SYNs, `u64::MAX` for none at all, and counts them anew.
     ///
     /// # Errors
     ///
@@ -158,30 +158,11 @@ fn sum(octets: &[u8]) -> u64 {
     octets.as_chunks().0.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum()
 }
 
-fn parse_hardware_address(text: &str) -> Result<[u8; 6]> {
-    let mut address = [0; 6];
-    let mut octets = text.split(':');
-    for octet in &mut address {
-        let digits = octets.next().with_context(|| format!("{text} is too short"))?;
-        *octet = u8::from_str_radix(digits, 16).with_context(|| text.to_owned())?;
-    }
-    Ok(address)
-}
-
 #[cfg(test)]
 mod tests {
     use etherparse::SlicedPacket;
 
     use super::*;
-
-    #[test]
-    fn a_hardware_address_is_read() {
-        assert_eq!(
-            parse_hardware_address("02:00:5e:10:00:ff").ok(),
-            Some([2, 0, 0x5e, 0x10, 0, 0xff])
-        );
-        assert!(parse_hardware_address("02:00:5e").is_err());
-    }
 
     /// The kernel programs finish the checksums as it is done here; etherparse says whether they are right.
     #[test]

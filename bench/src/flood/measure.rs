@@ -31,6 +31,9 @@ const COST_RATES: [u32; 4] = [200_000, 100_000, 50_000, 25_000];
 /// The part of its core that a receiver may take that keeps up.
 const BUSIEST: f64 = 0.85;
 
+/// The part of a flood that it receives. Some is lost whenever something else runs on its core for long.
+const LEAST_RECEIVED: f64 = 0.9;
+
 /// Everything about a contender.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -143,7 +146,7 @@ fn cost(lane: &mut Lane, dropping: &mut Lane, helper: Option<Task>) -> Result<Op
     for rate in COST_RATES {
         let first = slice(lane, helper, rate)?;
         let keeps_up = first.receiving + first.helping < first.seconds * BUSIEST
-            && first.received > first.sent * 0.98;
+            && first.received > first.sent * LEAST_RECEIVED;
         if keeps_up {
             return cost_at(lane, dropping, helper, rate);
         }

@@ -76,13 +76,15 @@ fn method(machine: &str, length: Duration) -> String {
     format!(
         "{machine}. Written by the command above; your figures will differ.
 
-- A server and its clients have a network namespace each, and a veth pair between them. Each end receives on a kernel
-  thread of its own (threaded NAPI) and gathers packets for {coalesce} us, as network cards do. The server, what receives
-  for it and the real clients share one core; the generator and what receives the answers to it have another.
+- Clients, wire and server have a network namespace each, joined by veth pairs. Every interface receives on a kernel
+  thread of its own (threaded NAPI) and gathers packets for {coalesce} us, as network cards do; nothing is offloaded to
+  them. The server, what receives for it and the real clients share one core; everything else has another.
 - The flood is SYNs to port 80 with MSS, SACK, timestamps and window scale, right checksums, and random sources in
-  198.18.0.0/15. An XDP program writes them and sends them by XDP_TX, run on live frames by `BPF_PROG_TEST_RUN`. *Sent* is
-  what left the generator, *received* what the server's interface took out of its queue of 256 packets: what does not fit
-  is lost, as on a network card. The answers are counted and dropped by another XDP program where they arrive.
+  198.18.0.0/15. An XDP program on the wire writes them and sends them by XDP_TX, run on live frames by
+  `BPF_PROG_TEST_RUN`; answers to them are counted and dropped where they arrive. *Sent* is what left the wire, *received*
+  what the server's interface took out of its queue of 256 packets: what does not fit is lost, as on a network card.
+- The same program sends the clients' frames between the SYNs, 1 ms after they came: they find room in that queue
+  exactly as often as the SYNs do.
 - Meanwhile {RATE} real connections a second, for {length} s at each rate, from kernel sockets: connect, send an octet, get
   it back, close. One that has no octet after {timeout} s has failed. Times are from the first SYN until the octet is back,
   so a proxy's own handshake is in them; those that failed are in the percentiles as longer than all others.
@@ -92,8 +94,6 @@ fn method(machine: &str, length: Duration) -> String {
   meanwhile, and the rate is the highest of 200,000, 100,000, 50,000 and 25,000 that leaves the receiver idle for 15 %.
   Both floods take turns, half a second each; the cost is the median of seven pairs, in brackets the least and the most.
   Work of timers is not in it.
-- Network cards compute checksums, and so veth leaves those of the kernel's and SYNPROXY's answers out; whoever answers
-  from XDP computes its own.
 - `tcp_syncookies` is 1 where nothing else is said. The listener's backlog is 4096. SYNPROXY is set up as its manual has
   it, with SYNs untracked and `nf_conntrack_tcp_loose=0`."
     )
