@@ -5,6 +5,11 @@
 #![feature(asm_experimental_arch)]
 // The macros for programs hand the context over by value.
 #![allow(clippy::needless_pass_by_value)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "lengths have been compared, helpers return small numbers, and random ones may be cut"
+)]
 
 mod flood;
 mod frame;
