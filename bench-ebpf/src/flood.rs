@@ -86,7 +86,7 @@ pub(crate) fn is_source(address: u32) -> bool {
 /// Writes a SYN from a random source to the [`SYN`] octets at `frame`.
 #[inline(always)]
 fn write_syn(frame: usize) {
-    // Word by word: nothing else has to be copied to where the program can index it.
+    // Word by word, so that the template needs no copy on the stack.
     (0..SYN / 8).for_each(|index| put(frame, index * 8, setting(&raw const TEMPLATE[index])));
     // What is left of the template's last word.
     let tail = setting(&raw const TEMPLATE[SYN / 8]).to_ne_bytes();

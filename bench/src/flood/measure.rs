@@ -34,6 +34,9 @@ const BUSIEST: f64 = 0.85;
 /// The part of a flood that it receives. Some is lost whenever something else runs on its core for long.
 const LEAST_RECEIVED: f64 = 0.9;
 
+/// The part of a flood that has to be answered for an answer to have a cost.
+const LEAST_ANSWERED: f64 = 0.01;
+
 /// Everything about a contender.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -74,7 +77,7 @@ pub(crate) struct Cost {
     /// SYN,ACKs for each SYN.
     pub(crate) answered: f64,
     /// Nanoseconds of the receiver and of the contender's process for each SYN,ACK, beyond those of a dropped SYN. `None`
-    /// where nothing is answered.
+    /// where next to nothing is answered.
     pub(crate) per_answer: Option<Spread>,
     /// The same for each SYN.
     pub(crate) per_syn: Spread,
@@ -173,7 +176,7 @@ fn cost_at(
         dropped.push(base * 1e9);
         per_syn.push(spent / answer.received * 1e9);
         answered.push(answer.answers / answer.received);
-        if answer.answers > 0.0 {
+        if answer.answers > answer.received * LEAST_ANSWERED {
             per_answer.push(spent / answer.answers * 1e9);
         }
     }

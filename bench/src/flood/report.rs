@@ -74,7 +74,8 @@ pub(crate) fn section(
 fn method(machine: &str, length: Duration) -> String {
     let (length, timeout, coalesce) = (length.as_secs(), TIMEOUT.as_secs(), COALESCE_NS / 1_000);
     format!(
-        "{machine}. Written by the command above; your figures will differ.
+        "{machine}.
+Written by the command above; your figures will differ, and those of a machine that has other work to do are worse.
 
 - Clients, wire and server have a network namespace each, joined by veth pairs. Every interface receives on a kernel
   thread of its own (threaded NAPI) and gathers packets for {coalesce} us, as network cards do; nothing is offloaded to
@@ -91,7 +92,8 @@ fn method(machine: &str, length: Duration) -> String {
 - The cost is CPU time of the kernel thread that receives, which the scheduler knows to the nanosecond, and of the agent's
   process: everything that is done for a SYN up to its SYN,ACK at the other end's queue. From it is taken what the same
   flood costs a server that drops it in XDP, and the rest divided by the number of SYN,ACKs. There are no real clients
-  meanwhile, and the rate is the highest of 200,000, 100,000, 50,000 and 25,000 that leaves the receiver idle for 15 %.
+  meanwhile, and the rate is the highest of 200,000, 100,000, 50,000 and 25,000 that leaves the receiver idle for 15 %
+  and of which it loses less than a tenth.
   Both floods take turns, half a second each; the cost is the median of seven pairs, in brackets the least and the most.
   Work of timers is not in it.
 - `tcp_syncookies` is 1 where nothing else is said. The listener's backlog is 4096. SYNPROXY is set up as its manual has
