@@ -86,6 +86,12 @@ impl Task {
         bail!("{interface} has no kernel thread {name}*: threaded NAPI was not turned on")
     }
 
+    /// How long it has been ready to run and had no core by now, where the kernel knows.
+    pub(crate) fn waiting_time(self) -> Option<Duration> {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.0)).ok()?;
+        Some(Duration::from_nanos(text.split_whitespace().nth(1)?.parse().ok()?))
+    }
+
     /// Keeps it on a core.
     ///
     /// # Errors

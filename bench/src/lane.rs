@@ -89,6 +89,7 @@ impl View<'_> {
             answers: self.programs.answers()?,
             receiving: server.receiver.cpu_time()?,
             helping: helper,
+            waiting: server.receiver.waiting_time().unwrap_or_default(),
         })
     }
 }
@@ -102,6 +103,7 @@ pub(crate) struct Look {
     answers: u64,
     receiving: Duration,
     helping: Duration,
+    waiting: Duration,
 }
 
 /// What has happened between two looks.
@@ -119,6 +121,8 @@ pub(crate) struct Passed {
     pub(crate) receiving: f64,
     /// How long the server's helper has run, in seconds.
     pub(crate) helping: f64,
+    /// How long the receiver has been kept from its core by others, in seconds.
+    pub(crate) waiting: f64,
 }
 
 impl Look {
@@ -134,6 +138,7 @@ impl Look {
             answers: count(before.answers, self.answers),
             receiving: time(before.receiving, self.receiving),
             helping: time(before.helping, self.helping),
+            waiting: time(before.waiting, self.waiting),
         }
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct Cost {
     pub(crate) per_syn: Spread,
     /// Nanoseconds of the receiver for each SYN that is dropped.
     pub(crate) dropped: Spread,
+    /// The part of the time for which others have kept the receiver that drops from its core.
+    pub(crate) disturbed: Spread,
 }
 
 /// Sets a contender up, measures it, and removes it.
@@ -163,8 +165,8 @@ fn cost_at(
     helper: Option<Task>,
     rate: u32,
 ) -> Result<Option<Cost>> {
-    let (mut per_answer, mut per_syn, mut dropped, mut answered) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut per_answer, mut per_syn, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut dropped, mut disturbed) = (Vec::new(), Vec::new());
     for _ in 0..SLICES {
         let drop = slice(dropping, None, rate)?;
         let answer = slice(lane, helper, rate)?;
@@ -174,6 +176,7 @@ fn cost_at(
         let base = drop.receiving / drop.received;
         let spent = answer.receiving + answer.helping - base * answer.received;
         dropped.push(base * 1e9);
+        disturbed.push(drop.waiting / drop.seconds);
         per_syn.push(spent / answer.received * 1e9);
         answered.push(answer.answers / answer.received);
         if answer.answers > answer.received * LEAST_ANSWERED {
@@ -182,8 +185,10 @@ fn cost_at(
     }
     let spreads = (Spread::of(per_syn), Spread::of(dropped), Spread::of(answered));
     let (Some(per_syn), Some(dropped), Some(answered)) = spreads else { return Ok(None) };
-    let per_answer = Spread::of(per_answer);
-    Ok(Some(Cost { rate, answered: answered.median, per_answer, per_syn, dropped }))
+    let (per_answer, Some(disturbed)) = (Spread::of(per_answer), Spread::of(disturbed)) else {
+        return Ok(None);
+    };
+    Ok(Some(Cost { rate, answered: answered.median, per_answer, per_syn, dropped, disturbed }))
 }
 
 /// A short flood without real clients.

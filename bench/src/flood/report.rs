@@ -16,6 +16,9 @@ use crate::{
     table::{Table, grouped},
 };
 
+/// For which part of the time a receiver may be kept from its core without a word about it.
+const DISTURBED: f64 = 0.05;
+
 /// The section in Markdown.
 pub(crate) fn section(
     machine: &str,
@@ -142,16 +145,27 @@ fn cost_cells(cost: Option<&Cost>) -> [String; 4] {
     ]
 }
 
+/// What the flood costs that is dropped, and how far the figures can be trusted.
 fn dropped<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> String {
-    let medians = outcomes.filter_map(|outcome| Some(outcome.cost.as_ref()?.dropped.median));
-    match Spread::of(medians.collect()) {
-        Some(spread) => format!(
-            "Dropping a SYN in XDP, which is not in these costs, takes {} ns with all that it takes to receive it (median of \
-             the contenders' medians).",
-            nanoseconds(spread)
-        ),
-        None => "The cost was not measured.".to_owned(),
+    let costs: Vec<_> = outcomes.filter_map(|outcome| outcome.cost.as_ref()).collect();
+    let medians = |of: fn(&Cost) -> f64| Spread::of(costs.iter().map(|cost| of(cost)).collect());
+    let spreads = (medians(|cost| cost.dropped.median), medians(|cost| cost.disturbed.median));
+    let (Some(dropped), Some(disturbed)) = spreads else {
+        return "The cost was not measured.".to_owned();
+    };
+    let mut text = format!(
+        "Dropping a SYN in XDP, which is not in these costs, takes {} ns with all that it takes to receive it (median of \
+         the contenders' medians).",
+        nanoseconds(dropped)
+    );
+    if disturbed.most > DISTURBED {
+        text.push_str(&format!(
+            "\n\n**The machine had other work to do**: it kept a receiver that only drops from its core for {:.0} % of the \
+             time. Success is lower, and times are longer, than they would be.",
+            disturbed.most * 100.0
+        ));
     }
+    text
 }
 
 fn detail(contender: Contender, level: &Level) -> Vec<String> {
