@@ -21,8 +21,8 @@ fn main() {
     // Not this build's own target directory: that one is locked.
     let target = out.ancestors().nth(3).expect("OUT_DIR is deep").join("bpf");
     let result = Toolchain::find(&workspace).and_then(|toolchain| {
-        toolchain.build(&target, &[], &out.join("tracker-ebpf"))?;
-        toolchain.build(&target, &["kernel-log"], &out.join("tracker-ebpf-log"))
+        toolchain.build("tracker-ebpf", &target, &[], &out.join("tracker-ebpf"))?;
+        toolchain.build("tracker-ebpf", &target, &["kernel-log"], &out.join("tracker-ebpf-log"))
     });
     if let Err(error) = result {
         for line in error.to_string().lines() {

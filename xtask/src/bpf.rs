@@ -1,4 +1,4 @@
-//! Finds a Rust compiler for BPF and a linker for it, and builds `tracker-ebpf` with them.
+//! Finds a Rust compiler for BPF and a linker for it, and builds kernel programs with them.
 //!
 //! Two kinds of compilers are known. A distribution's package (Debian's `rustc-web` with `libstd-rust-web-dev-bpf`)
 //! brings `core` for `bpfel-unknown-none` with it. A rustup nightly with `rust-src` compiles `core` itself. Either way
@@ -240,9 +240,9 @@ impl Toolchain {
         &self.compiler
     }
 
-    /// cargo for BPF: `verb` is `build` or `clippy`.
+    /// cargo for BPF, for one of the workspace's packages: `verb` is `build` or `clippy`.
     #[must_use]
-    pub fn cargo(&self, verb: &str, target_dir: &Path) -> Command {
+    pub fn cargo(&self, verb: &str, package: &str, target_dir: &Path) -> Command {
         let mut command = match self.compiler.origin {
             Origin::Distribution => {
                 let mut command = clean(Command::new("/usr/bin/cargo"));
@@ -271,26 +271,33 @@ impl Toolchain {
         command
             .current_dir(&self.workspace)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            .args(["--profile", "bpf", "--package", "tracker-ebpf"])
+            .args(["--profile", "bpf", "--package", package])
             .args(["--target", TARGET, "--target-dir"])
             .arg(target_dir);
         command
     }
 
-    /// Builds the kernel programs into `target_dir` and copies the object to `to`.
+    /// Builds the kernel programs of a package into `target_dir` and copies the object, which is named like the package,
+    /// to `to`.
     ///
     /// # Errors
     ///
     /// [`Error::Cargo`] where they do not compile.
-    pub fn build(&self, target_dir: &Path, features: &[&str], to: &Path) -> Result<(), Error> {
-        let mut command = self.cargo("build", target_dir);
+    pub fn build(
+        &self,
+        package: &str,
+        target_dir: &Path,
+        features: &[&str],
+        to: &Path,
+    ) -> Result<(), Error> {
+        let mut command = self.cargo("build", package, target_dir);
         if !features.is_empty() {
             command.args(["--features", &features.join(",")]);
         }
         if !command.status()?.success() {
             return Err(Error::Cargo);
         }
-        fs::copy(target_dir.join(TARGET).join("bpf/tracker-ebpf"), to)?;
+        fs::copy(target_dir.join(TARGET).join("bpf").join(package), to)?;
         Ok(())
     }
 }

@@ -15,17 +15,20 @@ pub(crate) fn lint() -> Result<()> {
     host::run(host::cargo().args(["fmt", "--all", "--check"]), "cargo fmt --check")?;
     host::run(
         host::cargo()
-            .args(["clippy", "--workspace", "--exclude", "tracker-ebpf", "--all-targets"])
+            .args(["clippy", "--workspace", "--all-targets"])
+            .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
             .args(["--", "-D", "warnings"]),
         "cargo clippy",
     )?;
     let toolchain = Toolchain::find(host::workspace())?;
     // clippy's results have no business among those that the build script links.
     let target = host::target_dir()?.join("bpf-lint");
-    for features in ["", "kernel-log"] {
+    for (package, features) in
+        [("tracker-ebpf", ""), ("tracker-ebpf", "kernel-log"), ("tracker-bench-ebpf", "")]
+    {
         host::run(
             toolchain
-                .cargo("clippy", &target)
+                .cargo("clippy", package, &target)
                 .args(["--features", features])
                 .args(["--", "-D", "warnings"]),
             "clippy for the kernel programs",

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what a contributor types.
 
+mod bench;
 mod debian;
 mod docs;
 mod host;
@@ -40,6 +41,12 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Measure tracker beside what people use instead, and write docs/performance.md; needs root
+    Bench {
+        /// Which benchmark, and its options; all of them without any
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Check formatting, and let clippy check everything, the kernel programs too
     Lint,
     /// Write docs/violations.md anew, from the vocabulary in tracker-common
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::setup(Purpose::Everything),
         Verb::BuildAndRun { args } => run::build_and_run(&args),
         Verb::Test { args } => test::test(&args),
+        Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
         Verb::Docs => docs::docs(),
     };

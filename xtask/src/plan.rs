@@ -13,6 +13,8 @@ use crate::debian::INSTALL;
 pub(crate) enum Purpose {
     /// Building and running, the tests or the demonstration.
     Run,
+    /// The benchmarks.
+    Bench,
     /// `cargo xtask lint`.
     Lint,
     /// All of it, but a missing piece that only lint needs is not an error.
@@ -27,7 +29,12 @@ impl Purpose {
 
     /// Whether something is going to be checked.
     pub(crate) fn lints(self) -> bool {
-        self != Self::Run
+        matches!(self, Self::Lint | Self::Everything)
+    }
+
+    /// Whether something is going to be measured.
+    pub(crate) fn measures(self) -> bool {
+        matches!(self, Self::Bench | Self::Everything)
     }
 
     /// Whether it comes to nothing without that piece.
@@ -94,8 +101,8 @@ impl fmt::Display for Missing {
             }
             Self::Programs(programs) => write!(
                 f,
-                "{}: the tests and the demonstration set up network namespaces and compare with the kernel's own \
-                 answers by it",
+                "{}: the tests, the demonstration and the benchmarks set up network namespaces and compare with the \
+                 kernel's own answers by it",
                 programs.join(" and ")
             ),
             Self::BpfClippy(_) => {
@@ -208,7 +215,14 @@ fn packages(piece: &Missing, machine: &Machine<'_>) -> Option<Vec<String>> {
 
 /// The packages that have these programs, by the names that most systems give them.
 fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
-    programs.iter().map(|program| if *program == "nft" { "nftables" } else { "iproute2" }).collect()
+    programs
+        .iter()
+        .map(|program| match *program {
+            "nft" => "nftables",
+            "iptables" => "iptables",
+            _ => "iproute2",
+        })
+        .collect()
 }
 
 /// What to type for a piece that no package can be installed for.
@@ -333,6 +347,7 @@ mod tests {
             (vec!["ip", "ss"], vec!["iproute2"]),
             (vec!["nft"], vec!["nftables"]),
             (vec!["ss", "nft"], vec!["iproute2", "nftables"]),
+            (vec!["iptables"], vec!["iptables"]),
         ] {
             let missing = [Missing::Programs(programs)];
             assert_eq!(packages_of(&plan(&missing, Purpose::Run, &debian())), packages);

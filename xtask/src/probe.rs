@@ -30,8 +30,10 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         }),
     }
     if purpose.runs() {
+        let rivals = purpose.measures().then_some("iptables");
         let programs = ["ip", "ss", "nft"]
             .into_iter()
+            .chain(rivals)
             .filter(|program| !host::on_path(program))
             .collect::<Vec<_>>();
         if !programs.is_empty() {

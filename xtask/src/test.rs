@@ -21,7 +21,8 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     setup(Purpose::Run)?;
     host::become_command(
         host::cargo()
-            .args(["test", "--release", "--workspace", "--exclude", "tracker-ebpf"])
+            .args(["test", "--release", "--workspace"])
+            .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
             .args(args),
     )
 }

@@ -1,0 +1,55 @@
+//! The kernel programs of the flood benchmark: the wire between clients and server, which the flood joins, and the
+//! cheapest way to be rid of a flood.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+// The macros for programs hand the context over by value.
+#![allow(clippy::needless_pass_by_value)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "lengths have been compared, helpers return small numbers, and random ones may be cut"
+)]
+
+mod flood;
+mod frame;
+mod wire;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+
+/// A client's frame where one is due, or else a SYN from anywhere each time it is due. Run by `BPF_PROG_TEST_RUN` on live
+/// frames.
+#[xdp]
+fn flood(ctx: XdpContext) -> u32 {
+    let now = flood::now();
+    wire::send_waiting(&ctx, now).unwrap_or_else(|| flood::flood(&ctx, now))
+}
+
+/// From the clients to the program that floods.
+#[xdp]
+fn merge(ctx: XdpContext) -> u32 {
+    wire::merge(&ctx)
+}
+
+/// From the server to the clients, or to the flood's sources, which are nowhere.
+#[xdp]
+fn split(ctx: XdpContext) -> u32 {
+    wire::split(&ctx)
+}
+
+/// Drops everything: the flood without an answer, which every answer is compared with.
+#[xdp]
+fn drop_all(_: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that could get here.
+    loop {}
+}
+
+/// As the tracker's own, so that nothing is dearer to one than to the other.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
