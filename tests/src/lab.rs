@@ -140,10 +140,18 @@ impl Bench {
     ///
     /// Where the laboratory cannot be made.
     pub fn with(options: &[&str]) -> Result<Self> {
-        let pair = Pair::silent()?;
         // Nothing is held back, so that an event can be waited for whatever came before it.
-        let mut arguments =
-            vec!["--interface", INTERFACE, "--events", "all", "--every", "--report-rate", "0"];
+        Self::sparing(&[&["--every", "--report-rate", "0"], options].concat())
+    }
+
+    /// A bench whose agent does not report every breach, unless the options say so.
+    ///
+    /// # Errors
+    ///
+    /// Where the laboratory cannot be made.
+    pub fn sparing(options: &[&str]) -> Result<Self> {
+        let pair = Pair::silent()?;
+        let mut arguments = vec!["--interface", INTERFACE, "--events", "all"];
         if !options.contains(&"--xdp") {
             arguments.extend(["--xdp", "native"]);
         }

@@ -142,23 +142,63 @@ struct FromSide {
     segments: u64,
     sent_on: u64,
     is_last_dropped: bool,
-    /// What became of its first FIN.
-    is_first_fin_dropped: Option<bool>,
     /// A segment that waits to be overtaken.
     waiting: Option<(Instant, u64)>,
 }
 
 impl Trace {
-    /// Whether the last segment of either side reached the other.
+    /// Whether the last segment of either side reached the other, and each RST, if only by a later one with its number.
     #[must_use]
-    pub fn is_last_delivered(&self) -> bool {
-        self.sides.iter().all(|side| !side.is_last_dropped)
+    pub fn is_heard(&self) -> bool {
+        let resets =
+            || self.passages.iter().filter(|passage| passage.header.flags & flag::RST != 0);
+        let reached = |lost: &Passage| {
+            resets().any(|other| {
+                other.from == lost.from
+                    && other.act != Act::Dropped
+                    && other.header.seq == lost.header.seq
+            })
+        };
+        let lost = resets().filter(|passage| passage.act == Act::Dropped);
+        self.sides.iter().all(|side| !side.is_last_dropped) && lost.into_iter().all(reached)
     }
 
-    /// Whether this side has sent a FIN, of which the other has heard by a later copy only.
+    /// Whether a FIN from this side that did not acknowledge the other's was dropped.
     #[must_use]
-    pub fn is_first_fin_dropped(&self, from: Side) -> bool {
-        self.sides[from as usize].is_first_fin_dropped == Some(true)
+    pub fn is_crossing_fin_dropped(&self, from: Side) -> bool {
+        self.crossing_fins(from).any(|passage| passage.act == Act::Dropped)
+    }
+
+    /// Whether each FIN of this side that the host's interface has seen acknowledged the other side's.
+    #[must_use]
+    pub fn closes_second(&self, from: Side) -> bool {
+        let is_seen = |passage: &Passage| from == Side::Host || passage.act != Act::Dropped;
+        !self.crossing_fins(from).any(is_seen)
+    }
+
+    /// FINs of this side that do not acknowledge the other's, each once for its coming.
+    fn crossing_fins(&self, from: Side) -> impl Iterator<Item = &Passage> {
+        let came = self.passages.iter().filter(|passage| passage.act != Act::Released);
+        let mut fins = came.filter(|passage| passage.header.flags & flag::FIN != 0);
+        let other = fins.clone().find(|passage| passage.from != from);
+        let behind = other.map(|fin| fin.header.behind_fin());
+        std::iter::from_fn(move || {
+            fins.by_ref().find(|passage| passage.from == from && Some(passage.header.ack) != behind)
+        })
+    }
+
+    /// Whether a FIN of this side was sent on.
+    #[must_use]
+    pub fn is_fin_delivered(&self, from: Side) -> bool {
+        let mut fins = self.passages.iter().filter(|passage| passage.header.flags & flag::FIN != 0);
+        fins.any(|passage| passage.from == from && passage.act != Act::Dropped)
+    }
+
+    /// Whether this side has sent an RST.
+    #[must_use]
+    pub fn has_reset(&self, from: Side) -> bool {
+        let mut passages = self.passages.iter();
+        passages.any(|passage| passage.from == from && passage.header.flags & flag::RST != 0)
     }
 
     /// How many segments from this side were sent on, copies included.
@@ -413,9 +453,6 @@ impl Core {
         let act = self.fate(&header, from, ordinal);
         let side = self.trace(&header).side(from);
         side.is_last_dropped = act == Act::Dropped;
-        if header.flags & flag::FIN != 0 {
-            side.is_first_fin_dropped.get_or_insert(act == Act::Dropped);
-        }
         self.note(now, from, header, act);
         let held = || Held { from, header, frame: frame.to_vec() };
         match act {
@@ -539,6 +576,12 @@ impl Trace {
 }
 
 impl Header {
+    /// The number that acknowledges its FIN.
+    fn behind_fin(&self) -> u32 {
+        let payload = u32::try_from(self.payload).unwrap_or(u32::MAX);
+        self.seq.wrapping_add(payload).wrapping_add(1)
+    }
+
     /// That of a frame which holds a TCP segment.
     fn of(frame: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;

@@ -149,10 +149,23 @@ pub fn wait_unread(socket: &Socket, octets: usize) -> Result<()> {
 /// What the kernel says.
 pub fn unsent(socket: &Socket) -> Result<i32> {
     const SIOCOUTQNSD: u64 = 0x894b;
+    queued(socket, SIOCOUTQNSD)
+}
+
+/// How many octets are not acknowledged, whether they were sent or not, a FIN counted as one.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn unacknowledged(socket: &Socket) -> Result<i32> {
+    queued(socket, libc::TIOCOUTQ)
+}
+
+fn queued(socket: &Socket, request: u64) -> Result<i32> {
     let mut octets: libc::c_int = 0;
     // SAFETY: the call writes one integer.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD, &raw mut octets) };
-    ensure!(result == 0, "asking for unsent octets: {}", std::io::Error::last_os_error());
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut octets) };
+    ensure!(result == 0, "asking for queued octets: {}", std::io::Error::last_os_error());
     Ok(octets)
 }
 

@@ -134,8 +134,7 @@ fn every_violation_is_accounted_for() -> Result<()> {
     Ok(())
 }
 
-/// Packets at which violations were reported. What is counted when a flow ends, and a handshake that is never
-/// completed, has no packet.
+/// Packets at which violations were reported; a handshake that is never completed stands at its first one.
 fn violations(replay: &Replay) -> BTreeMap<&'static str, Vec<u64>> {
     Rule::ALL
         .iter()

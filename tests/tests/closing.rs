@@ -236,6 +236,36 @@ fn t14_reset_with_and_without_ack() -> Result<()> {
 }
 
 #[test]
+fn t11_a_lost_reset_shows_when_the_syn_is_answered_anew() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = open(Connection::outbound(&bench))?;
+    tcp.s_sends(&tcp.s(FIN | ACK, 5001, 1001))?;
+    tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5002).data(100))?;
+    assert_eq!(bench.states()?, "CLOSE_WAIT/FIN_WAIT_2");
+    // S has answered with an RST, which was lost. Then it got a copy of the SYN, and listens.
+    tcp.s_sends(&tcp.s(SYN | ACK, 600_000, 1001))?;
+    tcp.c_sends(&tcp.c(ACK, 1101, 5002))?;
+    assert_eq!(bench.states()?, "CLOSE_WAIT/FIN_WAIT_2");
+    tcp.s_sends(&tcp.s(RST, 5002, 0))?;
+    assert_eq!(bench.states()?, "CLOSED/CLOSED");
+    tcp.s_sends(&tcp.s(SYN | ACK, 600_000, 1001))?;
+    tcp.c_sends(&tcp.c(RST, 1001, 0))?;
+    bench.nothing_reported()?;
+    assert_eq!(bench.agent.stats()?["violations"]["synack_anew"]["in"], 1);
+    // Whatever answers another SYN, or comes from the end that sent it, is forged.
+    for (port, from_server, ack) in [(41_000, true, 1101), (41_001, false, 5001)] {
+        let tcp = open(Connection::outbound(&bench).from_port(port))?;
+        if from_server {
+            tcp.s_sends(&tcp.s(SYN | ACK, 600_000, ack))?;
+        } else {
+            tcp.c_sends(&tcp.c(SYN | ACK, 600_000, ack))?;
+        }
+        bench.events.violation("synack_in_established")?;
+    }
+    Ok(())
+}
+
+#[test]
 fn t15_data_after_fin() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = established(&bench)?;

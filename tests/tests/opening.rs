@@ -483,6 +483,55 @@ fn h16_the_answer_picks_the_isn_of_many() -> Result<()> {
 }
 
 #[test]
+fn h17_what_is_as_late_as_a_copy_of_the_syn_is_no_part_of_its_handshake() -> Result<()> {
+    // The first segment is of a connection that is confirmed, then of one that never was.
+    for (port, confirmed) in [(40_000, true), (40_001, false)] {
+        let bench = Bench::new()?;
+        let tcp = Connection::inbound(&bench).from_port(port);
+        tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+        tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+        if confirmed {
+            tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
+            tcp.s_sends(&tcp.s(RST, 5001, 0))?;
+        } else {
+            tcp.c_sends(&tcp.c(RST, 1001, 0))?;
+        }
+        assert_eq!(bench.states()?, "CLOSED/CLOSED");
+        tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+        if !confirmed {
+            // Not yet answered.
+            tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5001).data(10))?;
+        }
+        tcp.s_sends(&tcp.s(SYN | ACK, 600_000, 1001))?;
+        // Data, a FIN and an RST of the old connection, and what they are answered with, one after the other and at once.
+        tcp.c_sends(&tcp.c(ACK | PSH, 2001, 5001).data(100))?;
+        tcp.s_sends(&tcp.s(RST, 5001, 0))?;
+        tcp.c_sends(&tcp.c(ACK | FIN, 200_101, 5002))?;
+        tcp.c_sends(&tcp.c(ACK, 2102, 5003))?;
+        tcp.s_sends(&tcp.s(RST, 5002, 0))?;
+        tcp.s_sends(&tcp.s(RST, 5003, 0))?;
+        tcp.c_sends(&tcp.c(RST, 200_102, 0))?;
+        assert_eq!(bench.agent.flows(&["--state", "syn-received"])?.len(), 1, "{confirmed}");
+        assert_eq!(bench.states()?, "SYN_SENT/SYN_RECEIVED", "{confirmed}");
+        bench.nothing_reported()?;
+        // C does not want it.
+        tcp.c_sends(&tcp.c(RST, 1001, 0))?;
+        assert_eq!(bench.states()?, "CLOSED/CLOSED");
+        bench.nothing_reported()?;
+    }
+    // A new SYN is not a copy: who guesses at the answer to it is told of.
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    tcp.handshake()?;
+    tcp.s_sends(&tcp.s(RST, 5001, 0))?;
+    tcp.c_sends(&tcp.c(SYN, 700_000, 0))?;
+    tcp.s_sends(&tcp.s(SYN | ACK, 600_000, 700_001))?;
+    tcp.c_sends(&tcp.c(ACK, 700_001, 5001))?;
+    bench.events.violation("handshake_ack_bad_ack")?;
+    Ok(())
+}
+
+#[test]
 fn h18_split_handshakes_of_four_and_of_five_segments() -> Result<()> {
     for five in [false, true] {
         let bench = Bench::new()?;

@@ -1,4 +1,5 @@
-//! One flow, two hooks, two CPUs: no fact is lost, and every counter is exact.
+//! One flow, two hooks, two CPUs: no fact is lost, and every counter is exact. What passes one hook before the stack has
+//! heard of what passed the other is not taken for an answer to it.
 
 use std::{sync::Barrier, thread};
 
@@ -9,7 +10,7 @@ use nix::{
 };
 use tracker_tests::{
     lab::{Bench, Connection},
-    segment::flag::{ACK, FIN, PSH, SYN},
+    segment::flag::{ACK, FIN, PSH, RST, SYN},
 };
 
 fn pin_to(cpu: usize) -> Result<()> {
@@ -157,5 +158,48 @@ fn both_ends_of_many_flows_at_once() -> Result<()> {
         }
     }
     println!("{FLOWS} flows opened and closed by both ends at once: every state is right");
+    bench.nothing_reported()
+}
+
+/// An RST that is not at the number that the host has last acknowledged: the host takes it where it has got that far.
+#[test]
+fn what_leaves_before_the_stack_has_heard_of_the_reset_refuses_nothing() -> Result<()> {
+    let bench = Bench::new()?;
+    let states = |tcp: &Connection<'_>| -> Result<String> {
+        bench.settle()?;
+        let port = tcp.client.port().to_string();
+        let flow = bench.agent.flows(&["--sport", &port])?.pop().context("a flow")?;
+        let state = |end: &str| flow[end]["state"].as_str().unwrap_or("?").to_owned();
+        Ok(format!("{}/{}", state("orig"), state("reply")))
+    };
+    let reset = |port: u16, number: u32| -> Result<Connection<'_>> {
+        let tcp = Connection::inbound(&bench).from_port(port);
+        tcp.handshake()?;
+        tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5001).data(100))?;
+        tcp.c_sends(&tcp.c(ACK | PSH, 1101, 5001).data(100))?;
+        tcp.c_sends(&tcp.c(RST | ACK, number, 5001))?;
+        assert_eq!(states(&tcp)?, "CLOSED/CLOSED");
+        Ok(tcp)
+    };
+    // The application sends and closes while the RST is on its way up, behind none, one or all of the data; or the stack
+    // acknowledges the first part of it.
+    for (port, flags, ack, data) in [
+        (40_000, FIN | PSH | ACK, 1201, 10),
+        (40_001, ACK, 1201, 0),
+        (40_002, FIN | PSH | ACK, 1101, 10),
+        (40_003, PSH | ACK, 1001, 10),
+        (40_004, FIN | ACK, 1001, 0),
+        (40_005, ACK, 1101, 0),
+    ] {
+        let tcp = reset(port, 1201)?;
+        tcp.s_sends(&tcp.s(flags, 5001, ack).data(data))?;
+        assert_eq!(states(&tcp)?, "CLOSED/CLOSED", "{flags:#x} that acknowledges {ack}");
+    }
+    // The data was lost after all: the stack says again how far it has got. Or it had got beyond the RST already.
+    for (port, number, ack) in [(41_000, 1201, 1001), (41_001, 1101, 1201)] {
+        let tcp = reset(port, number)?;
+        tcp.s_sends(&tcp.s(ACK, 5001, ack))?;
+        assert_eq!(states(&tcp)?, "CLOSED/ESTABLISHED", "an acknowledgment of {ack}");
+    }
     bench.nothing_reported()
 }

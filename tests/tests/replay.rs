@@ -24,7 +24,7 @@ use tracker_tests::{
         flag::{ACK, FIN, PSH, RST, SYN},
     },
 };
-use tracker_user::{attach::Sizes, capture::Capture, replay::Engine};
+use tracker_user::{attach::Sizes, capture::Capture, replay::Engine, survey::Limits};
 
 const SECOND: u64 = 1_000_000_000;
 /// When the captures here begin: in November 2023, at a second that other units of time can say too.
@@ -550,6 +550,200 @@ fn flows_end_in_the_order_of_their_deadlines() -> Result<()> {
     Ok(())
 }
 
+/// A capture of several talks.
+fn together(talks: impl IntoIterator<Item = Talk>) -> Vec<u8> {
+    let mut packets: Vec<_> = talks.into_iter().flat_map(|talk| talk.packets).collect();
+    packets.sort_by_key(|packet| packet.time_ns);
+    pcap(Order::Little, Form::Nanoseconds, 1, &packets)
+}
+
+/// What a sweep has found: rule, seconds since the capture's beginning, client's port, and the number seen.
+type Found<'a> = (&'a str, u64, u64, Option<u64>);
+
+/// A document's violations. None was caused by a packet, each was counted, and nothing else was.
+fn found(document: &Value) -> Result<Vec<Found<'_>>> {
+    let mut found = Vec::new();
+    let mut times = Vec::new();
+    for event in list(&document["events"]) {
+        times.push(event["time_ns"].as_u64());
+        if event["event"] != "VIOLATION" {
+            continue;
+        }
+        let violation = &event["violation"];
+        ensure!(event.get("packet").is_none() && event.get("segment").is_none(), "{event}");
+        assert_eq!(
+            (&event["interface"], &violation["action"]),
+            (&json!("replay"), &json!("passed"))
+        );
+        // Its clock begins at a second.
+        let at = event["time_ns"].as_u64().context("a time")? / SECOND - 1;
+        found.push((
+            violation["name"].as_str().context("a name")?,
+            at,
+            event["flow"]["sport"].as_u64().context("a port")?,
+            violation["actual"].as_u64(),
+        ));
+    }
+    ensure!(times.is_sorted(), "{times:?}");
+    let mut counted = counts(&document["violations"]);
+    for (name, ..) in &found {
+        *counted.get_mut(name).with_context(|| format!("{name} is not counted"))? -= 1;
+    }
+    counted.retain(|name, count| {
+        *count > 0 && ["half_open_timeout", "syn_flood", "port_scan"].contains(name)
+    });
+    ensure!(counted.is_empty(), "counted, but not told: {counted:?}");
+    Ok(found)
+}
+
+#[test]
+fn handshakes_that_are_not_completed_in_their_time() -> Result<()> {
+    let talk = |port, at: u64| Talk::v4().port(port).later(at * SECOND);
+    let unanswered = talk(1, 0).c(SYN, 1, 0, 0);
+    let unacknowledged = talk(2, 10).c(SYN, 1, 0, 0).s(SYN | ACK, 5000, 2, 0);
+    let opened = talk(3, 11).open(1);
+    let refused = talk(4, 12).c(SYN, 1, 0, 0).s(RST | ACK, 0, 2, 0);
+    // Each direction alone: the one that is seen has the third segment, or must not be asked for it.
+    let one_way = talk(5, 13).c(SYN, 1, 0, 0).c(ACK, 2, 5001, 0);
+    let other_way = talk(6, 14).s(SYN | ACK, 5000, 2, 0);
+    let not_due = talk(7, 7470).c(SYN, 1, 0, 0);
+    let last = talk(8, 7500).open(1);
+    let talks = [unanswered, unacknowledged, opened, refused, one_way, other_way, not_due, last];
+    let file = together(talks);
+    let document = replay(&file, &["-e", "violation,destroy"])?;
+    let expected = [("half_open_timeout", 60, 1, None), ("half_open_timeout", 70, 2, None)];
+    assert_eq!(found(&document)?, expected);
+    let events = list(&document["events"]);
+    // Each is followed by its flow's end.
+    let place = |port: u16| {
+        let places = (0..events.len()).filter(|n| events[*n]["flow"]["sport"] == port);
+        places.collect::<Vec<_>>()
+    };
+    for (port, reply) in [(1, "LISTEN"), (2, "SYN_RECEIVED")] {
+        let [violation, destroy] = place(port)[..] else { panic!("{document}") };
+        assert_eq!(destroy, violation + 1);
+        let before = &events[violation]["violation"]["before"];
+        assert_eq!(*before, json!({"orig": "SYN_SENT", "reply": reply}));
+        assert_eq!(events[violation]["time_ns"], events[destroy]["time_ns"]);
+        assert_eq!(events[destroy]["event"], "DESTROY");
+        assert_eq!(events[violation]["flow"]["created"], events[destroy]["flow"]["created"]);
+    }
+    // Not asked for, it is counted.
+    let document = replay(&file, &["--report", "xmas"])?;
+    assert!(list(&document["events"]).is_empty());
+    assert_eq!(document["violations"]["half_open_timeout"], 2);
+    // With another timeout.
+    let document = replay(&file, &["--timeout-syn-sent", "10", "--timeout-syn-received", "20"])?;
+    let times: Vec<_> = found(&document)?.iter().map(|(_, at, port, _)| (*at, *port)).collect();
+    assert_eq!(times, [(10, 1), (20, 2), (7480, 7)]);
+    // In text, who it was.
+    let file = File::new(&file)?;
+    let (stdout, ..) = run_tracker(&["replay", "--no-flows", file.name()], None)?;
+    let first = stdout.lines().next().unwrap_or_default();
+    assert!(
+        first.contains(
+            " [VIOLATION] half_open_timeout tcp 6 0 SYN_SENT/LISTEN src=192.0.2.1 dst=192.0.2.2 sport=1 dport=80 "
+        ),
+        "{stdout}"
+    );
+    // In a diagram, before the end.
+    let (stdout, ..) = run_tracker(&["replay", "--ladder", "--sport", "1", file.name()], None)?;
+    let lines: Vec<_> = stdout.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 4, "{stdout}");
+    assert_eq!(lines[2], "! half_open_timeout");
+    assert!(lines[3].contains(" end reason=timeout "), "{stdout}");
+    Ok(())
+}
+
+/// SYNs from ports `first` on to port 80, `count` in the second that begins `at` seconds after the start.
+fn rush(first: u16, count: u16, at: u64) -> impl Iterator<Item = Talk> {
+    (0..count).map(move |n| {
+        let talk = Talk::v4().port(first + n).later(at * SECOND + u64::from(n) * SECOND / 1024);
+        talk.c(SYN, 1, 0, 0)
+    })
+}
+
+#[test]
+fn a_syn_flood_is_found_at_the_next_sweep() -> Result<()> {
+    let replayed = |talks: Vec<Talk>| -> Result<Vec<(u64, u64, Option<u64>)>> {
+        let document = replay(&together(talks), &["--syn-flood-limit", "20"])?;
+        let floods = found(&document)?.into_iter().filter(|(name, ..)| *name == "syn_flood");
+        Ok(floods.map(|(_, at, port, actual)| (at, port, actual)).collect())
+    };
+    let end = |at: u64| Talk::v4().port(60_000).later(at * SECOND).open(1);
+    assert_eq!(replayed(rush(1, 19, 0).chain([end(5)]).collect())?, []);
+    // It is told with the first of its flows.
+    assert_eq!(replayed(rush(1, 20, 0).chain([end(5)]).collect())?, [(1, 1, Some(20))]);
+    // Also where the capture ends before the sweep.
+    assert_eq!(replayed(rush(1, 20, 0).collect())?, [(0, 1, Some(20))]);
+    // Several seconds of it are one flood; connections to another port are none of it.
+    let other = rush(500, 15, 0).map(|mut talk| {
+        talk.packets = Talk::new("192.0.2.1:9", "192.0.2.2:81")
+            .port(talk.client.port())
+            .c(SYN, 1, 0, 0)
+            .packets;
+        talk
+    });
+    let long = (0..100).flat_map(|n| rush(1000 + n * 10, 10, n.into()));
+    assert_eq!(replayed(long.chain(other).collect())?, [(2, 1000, Some(20))]);
+    // Below half the limit it is over, and may begin again.
+    let again =
+        rush(1, 30, 0).chain(rush(2000, 9, 59)).chain(rush(3000, 20, 119)).chain([end(121)]);
+    assert_eq!(replayed(again.collect())?, [(1, 1, Some(30)), (120, 3000, Some(20))]);
+    let goes_on = rush(1, 30, 0).chain(rush(2000, 11, 59)).chain(rush(3000, 20, 118));
+    assert_eq!(replayed(goes_on.collect())?, [(1, 1, Some(30))]);
+    // The default limit.
+    let many = |count| -> Result<Value> { replay(&together(rush(1, count, 0)), &[]) };
+    assert_eq!(found(&many(1023)?)?, []);
+    assert_eq!(found(&many(1024)?)?, [("syn_flood", 0, 1, Some(1024))]);
+    Ok(())
+}
+
+#[test]
+fn a_port_scan_is_found_at_the_next_sweep() -> Result<()> {
+    let scan = |ports: std::ops::Range<u16>, answer: fn(Talk) -> Talk| {
+        ports.map(move |port| {
+            let talk = Talk::new("192.0.2.1:40000", &format!("192.0.2.2:{port}"));
+            answer(talk.later(u64::from(port) * SECOND / 64).c(SYN, 1, 0, 0))
+        })
+    };
+    let silence = |talk| talk;
+    let refusal = |talk: Talk| talk.s(RST | ACK, 0, 2, 0);
+    let welcome = |talk: Talk| talk.s(SYN | ACK, 5000, 2, 0).c(ACK, 2, 5001, 0);
+    let replayed = |talks: Vec<Talk>, options: &[&str]| -> Result<Vec<String>> {
+        let document = replay(&together(talks), options)?;
+        let found = found(&document)?.into_iter().map(|(name, at, _, actual)| {
+            format!("{name} {at} {}", actual.map_or("-".to_owned(), |actual| actual.to_string()))
+        });
+        Ok(found.collect())
+    };
+    let twenty = ["--port-scan-limit", "20"];
+    // By whatever half of it was refused; what was open does not count, however often.
+    let half = || scan(1..11, silence).chain(scan(20..29, refusal)).chain(scan(100..120, welcome));
+    assert_eq!(replayed(half().collect(), &twenty)?, Vec::<String>::new());
+    let talks = half().chain(scan(40..41, refusal)).collect();
+    assert_eq!(replayed(talks, &twenty)?, ["port_scan 1 20"]);
+    // One port, however often, is no scan.
+    assert_eq!(replayed(rush(1, 100, 0).collect(), &twenty)?, Vec::<String>::new());
+    // The default limit, and none.
+    let talks = || scan(1..101, silence).collect();
+    assert_eq!(replayed(talks(), &[])?, ["port_scan 1 100"]);
+    assert_eq!(replayed(talks(), &["--port-scan-limit", "0"])?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn a_flood_that_lasts_a_year_takes_no_longer() -> Result<()> {
+    // To look every second would take hours.
+    let end = Talk::v4().port(9).later(80 * 365 * 86_400 * SECOND).open(1);
+    let file = together(rush(1000, 20, 0).chain([end]));
+    let document = replay(&file, &["--syn-flood-limit", "20", "--timeout-syn-sent", "31536000"])?;
+    let found = found(&document)?;
+    assert_eq!((found.len(), found[0]), (21, ("syn_flood", 1, 1000, Some(20))));
+    assert_eq!(found[20], ("half_open_timeout", 31_536_000, 1019, None));
+    Ok(())
+}
+
 #[test]
 fn clocks_that_go_back_or_stand_still() -> Result<()> {
     let mut talk = Talk::v4().open(1).close(1).port(2).open(7).close(7);
@@ -1059,7 +1253,8 @@ fn segments_with_both_ends_states() -> Result<()> {
     let sizes = Sizes { max_flows: 16, max_half_open: 1024, ring_bytes: 4096 };
     let events = Kind::Segment.bit() | Kind::Established.bit();
     let config = LiveConfig { events, ..LiveConfig::default() };
-    let mut engine = Engine::new(&sizes, Timeouts::default(), config)?;
+    let limits = Limits { syn_flood_limit: 0, port_scan_limit: 0 };
+    let mut engine = Engine::new(&sizes, Timeouts::default(), config, limits)?;
     let mut capture = Capture::new(Box::new(std::io::Cursor::new(talk.file())))?;
     let mut lines = Vec::new();
     while let Some(packet) = capture.next()? {

@@ -94,7 +94,7 @@ pub struct Facts {
     /// these are compared as sequence numbers are.
     pub ts: Seq,
     /// End of the data that was last refused as beyond the peer's window; 0 for none. If the peer acknowledges it, it was
-    /// we who missed something.
+    /// we who missed something. Of an end that has sent an RST: the number of that.
     pub refused_end: Seq,
     /// Acknowledgment that was last refused as one of data never sent; 0 for none. If the peer goes on from there, it
     /// was we who missed something. Of an end that has sent an RST: the end of what the peer had sent until then.
@@ -624,6 +624,14 @@ impl HalfOpen {
     #[must_use]
     pub fn is_previous(&self, isn: Seq) -> bool {
         self.has_previous_isn.get() != 0 && self.previous_isn.get() == isn.0
+    }
+
+    /// Whether the originator's ISN is the one that it used for the connection before this one.
+    #[inline(always)]
+    #[must_use]
+    pub fn repeats_previous(&self) -> bool {
+        let facts = self.flow.half(self.flow.originator()).facts();
+        facts.has(fact::SYN) && self.is_previous(facts.isn)
     }
 
     /// Further ISNs of `end`.

@@ -82,6 +82,8 @@ pub struct Offers {
     pub acks_other: bool,
     /// The acknowledgment minus one is the ISN of the connection before this one.
     pub acks_previous: bool,
+    /// The flow began with the very SYN of the connection before this one: a late copy of it.
+    pub repeats: bool,
     /// How many further ISNs the sender has offered.
     pub others: u32,
 }
@@ -151,13 +153,13 @@ pub fn not_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segm
     } else if situation.open {
         synchronized(me, peer, situation, segment)
     } else {
-        opening(me, peer, situation.offers.acks_other, segment)
+        opening(me, peer, situation.offers, segment)
     }
 }
 
 /// What is to be added to the sender's facts before its segment is judged: [`fact::OUTLIVED_RST`] where the segment shows
 /// that an RST was refused. One that was not exact is taken at its word until then. Where the sender is elsewhere, what
-/// it sends may have been under way.
+/// it sends may have been under way; where it is here, it may have left while the RST was between our hook and the stack.
 #[inline(always)]
 #[must_use]
 pub fn outlived(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> u32 {
@@ -169,9 +171,21 @@ pub fn outlived(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
     let refuses = if me.has(fact::RST) {
         peer.has(fact::OUTLIVED_RST) && me.has_end() && segment.end().after(me.end)
     } else {
-        situation.leaves
+        situation.leaves && shows_refusal(me, peer.refused_end, segment)
     };
     if refuses { fact::OUTLIVED_RST } else { 0 }
+}
+
+/// Whether a segment that leaves this host shows that its sender has refused the RST with the number `rst`. Where it
+/// acknowledges that very number, its sender takes the RST. Where it acknowledges less, the rest may be on its way up with
+/// the RST; an acknowledgment that says nothing new is the answer to the RST (RFC 5961 section 3.2).
+#[inline(always)]
+fn shows_refusal(me: &Facts, rst: Seq, segment: &Segment) -> bool {
+    if me.has(fact::ACK) && segment.ack.before(rst) {
+        segment.ack == me.ack && segment.payload == 0 && !segment.has(Flags::FIN)
+    } else {
+        segment.ack != rst
+    }
 }
 
 /// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive, also beyond the
@@ -320,11 +334,16 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
     }
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.
     if situation.open && me.has(fact::ACK) {
-        return if segment.seq == me.isn && me.has(fact::SYN) {
-            Verdict::nothing(me)
-        } else {
-            Verdict::breach(me, Rule::SynAckInEstablished, me.isn, me.isn, segment.seq)
-        };
+        if segment.seq == me.isn && me.has(fact::SYN) {
+            return Verdict::nothing(me);
+        }
+        // Its sender may have lost the connection, by an RST that we did not see, and answer a late copy of the SYN: the
+        // peer's acknowledgment and the RST for that will show it (RFC 9293 section 3.5.1).
+        let anew = me.has(fact::SYN_ACK)
+            && peer.has(fact::SYN)
+            && acknowledges_syn(peer, segment.ack, false);
+        let rule = if anew { Rule::SynAckAnew } else { Rule::SynAckInEstablished };
+        return Verdict::breach(me, rule, me.isn, me.isn, segment.seq);
     }
     let answers = acknowledges_syn(peer, segment.ack, acks_other_isn);
     let expected = peer.isn.add(1);
@@ -405,7 +424,17 @@ fn acknowledge(facts: &mut Facts, ack: Seq, window: u32) {
 
 /// A segment with neither SYN nor RST before the handshake is complete.
 #[inline(always)]
-fn opening(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment) -> Verdict {
+fn opening(me: &Facts, peer: &Facts, offers: Offers, segment: &Segment) -> Verdict {
+    let acks_other_isn = offers.acks_other;
+    if offers.repeats
+        && !me.has(fact::SYN_ACK)
+        && !continues_handshake(me, peer, acks_other_isn, segment)
+    {
+        // As late as the SYN, of the same connection. Its receiver refuses it.
+        let mut verdict = Verdict::nothing(me);
+        verdict.facts.refused_ack = segment.ack;
+        return verdict;
+    }
     let substance = segment.payload > 0 || segment.has(Flags::FIN);
     if !peer.has(fact::SYN) {
         if !me.has(fact::SYN) {
@@ -675,7 +704,12 @@ fn note_letter(verdict: &mut Verdict, segment: &Segment) {
 #[inline(always)]
 #[must_use]
 pub fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    let Situation { open, midstream, old_syn, offers: Offers { acks_other, .. }, .. } = *situation;
+    let Situation { open, midstream, old_syn, offers, .. } = *situation;
+    let acks_other = offers.acks_other;
+    // Of the connection before this one, or in answer to a segment of that.
+    if offers.repeats && !open && !continues_handshake(me, peer, acks_other, segment) {
+        return Verdict::nothing(me);
+    }
     // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
     // about.
     if situation.in_time_wait() && old_syn {
@@ -700,8 +734,10 @@ pub fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
         return Verdict::nothing(me);
     }
     let bits = if exact { fact::RST | fact::RST_EXACT } else { fact::RST };
+    let facts =
+        Facts { flags: me.flags | bits, refused_ack: peer.end, refused_end: segment.seq, ..*me };
     let accepted = Verdict {
-        facts: Facts { flags: me.flags | bits, refused_ack: peer.end, ..*me },
+        facts,
         renew: true,
         letter: (!me.has(fact::RST)).then_some(Letter::Rst),
         ..Verdict::nothing(me)

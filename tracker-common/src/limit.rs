@@ -40,7 +40,8 @@ pub fn bucket(source: &Address) -> u32 {
         hash = (hash ^ word).wrapping_mul(0x9e37_79b1);
         hash ^= hash >> 15;
     }
-    hash & (BUCKETS - 1)
+    // A product's highest bits depend on all of its factors', and so on an address's last octet.
+    hash.wrapping_mul(0x85eb_ca6b) >> (u32::BITS - BUCKETS.ilog2())
 }
 
 /// A token bucket as one number, the time by which it is full again (the generic cell rate algorithm): takes a token at
@@ -62,6 +63,29 @@ mod tests {
         let due = |factor| (1..=1000).filter(|count| is_due(*count, factor)).collect::<Vec<_>>();
         assert_eq!(due(2), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
         assert_eq!(due(10), [1, 10, 100, 1000]);
+    }
+
+    #[test]
+    fn neighbours_have_buckets_of_their_own() {
+        // Whichever octets tell them apart; as many as a random choice would leave, or nearly.
+        for base in [
+            crate::key::mapped([192, 0, 2, 1]),
+            [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        ] {
+            for octet in (0..16).filter(|octet| base[0] != 0 || *octet >= 12) {
+                let mut buckets: Vec<_> = (0..=255)
+                    .map(|value| {
+                        let mut address = base;
+                        address[octet] = value;
+                        bucket(&address)
+                    })
+                    .collect();
+                buckets.sort_unstable();
+                buckets.dedup();
+                assert!(buckets.len() >= 230, "{base:?} {octet}: {}", buckets.len());
+                assert!(buckets.iter().all(|bucket| *bucket < BUCKETS));
+            }
+        }
     }
 
     #[test]

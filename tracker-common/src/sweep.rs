@@ -109,13 +109,16 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
     outcome
 }
 
-/// Where the SYN of a flow whose handshake was never completed was seen: its removal is a half-open timeout (H12).
+/// Where the SYN of a flow whose handshake was never completed was seen: its removal is a half-open timeout (H12), whether
+/// nobody answered or nobody acknowledged the answer. Without the SYN it is none: who sees the responder's direction only
+/// sees no third segment of any handshake.
 #[inline(always)]
 #[must_use]
 pub fn unfinished(flow: &Flow) -> Option<Hook> {
     let originator = flow.half(flow.originator()).facts();
     let responder = flow.half(flow.originator().other()).facts();
-    if is_reset(&originator, &responder)
+    if !originator.has(fact::SYN)
+        || is_reset(&originator, &responder)
         || is_reset(&responder, &originator)
         || is_open(&originator, &responder, flow.has(flow_flag::MIDSTREAM))
     {

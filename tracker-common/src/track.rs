@@ -373,14 +373,16 @@ fn reopening_of<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> Reopeni
 fn offers(half_open: &HalfOpen, packet: &Packet) -> Offers {
     let segment = &packet.segment;
     let others = half_open.isns(packet.from).count();
+    let repeats = half_open.repeats_previous();
     if !segment.has(Flags::ACK) {
-        return Offers { others, ..Offers::default() };
+        return Offers { repeats, others, ..Offers::default() };
     }
     let acknowledged = segment.ack.sub(1);
     Offers {
         acks_other: half_open.isns(packet.from.other()).has(acknowledged),
         acks_previous: packet.from.is_high() != half_open.flow.originator().is_high()
             && half_open.is_previous(acknowledged),
+        repeats,
         others,
     }
 }

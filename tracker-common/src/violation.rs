@@ -154,7 +154,7 @@ rules! {
     DataBeforeEstablished = 50, "data_before_established", Violation;
     /// SYN with another ISN on an open connection (S5).
     SynInEstablished = 51, "syn_in_established", Violation;
-    /// SYN,ACK on an open connection, with another ISN.
+    /// SYN,ACK on an open connection, with another ISN, that does not answer the SYN which opened it.
     SynAckInEstablished = 52, "synack_in_established", Violation;
     /// RST that does not acknowledge the SYN it answers (H11).
     RstBadAckSynSent = 53, "rst_bad_ack_syn_sent", Violation;
@@ -194,8 +194,10 @@ rules! {
     TimeWaitAssassination = 70, "time_wait_assassination", Violation;
     /// A wrong TCP checksum, where checksums are asked to be verified.
     BadChecksum = 71, "bad_checksum", Information;
+    /// SYN,ACK on an open connection, with another ISN, that answers the SYN which opened it.
+    SynAckAnew = 72, "synack_anew", Minor;
     /// An acknowledgment for a listener that SYN cookies protect, which returns no valid one (C3).
-    CookieBad = 72, "cookie_bad", Violation;
+    CookieBad = 73, "cookie_bad", Violation;
 }
 
 impl Rule {

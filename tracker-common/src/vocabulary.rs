@@ -911,10 +911,11 @@ pub const fn entry(rule: Rule) -> Entry {
         },
         Rule::SynAckInEstablished => Entry {
             phase: Handshake,
-            meaning: "A SYN,ACK with another initial sequence number on an open connection. The handshake is over, \
-                and a repeated SYN,ACK would carry the same number (RFC 9293 section 3.10.7.4).",
-            causes: "Two machines behind one address, both of which answered the SYN; an injected answer that lost \
-                the race; a server that restarted behind a SYN proxy.",
+            meaning: "A SYN,ACK with another initial sequence number on an open connection, which does not \
+                acknowledge the SYN that opened it, or comes from the end that sent it. The handshake is over, and a \
+                repeated SYN,ACK would carry the same number (RFC 9293 section 3.10.7.4).",
+            causes: "A forged segment; a server that restarted behind a SYN proxy. One that acknowledges the SYN is \
+                `synack_anew`.",
             next: "Compare TTL and options with those of the SYN,ACK that was accepted.",
             state: FORGED,
             behaviours: &["H17", "S5"],
@@ -923,6 +924,26 @@ pub const fn entry(rule: Rule) -> Entry {
                 Name(Suricata, "est_synack_resend_with_different_ack", "2210023"),
                 Name(Suricata, "est_synack_resend_with_diff_seq", "2210024"),
                 Name(Suricata, "est_synack_toserver", "2210025"),
+                Name(ZeekWeird, "repeated_SYN_with_ack", ""),
+                Name(Conntrack, "packet (index 1) in dir 1 ignored, state ESTABLISHED", ""),
+                Name(DropReason, "TCP_INVALID_SYN", ""),
+                Name(Counter, "TCPSYNChallenge", ""),
+            ],
+        },
+        Rule::SynAckAnew => Entry {
+            phase: Handshake,
+            meaning: "A SYN,ACK with another initial sequence number on an open connection, which acknowledges the \
+                SYN that opened it. A host that has lost the connection and listens again answers a late copy of \
+                that SYN so (RFC 9293 section 3.5.1); an RST follows then.",
+            causes: "A server whose RST was lost, or that restarted, and a SYN that was duplicated on the path. Two \
+                machines behind one address, both of which answered the SYN; an injected answer that lost the race.",
+            next: "If an RST from the same end follows, it was a copy of the SYN. Else compare TTL and options with \
+                those of the SYN,ACK that was accepted.",
+            state: FORGED,
+            behaviours: &["H8", "S5"],
+            names: &[
+                Name(Suricata, "est_synack_resend", "2210022"),
+                Name(Suricata, "est_synack_resend_with_diff_seq", "2210024"),
                 Name(ZeekWeird, "repeated_SYN_with_ack", ""),
                 Name(Conntrack, "packet (index 1) in dir 1 ignored, state ESTABLISHED", ""),
                 Name(DropReason, "TCP_INVALID_SYN", ""),

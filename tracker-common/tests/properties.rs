@@ -185,7 +185,7 @@ impl Origin {
             facts.has(fact::EDGE).then(|| theirs(facts.edge)),
             facts.has(fact::FIN).then(|| mine(facts.fin)),
             facts.has(fact::TS).then(|| facts.ts.0.wrapping_sub(self.clocks[me])),
-            (facts.refused_end.0 != 0).then(|| mine(facts.refused_end)),
+            (facts.has(fact::RST) || facts.refused_end.0 != 0).then(|| mine(facts.refused_end)),
             (facts.refused_ack.0 != 0).then(|| theirs(facts.refused_ack)),
         ]
     }
@@ -525,11 +525,12 @@ proptest! {
         me in facts(),
         peer in facts(),
         segment in segment(),
-        flags: [bool; 5],
+        flags: [bool; 6],
         others: u32,
     ) {
-        let [midstream, old_syn, leaves, acks_other, acks_previous] = flags;
-        let offers = Offers { acks_other, acks_previous, others: others.min(u32::MAX - 2) };
+        let [midstream, old_syn, leaves, acks_other, acks_previous, repeats] = flags;
+        let others = others.min(u32::MAX - 2);
+        let offers = Offers { acks_other, acks_previous, repeats, others };
         let situation = Situation::new(&me, &peer, midstream, old_syn, leaves, offers);
         let verdict = judge(&me, &peer, &situation, &segment);
         // A breach may leave a trace, but neither a number nor a step.

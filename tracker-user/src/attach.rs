@@ -223,6 +223,11 @@ impl Attaching<'_> {
             // For those that XDP has accepted until now it was needed.
             links::remove(&slot.tcx(Purpose::Handover))?;
             release_filter(slot, Purpose::Handover).await?;
+            self.remove_orphans(
+                slot,
+                &filters(ifindex, Purpose::Handover.hook()).await?,
+                Purpose::Handover,
+            )?;
         }
         for (name, program) in ebpf.programs() {
             if let Ok(info) = program.info() {
@@ -254,6 +259,7 @@ impl Attaching<'_> {
         let has_tcx = kernel_at_least((6, 6))?;
         let link = if has_tcx { tcx_link(slot, purpose)? } else { None };
         let filters = filters(ifindex, purpose.hook()).await?;
+        self.remove_orphans(slot, &filters, purpose)?;
         let ours = filter_programs(slot, purpose)?;
         let filter = filters.iter().find(|filter| ours.contains(&filter.program));
         let by_tcx = match self.egress {
@@ -269,17 +275,21 @@ impl Attaching<'_> {
             release_filter(slot, purpose).await?;
             return Ok("tcx");
         }
-        // Of an agent whose pins are gone.
-        let known = all_filter_programs(self.instance)?;
-        for orphan in &filters {
-            if orphan.name == purpose.program() && !known.contains(&orphan.program) {
-                orphan.remove(&slot.interface, purpose.hook())?;
-            }
-        }
         attach_filter(classifier, slot, purpose, filter)
             .with_context(|| place(slot, purpose, "clsact"))?;
         links::remove(&slot.tcx(purpose))?;
         Ok("clsact")
+    }
+
+    /// Removes those of the filters that an agent has left whose pins are gone: every packet would be counted twice.
+    fn remove_orphans(&self, slot: &Slot, filters: &[Filter], purpose: Purpose) -> Result<()> {
+        let known = all_filter_programs(self.instance)?;
+        for filter in filters {
+            if filter.name == purpose.program() && !known.contains(&filter.program) {
+                filter.remove(&slot.interface, purpose.hook())?;
+            }
+        }
+        Ok(())
     }
 
     async fn attach_xdp(&self, ebpf: &mut Ebpf, slot: &Slot, ifindex: u32) -> Result<Mode> {

@@ -298,22 +298,10 @@ impl Event {
         decided_by: State,
         view: &View,
     ) -> Self {
-        let clock = &view.clock;
         let timeout_state = (reason == Reason::Timeout).then_some(decided_by);
         Self {
-            v: 1,
-            event: Kind::Destroy.name().to_owned(),
-            time: clock.date(clock.monotonic_ns()),
-            time_ns: clock.monotonic_ns(),
-            packet: None,
-            interface: Some(view.interface_name(flow.slot())),
-            segment: None,
-            states: None,
-            violation: None,
             end: Some(EndView::new(flow, reason, timeout_state)),
-            cookie: None,
-            lost: None,
-            flow: Some(Record::new(key, flow, Some(tier), view)),
+            ..Self::about(Kind::Destroy, flow, Record::new(key, flow, Some(tier), view), view)
         }
     }
 
@@ -330,16 +318,7 @@ impl Event {
         let record = Record::new(key, flow, Some(tier), view);
         let [orig, reply] = record.states().map(str::to_owned);
         let states = States { orig, reply };
-        let clock = &view.clock;
         Self {
-            v: 1,
-            event: Kind::Violation.name().to_owned(),
-            time: clock.date(clock.monotonic_ns()),
-            time_ns: clock.monotonic_ns(),
-            packet: None,
-            interface: Some(view.interface_name(flow.slot())),
-            segment: None,
-            states: None,
             violation: Some(ViolationView {
                 name: rule.name().to_owned(),
                 expected: numbers.map(|(high, _)| Range { low: 0, high }),
@@ -348,10 +327,7 @@ impl Event {
                 after: states,
                 action: "passed".to_owned(),
             }),
-            end: None,
-            cookie: None,
-            lost: None,
-            flow: Some(record),
+            ..Self::about(Kind::Violation, flow, record, view)
         }
     }
 
@@ -359,28 +335,33 @@ impl Event {
     #[must_use]
     pub fn cookie(cookie: CookieView, at_ns: u64, clock: &Clock) -> Self {
         Self {
-            v: 1,
-            event: Kind::Cookie.name().to_owned(),
             time: clock.date(at_ns),
             time_ns: at_ns,
-            packet: None,
-            interface: None,
-            segment: None,
-            states: None,
-            violation: None,
-            end: None,
             cookie: Some(cookie),
-            lost: None,
-            flow: None,
+            ..Self::bare(Kind::Cookie.name(), clock)
         }
     }
 
     /// `count` reports were lost.
     #[must_use]
     pub fn lost(count: u64, clock: &Clock) -> Self {
+        Self { lost: Some(count), ..Self::bare("LOST", clock) }
+    }
+
+    /// What no segment has caused, about a flow.
+    fn about(kind: Kind, flow: &Flow, record: Record, view: &View) -> Self {
+        Self {
+            interface: Some(view.interface_name(flow.slot())),
+            flow: Some(record),
+            ..Self::bare(kind.name(), &view.clock)
+        }
+    }
+
+    /// A name and a time.
+    fn bare(name: &str, clock: &Clock) -> Self {
         Self {
             v: 1,
-            event: "LOST".to_owned(),
+            event: name.to_owned(),
             time: clock.date(clock.monotonic_ns()),
             time_ns: clock.monotonic_ns(),
             packet: None,
@@ -390,7 +371,7 @@ impl Event {
             violation: None,
             end: None,
             cookie: None,
-            lost: Some(count),
+            lost: None,
             flow: None,
         }
     }
@@ -476,8 +457,10 @@ impl fmt::Display for Event {
                     write!(f, " expected={}..{} actual={actual}", expected.low, expected.high)?;
                 }
             }
-            let ViolationView { before, after, .. } = violation;
-            return self.fmt_around(f, before, after);
+            // What no segment shows was found in the flow, which has the states.
+            if self.segment.is_some() {
+                return self.fmt_around(f, &violation.before, &violation.after);
+            }
         }
         if let Some(StatesView { before, after }) = &self.states {
             return self.fmt_around(f, before, after);

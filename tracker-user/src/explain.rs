@@ -208,15 +208,8 @@ fn explanation(rule: Rule, width: usize) -> String {
     let mut text = format!("{}: {severity}, {}\n", rule.name(), entry.phase.name());
     text.push_str(&textwrap::fill(&summary(rule), wrapped(width)));
     text.push_str("\n\n");
-    for (label, said) in [
-        ("What", entry.meaning),
-        ("Causes", entry.causes),
-        ("Next", entry.next),
-        ("State", entry.state),
-        ("Reports", &reports(rule)),
-        ("Tests", &entry.behaviours.join(", ")),
-    ] {
-        paragraph(&mut text, label, said, 9, width);
+    for (label, said) in parts(rule) {
+        paragraph(&mut text, label, &said, 9, width);
     }
     if !entry.names.is_empty() {
         text.push_str("\nElsewhere\n");
@@ -231,14 +224,27 @@ fn explanation(rule: Rule, width: usize) -> String {
     text
 }
 
+/// What there is to say of a rule, part by part, each with its label.
+#[must_use]
+pub fn parts(rule: Rule) -> [(&'static str, String); 6] {
+    let entry = entry(rule);
+    [
+        ("What", entry.meaning.to_owned()),
+        ("Causes", entry.causes.to_owned()),
+        ("Next", entry.next.to_owned()),
+        ("State", entry.state.to_owned()),
+        ("Reports", reports(rule)),
+        ("Tests", entry.behaviours.join(", ")),
+    ]
+}
+
 /// A name with its id.
 fn spelt(Name(_, name, id): &Name) -> String {
     if id.is_empty() { (*name).to_owned() } else { format!("{name} ({id})") }
 }
 
 /// When breaches of `rule` are reported.
-#[must_use]
-pub fn reports(rule: Rule) -> String {
+fn reports(rule: Rule) -> String {
     let when = if rule.severity() == Severity::Violation {
         "By default"
     } else {

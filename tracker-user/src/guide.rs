@@ -13,7 +13,7 @@ use tracker_common::{
 };
 
 use crate::{
-    explain::reports,
+    explain::parts,
     lookup::summary,
     terminal::wrapped,
     violations::{SeverityName, select},
@@ -58,8 +58,9 @@ one misbehaving connection can break a rule with every packet.
 - **Sources.** A token bucket for each source address: one that breaks rules on thousands of flows is reported up to a
   rate, then only counted.
 - **Lost reports.** Where the ring buffer is full, reports are lost and counted, and a LOST event says how many.
-- **Sweeps.** `syn_flood` and `port_scan` are found by the agent from its tables, at each sweep; their limits can be
-  set. `half_open_timeout` is found when the flow is removed.
+- **Sweeps.** `syn_flood` and `port_scan` are found by the agent from its tables, at each sweep, and by a replay once a
+  second of the capture; their limits can be set. `half_open_timeout` is found when the flow is removed.
+- **Replays.** As by an agent, but sources are not limited.
 
 ## What is not judged
 
@@ -169,15 +170,8 @@ fn in_full(text: &mut String, rule: Rule) {
     let _ = writeln!(text, "\n### {}\n", rule.name());
     let heading = format!("{} Severity: {severity}.", summary(rule));
     let _ = writeln!(text, "{}\n", textwrap::fill(&heading, wrapped(WIDTH)));
-    for (label, said) in [
-        ("What", entry.meaning),
-        ("Causes", entry.causes),
-        ("Next", entry.next),
-        ("State", entry.state),
-        ("Reports", &reports(rule)),
-        ("Tests", &entry.behaviours.join(", ")),
-    ] {
-        item(text, label, said);
+    for (label, said) in parts(rule) {
+        item(text, label, &said);
     }
     for tool in Tool::ALL {
         let names: Vec<_> = entry.names.iter().filter(|name| name.0 == tool).map(quoted).collect();

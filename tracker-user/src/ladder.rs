@@ -52,7 +52,11 @@ impl Ladder {
                 conn_state: flow.conn_state.clone(),
             }))]);
         }
-        let Some(segment) = &event.segment else { return Ok(Vec::new()) };
+        let Some(segment) = &event.segment else {
+            // What the sweep has found in the flow.
+            let breach = event.violation.as_ref().map(|found| self.breach(None, found));
+            return Ok(breach.transpose()?.map(Entry::Breach).into_iter().collect());
+        };
         let mut entries = Vec::new();
         if let Some(around) = &event.states {
             entries.push(self.segment(event, flow, segment, &around.after)?);
@@ -61,7 +65,7 @@ impl Ladder {
             if self.last != Some((event.time_ns, SegmentId::new(segment))) {
                 entries.push(self.segment(event, flow, segment, &violation.after)?);
             }
-            entries.push(Entry::Breach(self.breach(segment, violation)?));
+            entries.push(Entry::Breach(self.breach(Some(segment), violation)?));
         }
         Ok(entries)
     }
@@ -119,10 +123,10 @@ impl Ladder {
         }))
     }
 
-    fn breach(&self, segment: &SegmentView, violation: &ViolationView) -> Result<Breach> {
+    fn breach(&self, segment: Option<&SegmentView>, violation: &ViolationView) -> Result<Breach> {
         let rule = Rule::from_name(&violation.name)
             .with_context(|| format!("an unknown rule `{}`", violation.name))?;
-        let from_reply = SegmentId::new(segment).from_reply;
+        let from_reply = segment.is_some_and(|segment| SegmentId::new(segment).from_reply);
         let about = match space(rule) {
             Space::Sender => self.numbers[usize::from(from_reply)],
             Space::Receiver => self.numbers[usize::from(!from_reply)],
@@ -200,6 +204,7 @@ fn space(rule: Rule) -> Space {
         | Rule::SynIsnChange
         | Rule::SynAckInEstablished
         | Rule::SynAckIsnChange
+        | Rule::SynAckAnew
         | Rule::SynAckWrongDir
         | Rule::DataBeforeEstablished
         | Rule::HandshakeAckBadSeq

@@ -23,6 +23,7 @@ use tracker_common::{
 use crate::{
     btf::KernelTypes,
     kfunc,
+    preflight::interface_index,
     protect::{
         host::Netlink,
         offer::Sysctls,
@@ -123,8 +124,11 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
         assign: types.function(kfunc::ASSIGN),
     };
     drop(types);
+    give_memory_back();
 
-    let host = Netlink::open()?.host().await?;
+    let indexes: Vec<_> =
+        interfaces.iter().map(|name| interface_index(name)).collect::<Result<_>>()?;
+    let host = Netlink::open()?.host(&indexes).await?;
     let (loopback, others): (Vec<_>, Vec<_>) =
         interfaces.iter().partition(|name| host.is_loopback(name));
     if others.is_empty() {
@@ -159,10 +163,19 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
     Ok(Some(prepared))
 }
 
+/// A kernel's types take some 80 MB, in many pieces, which the allocator would keep.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: touches memory only that nobody has.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What must be written where the kernel's own cookies are needed.
 const NEEDS_KERNEL_COOKIES: &str = "only the kernel's own cookies can protect it, which need net.ipv4.tcp_syncookies=2: \
-     `sysctl -w net.ipv4.tcp_syncookies=2`. With them only the maximum segment size survives, not window scale, SACK and \
-     ECN, where timestamps do not carry them; and the kernel then answers every SYN for every listener with a cookie";
+     `sysctl -w net.ipv4.tcp_syncookies=2`. With them only the maximum segment size survives; window scale, SACK, \
+     timestamps and ECN are lost. The kernel then answers every SYN of this host's other listeners with cookies, too";
 
 /// Refuses to start where `net.ipv4.tcp_syncookies` would make protection a pretence.
 fn check_sysctl(

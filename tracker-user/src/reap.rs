@@ -34,6 +34,9 @@ use crate::{
     tables::Tables,
 };
 
+/// Time between two sweeps, where nothing else is asked for.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Sweeps over the tables of one agent.
 pub struct Reaper {
     ebpf: Ebpf,
@@ -53,22 +56,31 @@ pub struct Reaped {
 }
 
 impl Reaped {
+    /// A removal that was done, because a timeout of these was over.
+    #[must_use]
+    pub fn new(removal: Removal, timeouts: &Timeouts) -> Self {
+        let (_, decided_by) = timeouts.decide(states(&removal.flow));
+        Self { reason: reason(&removal.flow), decided_by, removal }
+    }
+
     /// The same as a handshake that was not completed in its time, where it is one (H12).
     #[must_use]
     pub fn half_open_timeout(&self, view: &View) -> Option<Event> {
-        let Removal { key, flow, tier, .. } = &self.removal;
+        let Removal { key, flow, .. } = &self.removal;
         unfinished(flow)?;
-        let tier = if *tier == Tier::Confirmed as u32 { Tier::Confirmed } else { Tier::HalfOpen };
-        Some(Event::found(Rule::HalfOpenTimeout, key, flow, tier, None, view))
+        Some(Event::found(Rule::HalfOpenTimeout, key, flow, self.tier(), None, view))
     }
 
     /// As listeners are told.
     #[must_use]
     pub fn event(&self, view: &View) -> Event {
-        let Self { removal, reason, decided_by } = self;
-        let tier =
-            if removal.tier == Tier::Confirmed as u32 { Tier::Confirmed } else { Tier::HalfOpen };
-        Event::removed(&removal.key, &removal.flow, tier, *reason, *decided_by, view)
+        let Self { removal: Removal { key, flow, .. }, reason, decided_by } = self;
+        Event::removed(key, flow, self.tier(), *reason, *decided_by, view)
+    }
+
+    fn tier(&self) -> Tier {
+        let is_confirmed = self.removal.tier == Tier::Confirmed as u32;
+        if is_confirmed { Tier::Confirmed } else { Tier::HalfOpen }
     }
 }
 
@@ -115,9 +127,7 @@ impl Reaper {
                     continue;
                 }
                 sweep.removed += 1;
-                let removal = std::mem::take(removal);
-                let (_, decided_by) = self.timeouts.decide(states(&removal.flow));
-                visit(Reaped { reason: reason(&removal.flow), decided_by, removal });
+                visit(Reaped::new(std::mem::take(removal), &self.timeouts));
             }
         }
         sweep.took = start.elapsed();

@@ -33,6 +33,7 @@ use crate::{
     preflight,
     reported::Reported,
     run::{EventName, TimeoutOptions},
+    survey::Limits,
 };
 
 /// A capture that takes longer than a moment, and so shows how far it is.
@@ -77,6 +78,9 @@ pub struct Options {
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
     pub filter: Filter,
+    /// Limits of floods and scans.
+    #[command(flatten)]
+    pub limits: Limits,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -112,8 +116,8 @@ pub fn run(options: &Options) -> Result<()> {
     preflight::check_replay()?;
     let name = options.file.display().to_string();
     let mut capture = Capture::open(&options.file).with_context(|| name.clone())?;
-    let mut engine =
-        Engine::new(&options.sizes, options.timeouts.timeouts(), options.live_config())?;
+    let Options { sizes, timeouts, limits, .. } = options;
+    let mut engine = Engine::new(sizes, timeouts.timeouts(), options.live_config(), *limits)?;
     let progress = progress(options);
     let is_terminal = stdout().is_terminal();
     let is_live = options.file == Path::new("-") || is_terminal;
@@ -123,18 +127,20 @@ pub fn run(options: &Options) -> Result<()> {
         .ladder
         .then(|| Ladders::new(BufWriter::new(stdout().lock()), &options.filter, in_the_way));
     let mut summary = Summary::new(&name);
+    let mut show = |events: Vec<Event>| -> Result<()> {
+        for event in events {
+            match &mut ladders {
+                Some(ladders) => ladders.event(event)?,
+                None if is_meant(&options.filter, &event) => output.event(&event)?,
+                None => {}
+            }
+        }
+        Ok(())
+    };
     let mut broken = None;
     loop {
         match next(&mut capture, &mut engine, options, &mut summary) {
-            Ok(Some(events)) => {
-                for event in events {
-                    match &mut ladders {
-                        Some(ladders) => ladders.event(event)?,
-                        None if is_meant(&options.filter, &event) => output.event(&event)?,
-                        None => {}
-                    }
-                }
-            }
+            Ok(Some(events)) => show(events)?,
             Ok(None) => break,
             Err(error) => {
                 broken = Some(error.downcast::<Broken>()?);
@@ -143,6 +149,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
         progress.set_position(capture.position());
     }
+    show(engine.finish()?)?;
     progress.finish_and_clear();
     summary.finish(&capture, &engine, broken.clone())?;
     let mut shown = 0;

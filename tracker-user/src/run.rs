@@ -20,7 +20,7 @@ use tracker_common::{
     counters::{Hook, Tally},
     event::{Event as Raw, Kind},
     state::State,
-    sweep::{Removal, Tier, Timeouts},
+    sweep::{Removal, Timeouts},
     violation::Rule,
 };
 use zerocopy::FromBytes;
@@ -40,10 +40,10 @@ use crate::{
     kfunc::{self, Patched},
     object, preflight,
     protect::{self, Prepared, warden::Warden},
-    reap::{Reaper, Sweep},
+    reap::{Reaper, SWEEP_INTERVAL, Sweep},
     record::View,
     reported::Reported,
-    survey::{Finding, Limits, Sources, Survey},
+    survey::{Limits, Sources, Survey},
     tables::Tables,
 };
 
@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// Seconds between two sweeps of the tables
-    #[arg(long, default_value_t = 1.0, value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value_t = SWEEP_INTERVAL.as_secs_f64(), value_parser = seconds, value_name = "SECONDS")]
     pub sweep_interval: f64,
     /// Report every violation, however often a flow repeats it
     #[arg(long)]
@@ -574,12 +574,10 @@ async fn reap_for_ever(
         });
         let sweep;
         (reaper, survey, sources, sweep) = sweeping.await?;
-        for Finding { rule, key, flow, count, limit } in survey.findings() {
-            tables.count_breach(rule, Hook::Ingress)?;
-            if reported.has(rule) {
-                let numbers = Some((limit, count));
-                let event = Event::found(rule, &key, &flow, Tier::HalfOpen, numbers, &agent.view());
-                let _ = told.send((Kind::Violation, event));
+        for finding in survey.findings() {
+            tables.count_breach(finding.rule, Hook::Ingress)?;
+            if reported.has(finding.rule) {
+                let _ = told.send((Kind::Violation, finding.event(&agent.view())));
             }
         }
         let Sweep { read, removed, changed, took } = sweep?;

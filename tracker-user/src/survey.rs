@@ -7,9 +7,11 @@ use tracker_common::{
     flow::{Flow, fact},
     key::{Address, FlowKey},
     limit,
-    sweep::unfinished,
+    sweep::{Tier, unfinished},
     violation::Rule,
 };
+
+use crate::{event::Event, record::View};
 
 /// How much is too much; 0 for no limit.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -23,12 +25,18 @@ pub struct Limits {
     pub port_scan_limit: u32,
 }
 
+impl Limits {
+    fn of(&self, subject: &Subject) -> u32 {
+        if subject.1.is_some() { self.syn_flood_limit } else { self.port_scan_limit }
+    }
+}
+
 /// A flood or a scan that has begun.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// [`Rule::SynFlood`] or [`Rule::PortScan`].
     pub rule: Rule,
-    /// One of its flows.
+    /// The first of its flows.
     pub key: FlowKey,
     /// Its record.
     pub flow: Flow,
@@ -38,8 +46,32 @@ pub struct Finding {
     pub limit: u32,
 }
 
+impl Finding {
+    /// As listeners are told.
+    #[must_use]
+    pub fn event(&self, view: &View) -> Event {
+        let Self { rule, key, flow, count, limit } = self;
+        Event::found(*rule, key, flow, Tier::HalfOpen, Some((*limit, *count)), view)
+    }
+}
+
 /// An address, with a port where it is one that is flooded, in a zone.
-type Subject = (Address, Option<[u8; 2]>, u16);
+pub type Subject = (Address, Option<[u8; 2]>, u16);
+
+/// Whom a connection speaks against: the port that it may flood where it is half-open, and the source that may be scanning
+/// where it was tried in vain.
+pub fn subjects(key: &FlowKey, flow: &Flow) -> impl Iterator<Item = Subject> {
+    let (from, to) = (flow.originator(), flow.originator().other());
+    let (opener, responder) = (flow.half(from).facts(), flow.half(to).facts());
+    let refused = opener.has(fact::SYN) && responder.has(fact::RST) && !responder.has_end();
+    let half_open = unfinished(flow).is_some();
+    let addresses = key.addresses;
+    let flooded = (addresses[to.index()], Some(key.ports[to.index()]), key.zone);
+    let scanner = (addresses[from.index()], None, key.zone);
+    let flooded = (half_open && !flow.is_dead()).then_some(flooded);
+    let scanner = ((half_open || refused) && !flow.is_dead()).then_some(scanner);
+    flooded.into_iter().chain(scanner)
+}
 
 /// What one sweep has seen of a subject.
 struct Sighting {
@@ -68,36 +100,54 @@ impl Survey {
 
     /// Looks at a half-open flow.
     pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
-        let (from, to) = (flow.originator(), flow.originator().other());
-        let (opener, responder) = (flow.half(from).facts(), flow.half(to).facts());
-        if flow.is_dead() || !opener.has(fact::SYN) {
-            return;
-        }
-        let half_open = unfinished(flow).is_some();
-        let refused = responder.has(fact::RST) && !responder.has_end();
-        let target = (key.addresses[to.index()], key.ports[to.index()]);
-        let new =
-            || Sighting { key: *key, flow: flow.clone(), half_open: 0, tried: HashSet::new() };
-        if half_open && self.limits.syn_flood_limit > 0 {
-            let subject = (target.0, Some(target.1), key.zone);
-            self.sightings.entry(subject).or_insert_with(new).half_open += 1;
-        }
-        if (half_open || refused) && self.limits.port_scan_limit > 0 {
-            let subject = (key.addresses[from.index()], None, key.zone);
-            self.sightings.entry(subject).or_insert_with(new).tried.insert(target);
+        let to = flow.originator().other();
+        for subject in subjects(key, flow) {
+            if self.limits.of(&subject) == 0 {
+                continue;
+            }
+            let new =
+                || Sighting { key: *key, flow: flow.clone(), half_open: 0, tried: HashSet::new() };
+            let sighting = self.sightings.entry(subject).or_insert_with(new);
+            // The kernel's tables have no order, and a finding should be the same every time.
+            if flow.created_ns() < sighting.flow.created_ns() {
+                sighting.key = *key;
+                sighting.flow.clone_from(flow);
+            }
+            if subject.1.is_some() {
+                sighting.half_open += 1;
+            } else {
+                sighting.tried.insert((key.addresses[to.index()], key.ports[to.index()]));
+            }
         }
     }
 
-    /// What has begun since the last time; a flood or scan that falls below half its limit is over, and may begin again.
+    /// Whether there can be anything new, where so many flows at most speak against each subject.
+    #[must_use]
+    pub fn matters(&self, most: &HashMap<Subject, u32>) -> bool {
+        let may_begin = |(subject, count): (&Subject, &u32)| {
+            let limit = self.limits.of(subject);
+            limit > 0 && *count >= limit && !self.under_way.contains(subject)
+        };
+        // A source may go on without trying anything else.
+        let may_be_over = |subject: &Subject| {
+            let count = most.get(subject).copied().unwrap_or_default();
+            subject.1.is_none() || count < self.limits.of(subject).div_ceil(2)
+        };
+        most.iter().any(may_begin) || self.under_way.iter().any(may_be_over)
+    }
+
+    /// What has begun since the last time, in the order of the first flows; a flood or scan that falls below half its
+    /// limit is over, and may begin again.
     pub fn findings(&mut self) -> Vec<Finding> {
+        let limits = self.limits;
         let mut found = Vec::new();
         let mut under_way = HashSet::new();
         for (subject, sighting) in self.sightings.drain() {
-            let (rule, count, limit) = if subject.1.is_some() {
-                (Rule::SynFlood, sighting.half_open, self.limits.syn_flood_limit)
+            let limit = limits.of(&subject);
+            let (rule, count) = if subject.1.is_some() {
+                (Rule::SynFlood, sighting.half_open)
             } else {
-                let tried = u32::try_from(sighting.tried.len()).unwrap_or(u32::MAX);
-                (Rule::PortScan, tried, self.limits.port_scan_limit)
+                (Rule::PortScan, u32::try_from(sighting.tried.len()).unwrap_or(u32::MAX))
             };
             let known = self.under_way.contains(&subject);
             if count >= limit && !known {
@@ -109,6 +159,7 @@ impl Survey {
             }
         }
         self.under_way = under_way;
+        found.sort_unstable_by_key(|finding| (finding.flow.created_ns(), finding.rule as u8));
         found
     }
 }

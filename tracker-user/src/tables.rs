@@ -108,6 +108,15 @@ impl Tables {
                 visit(&key, &flow, Tier::Confirmed);
             }
         }
+        self.each_half_open(|key, flow| visit(key, flow, Tier::HalfOpen))
+    }
+
+    /// Calls `visit` with every half-open flow, as [`Tables::each_flow`] does.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn each_half_open(&self, mut visit: impl FnMut(&FlowKey, &Flow)) -> Result<()> {
         let mut walk = Walk::new(
             self.half_open.fd().as_fd(),
             size_of::<FlowKey>(),
@@ -116,7 +125,7 @@ impl Tables {
         );
         while let Some((keys, values)) = walk.step().context("reading the half-open flows")? {
             for (key, half_open) in pairs::<HalfOpen>(keys, values) {
-                visit(&key, &half_open.flow, Tier::HalfOpen);
+                visit(&key, &half_open.flow);
             }
         }
         Ok(())

@@ -22,6 +22,17 @@ fn wrong_usage_is_exit_code_2() {
         (&["run", "--interface", "lo", "--timeout-closed", "0"], "0 is not in"),
         (&["run", "--interface", "lo", "--ring-bytes", "5000"], "power of two"),
         (&["run", "--interface", "lo", "--sweep-interval", "nan"], "number of seconds"),
+        (&["run", "--interface", "lo", "--protect", "http"], "`http` is no port"),
+        (&["run", "--interface", "lo", "--protect", "80@example.com"], "names are not looked up"),
+        (&["run", "--interface", "lo", "--syn-cookies", "always"], "--protect"),
+        (
+            &["run", "--interface", "lo", "--protect", "80", "--syn-cookies-rotate", "299"],
+            "299 is not in 300",
+        ),
+        (
+            &["run", "--interface", "lo", "--protect", "80", "--syn-cookies", "no"],
+            "off, auto, always",
+        ),
         (&["--instance", "../etc", "flows"], "letters, digits"),
         (&["frobnicate"], "frobnicate"),
     ] {

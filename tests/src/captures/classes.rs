@@ -190,6 +190,12 @@ pub const VIOLATIONS: &[Reported] = &[
         "segments are missing, and numbers are random",
     ),
     at("zeek/rotation.pcap", Rule::PortZero, &[2], "destination port 0"),
+    at(
+        "zeek/rotation.pcap",
+        Rule::HalfOpenTimeout,
+        &[1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19],
+        "SYNs that nobody answers",
+    ),
     at("zeek/ipv4/fragmented-4.pcap", Rule::NullFlags, &[2], "no flags"),
     at("zeek/ipv4/fragmented-4.pcap", Rule::FinWithoutAck, &[6], "FIN alone"),
     at(
@@ -211,6 +217,12 @@ pub const VIOLATIONS: &[Reported] = &[
         "the scanner has reset the connection",
     ),
     at("suricata-verify/bug-4571-05/ipv4.pcap", Rule::NullFlags, &[1], "data without flags"),
+    at(
+        "suricata-verify/transform-base64-7296/input.pcap",
+        Rule::HalfOpenTimeout,
+        &[1, 13],
+        "the first answer is damaged, the second comes after more than a minute",
+    ),
     at(
         "suricata-verify/transform-base64-7296/input.pcap",
         Rule::SynAckBadAck,

@@ -104,7 +104,8 @@ fn violations(text: &mut String) {
     let _ = writeln!(
         text,
         "\n### Violations\n\nOf {quiet} captures of ordinary, one-sided, incomplete and wrapped traffic none is \
-         reported. Of the other {}, these:\n",
+         reported. Of the other {}, these; a `half_open_timeout`, which no packet shows, stands at the connection's \
+         first packet:\n",
         CLASSES.len() - quiet
     );
     text.push_str("| Capture | Rule | Packets | What is wrong with them |\n|---|---|---|---|\n");

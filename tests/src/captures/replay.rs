@@ -26,7 +26,7 @@ pub struct Replay {
     pub document: Value,
     /// Its connections, in the order of their first packets.
     pub connections: Vec<Connection>,
-    /// Packets at which each rule was reported.
+    /// Packets at which each rule was reported; of what a sweep has found, the first packet of the connection.
     pub reported: BTreeMap<&'static str, Vec<u64>>,
     /// Flags of the packets that a violation was reported at, as their names.
     pub flags: BTreeMap<u64, String>,
@@ -195,21 +195,30 @@ fn take_apart(document: Value) -> Result<Replay> {
         if event["event"] == "VIOLATION" {
             let name = text(&event["violation"]["name"])?;
             let rule = Rule::from_name(&name).with_context(|| name.clone())?;
-            let packet = number(&event["packet"])?;
+            let packet = if event.get("segment").is_none() {
+                let connection = connection(&mut connections, &event["flow"])?;
+                connection.segments.first().context("a connection without segments")?.packet
+            } else {
+                let packet = number(&event["packet"])?;
+                flags.insert(packet, text(&event["segment"]["flags"])?);
+                packet
+            };
             reported.entry(rule.name()).or_default().push(packet);
-            flags.insert(packet, text(&event["segment"]["flags"])?);
         } else {
             let segment = seen(event)?;
-            let flow = &event["flow"];
-            let ends = ["src", "sport", "dst", "dport", "created_ns"];
-            let connection = connections
-                .iter_mut()
-                .find(|connection| ends.iter().all(|end| connection.record[*end] == flow[*end]))
-                .with_context(|| format!("no connection for {event}"))?;
-            connection.segments.push(segment);
+            connection(&mut connections, &event["flow"])?.segments.push(segment);
         }
     }
     Ok(Replay { document, connections, reported, flags })
+}
+
+/// The connection that `flow` is about.
+fn connection<'a>(connections: &'a mut [Connection], flow: &Value) -> Result<&'a mut Connection> {
+    let ends = ["src", "sport", "dst", "dport", "created_ns"];
+    connections
+        .iter_mut()
+        .find(|connection| ends.iter().all(|end| connection.record[*end] == flow[*end]))
+        .with_context(|| format!("no connection for {flow}"))
 }
 
 fn seen(event: &Value) -> Result<Seen> {

@@ -54,7 +54,7 @@ fn evidence(situation: &str) -> Option<Evidence> {
         "syn_in_established" => Rules(&[Rule::SynInEstablished]),
         "syn_with_data" => Rules(&[Rule::SynWithData, Rule::FastOpenData]),
         "synack_bad_ack" => Rules(&[Rule::SynAckBadAck]),
-        "synack_in_established" => Rules(&[Rule::SynAckInEstablished]),
+        "synack_in_established" => Rules(&[Rule::SynAckInEstablished, Rule::SynAckAnew]),
         "synack_unsolicited" => Flipped,
         "synack_with_data" => Rules(&[Rule::SynAckWithData]),
         _ => return None,

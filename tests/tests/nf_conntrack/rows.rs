@@ -947,8 +947,15 @@ fn syn_on_open() -> Vec<Row> {
         Row::new("S5", "SYN,ACK with another number on an open connection", CHALLENGE)
             .after(Open)
             .steps([
-                s(SYN | ACK, 900_000, 1001).breaks("synack_in_established"),
+                s(SYN | ACK, 900_000, 1101).breaks("synack_in_established"),
                 c(ACK, 1001, 5001),
+            ]),
+        Row::new("S5", "SYN answered anew on an open connection, then reset", "RFC 9293 3.5.1")
+            .after(Open)
+            .steps([
+                s(SYN | ACK, 900_000, 1001).breaks("synack_anew"),
+                c(ACK, 1001, 5001),
+                s(RST, 5001, 0).then(OVER),
             ]),
     ]
 }

@@ -7,7 +7,7 @@ use tracker_common::{segment::Flags, state::State, violation::Rule};
 pub enum Entry {
     /// A segment.
     Segment(Segment),
-    /// A rule that the segment above broke.
+    /// A rule that the segment above broke, or all of them.
     Breach(Breach),
     /// The connection is gone.
     End(Box<End>),

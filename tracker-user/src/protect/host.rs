@@ -75,12 +75,13 @@ impl Netlink {
         &self.handle
     }
 
-    /// What the host has now.
+    /// What the host has now. Of the addresses that mean something on one link only (RFC 4291 section 2.5.6), those of the
+    /// interfaces with the indexes `attached`.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub async fn host(&self) -> Result<Host> {
+    pub async fn host(&self, attached: &[u32]) -> Result<Host> {
         let mut host = Host::default();
         let mut links = std::pin::pin!(self.handle.link().get().execute());
         while let Some(link) =
@@ -117,7 +118,13 @@ impl Netlink {
                     _ => None,
                 })
             });
-            host.addresses.extend(address);
+            let is_elsewhere = |address: &IpAddr| match address {
+                IpAddr::V4(_) => false,
+                IpAddr::V6(address) => {
+                    address.is_unicast_link_local() && !attached.contains(&message.header.index)
+                }
+            };
+            host.addresses.extend(address.filter(|address| !is_elsewhere(address)));
         }
         Ok(host)
     }

@@ -33,7 +33,7 @@ impl Share {
     }
 
     fn of(self, buffer: u32) -> u32 {
-        u32::try_from(u64::from(buffer) * u64::from(self.0) >> 8).unwrap_or(u32::MAX)
+        u32::try_from((u64::from(buffer) * u64::from(self.0)) >> 8).unwrap_or(u32::MAX)
     }
 }
 
@@ -115,8 +115,9 @@ impl Offer {
     /// What the kernel chooses (`tcp_select_initial_window`) for a listener with a receive buffer of `buffer` octets,
     /// which announces `mss`, to a client that agrees to everything. `None` for a listener that has not set its buffer.
     ///
-    /// The kernel does not tell whether the listener has set its buffer; one that is not of the default size is taken for
-    /// such. Where it is not, because the default was changed meanwhile, the scale may be smaller than it could be.
+    /// The kernel does not tell whether the listener has set its buffer: one that is not of the default size is taken for
+    /// such. If the default was changed meanwhile, the scale is smaller than it could be; if the listener has set just
+    /// the default, it is larger than it need be, and windows are a little coarser.
     #[must_use]
     pub fn new(sysctls: &Sysctls, buffer: Option<u32>, mss: u16, share: Share) -> Self {
         let set = buffer.filter(|buffer| *buffer != sysctls.receive_default);

@@ -190,7 +190,7 @@ impl Warden {
     }
 
     async fn situation(&self) -> Result<Situation> {
-        let host = self.netlink.host().await?;
+        let host = self.netlink.host(&self.interfaces).await?;
         let mtu = self.interfaces.iter().filter_map(|index| Some(host.links.get(index)?.mtu)).min();
         Ok(Situation {
             host,
@@ -264,8 +264,8 @@ impl Warden {
         let (way, why) = way(self.can_hand_over, at.is_mptcp, state.refused.get() != 0);
         let listener = self.listener(index, place, &at, way, situation);
         if listener != known.listener || known.inodes.is_none() {
-            tell(place, &known.listener, &listener, known.inodes.is_none(), why, situation);
             self.maps.set(place, &listener)?;
+            tell(place, &known.listener, &listener, known.inodes.is_none(), why, situation);
         }
         known.inodes = Some(at.inodes);
         known.listener = listener;

@@ -2,8 +2,10 @@
 
 use jiff::Timestamp;
 
+use crate::clock::Clock;
+
 /// What the kernel programs' clock says at the first packet: not 0, which is what a record has that was never written.
-const START_NS: u64 = 1_000_000_000;
+pub(super) const START_NS: u64 = 1_000_000_000;
 
 /// The least between two packets: what a flow's generation tells apart.
 const STEP_NS: u64 = 16;
@@ -46,6 +48,11 @@ impl CaptureClock {
         let first_ns = self.now.map_or(0, |now| now.first_ns);
         let since = i128::from(kernel_ns) - i128::from(START_NS);
         i64::try_from(i128::from(first_ns) + since).unwrap_or(i64::MAX)
+    }
+
+    /// Both at a moment of the kernel programs' clock.
+    pub(super) fn at(&self, kernel_ns: u64) -> Clock {
+        Clock::at(kernel_ns, date(self.timestamp_ns(kernel_ns)))
     }
 }
 

@@ -3,19 +3,15 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, hash_map::Entry},
 };
 
-use tracker_common::{
-    event::Reason,
-    flow::Flow,
-    key::FlowKey,
-    state::State,
-    sweep::{Timeouts, states},
-    track::reason,
-};
+use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
 
-use crate::reap::deadline_ns;
+use crate::{
+    reap::deadline_ns,
+    survey::{Subject, subjects},
+};
 
 /// One connection of a capture: the moment of its first packet on the kernel programs' clock, which no two share.
 pub(super) type Id = u64;
@@ -73,6 +69,8 @@ pub(super) struct Connections {
     /// Deadlines; one that is not its connection's any more is passed over.
     queue: BinaryHeap<Reverse<(u64, Id)>>,
     ended: Vec<Ended>,
+    /// How many of those that live speak against each subject of a survey.
+    attempts: HashMap<Subject, u32>,
 }
 
 impl Connections {
@@ -95,6 +93,10 @@ impl Connections {
             span,
             deadline_ns: 0,
         });
+        for subject in subjects(key, flow) {
+            *self.attempts.entry(subject).or_default() += 1;
+        }
+        retract(&mut self.attempts, key, &connection.flow);
         connection.flow.clone_from(flow);
         connection.span.extend(timestamp_ns);
         if connection.deadline_ns != deadline_ns {
@@ -123,18 +125,18 @@ impl Connections {
     }
 
     /// The connection's record is gone; it was `flow` at last.
-    pub(super) fn end(
-        &mut self,
-        id: Id,
-        flow: Option<Flow>,
-        gone: Gone,
-        at_ns: u64,
-    ) -> Option<&Ended> {
-        let connection = self.live.remove(&id)?;
+    pub(super) fn end(&mut self, id: Id, flow: Option<Flow>, gone: Gone, at_ns: u64) {
+        let Some(connection) = self.live.remove(&id) else { return };
+        retract(&mut self.attempts, &connection.key, &connection.flow);
         let Connection { key, span, .. } = connection;
         let flow = flow.unwrap_or(connection.flow);
         self.ended.push(Ended { id, key, flow, span, gone, at_ns });
-        self.ended.last()
+    }
+
+    /// How many flows at most speak against each subject of a survey: those that newer ones pushed out of the table are
+    /// not known.
+    pub(super) fn attempts(&self) -> &HashMap<Subject, u32> {
+        &self.attempts
     }
 
     /// Those whose record is gone.
@@ -148,8 +150,14 @@ impl Connections {
     }
 }
 
-/// How a flow ended whose time was over.
-pub(super) fn expired(flow: &Flow, timeouts: &Timeouts) -> Gone {
-    let (_, decided_by) = timeouts.decide(states(flow));
-    Gone::Ended(reason(flow), decided_by)
+/// Takes back what a connection said while its record was `flow`.
+fn retract(attempts: &mut HashMap<Subject, u32>, key: &FlowKey, flow: &Flow) {
+    for subject in subjects(key, flow) {
+        if let Entry::Occupied(mut count) = attempts.entry(subject) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }

@@ -17,13 +17,13 @@ use tracker_common::{
     packet::{LinkLayer, Parsed, parse},
     state::State,
     sweep::{BATCH, Outcome, Removal, Tier, Timeouts},
-    violation::Rule,
+    violation::{Rule, Rules},
 };
 use zerocopy::FromBytes;
 
 use super::{
-    clock::{CaptureClock, date},
-    connections::{Connection, Connections, Ended, Gone, Id, Span, expired},
+    clock::{CaptureClock, START_NS, date},
+    connections::{Connection, Connections, Ended, Gone, Id, Span},
     flow::ReplayedFlow,
 };
 use crate::{
@@ -33,8 +33,9 @@ use crate::{
     event::{EndView, Event},
     object,
     private_bpffs::PrivateBpffs,
-    reap::{removal, remove},
+    reap::{Reaped, SWEEP_INTERVAL, removal, remove},
     record::{Record, View},
+    survey::{Limits, Survey},
     tables::{Tables, take_map},
 };
 
@@ -51,6 +52,10 @@ const LONGEST: usize = 20_480;
 /// A ring buffer holds all that one packet causes, whatever size was asked for.
 const LEAST_RING: u32 = 1 << 16;
 
+/// Nanoseconds between two surveys, as by a running agent.
+#[allow(clippy::cast_possible_truncation)] // a second
+const SURVEY_NS: u64 = SWEEP_INTERVAL.as_nanos() as u64;
+
 /// A newer connection took the key. No timeout decided that.
 const REOPENED: Gone = Gone::Ended(Reason::Reopened, State::Closed);
 
@@ -62,8 +67,13 @@ pub struct Engine {
     reports: RingBuf<MapData>,
     /// Bits of [`Kind`] that the caller wants to see.
     wanted: u32,
+    /// Rules whose breaches are among the events.
+    reported: Rules,
     clock: CaptureClock,
     connections: Connections,
+    survey: Survey,
+    /// When the next survey is due, on the programs' clock.
+    next_survey_ns: u64,
     /// Packets that no program can be run on.
     short: [u64; Fate::SLOTS],
     view: View,
@@ -76,7 +86,12 @@ impl Engine {
     /// # Errors
     ///
     /// What the kernel says. Nothing is left behind, however this process ends.
-    pub fn new(sizes: &Sizes, timeouts: Timeouts, config: LiveConfig) -> Result<Self> {
+    pub fn new(
+        sizes: &Sizes,
+        timeouts: Timeouts,
+        config: LiveConfig,
+        limits: Limits,
+    ) -> Result<Self> {
         let sizes = Sizes { ring_bytes: sizes.ring_bytes.max(LEAST_RING), ..*sizes };
         let pins = PrivateBpffs::new()?;
         let interface = InterfaceConfig { replay: 1, ..InterfaceConfig::default() };
@@ -101,8 +116,11 @@ impl Engine {
             ebpf,
             tables,
             wanted: config.events,
+            reported: config.reported,
             clock: CaptureClock::default(),
             connections: Connections::default(),
+            survey: Survey::new(limits),
+            next_survey_ns: START_NS + SURVEY_NS,
             short: [0; Fate::SLOTS],
             view: View { clock: Clock::at(0, date(0)), timeouts, names },
         })
@@ -116,7 +134,7 @@ impl Engine {
     /// What the kernel says.
     pub fn push(&mut self, packet: &Packet<'_>) -> Result<Vec<Event>> {
         let now_ns = self.clock.advance(packet.timestamp_ns);
-        let mut events = self.sweep(now_ns)?;
+        let mut events = self.wait_until(now_ns)?;
         if packet.frame.len() < SHORTEST {
             self.count_short(packet.frame);
             return Ok(events);
@@ -130,6 +148,15 @@ impl Engine {
         self.view.clock = Clock::at(now_ns, date(packet.timestamp_ns));
         self.drain(packet, now_ns, &mut events)?;
         Ok(events)
+    }
+
+    /// What the survey finds that a running agent makes next, after the capture's last packet.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn finish(&mut self) -> Result<Vec<Event>> {
+        self.survey(self.clock.now_ns())
     }
 
     fn run(&self, frame: &[u8]) -> Result<()> {
@@ -164,9 +191,7 @@ impl Engine {
             if self.wanted & kind.bit() != 0 {
                 let mut event = Event::from_kernel(&raw, &self.view)?;
                 event.packet = Some(packet.number);
-                if let Some(connection) = self.connections.get(id) {
-                    correct(&mut event, connection.span);
-                }
+                correct(&mut event, self.connections.get(id));
                 events.push(event);
             }
             if kind == Kind::Destroy {
@@ -176,8 +201,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets time pass until `now_ns` of the programs' clock, and returns the events of it that are wanted.
+    fn wait_until(&mut self, now_ns: u64) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let first_ns = self.next_survey_ns;
+        if let Some(late_ns) = now_ns.checked_sub(first_ns) {
+            // Without packets there are only ever fewer flows: all that can begin is there at the first of many surveys,
+            // and all that can end is over at the last.
+            let last_ns = now_ns - late_ns % SURVEY_NS;
+            events.extend(self.sweep(first_ns)?);
+            events.extend(self.survey(first_ns)?);
+            events.extend(self.sweep(last_ns)?);
+            events.extend(self.survey(last_ns)?);
+            self.next_survey_ns = last_ns + SURVEY_NS;
+        }
+        events.extend(self.sweep(now_ns)?);
+        Ok(events)
+    }
+
     /// Removes every flow whose time is over at `now_ns` of the programs' clock, in the order of their deadlines, and
-    /// returns their DESTROY events if those are wanted.
+    /// returns the events of it that are wanted.
     fn sweep(&mut self, now_ns: u64) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         loop {
@@ -205,26 +248,52 @@ impl Engine {
     }
 
     /// Notes what became of a connection that was due, and says so if that is wanted.
-    fn removed(&mut self, id: Id, deadline_ns: u64, tried: &mut [Removal]) -> Option<Event> {
+    fn removed(&mut self, id: Id, deadline_ns: u64, tried: &mut [Removal]) -> Vec<Event> {
         let found = tried.iter_mut().find(|removal| removal.outcome == Outcome::Removed as u32);
         let Some(removal) = found else {
             self.connections.end(id, None, Gone::Evicted, deadline_ns);
-            return None;
+            return Vec::new();
         };
-        let tier =
-            if removal.tier == Tier::Confirmed as u32 { Tier::Confirmed } else { Tier::HalfOpen };
-        let flow = mem::take(&mut removal.flow);
-        let gone = expired(&flow, &self.view.timeouts);
-        let ended = self.connections.end(id, Some(flow), gone, deadline_ns)?;
-        let Gone::Ended(reason, decided_by) = gone else { return None };
-        if self.wanted & Kind::Destroy.bit() == 0 {
-            return None;
+        let reaped = Reaped::new(mem::take(removal), &self.view.timeouts);
+        self.view.clock = self.clock.at(deadline_ns);
+        let mut events = Vec::new();
+        if self.tells(Rule::HalfOpenTimeout) {
+            events.extend(reaped.half_open_timeout(&self.view));
         }
-        self.view.clock = Clock::at(deadline_ns, date(self.clock.timestamp_ns(deadline_ns)));
-        let Ended { key, flow, span, .. } = ended;
-        let mut event = Event::removed(key, flow, tier, reason, decided_by, &self.view);
-        correct(&mut event, *span);
-        Some(event)
+        if self.wanted & Kind::Destroy.bit() != 0 {
+            events.push(reaped.event(&self.view));
+        }
+        for event in &mut events {
+            correct(event, self.connections.get(id));
+        }
+        let Reaped { removal, reason, decided_by } = reaped;
+        let gone = Gone::Ended(reason, decided_by);
+        self.connections.end(id, Some(removal.flow), gone, deadline_ns);
+        events
+    }
+
+    /// Looks for floods and scans at `now_ns` of the programs' clock, and returns those that are wanted.
+    fn survey(&mut self, now_ns: u64) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        if !self.survey.matters(self.connections.attempts()) {
+            return Ok(events);
+        }
+        self.tables.each_half_open(|key, flow| self.survey.see(key, flow))?;
+        self.view.clock = self.clock.at(now_ns);
+        for finding in self.survey.findings() {
+            self.tables.count_breach(finding.rule, Hook::Ingress)?;
+            if self.tells(finding.rule) {
+                let mut event = finding.event(&self.view);
+                correct(&mut event, self.connections.get(finding.flow.created_ns()));
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Whether breaches of a rule are wanted that no packet shows.
+    fn tells(&self, rule: Rule) -> bool {
+        self.wanted & Kind::Violation.bit() != 0 && self.reported.has(rule)
     }
 
     /// Every connection so far, in the order of their first packets: those that live, as they are after the last
@@ -260,7 +329,7 @@ impl Engine {
             Stored::Ended(ended) => ended.at_ns,
             Stored::Alive(..) | Stored::Evicted(_) => self.clock.now_ns(),
         };
-        view.clock = Clock::at(at_ns, date(self.clock.timestamp_ns(at_ns)));
+        view.clock = self.clock.at(at_ns);
         match stored {
             Stored::Alive(Connection { key, span, .. }, flow, tier) => {
                 ReplayedFlow::new(key, flow, Some(*tier), *span, None, view)
@@ -355,8 +424,9 @@ impl ReplayedFlow {
     }
 }
 
-/// Puts the capture's own times in the place of those that the record keeps.
-fn correct(event: &mut Event, span: Span) {
+/// Puts the capture's own times in the place of those that a connection's record keeps.
+fn correct(event: &mut Event, connection: Option<&Connection>) {
+    let Some(Connection { span, .. }) = connection else { return };
     if let Some(flow) = &mut event.flow {
         flow.created = date(span.first_ns);
     }
