@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Read},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -370,6 +370,13 @@ impl Agent {
     }
 }
 
+/// Whether what an agent has pinned there is a link.
+#[must_use]
+pub fn is_link(pin: &Path) -> bool {
+    let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.starts_with("xdp-") || name.ends_with("-tcx")
+}
+
 /// Removes all that tells of a killed agent, as if it had never been there. Its links end; its clsact filters stay.
 ///
 /// # Errors
@@ -383,8 +390,9 @@ pub fn clear_after_kill(name: &str) -> Result<()> {
             continue;
         }
         for pin in std::fs::read_dir(slot.path())? {
-            if let Ok(link) = PinnedLink::from_pin(pin?.path()) {
-                links.extend(FdLink::from(link).info().map(|info| info.id()));
+            let pin = pin?.path();
+            if is_link(&pin) {
+                links.push(FdLink::from(PinnedLink::from_pin(&pin)?).info()?.id());
             }
         }
     }
