@@ -628,7 +628,7 @@ fn clients(pair: &Pair, stop: &AtomicBool, connected: &AtomicU64) -> Result<()> 
         transfer(&server, &client, 1000)?;
         // Nothing stays behind.
         client.set_linger(Some(std::time::Duration::ZERO))?;
-        port += 1;
+        port = if port == 60_000 { 20_000 } else { port + 1 };
         connected.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        ProgramError, ProgramInfo, SchedClassifier, Xdp, XdpMode,
+        ProgramError, SchedClassifier, Xdp, XdpMode,
         links::FdLink,
         loaded_programs,
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
@@ -416,8 +416,7 @@ fn attach_filter(
     let (pin, next) = (slot.filter(purpose), slot.next_filter(purpose));
     if links::exists(&next)? {
         // Whichever of the two programs is attached, one name is enough for it.
-        let is_next =
-            filter.map(|filter| filter.program) == Some(ProgramInfo::from_pin(&next)?.id());
+        let is_next = filter.map(|filter| filter.program) == links::program(&next)?;
         if is_next { fs::rename(&next, &pin)? } else { fs::remove_file(&next)? }
     }
     classifier.pin(&next).with_context(|| format!("pinning {}", next.display()))?;

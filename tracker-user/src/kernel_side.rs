@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     maps::{HashMap, Map, MapData},
-    programs::{ProgramInfo, tc::TcAttachType},
+    programs::tc::TcAttachType,
 };
 use nix::net::if_::if_nametoindex;
 
@@ -175,15 +175,8 @@ pub async fn release_filter(slot: &Slot, purpose: Purpose) -> Result<bool> {
 ///
 /// What the kernel says.
 pub fn filter_programs(slot: &Slot, purpose: Purpose) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    for pin in [slot.filter(purpose), slot.next_filter(purpose)] {
-        if links::exists(&pin)? {
-            let info = ProgramInfo::from_pin(&pin)
-                .with_context(|| format!("opening the pinned program {}", pin.display()))?;
-            ids.push(info.id());
-        }
-    }
-    Ok(ids)
+    let pins = [slot.filter(purpose), slot.next_filter(purpose)];
+    pins.iter().filter_map(|pin| links::program(pin).transpose()).collect()
 }
 
 /// Removes the clsact qdisc if the agent has added it, and nobody else has put a filter there.

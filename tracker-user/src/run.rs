@@ -452,6 +452,7 @@ fn drain(
     mut warden: Option<&mut Warden>,
 ) -> Result<bool> {
     for _ in 0..BURST {
+        // Held until it was passed on: what a killed agent had not, the next one does.
         let Some(item) = events.next() else { return Ok(true) };
         let Ok(raw) = Raw::read_from_bytes(&item) else {
             tracing::error!(
@@ -460,7 +461,6 @@ fn drain(
             );
             continue;
         };
-        drop(item);
         if let Some(warden) = &mut warden
             && raw.kind == Kind::Cookie as u8
         {

@@ -1,4 +1,4 @@
-//! Pinned links: what they are, and their end.
+//! Pinned links and programs: what they are, and the links' end.
 
 use std::{
     ffi::CString,
@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{
+    ProgramInfo,
+    links::{FdLink, PinnedLink},
+};
 
 /// include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -37,10 +40,28 @@ pub fn open(pin: &Path) -> Result<Option<(FdLink, u32)>> {
     if !exists(pin)? {
         return Ok(None);
     }
-    let opening = || format!("opening the pinned link {}", pin.display());
-    let link = FdLink::from(PinnedLink::from_pin(pin).with_context(opening)?);
-    let program = link.info().with_context(opening)?.program_id();
-    Ok(Some((link, program)))
+    let link = match PinnedLink::from_pin(pin) {
+        // It has gone meanwhile, as another agent's may.
+        Err(_) if !exists(pin)? => return Ok(None),
+        link => FdLink::from(link.with_context(|| format!("opening {}", pin.display()))?),
+    };
+    let info = link.info().with_context(|| format!("asking about {}", pin.display()))?;
+    Ok(Some((link, info.program_id())))
+}
+
+/// The id of the program that is pinned there; `None` where there is none.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn program(pin: &Path) -> Result<Option<u32>> {
+    if !exists(pin)? {
+        return Ok(None);
+    }
+    match ProgramInfo::from_pin(pin) {
+        Err(_) if !exists(pin)? => Ok(None),
+        info => Ok(Some(info.with_context(|| format!("opening {}", pin.display()))?.id())),
+    }
 }
 
 /// Detaches the link that is pinned there, whoever else has it open, and removes the pin; false where there was none.
