@@ -4,18 +4,23 @@ use std::{
     env,
     ffi::OsString,
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{
+    links::{FdLink, PinnedLink},
+    loaded_links,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -49,12 +54,79 @@ pub fn tracker() -> Result<PathBuf> {
 
 static INSTANCES: AtomicU32 = AtomicU32::new(0);
 
-/// An agent in a namespace, under a name of its own. Dropping it stops it.
+/// An agent in a namespace, under a name of its own. Dropping it stops it, and removes what it has left if it was killed.
 #[derive(Debug)]
 pub struct Agent {
     name: String,
     child: Child,
     log: Mutex<Receiver<String>>,
+    output: Option<JoinHandle<String>>,
+    /// Whether somebody has asked it to end, and looks after what it leaves.
+    is_stopped: bool,
+}
+
+/// What a killed agent has left. Dropping it removes that.
+#[derive(Debug)]
+pub struct Killed {
+    name: String,
+    /// What it wrote on stdout.
+    pub output: String,
+    is_taken_over: bool,
+}
+
+impl Killed {
+    /// Starts the next agent of that name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::start`]; what was left is removed then.
+    pub fn restart(mut self, namespace: &Namespace, arguments: &[&str]) -> Result<Agent> {
+        let agent = Agent::start_as(self.name.clone(), namespace, arguments)?;
+        self.is_taken_over = true;
+        Ok(agent)
+    }
+
+    /// Its name, for `--instance`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What `tracker ARGUMENTS` prints, which must not need an agent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::ask`].
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        ask(&self.name, arguments)
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if !self.is_taken_over {
+            detach(&self.name);
+        }
+    }
+}
+
+/// Removes what an agent has left, as far as that is possible.
+fn detach(name: &str) {
+    if let Err(error) = ask(name, &["detach"]) {
+        eprintln!("{error:#}");
+    }
+}
+
+/// What `tracker --instance NAME ARGUMENTS` prints.
+fn ask(name: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(tracker()?).args(["--instance", name]).args(arguments).output()?;
+    ensure!(
+        output.status.success(),
+        "tracker {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 impl Agent {
@@ -64,8 +136,11 @@ impl Agent {
     ///
     /// Where it ends instead; the message holds what it said.
     pub fn start(namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
-        let name =
-            format!("test-{}-{}", std::process::id(), INSTANCES.fetch_add(1, Ordering::Relaxed));
+        let number = INSTANCES.fetch_add(1, Ordering::Relaxed);
+        Self::start_as(format!("test-{}-{number}", std::process::id()), namespace, arguments)
+    }
+
+    fn start_as(name: String, namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
         let mut child = namespace
             .command(tracker()?.to_str().context("a path of UTF-8")?)
             .args(["--instance", &name, "--verbose", "run"])
@@ -74,11 +149,16 @@ impl Agent {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        // Its own output is not what tests read; keep the pipe empty.
+        // It must not wait for anybody to read it.
         let mut stdout = child.stdout.take().context("stdout is a pipe")?;
-        thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        let output = thread::spawn(move || {
+            let mut output = String::new();
+            let _ = stdout.read_to_string(&mut output);
+            output
+        });
         let log = lines(child.stderr.take().context("stderr is a pipe")?);
-        let agent = Self { name, child, log: Mutex::new(log) };
+        let (log, output) = (Mutex::new(log), Some(output));
+        let agent = Self { name, child, log, output, is_stopped: false };
         agent.wait_for_log("attached")?;
         Ok(agent)
     }
@@ -134,14 +214,7 @@ impl Agent {
     ///
     /// Where it fails; the message holds what it said.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.command(arguments)?.output()?;
-        ensure!(
-            output.status.success(),
-            "tracker {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8(output.stdout)?)
+        ask(&self.name, arguments)
     }
 
     /// The records of `tracker flows -o jsonl FILTER`.
@@ -258,19 +331,77 @@ impl Agent {
     ///
     /// Where it cannot be waited for.
     pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
+        self.is_stopped = true;
         send(&self.child, signal);
         Ok(self.child.wait()?)
     }
+
+    /// Kills it, and leaves what it has in the kernel there.
+    ///
+    /// # Errors
+    ///
+    /// Where it ended otherwise.
+    pub fn kill(mut self) -> Result<Killed> {
+        self.is_stopped = true;
+        let name = self.name.clone();
+        let mut killed = Killed { name, output: String::new(), is_taken_over: false };
+        send(&self.child, Signal::SIGKILL);
+        let status = self.child.wait()?;
+        ensure!(status.signal() == Some(Signal::SIGKILL as i32), "the agent ended: {status}");
+        killed.output = self.output()?;
+        Ok(killed)
+    }
+
+    /// Asks it to end: what it wrote on stdout.
+    ///
+    /// # Errors
+    ///
+    /// Where it fails.
+    pub fn finish(mut self) -> Result<String> {
+        send(&self.child, Signal::SIGTERM);
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the agent ended: {status}");
+        self.output()
+    }
+
+    fn output(&mut self) -> Result<String> {
+        let output = self.output.take().context("taken once")?;
+        output.join().map_err(|_| anyhow::anyhow!("the thread that reads its output panicked"))
+    }
 }
 
-/// Removes what a killed agent of this name has left, where no other agent of that name would.
+/// Whether what an agent has pinned there is a link.
+#[must_use]
+pub fn is_link(pin: &Path) -> bool {
+    let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.starts_with("xdp-") || name.ends_with("-tcx")
+}
+
+/// Removes all that tells of a killed agent, as if it had never been there. Its links end; its clsact filters stay.
 ///
 /// # Errors
 ///
 /// Where it cannot be removed.
 pub fn clear_after_kill(name: &str) -> Result<()> {
     let pins = format!("/sys/fs/bpf/tracker/v{}/{name}", tracker_common::LAYOUT_VERSION);
+    let mut links = Vec::new();
+    for slot in std::fs::read_dir(&pins)?.collect::<Result<Vec<_>, _>>()? {
+        if !slot.file_type()?.is_dir() {
+            continue;
+        }
+        for pin in std::fs::read_dir(slot.path())? {
+            let pin = pin?.path();
+            if is_link(&pin) {
+                links.push(FdLink::from(PinnedLink::from_pin(&pin)?).info()?.id());
+            }
+        }
+    }
     std::fs::remove_dir_all(&pins).with_context(|| format!("removing {pins}"))?;
+    // A pin gives its link up some time after it was removed.
+    eventually("its links are gone", || {
+        let mut there = loaded_links().filter_map(Result::ok);
+        Ok(!there.any(|link| links.contains(&link.id())))
+    })?;
     for kind in ["sock", "json", "lock"] {
         let path = format!("/run/tracker/{name}.{kind}");
         std::fs::remove_file(&path).with_context(|| format!("removing {path}"))?;
@@ -283,7 +414,10 @@ impl Drop for Agent {
         if matches!(self.child.try_wait(), Ok(None)) {
             send(&self.child, Signal::SIGTERM);
         }
-        let _ = self.child.wait();
+        let status = self.child.wait();
+        if !self.is_stopped && !status.is_ok_and(|status| status.success()) {
+            detach(&self.name);
+        }
         if thread::panicking() {
             eprintln!(
                 "the agent's log:\n{}",

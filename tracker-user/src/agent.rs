@@ -21,6 +21,9 @@ pub struct Agent {
     pub interfaces: Vec<Interface>,
     /// Seconds by state.
     pub timeouts: BTreeMap<String, u32>,
+    /// Reports that found the ring buffer full, of those that the kernel counts: so many were told of.
+    #[serde(default)]
+    pub lost_told: u64,
 }
 
 impl Agent {
@@ -37,6 +40,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             interfaces,
             timeouts,
+            lost_told: 0,
         }
     }
 

@@ -6,22 +6,30 @@ use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs,
-        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
+        ProgramError, SchedClassifier, Xdp, XdpMode,
+        links::FdLink,
+        loaded_programs,
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
+        xdp::{XdpLink, XdpLinkId},
     },
 };
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
 use serde::{Deserialize, Serialize};
-use tracker_common::{
-    config::{InterfaceConfig, MAX_INTERFACES},
-    protect::Protection,
-};
+use tracker_common::{config::InterfaceConfig, protect::Protection};
 use zerocopy::IntoBytes;
 
 use crate::{
+    instance::Instance,
+    kernel_side::{
+        all_filter_programs, filter_programs,
+        filters::{Filter, filters},
+        links, release_filter,
+        slots::{Mode, Purpose, Slot},
+        xdp_holder,
+    },
     preflight::{interface_index, kernel_at_least},
-    protect::Prepared,
+    protect::{Prepared, host::Netlink},
 };
 
 /// Sizes of the maps.
@@ -92,14 +100,13 @@ pub struct Interface {
     pub handover: Option<String>,
 }
 
-/// The programs on one interface; dropping this detaches them.
+/// The programs on one interface. They stay attached when this is dropped.
 #[derive(Debug)]
 pub struct Attached {
     /// What is attached.
     pub interface: Interface,
-    /// Keeps the links alive.
+    /// The loaded object.
     pub ebpf: Ebpf,
-    added_clsact: bool,
 }
 
 /// Parses the object and creates its maps, or opens those that are pinned in `pins` already.
@@ -108,23 +115,20 @@ pub struct Attached {
 ///
 /// What the kernel says.
 pub fn load(object: &[u8], pins: &Path, sizes: &Sizes, config: InterfaceConfig) -> Result<Ebpf> {
-    load_protecting(object, pins, sizes, config, Protection::default())
+    let protection = Protection::default();
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(pins);
+    load_with(loader, object, sizes, &config, &protection)
 }
 
-/// As [`load`], with programs that protect listeners if `protection` says so.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub fn load_protecting(
+fn load_with<'a>(
+    mut loader: EbpfLoader<'a>,
     object: &[u8],
-    pins: &Path,
     sizes: &Sizes,
-    config: InterfaceConfig,
-    protection: Protection,
+    config: &'a InterfaceConfig,
+    protection: &'a Protection,
 ) -> Result<Ebpf> {
-    EbpfLoader::new()
-        .default_map_pin_directory(pins)
+    loader
         .map_max_entries("CONFIRMED", sizes.max_flows)
         .map_max_entries("HALF_OPEN", sizes.max_half_open)
         .map_max_entries("EVENTS", sizes.ring_bytes)
@@ -148,95 +152,296 @@ where
     Ok(program.try_into()?)
 }
 
-/// Attaches the programs to the interface `name`, as number `slot` of this agent's.
-///
-/// # Errors
-///
-/// Where the interface does not exist, another XDP program holds it, or the kernel refuses; the message says what to
-/// do.
-#[allow(clippy::too_many_arguments)] // each is one choice of the user's
-pub async fn attach(
-    object: &[u8],
-    pins: &Path,
-    sizes: &Sizes,
-    name: &str,
-    slot: u32,
-    zone: u16,
-    xdp: XdpChoice,
-    egress: EgressChoice,
-    protecting: Option<Prepared>,
-) -> Result<Attached> {
-    if slot >= MAX_INTERFACES {
-        bail!(
-            "one agent attaches to {MAX_INTERFACES} interfaces at most; start another with --instance"
-        );
-    }
-    let ifindex = interface_index(name)?;
-    let kind = LinkKind::of(name)?;
-    let raw_ip = u16::from(kind == LinkKind::RawIp);
-    // On loopback there is no XDP, and so nothing that could answer.
-    let protecting = protecting.filter(|_| kind != LinkKind::Loopback).unwrap_or_default();
-    let mut ebpf = load_protecting(
-        object,
-        pins,
-        sizes,
-        InterfaceConfig { slot, zone, raw_ip, ..InterfaceConfig::default() },
-        protecting.protection,
-    )?;
-
-    // Egress first: a connection that begins between the two would otherwise be seen from one side.
-    let (at_egress, mut added_clsact) =
-        attach_classifier(&mut ebpf, "tracker_egress", name, TcAttachType::Egress, egress)?;
-    // Before XDP too: what is accepted there must be handed over.
-    let handover = if protecting.assign.is_some() {
-        let (hook, added) =
-            attach_classifier(&mut ebpf, "tracker_handover", name, TcAttachType::Ingress, egress)?;
-        added_clsact |= added;
-        Some(hook.to_owned())
-    } else {
-        if at_egress == "clsact" {
-            // What a killed agent has left. An error means that there is nothing.
-            let _ = qdisc_detach_program(name, TcAttachType::Ingress, "tracker_handover");
-        }
-        None
-    };
-    let mode = if kind == LinkKind::Loopback {
-        None
-    } else {
-        let mode = attach_xdp(&mut ebpf, name, ifindex, xdp).await?;
-        aya::maps::HashMap::<_, u32, u32>::try_from(
-            ebpf.map_mut("ATTACHED").context("no map ATTACHED")?,
-        )?
-        .insert(ifindex, slot, 0)?;
-        Some(mode.to_owned())
-    };
-    for (name, program) in ebpf.programs() {
-        if let Ok(info) = program.info() {
-            let verified = info.verified_instruction_count().unwrap_or_default();
-            tracing::debug!(program = name, octets = info.size_jitted(), verified, "loaded");
-        }
-    }
-    let interface = Interface {
-        name: name.to_owned(),
-        ifindex,
-        slot,
-        zone,
-        xdp: mode,
-        egress: at_egress.to_owned(),
-        handover,
-    };
-    Ok(Attached { interface, ebpf, added_clsact })
+/// What is attached to every interface, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Attaching<'a> {
+    /// The object with the programs.
+    pub object: &'a [u8],
+    /// Whose agent this is.
+    pub instance: &'a Instance,
+    /// Sizes of the maps.
+    pub sizes: &'a Sizes,
+    /// Zone of the interfaces' flows.
+    pub zone: u16,
+    /// How arriving packets are seen.
+    pub xdp: XdpChoice,
+    /// How leaving packets are seen.
+    pub egress: EgressChoice,
+    /// What there is to protect listeners with; `None` where none are protected.
+    pub protecting: Option<Prepared>,
 }
 
-impl Attached {
-    /// Detaches. The clsact qdisc is removed if this agent added it.
-    pub async fn detach(self) {
-        let Self { interface, ebpf, added_clsact } = self;
-        drop(ebpf);
-        if added_clsact && let Err(error) = remove_clsact(interface.ifindex).await {
-            tracing::warn!(interface = interface.name, "removing the clsact qdisc: {error:#}");
+impl Attaching<'_> {
+    /// Attaches the programs to the interface of this slot. Where a killed agent has left its programs there, these take
+    /// their places, so that no packet passes without one.
+    ///
+    /// # Errors
+    ///
+    /// Where the interface does not exist, another XDP program holds it, or the kernel refuses; the message says what to
+    /// do.
+    pub async fn attach(&self, slot: &Slot) -> Result<Attached> {
+        let name = slot.interface.as_str();
+        let ifindex = interface_index(name)?;
+        let kind = LinkKind::of(name)?;
+        let raw_ip = u16::from(kind == LinkKind::RawIp);
+        // On loopback there is no XDP, and so nothing that could answer.
+        let protecting = self.protecting.filter(|_| kind != LinkKind::Loopback).unwrap_or_default();
+        let config = InterfaceConfig {
+            slot: slot.number,
+            zone: self.zone,
+            raw_ip,
+            ..InterfaceConfig::default()
+        };
+        let mut loader = EbpfLoader::new();
+        loader
+            .default_map_pin_directory(self.instance.pins())
+            // What was reported of flows and sources goes on with them.
+            .map_pin_path("REPEATED", slot.map("REPEATED"))
+            .map_pin_path("SOURCES", slot.map("SOURCES"));
+        let mut ebpf = load_with(loader, self.object, self.sizes, &config, &protecting.protection)?;
+
+        // Egress first: a connection that begins between the two would otherwise be seen from one side.
+        let at_egress = self.attach_classifier(&mut ebpf, slot, ifindex, Purpose::Egress).await?;
+        // Before XDP too: what is accepted there must be handed over.
+        let handover = if protecting.assign.is_some() {
+            let hook = self.attach_classifier(&mut ebpf, slot, ifindex, Purpose::Handover).await?;
+            Some(hook.to_owned())
+        } else {
+            None
+        };
+        let xdp = if kind == LinkKind::Loopback {
+            None
+        } else {
+            let mode = self.attach_xdp(&mut ebpf, slot, ifindex).await?;
+            aya::maps::HashMap::<_, u32, u32>::try_from(
+                ebpf.map_mut("ATTACHED").context("no map ATTACHED")?,
+            )?
+            .insert(ifindex, slot.number, 0)?;
+            Some(mode.name().to_owned())
+        };
+        if handover.is_none() {
+            // For those that XDP has accepted until now it was needed.
+            links::remove(&slot.tcx(Purpose::Handover))?;
+            release_filter(slot, Purpose::Handover).await?;
+            self.remove_orphans(
+                slot,
+                &filters(ifindex, Purpose::Handover.hook()).await?,
+                Purpose::Handover,
+            )?;
+        }
+        for (name, program) in ebpf.programs() {
+            if let Ok(info) = program.info() {
+                let verified = info.verified_instruction_count().unwrap_or_default();
+                tracing::debug!(program = name, octets = info.size_jitted(), verified, "loaded");
+            }
+        }
+        let interface = Interface {
+            name: name.to_owned(),
+            ifindex,
+            slot: slot.number,
+            zone: self.zone,
+            xdp,
+            egress: at_egress.to_owned(),
+            handover,
+        };
+        Ok(Attached { interface, ebpf })
+    }
+
+    async fn attach_classifier(
+        &self,
+        ebpf: &mut Ebpf,
+        slot: &Slot,
+        ifindex: u32,
+        purpose: Purpose,
+    ) -> Result<&'static str> {
+        let classifier: &mut SchedClassifier = program(ebpf, purpose.program())?;
+        classifier.load().with_context(|| format!("the verifier refused {}", purpose.program()))?;
+        let has_tcx = kernel_at_least((6, 6))?;
+        let link = if has_tcx { tcx_link(slot, purpose)? } else { None };
+        let filters = filters(ifindex, purpose.hook()).await?;
+        self.remove_orphans(slot, &filters, purpose)?;
+        let ours = filter_programs(slot, purpose)?;
+        let filter = filters.iter().find(|filter| ours.contains(&filter.program));
+        let by_tcx = match self.egress {
+            EgressChoice::Auto => link.is_some() || (filter.is_none() && has_tcx),
+            EgressChoice::Tcx => true,
+            EgressChoice::Clsact => false,
+        };
+        // Where the other hook was used before, its program goes afterwards: a packet that is seen twice is taken for one
+        // that was sent again, and one that is not seen is missed.
+        if by_tcx {
+            attach_tcx(classifier, slot, purpose, link)
+                .with_context(|| place(slot, purpose, "tcx"))?;
+            release_filter(slot, purpose).await?;
+            return Ok("tcx");
+        }
+        attach_filter(classifier, slot, purpose, filter)
+            .with_context(|| place(slot, purpose, "clsact"))?;
+        links::remove(&slot.tcx(purpose))?;
+        Ok("clsact")
+    }
+
+    /// Removes those of the filters that an agent has left whose pins are gone: every packet would be counted twice.
+    fn remove_orphans(&self, slot: &Slot, filters: &[Filter], purpose: Purpose) -> Result<()> {
+        let known = all_filter_programs(self.instance)?;
+        for filter in filters {
+            if filter.name == purpose.program() && !known.contains(&filter.program) {
+                filter.remove(&slot.interface, purpose.hook())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn attach_xdp(&self, ebpf: &mut Ebpf, slot: &Slot, ifindex: u32) -> Result<Mode> {
+        let name = slot.interface.as_str();
+        let ingress: &mut Xdp = program(ebpf, "tracker_ingress")?;
+        ingress.load().context("the verifier refused tracker_ingress")?;
+        let there = xdp_program(ifindex).await?;
+        for mode in Mode::ALL {
+            let Some((link, program)) = links::open(&slot.xdp(mode))? else { continue };
+            let is_wanted = match self.xdp {
+                XdpChoice::Auto => true,
+                XdpChoice::Native => mode == Mode::Native,
+                XdpChoice::Generic => mode == Mode::Generic,
+            };
+            if there == Some(program) && is_wanted {
+                ingress
+                    .attach_to_link(XdpLink::try_from(link)?)
+                    .with_context(|| format!("replacing the XDP program on {name}"))?;
+                return Ok(mode);
+            }
+            // The interface that it was attached to is gone, or the kernel allows no other mode beside it.
+            links::remove(&slot.xdp(mode))?;
+        }
+        if self.xdp != XdpChoice::Generic {
+            match ingress.attach_to_if_index(ifindex, XdpMode::Driver) {
+                Ok(id) => return pin_xdp(ingress, id, slot, Mode::Native),
+                Err(error)
+                    if self.xdp == XdpChoice::Auto
+                        && is(&error, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
+                {
+                    tracing::warn!(
+                        interface = name,
+                        driver = driver(name),
+                        "the driver has no native XDP, or not in this configuration (MTU, offloads): attaching in \
+                         generic mode, which is slower"
+                    );
+                }
+                Err(error) => return Err(self.explain(error, name, ifindex).await),
+            }
+        }
+        match ingress.attach_to_if_index(ifindex, XdpMode::Skb) {
+            Ok(id) => pin_xdp(ingress, id, slot, Mode::Generic),
+            Err(error) => Err(self.explain(error, name, ifindex).await),
         }
     }
+
+    async fn explain(&self, error: ProgramError, name: &str, ifindex: u32) -> anyhow::Error {
+        if !is(&error, &[libc::EBUSY, libc::EEXIST]) {
+            return anyhow::Error::new(error).context(format!("attaching XDP to {name}"));
+        }
+        let there = xdp_program(ifindex).await.ok().flatten();
+        let holder = there.and_then(|id| xdp_holder(self.instance, id).ok().flatten());
+        match (holder, there) {
+            (Some(holder), _) => match holder.pid() {
+                Some(pid) => anyhow!(
+                    "{name} has an XDP program already: that of the agent named `{0}` (pid {pid}). It was left alone. Stop \
+                     that agent: `kill {pid}`",
+                    holder.name()
+                ),
+                None => anyhow!(
+                    "{name} has an XDP program already: that of an agent named `{0}`, which was killed. It was left alone. \
+                     Run an agent of that name, or remove what it has left: `tracker --instance {0} detach`",
+                    holder.name()
+                ),
+            },
+            (None, there) => {
+                let program = match there {
+                    Some(id) => format!("`{}` (program id {id})", program_name(id)),
+                    None => "another program".to_owned(),
+                };
+                anyhow!(
+                    "{name} has an XDP program already: {program}. It was left alone. Stop who has attached it, or detach \
+                     it with `ip link set dev {name} xdp off`"
+                )
+            }
+        }
+    }
+}
+
+/// Where something is attached, for errors.
+fn place(slot: &Slot, purpose: Purpose, how: &str) -> String {
+    let hook = if purpose == Purpose::Handover { "ingress" } else { "egress" };
+    format!("attaching to the {hook} of {} by {how}", slot.interface)
+}
+
+/// The pinned tcx link, if it is on the interface that has the slot's name now: that may be another one since.
+fn tcx_link(slot: &Slot, purpose: Purpose) -> Result<Option<FdLink>> {
+    let Some((link, id)) = links::open(&slot.tcx(purpose))? else { return Ok(None) };
+    let (_, programs) = SchedClassifier::query_tcx(&slot.interface, purpose.hook())
+        .with_context(|| format!("asking for the programs on {}", slot.interface))?;
+    Ok(programs.iter().any(|program| program.id() == id).then_some(link))
+}
+
+/// Attaches by tcx, in the place of the program of `link` where there is one.
+fn attach_tcx(
+    classifier: &mut SchedClassifier,
+    slot: &Slot,
+    purpose: Purpose,
+    link: Option<FdLink>,
+) -> Result<()> {
+    if let Some(link) = link {
+        classifier.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+        return Ok(());
+    }
+    let pin = slot.tcx(purpose);
+    links::remove(&pin)?;
+    let order = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
+    let id = classifier.attach_with_options(&slot.interface, purpose.hook(), order)?;
+    FdLink::try_from(classifier.take_link(id)?)?
+        .pin(&pin)
+        .with_context(|| format!("pinning {}", pin.display()))?;
+    Ok(())
+}
+
+/// Attaches by clsact, in the place of `filter` where there is one.
+fn attach_filter(
+    classifier: &mut SchedClassifier,
+    slot: &Slot,
+    purpose: Purpose,
+    filter: Option<&Filter>,
+) -> Result<()> {
+    let (interface, hook) = (slot.interface.as_str(), purpose.hook());
+    // The pins say which filters are ours, so they come first, whatever happens in between.
+    let (pin, next) = (slot.filter(purpose), slot.next_filter(purpose));
+    if links::exists(&next)? {
+        // Whichever of the two programs is attached, one name is enough for it.
+        let is_next = filter.map(|filter| filter.program) == links::program(&next)?;
+        if is_next { fs::rename(&next, &pin)? } else { fs::remove_file(&next)? }
+    }
+    classifier.pin(&next).with_context(|| format!("pinning {}", next.display()))?;
+    let id = match filter {
+        Some(filter) => classifier.attach_to_link(filter.link(interface, hook)?)?,
+        None => {
+            // An error means that it is there already, or the next call says more.
+            if qdisc_add_clsact(interface).is_ok() && !links::exists(&slot.qdisc())? {
+                fs::create_dir(slot.qdisc())?;
+            }
+            let options = TcAttachOptions::Netlink(NlOptions::default());
+            classifier.attach_with_options(interface, hook, options)?
+        }
+    };
+    // Dropped, it would remove the filter.
+    std::mem::forget(classifier.take_link(id)?);
+    fs::rename(&next, &pin).with_context(|| format!("renaming {}", next.display()))
+}
+
+fn pin_xdp(ingress: &mut Xdp, id: XdpLinkId, slot: &Slot, mode: Mode) -> Result<Mode> {
+    let pin = slot.xdp(mode);
+    FdLink::try_from(ingress.take_link(id)?)?
+        .pin(&pin)
+        .with_context(|| format!("pinning {}", pin.display()))?;
+    Ok(mode)
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -290,68 +495,6 @@ fn hardware_type(name: &str) -> Result<u16> {
     Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
 
-fn attach_classifier(
-    ebpf: &mut Ebpf,
-    program_name: &str,
-    name: &str,
-    hook: TcAttachType,
-    choice: EgressChoice,
-) -> Result<(&'static str, bool)> {
-    let classifier: &mut SchedClassifier = program(ebpf, program_name)?;
-    classifier.load().with_context(|| format!("the verifier refused {program_name}"))?;
-    let place = if hook == TcAttachType::Ingress { "ingress" } else { "egress" };
-    let tcx = match choice {
-        EgressChoice::Auto => kernel_at_least((6, 6))?,
-        EgressChoice::Tcx => true,
-        EgressChoice::Clsact => false,
-    };
-    if tcx {
-        let order = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
-        classifier
-            .attach_with_options(name, hook, order)
-            .with_context(|| format!("attaching to the {place} of {name} by tcx"))?;
-        return Ok(("tcx", false));
-    }
-    // What a killed agent has left there would count every packet a second time. An error means that there is nothing.
-    let _ = qdisc_detach_program(name, hook, program_name);
-    // An error means that it is there already, or the next call says more.
-    let added = qdisc_add_clsact(name).is_ok();
-    classifier
-        .attach_with_options(name, hook, TcAttachOptions::Netlink(NlOptions::default()))
-        .with_context(|| format!("attaching to the {place} of {name} by clsact"))?;
-    Ok(("clsact", added))
-}
-
-async fn attach_xdp(
-    ebpf: &mut Ebpf,
-    name: &str,
-    ifindex: u32,
-    choice: XdpChoice,
-) -> Result<&'static str> {
-    let ingress: &mut Xdp = program(ebpf, "tracker_ingress")?;
-    ingress.load().context("the verifier refused tracker_ingress")?;
-    if choice != XdpChoice::Generic {
-        match ingress.attach_to_if_index(ifindex, XdpMode::Driver) {
-            Ok(_) => return Ok("native"),
-            Err(error)
-                if choice == XdpChoice::Auto && is(&error, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
-            {
-                tracing::warn!(
-                    interface = name,
-                    driver = driver(name),
-                    "the driver has no native XDP, or not in this configuration (MTU, offloads): attaching in generic \
-                     mode, which is slower"
-                );
-            }
-            Err(error) => return Err(explain(error, name, ifindex).await),
-        }
-    }
-    match ingress.attach_to_if_index(ifindex, XdpMode::Skb) {
-        Ok(_) => Ok("generic"),
-        Err(error) => Err(explain(error, name, ifindex).await),
-    }
-}
-
 fn is(error: &ProgramError, numbers: &[i32]) -> bool {
     let mut source: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = source {
@@ -370,20 +513,6 @@ fn driver(name: &str) -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-async fn explain(error: ProgramError, name: &str, ifindex: u32) -> anyhow::Error {
-    if is(&error, &[libc::EBUSY, libc::EEXIST]) {
-        let holder = match xdp_program(ifindex).await {
-            Ok(Some(id)) => format!("`{}` (program id {id})", program_name(id)),
-            _ => "another program".to_owned(),
-        };
-        return anyhow!(
-            "{name} has an XDP program already: {holder}. It was left alone. If another agent of tracker holds it, stop \
-             that one; otherwise detach it with `ip link set dev {name} xdp off`"
-        );
-    }
-    anyhow::Error::new(error).context(format!("attaching XDP to {name}"))
-}
-
 fn program_name(id: u32) -> String {
     loaded_programs()
         .filter_map(Result::ok)
@@ -394,10 +523,8 @@ fn program_name(id: u32) -> String {
 
 /// The id of the XDP program on an interface.
 async fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let connection = tokio::spawn(connection);
-    let link = handle.link().get().match_index(ifindex).execute().try_next().await?;
-    connection.abort();
+    let netlink = Netlink::open()?;
+    let link = netlink.handle().link().get().match_index(ifindex).execute().try_next().await?;
     let mut ids =
         link.into_iter().flat_map(|link| link.attributes).filter_map(|attribute| match attribute {
             LinkAttribute::Xdp(xdp) => xdp.into_iter().find_map(|part| match part {
@@ -414,15 +541,4 @@ async fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
             _ => None,
         });
     Ok(ids.next_back())
-}
-
-async fn remove_clsact(ifindex: u32) -> Result<()> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let connection = tokio::spawn(connection);
-    let mut request = handle.qdisc().del(ifindex.cast_signed());
-    let message = request.message_mut();
-    message.header.parent = rtnetlink::packet_route::tc::TcHandle::CLSACT;
-    let result = request.execute().await;
-    connection.abort();
-    Ok(result?)
 }

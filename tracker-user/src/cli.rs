@@ -34,6 +34,8 @@ pub enum Command {
     Stats(stats::Options),
     /// List the rules whose breaches are counted and reported
     Violations(violations::Options),
+    /// Remove what an agent that was killed has left in the kernel, where no agent of its name is to take it over
+    Detach,
     /// Say what a rule means, what causes it and what to look at next; other tools' names are understood
     Explain(explain::Options),
     /// Print docs/violations.md, for `cargo xtask docs`

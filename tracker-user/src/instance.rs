@@ -3,17 +3,19 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use tracker_common::LAYOUT_VERSION;
+
+use crate::kernel_side::directories;
 
 /// One agent by name: two of them can run on one host, each with its own interfaces.
 #[derive(Clone, Debug, clap::Args)]
@@ -82,7 +84,38 @@ impl Instance {
         Ok(())
     }
 
-    /// Takes the name for this process, and clears away what a killed agent of that name has left.
+    /// The directories of pins of this name, of whatever version's layout.
+    ///
+    /// # Errors
+    ///
+    /// Where the BPF filesystem cannot be read.
+    pub fn pins_of_all_versions(&self) -> Result<Vec<PathBuf>> {
+        let all = self.all()?;
+        Ok(all
+            .into_iter()
+            .filter(|(other, _)| other.name == self.name)
+            .map(|(_, pins)| pins)
+            .collect())
+    }
+
+    /// Every agent that has pins in the same BPF filesystem, with the directory of each.
+    ///
+    /// # Errors
+    ///
+    /// Where the BPF filesystem cannot be read.
+    pub fn all(&self) -> Result<Vec<(Self, PathBuf)>> {
+        let mut all = Vec::new();
+        for version in directories(&self.bpffs.join("tracker"))? {
+            for pins in directories(&version)? {
+                if let Some(name) = pins.file_name().and_then(|name| name.to_str()) {
+                    all.push((Self { name: name.to_owned(), ..self.clone() }, pins));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes the name for this process.
     ///
     /// # Errors
     ///
@@ -93,9 +126,42 @@ impl Instance {
             .mode(0o755)
             .create(&self.run_dir)
             .with_context(|| format!("creating {}", self.run_dir.display()))?;
+        let claim = self.claim_here(|pid| {
+            format!(
+                "an agent named `{}` is running already (pid {pid}); stop it, or give this one another name with \
+                 --instance",
+                self.name
+            )
+        })?;
+        self.mount_bpffs()?;
+        remove_file(&claim.socket)?;
+        Ok(claim)
+    }
+
+    /// As [`Instance::claim`], to remove what is there; `None` where no agent can have left anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::claim`].
+    pub fn claim_to_remove(&self) -> Result<Option<Claim>> {
+        match self.run_dir.try_exists() {
+            Ok(false) => Ok(None),
+            _ => {
+                let refusal = |pid: &str| {
+                    format!(
+                        "an agent named `{}` is running (pid {pid}), and detaches by itself when it is stopped: `kill {pid}`",
+                        self.name
+                    )
+                };
+                self.claim_here(refusal).map(Some)
+            }
+        }
+    }
+
+    fn claim_here(&self, refusal: impl Fn(&str) -> String) -> Result<Claim> {
         let path = self.run_dir.join(format!("{}.lock", self.name));
         let lock = loop {
-            let lock = self.lock(&path)?;
+            let lock = lock(&path, &refusal)?;
             // The agent that held it may have removed it just before: then another one can have a lock on a new file.
             let is_current = fs::metadata(&path).is_ok_and(|current| {
                 lock.metadata().is_ok_and(|locked| locked.ino() == current.ino())
@@ -104,73 +170,86 @@ impl Instance {
                 break lock;
             }
         };
+        let was_killed = lock.metadata()?.len() > 0;
         lock.set_len(0)?;
         io::Write::write_all(&mut &*lock, std::process::id().to_string().as_bytes())?;
-        self.mount_bpffs()?;
-        let pins = self.pins();
-        remove_dir(&pins)?;
-        fs::create_dir_all(&pins).with_context(|| format!("creating {}", pins.display()))?;
-        fs::set_permissions(&pins, fs::Permissions::from_mode(0o700))?;
-        let socket = self.socket();
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", socket.display()));
-            }
-            _ => {}
-        }
-        Ok(Claim { lock_path: path, pins, socket, info: self.info(), _lock: lock })
+        Ok(Claim {
+            lock_path: path,
+            socket: self.socket(),
+            info: self.info(),
+            was_killed,
+            _lock: lock,
+        })
     }
-}
 
-impl Instance {
-    fn lock(&self, path: &Path) -> Result<Flock<File>> {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .read(true)
-            .open(path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(lock),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
-                bail!(
-                    "an agent named `{}` is running already (pid {}); stop it, or give this one another name with \
-                     --instance",
-                    self.name,
-                    holder.trim()
-                );
-            }
-            Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    /// The process of the agent that has this name now.
+    #[must_use]
+    pub fn pid(&self) -> Option<String> {
+        let path = self.run_dir.join(format!("{}.lock", self.name));
+        let file = File::open(&path).ok()?;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => fs::read_to_string(&path).ok(),
+            _ => None,
         }
     }
 }
 
-fn remove_dir(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+/// Locks the file; where another process has, fails with what `refusal` makes of that one's number.
+fn lock(path: &Path, refusal: impl Fn(&str) -> String) -> Result<Flock<File>> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let holder = fs::read_to_string(path).unwrap_or_default();
+            Err(anyhow!(refusal(holder.trim())))
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.with_context(|| format!("removing {}", path.display())),
     }
 }
 
-/// The right to a name. Dropping it removes the maps' pins, the socket, the description and the lock.
+/// The right to a name. Dropping it removes the socket and the lock; what is in the kernel stays.
 #[derive(Debug)]
 pub struct Claim {
-    pins: PathBuf,
     socket: PathBuf,
     info: PathBuf,
     lock_path: PathBuf,
+    was_killed: bool,
     _lock: Flock<File>,
+}
+
+impl Claim {
+    /// Whether an agent that was killed has left files of its own, besides what is in the kernel.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.was_killed || self.socket.exists() || self.info.exists()
+    }
+
+    /// Removes the file in which the agent says what it is attached to.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be removed.
+    pub fn remove_info(&self) -> Result<()> {
+        remove_file(&self.info)
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Err(error) = remove_dir(&self.pins) {
-            tracing::warn!("{error:#}");
-        }
         let _ = fs::remove_file(&self.socket);
-        let _ = fs::remove_file(&self.info);
         let _ = fs::remove_file(&self.lock_path);
     }
 }

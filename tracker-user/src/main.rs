@@ -10,7 +10,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
     cli::{Cli, Command},
-    events, explain, flows, guide, replay, run, stats, trace, violations,
+    detach, events, explain, flows, guide, replay, run, stats, trace, violations,
 };
 
 fn main() -> ExitCode {
@@ -39,6 +39,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Trace(options) => runtime()?.block_on(trace::run(options, &instance)),
+        Command::Detach => runtime()?.block_on(detach::run(&instance)),
         Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
     }
 }

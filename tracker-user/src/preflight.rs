@@ -29,6 +29,15 @@ pub fn check_replay() -> Result<()> {
     check_for("running the kernel programs on a capture", &REPLAYING)
 }
 
+/// As [`check`], for removing what was attached.
+///
+/// # Errors
+///
+/// The first thing that is missing.
+pub fn check_for_detaching() -> Result<()> {
+    check_for("detaching", &ATTACHING)
+}
+
 /// Capabilities, by their bits.
 type Needed = [(u64, &'static str)];
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
 };
@@ -27,12 +27,16 @@ use zerocopy::FromBytes;
 
 use crate::{
     agent::Agent,
-    attach::{Attached, EgressChoice, Interface, Sizes, XdpChoice, attach},
+    attach::{Attached, Attaching, EgressChoice, Sizes, XdpChoice},
     cli::Format,
     clock::Clock,
     event::Event,
     hub::Hub,
     instance::Instance,
+    kernel_side::{
+        self, Found, keep_attached,
+        slots::{assign, slots},
+    },
     kfunc::{self, Patched},
     object, preflight,
     protect::{self, Prepared, warden::Warden},
@@ -205,62 +209,124 @@ timeout_options! {
 ///
 /// # Errors
 ///
-/// What keeps it from starting, or ends it; nothing stays attached.
+/// What keeps it from starting, or ends it. Nothing stays attached, but what a killed agent had left where this one could
+/// not take it over.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     preflight::check()?;
+    let mut names = Vec::new();
     for name in &options.interfaces {
         preflight::interface_index(name)?;
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
     }
-    let prepared = protect::prepare(&options.protect, &options.interfaces).await?;
+    let prepared = protect::prepare(&options.protect, &names).await?;
     let claim = instance.claim()?;
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
+    let found = kernel_side::inherit(instance, &options.sizes).await?;
+    let predecessor = if found == Found::Running { Agent::find(instance).ok() } else { None };
+    let outcome = match attach_all(&options, instance, &names, found, prepared).await {
+        Err(error) if found == Found::Running => {
+            return Err(error.context(format!(
+                "what the agent before this one has left goes on, and this one cannot take it over (`tracker --instance {} \
+                 detach` removes it)",
+                instance.name()
+            )));
+        }
+        Err(error) => Err(error),
+        Ok(mut attached) => {
+            let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
+            tokio::select! {
+                result = work(&options, instance, &mut attached, lost_told, prepared) => result,
+                _ = interrupt.recv() => Ok(()),
+                _ = terminate.recv() => Ok(()),
+            }
+        }
+    };
+    let removed = kernel_side::remove(&instance.pins()).await.and_then(|_| claim.remove_info());
+    if outcome.is_ok() {
+        removed?;
+        tracing::info!("detached");
+    } else if let Err(error) = removed {
+        tracing::error!("removing what was attached: {error:#}");
+    }
+    outcome
+}
+
+/// Attaches to all interfaces, and detaches what a killed agent has left on others.
+async fn attach_all(
+    options: &Options,
+    instance: &Instance,
+    names: &[String],
+    found: Found,
+    prepared: Option<Prepared>,
+) -> Result<Vec<Attached>> {
     let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
     let patched = prepared
         .and_then(|prepared| prepared.assign)
         .map(|assign| Patched::new(object, kfunc::ASSIGN_PLACEHOLDER, assign))
         .transpose()?;
-    let object = patched.as_ref().map_or(object, Patched::octets);
+    let pins = instance.pins();
+    if found == Found::Running {
+        for slot in slots(&pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
+            if !kernel_side::release(slot).await?.is_empty() {
+                tracing::info!(interface = slot.interface, "detached: it was not asked for");
+            }
+        }
+    }
+    let attaching = Attaching {
+        object: patched.as_ref().map_or(object, Patched::octets),
+        instance,
+        sizes: &options.sizes,
+        zone: options.zone,
+        xdp: options.xdp,
+        egress: options.egress,
+        protecting: prepared,
+    };
+    let assigned = assign(&pins, names)?;
     let mut attached = Vec::new();
-    let outcome = async {
-        for (slot, name) in (0..).zip(&options.interfaces) {
-            let Options { sizes, zone, xdp, egress, .. } = &options;
-            let pins = instance.pins();
-            attached.push(
-                attach(object, &pins, sizes, name, slot, *zone, *xdp, *egress, prepared).await?,
-            );
+    for (slot, is_new) in assigned.slots.iter().zip(assigned.is_new) {
+        if is_new && found == Found::Running {
+            Tables::from_pins(&pins)?.forget_packets(slot.number)?;
         }
-        let interfaces: Vec<_> =
-            attached.iter().map(|attached| attached.interface.clone()).collect();
-        tokio::select! {
-            result = work(&options, instance, &mut attached, interfaces, prepared) => result,
-            _ = interrupt.recv() => Ok(()),
-            _ = terminate.recv() => Ok(()),
+        match attaching.attach(slot).await {
+            Ok(there) => attached.push(there),
+            Err(error) => {
+                if is_new && let Err(error) = kernel_side::release(slot).await {
+                    tracing::error!(interface = slot.interface, "detaching: {error:#}");
+                }
+                return Err(error);
+            }
         }
     }
-    .await;
-    for attached in attached {
-        attached.detach().await;
+    if found == Found::Running {
+        let indexes: Vec<_> = attached.iter().map(|there| there.interface.ifindex).collect();
+        keep_attached(&pins, &indexes)?;
+        if prepared.is_none() {
+            protect::maps::forget_listeners(&pins)?;
+        }
+        tracing::info!(
+            instance = instance.name(),
+            "took over what a killed agent has left: its flows and counters go on"
+        );
     }
-    drop(claim);
-    if outcome.is_ok() {
-        tracing::info!("detached");
-    }
-    outcome
+    Ok(attached)
 }
 
 async fn work(
     options: &Options,
     instance: &Instance,
     attached: &mut [Attached],
-    interfaces: Vec<Interface>,
+    lost_told: u64,
     prepared: Option<Prepared>,
 ) -> Result<()> {
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
-    let agent = Agent::new(interfaces, &timeouts);
+    let interfaces = attached.iter().map(|attached| attached.interface.clone()).collect();
+    let agent = Agent { lost_told, ..Agent::new(interfaces, &timeouts) };
     let output = Output { kinds: EventName::kinds(&options.events), format: options.output };
 
     if options.kernel_log {
@@ -337,7 +403,11 @@ async fn work(
     let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
-    let mut lost = LostReports { tables: Tables::from_pins(&pins)?, known: 0 };
+    let mut lost = LostReports {
+        tables: Tables::from_pins(&pins)?,
+        agent: agent.clone(),
+        info: instance.info(),
+    };
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tenth = interval(Duration::from_millis(100));
@@ -382,6 +452,7 @@ fn drain(
     mut warden: Option<&mut Warden>,
 ) -> Result<bool> {
     for _ in 0..BURST {
+        // Held until it was passed on: what a killed agent had not, the next one does.
         let Some(item) = events.next() else { return Ok(true) };
         let Ok(raw) = Raw::read_from_bytes(&item) else {
             tracing::error!(
@@ -390,7 +461,6 @@ fn drain(
             );
             continue;
         };
-        drop(item);
         if let Some(warden) = &mut warden
             && raw.kind == Kind::Cookie as u8
         {
@@ -442,17 +512,21 @@ fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> 
 /// Reports that found the ring buffer full: counted by the kernel, told once a second.
 struct LostReports {
     tables: Tables,
-    known: u64,
+    /// With the number of those that were told.
+    agent: Agent,
+    info: PathBuf,
 }
 
 impl LostReports {
     fn report(&mut self, hub: &Hub, output: &Output) -> Result<()> {
         let now = self.tables.tally(Tally::ReportsLost)?;
-        if now > self.known {
-            let event = Event::lost(now - self.known, &Clock::now());
-            self.known = now;
+        if now > self.agent.lost_told {
+            let event = Event::lost(now - self.agent.lost_told, &Clock::now());
+            self.agent.lost_told = now;
             output.write(&event, true)?;
             hub.send(None, &event);
+            // For the next agent, should this one be killed.
+            self.agent.publish(&self.info)?;
         }
         Ok(())
     }

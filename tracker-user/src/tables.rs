@@ -146,6 +146,21 @@ impl Tables {
         Ok(sum)
     }
 
+    /// Sets the packets of the interface with this slot to zero.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn forget_packets(&mut self, slot: u32) -> Result<()> {
+        for hook in Hook::ALL {
+            let index = slot * 2 + hook as u32;
+            let cpus = self.packets.get(&index, 0)?.len();
+            let zeroes = PerCpuValues::try_from(vec![[0; Fate::SLOTS]; cpus])?;
+            self.packets.set(index, zeroes, 0)?;
+        }
+        Ok(())
+    }
+
     /// Breaches of a rule at a hook, over all CPUs.
     ///
     /// # Errors

@@ -65,8 +65,14 @@ impl Netlink {
     /// What the kernel says.
     pub fn open() -> Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()
-            .context("opening rtnetlink, which tells this host's addresses")?;
+            .context("opening rtnetlink, which tells of addresses and interfaces")?;
         Ok(Self { handle, connection: tokio::spawn(connection) })
+    }
+
+    /// For other questions.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// What the host has now. Of the addresses that mean something on one link only (RFC 4291 section 2.5.6), those of the

@@ -24,6 +24,19 @@ pub struct ListenerMaps {
     counters: PerCpuArray<MapData, CounterWords>,
 }
 
+/// Forgets every listener whose protection an agent before this one was asked for.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn forget_listeners(pins: &Path) -> Result<()> {
+    let Some(mut maps) = ListenerMaps::from_pins(pins)? else { return Ok(()) };
+    for place in maps.listeners()?.into_keys() {
+        maps.remove(place)?;
+    }
+    Ok(())
+}
+
 fn open(pins: &Path, name: &str) -> Result<MapData> {
     MapData::from_pin(pins.join(name)).with_context(|| format!("opening the pinned map {name}"))
 }

@@ -211,7 +211,7 @@ impl Warden {
             self.maps.remove(place)?;
             tracing::info!(
                 listener = %place,
-                "not protected any more: the address is not this host's now"
+                "not protected any more: not asked for, or no address of this host now"
             );
             let Some(mut known) = self.known.remove(&place) else { continue };
             if known.on.take().is_some() {

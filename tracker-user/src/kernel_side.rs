@@ -1,0 +1,286 @@
+//! What of an agent is in the kernel and outlives it: pinned maps, and in a directory for each interface what is attached
+//! there. The next agent of that name takes it over; `tracker detach` removes it.
+
+pub mod filters;
+pub mod links;
+pub mod slots;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::tc::TcAttachType,
+};
+use nix::net::if_::if_nametoindex;
+
+use crate::{
+    attach::Sizes,
+    instance::Instance,
+    kernel_side::{
+        filters::{filters, remove_qdisc},
+        slots::{Mode, Purpose, Slot, slots},
+    },
+};
+
+impl Purpose {
+    /// Where it is attached.
+    #[must_use]
+    pub const fn hook(self) -> TcAttachType {
+        match self {
+            Self::Egress => TcAttachType::Egress,
+            Self::Handover => TcAttachType::Ingress,
+        }
+    }
+
+    /// The kernel program.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Egress => "tracker_egress",
+            Self::Handover => "tracker_handover",
+        }
+    }
+}
+
+/// What a directory of pins holds when an agent comes to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Found {
+    /// Nothing: this is where it begins.
+    Nothing,
+    /// What a killed agent has left, and what goes on.
+    Running,
+}
+
+/// Makes the pins of this instance ready for an agent: what was left there stays if its tables are of the wanted sizes,
+/// and is removed otherwise. What another version of this command has left under the same name is removed.
+///
+/// # Errors
+///
+/// What the kernel or the filesystem says.
+pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Found> {
+    use std::os::unix::fs::PermissionsExt;
+    let pins = instance.pins();
+    for other in instance.pins_of_all_versions()? {
+        if other != pins {
+            tracing::warn!(
+                pins = %other.display(),
+                "another version of tracker has left its programs and flows here: they are removed"
+            );
+            remove(&other).await?;
+        }
+    }
+    let mut found = if slots(&pins)?.is_empty() { Found::Nothing } else { Found::Running };
+    let differences = differences(&pins, sizes)?;
+    if !differences.is_empty() {
+        tracing::warn!(
+            "a killed agent has left tables of other sizes ({}): its flows and counters are dropped, and tracking begins \
+             afresh",
+            differences.join(", ")
+        );
+        remove(&pins).await?;
+        found = Found::Nothing;
+    }
+    fs::create_dir_all(&pins).with_context(|| format!("creating {}", pins.display()))?;
+    fs::set_permissions(&pins, fs::Permissions::from_mode(0o700))?;
+    Ok(found)
+}
+
+/// Where tables that are pinned there have other sizes than these.
+fn differences(pins: &Path, sizes: &Sizes) -> Result<Vec<String>> {
+    let mut differences = Vec::new();
+    for (map, option, wanted) in [
+        ("CONFIRMED", "--max-flows", sizes.max_flows),
+        ("HALF_OPEN", "--max-half-open", sizes.max_half_open),
+        ("EVENTS", "--ring-bytes", sizes.ring_bytes),
+    ] {
+        let pin = pins.join(map);
+        if !links::exists(&pin)? {
+            continue;
+        }
+        let opening = || format!("opening the pinned map {map}");
+        let has = MapData::from_pin(&pin).with_context(opening)?.info().with_context(opening)?;
+        if has.max_entries() != wanted {
+            differences.push(format!("{option} was {}, and is {wanted}", has.max_entries()));
+        }
+    }
+    Ok(differences)
+}
+
+/// Detaches what is attached to an interface, and says what that was. Its slot stays its own.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub async fn release(slot: &Slot) -> Result<Vec<String>> {
+    let mut detached = Vec::new();
+    // XDP first: what it accepts must be handed over.
+    for mode in Mode::ALL {
+        if links::remove(&slot.xdp(mode))? {
+            detached.push(format!("xdp ({})", mode.name()));
+        }
+    }
+    for purpose in Purpose::ALL.into_iter().rev() {
+        if links::remove(&slot.tcx(purpose))? {
+            detached.push(format!("{} (tcx)", purpose.name()));
+        }
+        if release_filter(slot, purpose).await? {
+            detached.push(format!("{} (clsact)", purpose.name()));
+        }
+    }
+    release_qdisc(slot).await?;
+    Ok(detached)
+}
+
+/// Removes the clsact filter for this purpose, if the agent has attached one.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub async fn release_filter(slot: &Slot, purpose: Purpose) -> Result<bool> {
+    let ours = filter_programs(slot, purpose)?;
+    if ours.is_empty() {
+        return Ok(false);
+    }
+    let mut removed = false;
+    let interface = slot.interface.as_str();
+    if let Ok(ifindex) = if_nametoindex(interface) {
+        for filter in filters(ifindex, purpose.hook()).await? {
+            if ours.contains(&filter.program) {
+                filter.remove(interface, purpose.hook())?;
+                removed = true;
+            }
+        }
+    } else {
+        tracing::warn!(
+            interface,
+            "there is no such interface in this network namespace: if it is in another one, its filter stays there; \
+             `tc filter` there removes it"
+        );
+    }
+    for pin in [slot.filter(purpose), slot.next_filter(purpose)] {
+        if links::exists(&pin)? {
+            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
+        }
+    }
+    Ok(removed)
+}
+
+/// Ids of the programs that the agent has attached, or was about to attach, by a clsact filter for this purpose.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn filter_programs(slot: &Slot, purpose: Purpose) -> Result<Vec<u32>> {
+    let pins = [slot.filter(purpose), slot.next_filter(purpose)];
+    pins.iter().filter_map(|pin| links::program(pin).transpose()).collect()
+}
+
+/// Removes the clsact qdisc if the agent has added it, and nobody else has put a filter there.
+async fn release_qdisc(slot: &Slot) -> Result<()> {
+    let marker = slot.qdisc();
+    if !links::exists(&marker)? {
+        return Ok(());
+    }
+    if let Ok(ifindex) = if_nametoindex(slot.interface.as_str()) {
+        let mut is_empty = true;
+        for purpose in Purpose::ALL {
+            is_empty &= filters(ifindex, purpose.hook()).await?.is_empty();
+        }
+        if is_empty && let Err(error) = remove_qdisc(ifindex).await {
+            tracing::warn!(interface = slot.interface, "removing the clsact qdisc: {error:#}");
+        }
+    }
+    fs::remove_dir(&marker).with_context(|| format!("removing {}", marker.display()))
+}
+
+/// Forgets the interfaces with other indexes than these, whose arriving packets were counted.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn keep_attached(pins: &Path, indexes: &[u32]) -> Result<()> {
+    let map =
+        MapData::from_pin(pins.join("ATTACHED")).context("opening the pinned map ATTACHED")?;
+    let mut attached: HashMap<_, u32, u32> = Map::HashMap(map).try_into()?;
+    let known: Vec<_> = attached.keys().collect::<Result<_, _>>()?;
+    for index in known.iter().filter(|index| !indexes.contains(index)) {
+        attached.remove(index)?;
+    }
+    Ok(())
+}
+
+/// Removes everything that is pinned there, and what is attached with it: what that was, a line an interface.
+///
+/// # Errors
+///
+/// What the kernel or the filesystem says.
+pub async fn remove(pins: &Path) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    for slot in slots(pins)? {
+        let detached = release(&slot).await?;
+        if !detached.is_empty() {
+            said.push(format!("{}: {}", slot.interface, detached.join(", ")));
+        }
+    }
+    match fs::remove_dir_all(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => result.with_context(|| format!("removing {}", pins.display()))?,
+    }
+    Ok(said)
+}
+
+/// The agent whose XDP program is the one with this id, among those whose pins are beside those of `instance`.
+///
+/// # Errors
+///
+/// What the kernel or the filesystem says.
+pub fn xdp_holder(instance: &Instance, program: u32) -> Result<Option<Instance>> {
+    for (other, pins) in instance.all()? {
+        for slot in slots(&pins)? {
+            for mode in Mode::ALL {
+                if links::open(&slot.xdp(mode))?.is_some_and(|(_, id)| id == program) {
+                    return Ok(Some(other));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Ids of all programs in clsact filters of agents whose pins are beside those of `instance`.
+///
+/// # Errors
+///
+/// What the kernel or the filesystem says.
+pub fn all_filter_programs(instance: &Instance) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for (_, pins) in instance.all()? {
+        for slot in slots(&pins)? {
+            for purpose in Purpose::ALL {
+                ids.extend(filter_programs(&slot, purpose)?);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// Directories below one; none where it is not there.
+pub(crate) fn directories(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("reading {}", path.display()))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("reading {}", path.display()))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}

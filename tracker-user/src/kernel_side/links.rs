@@ -1,0 +1,115 @@
+//! Pinned links and programs: what they are, and the links' end.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use aya::programs::{
+    ProgramInfo,
+    links::{FdLink, PinnedLink},
+};
+
+/// include/uapi/linux/bpf.h
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// `union bpf_attr`'s member for objects that are pinned.
+#[repr(C)]
+#[derive(Default)]
+struct ObjectAttributes {
+    path: u64,
+    fd: u32,
+    flags: u32,
+    path_fd: i32,
+    reserved: u32,
+}
+
+/// The link that is pinned there, and the id of its program; `None` where there is none.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn open(pin: &Path) -> Result<Option<(FdLink, u32)>> {
+    if !exists(pin)? {
+        return Ok(None);
+    }
+    let link = match PinnedLink::from_pin(pin) {
+        // It has gone meanwhile, as another agent's may.
+        Err(_) if !exists(pin)? => return Ok(None),
+        link => FdLink::from(link.with_context(|| format!("opening {}", pin.display()))?),
+    };
+    let info = link.info().with_context(|| format!("asking about {}", pin.display()))?;
+    Ok(Some((link, info.program_id())))
+}
+
+/// The id of the program that is pinned there; `None` where there is none.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn program(pin: &Path) -> Result<Option<u32>> {
+    if !exists(pin)? {
+        return Ok(None);
+    }
+    match ProgramInfo::from_pin(pin) {
+        Err(_) if !exists(pin)? => Ok(None),
+        info => Ok(Some(info.with_context(|| format!("opening {}", pin.display()))?.id())),
+    }
+}
+
+/// Detaches the link that is pinned there, whoever else has it open, and removes the pin; false where there was none.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn remove(pin: &Path) -> Result<bool> {
+    if !exists(pin)? {
+        return Ok(false);
+    }
+    // The last reference would do too, but a pin gives its one up some time after it was removed.
+    detach(pin).with_context(|| format!("detaching {}", pin.display()))?;
+    fs::remove_file(pin).with_context(|| format!("removing {}", pin.display()))?;
+    Ok(true)
+}
+
+fn detach(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut object = ObjectAttributes { path: path.as_ptr() as u64, ..ObjectAttributes::default() };
+    // SAFETY: the path is a C string that outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut object) }?;
+    // SAFETY: just opened, and owned by nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut fd = link.as_raw_fd();
+    // SAFETY: takes a number only.
+    unsafe { bpf(BPF_LINK_DETACH, &mut fd) }.map(drop)
+}
+
+/// # Safety
+///
+/// What the attributes point at must be what the command reads and writes.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the attributes live until the call returns; the rest is the caller's promise.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
+
+/// Whether there is such a pin.
+///
+/// # Errors
+///
+/// Where that cannot be seen.
+pub fn exists(pin: &Path) -> Result<bool> {
+    pin.try_exists().with_context(|| format!("looking for {}", pin.display()))
+}
