@@ -115,7 +115,21 @@ pub struct Attached {
 ///
 /// What the kernel says.
 pub fn load(object: &[u8], pins: &Path, sizes: &Sizes, config: InterfaceConfig) -> Result<Ebpf> {
-    let protection = Protection::default();
+    load_protecting(object, pins, sizes, config, Protection::default())
+}
+
+/// As [`load`], with programs that protect listeners if `protection` says so.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn load_protecting(
+    object: &[u8],
+    pins: &Path,
+    sizes: &Sizes,
+    config: InterfaceConfig,
+    protection: Protection,
+) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins);
     load_with(loader, object, sizes, &config, &protection)
