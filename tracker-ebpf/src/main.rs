@@ -112,8 +112,9 @@ fn is_counted_elsewhere(ctx: &TcContext) -> bool {
 }
 
 /// One debug message a packet; what it says of the segment means something only where the fate is one of a TCP packet.
+/// A function of its own, for what it needs of the stack.
 #[cfg(feature = "kernel-log")]
-#[inline(always)]
+#[inline(never)]
 fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fate: u32) {
     // SAFETY: this CPU's own element.
     let segment = unsafe { (*scratch).parsed.packet.segment };
