@@ -103,9 +103,16 @@ fn everything_happened(host: &Host) -> Result<()> {
             missing.push(rule.name());
         }
     }
-    // A forwarded packet, and a table without memory.
+    // A forwarded packet, a table without memory, and what only a protecting program does.
     let fates = Fate::ALL.iter().filter(|fate| {
-        !matches!(fate, Fate::CountedOnArrival | Fate::NotInserted | Fate::TruncatedEthernet)
+        !matches!(
+            fate,
+            Fate::CountedOnArrival
+                | Fate::NotInserted
+                | Fate::TruncatedEthernet
+                | Fate::CookieSent
+                | Fate::CookieRefused
+        )
     });
     for fate in fates {
         let seen = |slot| Hook::ALL.map(|hook| host.packets(slot, hook)[*fate as usize]);

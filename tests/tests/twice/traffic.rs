@@ -753,7 +753,8 @@ fn noise(now_ns: u64, random: &mut Random) -> Shot {
 
 /// Every rule that traffic can break, and the passing of time.
 pub(crate) fn breakable() -> impl Iterator<Item = Rule> {
-    // Those are of many connections together, or of checksums, which the programs do not look at.
-    let elsewhere = [Rule::SynFlood, Rule::PortScan, Rule::BadChecksum];
+    // Those are of many connections together, of checksums, which the programs do not look at, or of cookies, which ask
+    // the host.
+    let elsewhere = [Rule::SynFlood, Rule::PortScan, Rule::BadChecksum, Rule::CookieBad];
     Rule::ALL.iter().copied().filter(move |rule| !elsewhere.contains(rule))
 }
