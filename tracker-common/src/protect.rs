@@ -24,8 +24,8 @@ pub struct Protection {
     pub half_open_at: u32,
     /// The same for the listener's backlog, `sk_max_ack_backlog`.
     pub backlog_at: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// The same for the connections that wait to be accepted, `sk_ack_backlog`.
+    pub waiting_at: u32,
 }
 
 /// An address and port of this host, and so a place to listen at: the key of the `LISTENERS` map.
@@ -182,7 +182,7 @@ outcomes! {
     HandedOver = 6, "handed_over";
     /// Connections that the kernel did not let the listener be handed.
     HandoverFailed = 7, "handover_failed";
-    /// Segments dropped because they came before the one that begins the connection, which was lost: it comes again.
+    /// Segments dropped because the one that begins the connection did not get to the listener: it comes again.
     TooEarly = 8, "too_early";
     /// SYNs left to the host, because they ask for what a cookie cannot give: a signature (RFC 2385, RFC 5925).
     LeftToHost = 9, "left_to_host";
@@ -239,6 +239,8 @@ impl OutcomeCounters {
 pub struct Accepted {
     /// When, in nanoseconds since boot.
     pub at_ns: u64,
+    /// When the listener was handed the connection, in nanoseconds since boot; 0 where it was not yet.
+    pub handed_ns: u64,
     /// The place's [`Listener::index`].
     pub index: u32,
     /// The client's ISN.

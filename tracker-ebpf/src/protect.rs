@@ -8,9 +8,9 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, xdp_md},
     helpers::generated::{
-        bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie,
-        bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
-        bpf_xdp_store_bytes,
+        bpf_ktime_get_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock,
+        bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+        bpf_xdp_load_bytes, bpf_xdp_store_bytes,
     },
     programs::XdpContext,
 };
@@ -43,7 +43,7 @@ use crate::{
 /// What this program may protect, and where the kernel keeps what it must know; set by the agent before loading.
 #[unsafe(no_mangle)]
 static PROTECTION: Protection =
-    Protection { enabled: 0, half_open_at: 0, backlog_at: 0, reserved: 0 };
+    Protection { enabled: 0, half_open_at: 0, backlog_at: 0, waiting_at: 0 };
 
 /// Whether listeners are protected here.
 #[inline(always)]
@@ -158,7 +158,8 @@ impl At<'_> {
             self.count(Outcome::LeftToHost);
             return guarded::PASSED;
         }
-        if self.is_known(packet) || self.is_for_many() {
+        // Where the listener has no half-open connection, there is none to be found.
+        if self.is_known(packet, self.state.half_open.get() != 0) || self.is_for_many() {
             return guarded::PASSED;
         }
         if !self.is_on(packet, guarding) {
@@ -180,9 +181,10 @@ impl At<'_> {
         guarded::ANSWERED
     }
 
-    /// Whether the host knows the connection, by what was seen of it: then its stack is to judge the segment.
+    /// Whether the host knows the connection, by what was seen of it, in the table of half-open ones too or not: then its
+    /// stack is to judge the segment.
     #[inline(always)]
-    fn is_known(&self, packet: &Packet) -> bool {
+    fn is_known(&self, packet: &Packet, in_half_open: bool) -> bool {
         let host = packet.from.other();
         let kernel = Kernel::new(self.scratch);
         if let Some(flow) = maps::CONFIRMED.get_ptr(&packet.key) {
@@ -192,7 +194,7 @@ impl At<'_> {
                 return true;
             }
         }
-        if let Some(half_open) = maps::HALF_OPEN.get_ptr(&packet.key) {
+        if in_half_open && let Some(half_open) = maps::HALF_OPEN.get_ptr(&packet.key) {
             // SAFETY: as above.
             let flow = unsafe { &(*half_open).flow };
             return !flow.is_dead()
@@ -375,7 +377,7 @@ impl At<'_> {
         if self.is_auto() && (until == 0 || self.now_ns >= until.wrapping_add(LIFETIME_NS)) {
             return guarded::PASSED;
         }
-        if self.is_known(packet) {
+        if self.is_known(packet, true) {
             return guarded::PASSED;
         }
         let timestamps = load_timestamps(self.ctx, self.scratch, guarding);
@@ -484,6 +486,7 @@ impl At<'_> {
         }
         guarding.accepted = Accepted {
             at_ns: self.now_ns,
+            handed_ns: 0,
             index: self.listener.index,
             client_isn: packet.segment.seq.sub(1).0,
             cookie: cookie.isn.0,
@@ -884,6 +887,7 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     }
     let (outcome, error) = assign(ctx, scratch, packet, accepted, &socket, guarding);
     socket.release();
+    let Some(outcome) = outcome else { return handed::ON };
     let Some(counters) = maps::COOKIES.get_ptr(accepted.index) else { return handed::ON };
     // SAFETY: an array's element is never freed; this CPU alone writes it.
     let counters = unsafe { &*counters };
@@ -898,22 +902,46 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     if outcome as u8 == Outcome::TooEarly as u8 { handed::DROPPED } else { handed::ON }
 }
 
+/// How long the listener is given to make a socket of what it was handed: a batch of packets, and more.
+const HANDING_NS: u64 = 10_000_000;
+
+/// Hands the connection over, if this segment is one to do it with; no outcome where the listener has it on its way.
 #[inline(always)]
 fn assign(
     ctx: *mut __sk_buff,
     scratch: *mut Scratch,
     packet: &Packet,
-    accepted: &Accepted,
+    accepted: &mut Accepted,
     socket: &Socket,
     guarding: &mut Guarding,
-) -> (Outcome, u32) {
+) -> (Option<Outcome>, u32) {
+    // SAFETY: a socket that is held.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket.0.cast()) };
+    if tcp.is_null() {
+        return (Some(Outcome::HandoverFailed), EINVAL);
+    }
+    let protection = protection();
+    // SAFETY: a member of the kernel's structure; the agent has found out where it is.
+    let waiting = unsafe { read_at(tcp as usize, protection.waiting_at) };
+    // SAFETY: as above.
+    let backlog = unsafe { read_at(tcp as usize, protection.backlog_at) };
+    // SAFETY: takes nothing.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let is_full = waiting > backlog;
+    // All packets of a batch come here before the first of them gets to the listener. The ones after that one find its
+    // socket then. A second request for the same connection would be dropped, and its data with it.
+    if accepted.handed_ns != 0 && now_ns.wrapping_sub(accepted.handed_ns) < HANDING_NS && !is_full {
+        return (None, 0);
+    }
     let segment = &packet.segment;
     if segment.seq.0 != accepted.client_isn.wrapping_add(1)
         || segment.ack.0 != accepted.cookie.wrapping_add(1)
     {
         // The kernel would take the connection's numbers from this one.
-        return (Outcome::TooEarly, 0);
+        return (Some(Outcome::TooEarly), 0);
     }
+    // A full queue makes the kernel drop it.
+    accepted.handed_ns = if is_full { 0 } else { now_ns };
     let has = |bit| u8::from(accepted.features & bit != 0);
     let mut attributes = Attributes {
         mss: accepted.mss,
@@ -932,19 +960,14 @@ fn assign(
         attributes.rcv_tsval = guarding.timestamp;
         attributes.rcv_tsecr = guarding.timestamp_echo;
     }
-    // SAFETY: a listener that is held.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(socket.0.cast()) };
-    if tcp.is_null() {
-        return (Outcome::HandoverFailed, EINVAL);
-    }
     // SAFETY: never called: the agent makes it a call of the kernel's function before loading.
     let assign: Assign = unsafe { core::mem::transmute(ASSIGN) };
     // SAFETY: a context, a listener that is held, and attributes of the length given.
     let error =
         unsafe { assign(ctx, tcp.cast(), &raw mut attributes, size_of::<Attributes>() as u64) };
     if error == 0 {
-        return (Outcome::HandedOver, 0);
+        return (Some(Outcome::HandedOver), 0);
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // an error number
-    (Outcome::HandoverFailed, -error as u32)
+    (Some(Outcome::HandoverFailed), -error as u32)
 }

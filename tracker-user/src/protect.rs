@@ -118,7 +118,7 @@ impl Prepared {
                 half_open_at: types.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
                 backlog_at: types
                     .offset("tcp_sock", "inet_conn.icsk_inet.sk.sk_max_ack_backlog")?,
-                reserved: 0,
+                waiting_at: types.offset("tcp_sock", "inet_conn.icsk_inet.sk.sk_ack_backlog")?,
             },
             assign: types.function(kfunc::ASSIGN),
         };
