@@ -10,6 +10,7 @@ mod generator;
 mod lane;
 mod limits;
 mod machine;
+mod path;
 mod programs;
 mod section;
 mod spread;
@@ -33,13 +34,16 @@ struct Cli {
 enum Benchmark {
     /// Real connections during floods of SYNs, through the kernel, SYNPROXY and tracker
     Flood(Restrictions),
+    /// A bulk transfer over a path of 50 ms, on connections that SYN cookies opened and on others
+    Path,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().benchmark {
         // All of them.
-        None => flood::flood(&Restrictions::default()),
+        None => flood::flood(&Restrictions::default()).and_then(|()| path::path()),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
+        Some(Benchmark::Path) => path::path(),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

@@ -649,6 +649,41 @@ fn c5_off_leaves_everything_to_the_host() -> Result<()> {
 }
 
 #[test]
+fn c5_by_the_configuration_file() -> Result<()> {
+    let pair = Pair::with_addresses()?;
+    let path = std::env::temp_dir().join(format!("tracker-cookies-{}.toml", std::process::id()));
+    let text = format!(
+        "interface = [\"{INTERFACE}\"]\nprotect = [\"80@10.9.0.1\", \"443\"]\nsyn-cookies = \"always\"\n"
+    );
+    std::fs::write(&path, text)?;
+    let file = path.to_str().context("a path of UTF-8")?;
+    let modes = |options: &[&str]| -> Result<BTreeSet<(String, String)>> {
+        let agent = Agent::start(&pair.host, &[&["--config", file], options].concat())?;
+        agent.wait_for_log("listeners are protected")?;
+        let stats = agent.stats()?;
+        let listeners = stats["cookies"]["listeners"].as_array().context("listeners")?;
+        let word = |listener: &Value, name: &str| listener[name].as_str().unwrap_or("?").to_owned();
+        Ok(listeners
+            .iter()
+            .map(|listener| (word(listener, "listener"), word(listener, "mode")))
+            .filter(|(place, _)| !place.contains("fe80"))
+            .collect())
+    };
+    let with = |mode: &str| {
+        ["10.9.0.1:80", "10.9.0.1:443", "[fd09::1]:443"]
+            .map(|place| (place.to_owned(), mode.to_owned()))
+            .into()
+    };
+    let result =
+        modes(&[]).and_then(|file_alone| Ok((file_alone, modes(&["--syn-cookies", "auto"])?)));
+    std::fs::remove_file(&path)?;
+    let (file_alone, with_a_flag) = result?;
+    assert_eq!(file_alone, with("always"));
+    assert_eq!(with_a_flag, with("auto"), "the command line wins");
+    Ok(())
+}
+
+#[test]
 fn c5_auto_begins_and_ends() -> Result<()> {
     let site =
         Site::new(&["--syn-cookies", "auto", "--syn-cookies-at", "16", "--syn-cookies-hold", "1"])?;

@@ -7,6 +7,7 @@ pub mod btf;
 pub mod capture;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod detach;
 pub mod event;
 pub mod events;

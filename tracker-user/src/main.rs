@@ -1,6 +1,7 @@
 //! The command `tracker`.
 
 use std::{
+    env,
     io::{self, IsTerminal, Write},
     process::ExitCode,
 };
@@ -10,11 +11,18 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
     cli::{Cli, Command},
+    config::{self, Completed},
     detach, events, explain, flows, guide, replay, run, stats, trace, violations,
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command_line() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "tracker: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
     log_to_stderr(cli.verbose);
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -26,6 +34,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line and, for `tracker run`, the configuration file. Ends the process where they are wrong.
+fn command_line() -> Result<Cli> {
+    let Completed { arguments, file } = config::complete(env::args_os().collect())?;
+    Ok(Cli::try_parse_from(arguments).unwrap_or_else(|error| {
+        if let Some(file) = file.filter(|_| error.use_stderr()) {
+            let _ = writeln!(io::stderr(), "tracker: with what {} says:", file.display());
+        }
+        error.exit()
+    }))
 }
 
 fn execute(cli: Cli) -> Result<()> {
@@ -55,8 +74,8 @@ fn log_to_stderr(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("TRACKER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let colour = io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour =
+        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

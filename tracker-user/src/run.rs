@@ -53,6 +53,10 @@ const BURST: usize = 4096;
 /// Options of `tracker run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// File with more of these flags, by their long names: `protect = ["80,443"]`. Without this, /etc/tracker/tracker.toml if
+    /// it is there. What the command line says wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Interface to attach to; may be given more than once
     #[arg(short, long = "interface", required = true, value_name = "NAME")]
     pub interfaces: Vec<String>,

@@ -44,6 +44,27 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
+fn a_wrong_configuration_file_is_exit_code_2() {
+    let path = std::env::temp_dir().join(format!("tracker-cli-{}.toml", std::process::id()));
+    let file = path.to_str().expect("a path of UTF-8");
+    let missing = tracker(&["run", "--config", file]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(said(&missing).contains(&format!("reading {file}")), "{}", said(&missing));
+    for (text, expected) in [
+        ("interfaces = \"lo\"", "did you mean `interface`?"),
+        ("interface = \"lo\"\ntimeout-closed = 0", "0 is not in"),
+        ("interface = ", "TOML parse error"),
+    ] {
+        std::fs::write(&path, text).expect("a file");
+        let output = tracker(&["run", "--config", file]);
+        assert_eq!(output.status.code(), Some(2), "{text}: {}", said(&output));
+        assert!(said(&output).contains(expected), "{text}: {}", said(&output));
+        assert!(said(&output).contains(file), "{text}: {}", said(&output));
+    }
+    std::fs::remove_file(&path).expect("it is there");
+}
+
+#[test]
 fn help_and_version_are_exit_code_0() {
     for arguments in [
         &["--help"][..],

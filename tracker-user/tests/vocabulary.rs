@@ -108,7 +108,6 @@ const FIELD: &[&str] = &[
 /// Of [`FIELD`], those that are no rule, and what is said of them instead.
 const NO_RULE: &[(&str, &str)] = &[
     ("split_handshake", "another name of simultaneous_open"),
-    ("cookie_bad", "the sender of the cookie knows"),
     ("overlap_different_data", "no data is kept"),
     ("mac_change", "a host sees its gateway's address for all peers"),
     ("idle_timeout", "the end of a flow, told by DESTROY"),
