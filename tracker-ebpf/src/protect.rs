@@ -956,9 +956,12 @@ fn assign(
     }
     if accepted.features & feature::TIMESTAMPS != 0 && load_timestamps(ctx, scratch, guarding) {
         attributes.tstamp_ok = 1;
-        // The kernel goes on from the timestamp that is echoed.
         attributes.rcv_tsval = guarding.timestamp;
-        attributes.rcv_tsecr = guarding.timestamp_echo;
+        // The kernel takes this for its clock's value now. With what is echoed in fact, the round trip would seem to have
+        // taken no time, and BBR would send as if it had.
+        #[allow(clippy::cast_possible_truncation)] // the clock of timestamps wraps
+        let clock = (now_ns / 1_000_000) as u32;
+        attributes.rcv_tsecr = clock.wrapping_add(accepted.timestamp_offset);
     }
     // SAFETY: never called: the agent makes it a call of the kernel's function before loading.
     let assign: Assign = unsafe { core::mem::transmute(ASSIGN) };
