@@ -85,7 +85,8 @@ pub(crate) mod guarded {
 /// States of the kernel's sockets (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
 
-/// How long what is known of a listener is believed while cookies are sent, and while they are not.
+/// How long what is known of a listener is believed while it is sent cookies for, and while it is not, or not there: it
+/// may begin to listen in the middle of a flood.
 const ASK_WHILE_ON_NS: u64 = 100_000_000;
 const ASK_WHILE_OFF_NS: u64 = 1_000_000;
 
@@ -225,7 +226,8 @@ impl At<'_> {
     fn is_on(&self, packet: &Packet, guarding: &mut Guarding) -> bool {
         let (state, now_ns) = (self.state, self.now_ns);
         let was_on = !self.is_auto() || now_ns < state.cookies_until_ns.get();
-        let patience = if was_on { ASK_WHILE_ON_NS } else { ASK_WHILE_OFF_NS };
+        let is_sending = was_on && state.is_listening.get() != 0;
+        let patience = if is_sending { ASK_WHILE_ON_NS } else { ASK_WHILE_OFF_NS };
         let asked_ns = state.asked_ns.get();
         if asked_ns == 0 || now_ns.wrapping_sub(asked_ns) >= patience {
             state.asked_ns.set(now_ns);
@@ -441,6 +443,10 @@ impl At<'_> {
             }
             reason = Refused::Replayed;
         }
+        if reason as u8 != Refused::Replayed as u8 && has_ended(packet) {
+            // It crossed the other end's RST, or the last segment: the host answers it as any that comes too late.
+            return guarded::PASSED;
+        }
         self.count(match reason {
             Refused::Forged => Outcome::Forged,
             Refused::Expired => Outcome::Expired,
@@ -506,6 +512,20 @@ impl At<'_> {
         guarding.arrived = *packet;
         guarded::ACCEPTED
     }
+}
+
+/// Whether the segment's addresses and ports are those of a connection that is still remembered. None that goes on gets
+/// here.
+#[inline(always)]
+fn has_ended(packet: &Packet) -> bool {
+    // SAFETY: the elements stay allocated while the program runs: see `tracker_common::track` on races.
+    let confirmed = maps::CONFIRMED.get_ptr(&packet.key).map(|flow| unsafe { &*flow });
+    // SAFETY: as above.
+    let half_open = || maps::HALF_OPEN.get_ptr(&packet.key).map(|flow| unsafe { &(*flow).flow });
+    let host = packet.from.other();
+    confirmed
+        .or_else(half_open)
+        .is_some_and(|flow| !flow.is_dead() && flow.half(host).facts().seen())
 }
 
 /// Makes the SYN of [`Scratch`] the SYN,ACK with the terms there; 0 where there is no room for it.
