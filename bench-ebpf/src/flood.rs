@@ -129,13 +129,13 @@ fn random() -> u32 {
 
 /// The sum of both 16-bit words.
 #[inline(always)]
-fn words(number: u32) -> u64 {
+pub(crate) fn words(number: u32) -> u64 {
     u64::from(number >> 16) + u64::from(number & 0xffff)
 }
 
 /// The Internet checksum (RFC 1071) of a sum of at most 2^31.
 #[inline(always)]
-fn checksum(sum: u64) -> u16 {
+pub(crate) fn checksum(sum: u64) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     !(sum as u16)
@@ -143,7 +143,7 @@ fn checksum(sum: u64) -> u16 {
 
 /// Writes to a frame at an offset below [`SYN`], which the frame has.
 #[inline(always)]
-fn put<T>(frame: usize, offset: usize, value: T) {
+pub(crate) fn put<T>(frame: usize, offset: usize, value: T) {
     // SAFETY: the frame has been compared with its end.
     unsafe { ((frame + offset) as *mut T).write_unaligned(value) }
 }

@@ -13,6 +13,7 @@
 
 mod flood;
 mod frame;
+mod segments;
 mod wire;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -35,6 +36,12 @@ fn merge(ctx: XdpContext) -> u32 {
 #[xdp]
 fn split(ctx: XdpContext) -> u32 {
     wire::split(&ctx)
+}
+
+/// Segments of many connections. Run by `BPF_PROG_TEST_RUN` on live frames.
+#[xdp]
+fn segments(ctx: XdpContext) -> u32 {
+    segments::segments(&ctx)
 }
 
 /// Drops everything: the flood without an answer, which every answer is compared with.

@@ -130,7 +130,11 @@ impl End {
 }
 
 /// A namespace that sends nothing by itself.
-fn quiet_namespace() -> Result<Namespace> {
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub(crate) fn quiet_namespace() -> Result<Namespace> {
     let namespace = Namespace::new()?;
     namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
     namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
@@ -140,7 +144,11 @@ fn quiet_namespace() -> Result<Namespace> {
 }
 
 /// Makes a veth pair, an end in either namespace, whose ends behave like network cards.
-fn join(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub(crate) fn join(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
     let queues = ["numrxqueues", "1", "numtxqueues", "1"];
     let far = other.0.path();
     let add = ["link", "add", one.1];
@@ -185,7 +193,11 @@ fn be_a_network_card(namespace: &Namespace, interface: &str) -> Result<()> {
 }
 
 /// An interface's hardware address.
-fn hardware_address(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
+///
+/// # Errors
+///
+/// Where there is none.
+pub(crate) fn hardware_address(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
     let link = namespace.run("ip", &["-o", "link", "show", "dev", interface])?;
     let address = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
     parse_hardware_address(address.context("ip shows no hardware address")?)

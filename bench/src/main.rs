@@ -6,12 +6,15 @@ mod counters;
 mod cpu;
 mod echo;
 mod flood;
+mod forward;
 mod generator;
 mod lane;
 mod limits;
 mod machine;
 mod path;
 mod programs;
+mod router;
+mod script;
 mod section;
 mod spread;
 mod table;
@@ -36,14 +39,19 @@ enum Benchmark {
     Flood(Restrictions),
     /// A bulk transfer over a path of 50 ms, on connections that SYN cookies opened and on others
     Path,
+    /// A router with tracker, with nf_conntrack, with both and with nothing
+    Forward,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().benchmark {
         // All of them.
-        None => flood::flood(&Restrictions::default()).and_then(|()| path::path()),
+        None => flood::flood(&Restrictions::default())
+            .and_then(|()| path::path())
+            .and_then(|()| forward::forward()),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
         Some(Benchmark::Path) => path::path(),
+        Some(Benchmark::Forward) => forward::forward(),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");
