@@ -76,10 +76,10 @@ fn insert(ctx: XdpContext) -> u32 {
     packet::insert(&ctx, Table::Hash)
 }
 
-/// One insertion into a hash table whose memory was taken before.
+/// One insertion into a hash table that takes memory as it needs it.
 #[xdp(frags)]
-fn insert_preallocated(ctx: XdpContext) -> u32 {
-    packet::insert(&ctx, Table::Preallocated)
+fn insert_growing(ctx: XdpContext) -> u32 {
+    packet::insert(&ctx, Table::Growing)
 }
 
 /// One insertion into a table that evicts.

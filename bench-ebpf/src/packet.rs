@@ -65,12 +65,12 @@ static TARGETS: ProgramArray = ProgramArray::with_max_entries(8, 0);
 
 /// What a record is compared with: the same key, a value of the same size, the same kind of map. The host sets the sizes.
 #[map]
-static LIMIT_FLOWS: HashMap<FlowKey, Plain<FLOW>> =
-    HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+static LIMIT_FLOWS: HashMap<FlowKey, Plain<FLOW>> = HashMap::with_max_entries(1, 0);
 
-/// The same, all of its memory taken at once.
+/// The same, which takes memory as it needs it.
 #[map]
-static LIMIT_PREALLOCATED: HashMap<FlowKey, Plain<FLOW>> = HashMap::with_max_entries(1, 0);
+static LIMIT_GROWING: HashMap<FlowKey, Plain<FLOW>> =
+    HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 #[map]
 static LIMIT_HALF_OPEN: LruHashMap<FlowKey, Plain<HALF_OPEN>> = LruHashMap::with_max_entries(1, 0);
@@ -187,7 +187,7 @@ pub(crate) fn look_up(ctx: &XdpContext, clock: bool) -> u32 {
 #[derive(Clone, Copy)]
 pub(crate) enum Table {
     Hash,
-    Preallocated,
+    Growing,
     Lru,
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn insert(ctx: &XdpContext, into: Table) -> u32 {
         let flow = unsafe { &*(&raw const *value).cast::<Plain<FLOW>>() };
         let _ = match into {
             Table::Hash => LIMIT_FLOWS.insert(&key, flow, u64::from(BPF_ANY)),
-            Table::Preallocated => LIMIT_PREALLOCATED.insert(&key, flow, u64::from(BPF_ANY)),
+            Table::Growing => LIMIT_GROWING.insert(&key, flow, u64::from(BPF_ANY)),
             Table::Lru => LIMIT_HALF_OPEN.insert(&key, &*value, u64::from(BPF_ANY)),
         };
     }

@@ -103,7 +103,7 @@ impl Bench {
         for _ in 0..rounds {
             let at = |order, packet| Line { order, packet, family: family.name(), flows };
             let lru = &[Target::Tracker, Target::InsertLru][..];
-            let hash = &[Target::Tracker, Target::Insert, Target::InsertPreallocated][..];
+            let hash = &[Target::Tracker, Target::Insert, Target::InsertGrowing][..];
             let found = &[Target::Tracker, Target::LookUp, Target::LookUpTimeless][..];
             let first = |kind| Frame::new(kind, family, 0);
             let (mut syn, mut third) = (Vec::new(), Vec::new());
@@ -142,7 +142,7 @@ impl Bench {
         let (flows, rounds, turns) = MANY;
         let mut rig = Rig::new(flows + flows / 4, HALF_OPEN, false)?;
         let at = |order, packet| Line { order, packet, family: family.name(), flows };
-        let hash = &[Target::Tracker, Target::Insert, Target::InsertPreallocated];
+        let hash = &[Target::Tracker, Target::Insert, Target::InsertGrowing];
         let found = &[Target::Tracker, Target::LookUp, Target::LookUpTimeless];
         for from in (0..flows).step_by(CHUNK as usize) {
             let chunk = from..from + CHUNK;
@@ -179,12 +179,8 @@ impl Bench {
     fn flood(&mut self, family: Family) -> Result<()> {
         let mut rig = Rig::new(1000, HALF_OPEN, false)?;
         let frame = Frame::new(Kind::Syn, family, 0)?;
-        let line = Line {
-            order: 1,
-            packet: "SYN, table full",
-            family: family.name(),
-            flows: HALF_OPEN,
-        };
+        let line =
+            Line { order: 1, packet: "SYN, table full", family: family.name(), flows: HALF_OPEN };
         let lru = &[Target::Tracker, Target::InsertLru];
         for target in lru {
             rig.run(&frame, 0..2 * HALF_OPEN, 1, *target)?;
@@ -223,7 +219,8 @@ impl Bench {
             let before = rig.counted(Fate::CookieSent)?;
             let figures = self.others.entry(at(0, "no TCP (UDP)", 1)).or_default();
             measure(&mut rig, &udp, 0..1, 100_000, tracker, figures)?;
-            let figures = self.others.entry(at(1, "SYN, answered with a cookie", COOKIES)).or_default();
+            let figures =
+                self.others.entry(at(1, "SYN, answered with a cookie", COOKIES)).or_default();
             measure(&mut rig, &syn, 0..COOKIES, 10, tracker, figures)?;
             let sent = rig.counted(Fate::CookieSent)? - before;
             ensure!(sent == u64::from(COOKIES) * 10, "{sent} SYNs were answered");
@@ -257,12 +254,13 @@ impl Bench {
     }
 
     fn section(&self, machine: &str) -> Result<String> {
-        let mut text = format!("## What a packet costs\n\n{machine}\nWritten by the command above.\n\n");
+        let mut text =
+            format!("## What a packet costs\n\n{machine}\nWritten by the command above.\n\n");
         text += TEXT;
         for (title, header, figures) in [
             ("A flow that is known", &["look-up", "without a clock"][..], &self.established),
             ("A flow that ends", &["look-up", "without a clock"], &self.opening),
-            ("A flow that begins", &["insertion", "preallocated"], &self.inserting),
+            ("A flow that begins", &["insertion", "growing"], &self.inserting),
             ("What is no flow's", &[], &self.others),
         ] {
             write!(text, "\n### {title}\n\n{}", into_table(header, figures))?;
@@ -280,8 +278,9 @@ const TEXT: &str = "\
 - *Look-up* is the least that a tracker can do for a flow that it knows: read the headers, find a record of the same
   size by the same key in the same kind of table, write 64 octets of it, among them the time; *without a clock* the
   same without the time. *Insertion* is the least for one that it does not: read the headers, insert a record of the
-  same size into the same kind of table (one that evicts for a SYN, one that does not for the third segment, also
-  *preallocated*: all of its memory taken before).
+  same size into the same kind of table: one that evicts for a SYN, one that does not for the third segment, which is
+  copied from the first to the second and deleted there. Both have taken all of their memory before; one that is
+  *growing* asks for it at each insertion.
 - The programs take turns; medians, in brackets the least and the most.
 - With one flow everything is in the first cache; 10,000 flows fit into the second or third; a million into none.
 ";

@@ -94,8 +94,7 @@ impl Frame {
 }
 
 fn octets(kind: Kind, family: Family, from_server: bool) -> Result<Vec<u8>> {
-    let ports =
-        if from_server { (PORT, CLIENT_PORT) } else { (CLIENT_PORT, PORT) };
+    let ports = if from_server { (PORT, CLIENT_PORT) } else { (CLIENT_PORT, PORT) };
     let mut octets = Vec::new();
     let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
     let ip = match family {

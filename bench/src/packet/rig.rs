@@ -45,7 +45,7 @@ pub(crate) enum Target {
     LookUp = 1,
     LookUpTimeless = 2,
     Insert = 3,
-    InsertPreallocated = 4,
+    InsertGrowing = 4,
     InsertLru = 5,
     Tracker = 6,
 }
@@ -56,7 +56,7 @@ impl Target {
         (Self::LookUp, "look_up"),
         (Self::LookUpTimeless, "look_up_timeless"),
         (Self::Insert, "insert"),
-        (Self::InsertPreallocated, "insert_preallocated"),
+        (Self::InsertGrowing, "insert_growing"),
         (Self::InsertLru, "insert_lru"),
     ];
 }
@@ -100,7 +100,7 @@ impl Rig {
         }
         let mut bench = EbpfLoader::new()
             .map_max_entries("LIMIT_FLOWS", flows)
-            .map_max_entries("LIMIT_PREALLOCATED", if protects { 1 } else { flows })
+            .map_max_entries("LIMIT_GROWING", if protects { 1 } else { flows })
             .map_max_entries("LIMIT_HALF_OPEN", half_open)
             .map_max_entries("TO_ANSWER", COOKIES)
             .load(OBJECT)
