@@ -32,6 +32,7 @@ pub mod replay;
 pub mod reported;
 pub mod run;
 pub mod scope;
+pub mod sock_diag;
 pub mod stats;
 pub mod survey;
 pub mod tables;

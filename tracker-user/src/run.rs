@@ -584,8 +584,8 @@ async fn reap_for_ever(
                 let _ = told.send((Kind::Violation, finding.event(&agent.view())));
             }
         }
-        let Sweep { read, removed, changed, took } = sweep?;
-        tracing::debug!(read, removed, changed, took_us = took.as_micros(), "sweep");
+        let Sweep { read, removed, changed, alive, took } = sweep?;
+        tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
     }
 }
 
