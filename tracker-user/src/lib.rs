@@ -17,6 +17,7 @@ pub mod flows;
 pub mod guide;
 pub mod hub;
 pub mod instance;
+pub mod interfaces;
 pub mod kernel_side;
 pub mod kfunc;
 pub mod ladder;
