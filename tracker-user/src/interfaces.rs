@@ -125,7 +125,7 @@ impl<'a> Interfaces<'a> {
         Ok(())
     }
 
-    /// Every interface that has a slot, attached or not, in the order of slots.
+    /// Every interface that has a slot: those that are attached, then those that have gone.
     #[must_use]
     pub fn list(&self) -> Vec<Interface> {
         let attached = self.attached.iter().map(|held| &held.attached.interface);
@@ -185,11 +185,12 @@ impl<'a> Interfaces<'a> {
             if let (Some(at), true) = (held, change.is_lossy) {
                 // It may be another one of the same name and index, to which nothing is attached; else this changes nothing.
                 self.attached.remove(at);
-            } else if held.is_some() || !self.wanted.has(&link.name) {
-                continue;
-            } else if self.failed.contains_key(&link.index) && !change.touched.contains(&link.index)
-            {
-                continue;
+            } else {
+                let is_failed = self.failed.contains_key(&link.index);
+                let is_new = !is_failed || change.touched.contains(&link.index);
+                if held.is_some() || !self.wanted.has(&link.name) || !is_new {
+                    continue;
+                }
             }
             has_changed |= self.try_to_attach(link.index, &link.name).await;
         }
