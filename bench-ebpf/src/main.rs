@@ -5,6 +5,8 @@
 #![feature(asm_experimental_arch)]
 // The macros for programs hand the context over by value.
 #![allow(clippy::needless_pass_by_value)]
+// A key by value is copied to the stack twice.
+#![allow(clippy::needless_borrows_for_generic_args)]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -137,7 +137,7 @@ pub(crate) fn drive(ctx: &XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     // SAFETY: the context is valid while the program runs. What comes back is that there is no such program.
-    let _ = unsafe { TARGETS.tail_call(ctx, case.target) };
+    unsafe { TARGETS.tail_call(ctx, case.target) };
     xdp_action::XDP_ABORTED
 }
 
