@@ -56,9 +56,16 @@ pub(crate) fn segments(ctx: &XdpContext) -> u32 {
     let Some(script) = SCRIPT.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
     // SAFETY: nobody else has it while the program runs.
     let script = unsafe { &mut *script };
-    if script.made >= script.limit || script.flows == 0 || script.steps == 0 {
+    let (made, steps, flows) = (script.made, script.steps, script.flows);
+    if made >= script.limit {
         return xdp_action::XDP_DROP;
     }
+    let (Some(turn), Some(at)) = (made.checked_div(steps), made.checked_rem(steps)) else {
+        return xdp_action::XDP_DROP;
+    };
+    let (Some(round), Some(nth)) = (turn.checked_div(flows), turn.checked_rem(flows)) else {
+        return xdp_action::XDP_DROP;
+    };
     if script.gap > 0 {
         let now = now();
         if now < script.next {
@@ -70,14 +77,12 @@ pub(crate) fn segments(ctx: &XdpContext) -> u32 {
     if frame + LENGTH > ctx.data_end() {
         return xdp_action::XDP_ABORTED;
     }
-    let turn = script.made / script.steps;
-    let step = &script.step[(script.made % script.steps) as usize & 7];
-    let flow = script.first + turn % script.flows;
-    let round = turn / script.flows;
+    let step = &script.step[at as usize & 7];
+    let flow = script.first + nth;
     put(frame, 0, script.ethernet[0]);
     put(frame, 8, script.ethernet[1]);
     write(frame, step, flow, round);
-    script.made += 1;
+    script.made = made + 1;
     xdp_action::XDP_TX
 }
 
@@ -88,8 +93,7 @@ fn write(frame: usize, step: &Step, flow: u64, round: u64) {
     let port = CLIENT_PORT + (flow >> 16) as u16;
     let from_server = step.kind & 0x100 != 0;
     let [source, destination] = if from_server { [SERVER, client] } else { [client, SERVER] };
-    let [sport, dport] =
-        if from_server { [SERVER_PORT, port] } else { [port, SERVER_PORT] };
+    let [sport, dport] = if from_server { [SERVER_PORT, port] } else { [port, SERVER_PORT] };
     let has_options = step.kind & 0x200 != 0;
     let options = if has_options { 4 } else { 0 };
     let tcp_length = 20 + options + (step.kind >> 16) as u16;

@@ -11,6 +11,7 @@ mod generator;
 mod lane;
 mod limits;
 mod machine;
+mod packet;
 mod path;
 mod programs;
 mod router;
@@ -37,6 +38,8 @@ struct Cli {
 enum Benchmark {
     /// Real connections during floods of SYNs, through the kernel, SYNPROXY and tracker
     Flood(Restrictions),
+    /// Nanoseconds a packet, by kind, beside the least that a program could do
+    Packet,
     /// A bulk transfer over a path of 50 ms, on connections that SYN cookies opened and on others
     Path,
     /// A router with tracker, with nf_conntrack, with both and with nothing
@@ -46,9 +49,11 @@ enum Benchmark {
 fn main() -> ExitCode {
     let result = match Cli::parse().benchmark {
         // All of them.
-        None => flood::flood(&Restrictions::default())
+        None => packet::packet()
+            .and_then(|()| flood::flood(&Restrictions::default()))
             .and_then(|()| path::path())
             .and_then(|()| forward::forward()),
+        Some(Benchmark::Packet) => packet::packet(),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
         Some(Benchmark::Path) => path::path(),
         Some(Benchmark::Forward) => forward::forward(),

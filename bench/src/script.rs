@@ -28,7 +28,6 @@ const LONGEST: Duration = Duration::from_secs(60);
 const WORDS: usize = 9 + 8 * 4;
 const MADE: usize = 2;
 
-const FIN: u64 = 1;
 const SYN: u64 = 2;
 const ACK: u64 = 16;
 const BY_SERVER: u64 = 1 << 8;
@@ -43,12 +42,10 @@ pub(crate) const OPEN: Step = [SYN | OPTIONS, 1_000, 0, 0];
 pub(crate) const ANSWER: Step = [SYN | ACK | OPTIONS | BY_SERVER, 5_000, 1_001, 0];
 /// The client's answer to that.
 pub(crate) const CONFIRM: Step = [ACK, 1_001, 5_001, 0];
-/// Six octets from the client, which go on where the last ones ended.
-pub(crate) const DATA: Step = [ACK | 6 << 16, 1_001, 5_001, 6];
-/// The end of a connection: FIN, FIN, and the last ACK.
-pub(crate) const CLOSE: [Step; 3] =
-    [[FIN | ACK, 1_001, 5_001, 0], [FIN | ACK | BY_SERVER, 5_001, 1_002, 0], [ACK, 1_002, 5_002, 0]];
-
+/// The server's window, scaled, as any of its segments offers it.
+pub(crate) const UPDATE: Step = [ACK | BY_SERVER, 5_001, 1_001, 0];
+/// Six octets from the client, two behind where the last ones ended: the router must not make one packet of several.
+pub(crate) const DATA: Step = [ACK | 6 << 16, 1_001, 5_001, 8];
 /// How much is sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
@@ -56,6 +53,8 @@ pub(crate) struct Load {
     pub(crate) first: u64,
     /// How many flows there are, after which the first has its turn again.
     pub(crate) flows: u64,
+    /// How many turns each has had before.
+    pub(crate) turns: u64,
     /// How many segments.
     pub(crate) segments: u64,
     /// Segments a second, or as many as there can be.
@@ -124,6 +123,7 @@ impl Sender {
         script[7..9].copy_from_slice(&self.ethernet);
         for (words, step) in script[9..].chunks_exact_mut(4).zip(steps) {
             words.copy_from_slice(step);
+            words[1] += load.turns * step[3];
         }
         self.script()?.set(0, script, 0)?;
         namespace.enter(|| {

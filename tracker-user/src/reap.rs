@@ -1,5 +1,7 @@
 //! The reaper: reads all flows, and removes those whose time is over.
 
+mod living;
+
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -29,6 +31,7 @@ use crate::{
     clock::monotonic_ns,
     event::Event,
     object,
+    reap::living::Living,
     record::View,
     survey::Survey,
     tables::Tables,
@@ -42,6 +45,7 @@ pub struct Reaper {
     ebpf: Ebpf,
     tables: Tables,
     timeouts: Timeouts,
+    living: Living,
 }
 
 /// A flow that was removed.
@@ -93,6 +97,8 @@ pub struct Sweep {
     pub removed: usize,
     /// Flows that changed between being judged and being removed, and so were kept.
     pub changed: usize,
+    /// Flows that were kept because their sockets are still there.
+    pub alive: usize,
     /// How long it took.
     pub took: Duration,
 }
@@ -107,10 +113,11 @@ impl Reaper {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
         let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
         sweep.load().context("the verifier refused tracker_sweep")?;
-        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts })
+        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts, living: Living::default() })
     }
 
     /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
+    /// Silent connections of this host stay for as long as their sockets do.
     ///
     /// # Errors
     ///
@@ -119,6 +126,7 @@ impl Reaper {
         let start = Instant::now();
         let mut sweep = Sweep::default();
         let mut due = self.judge(&mut sweep, survey)?;
+        sweep.alive = self.living.keep(&mut due);
         for batch in due.chunks_mut(BATCH as usize) {
             self.remove(batch)?;
             for removal in batch {
