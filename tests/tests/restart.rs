@@ -623,12 +623,7 @@ fn how_it_is_attached_may_change() -> Result<()> {
 }
 
 /// Connections through cookies, from real clients, one after the other.
-fn clients(
-    pair: &Pair,
-    listener: &Socket,
-    stop: &AtomicBool,
-    connected: &AtomicU64,
-) -> Result<()> {
+fn clients(pair: &Pair, listener: &Socket, stop: &AtomicBool, connected: &AtomicU64) -> Result<()> {
     let [v4, _] = address::HOST;
     let mut port = 20_000;
     while !stop.load(Ordering::Relaxed) {

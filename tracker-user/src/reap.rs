@@ -28,6 +28,7 @@ use crate::{
     batch::{read_array, write_array},
     clock::monotonic_ns,
     event::Event,
+    metrics::census::{Census, Span},
     object,
     record::View,
     survey::Survey,
@@ -42,6 +43,8 @@ pub struct Reaper {
     ebpf: Ebpf,
     tables: Tables,
     timeouts: Timeouts,
+    /// When the last sweep began.
+    before_ns: u64,
 }
 
 /// A flow that was removed.
@@ -85,7 +88,7 @@ impl Reaped {
 }
 
 /// What a sweep did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sweep {
     /// Flows that were read.
     pub read: usize,
@@ -95,6 +98,10 @@ pub struct Sweep {
     pub changed: usize,
     /// How long it took.
     pub took: Duration,
+    /// When it began, in nanoseconds since boot.
+    pub began_ns: u64,
+    /// What was counted on the way.
+    pub census: Census,
 }
 
 impl Reaper {
@@ -107,7 +114,7 @@ impl Reaper {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
         let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
         sweep.load().context("the verifier refused tracker_sweep")?;
-        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts })
+        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts, before_ns: monotonic_ns() })
     }
 
     /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
@@ -119,6 +126,8 @@ impl Reaper {
         let start = Instant::now();
         let mut sweep = Sweep::default();
         let mut due = self.judge(&mut sweep, survey)?;
+        self.before_ns = sweep.began_ns;
+        sweep.census.evicted = self.tables.half_open_evicted(sweep.census.half_open)?;
         for batch in due.chunks_mut(BATCH as usize) {
             self.remove(batch)?;
             for removal in batch {
@@ -141,9 +150,12 @@ impl Reaper {
     /// What the kernel says.
     pub fn judge(&self, sweep: &mut Sweep, survey: &mut Survey) -> Result<Vec<Removal>> {
         let now = monotonic_ns();
+        sweep.began_ns = now;
+        let span = Span { after_ns: self.before_ns, until_ns: now };
         let mut due = Vec::new();
         self.tables.each_flow(|key, flow, tier| {
             sweep.read += 1;
+            sweep.census.see(key, flow, tier, &self.timeouts, span);
             if tier == Tier::HalfOpen {
                 survey.see(key, flow);
             }

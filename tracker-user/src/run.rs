@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -38,6 +39,7 @@ use crate::{
         slots::{assign, slots},
     },
     kfunc::{self, Patched},
+    metrics::{self, REASONS, Telemetry, address::MetricsAddress},
     object, preflight,
     protect::{self, Prepared, warden::Warden},
     reap::{Reaper, SWEEP_INTERVAL, Sweep},
@@ -95,6 +97,10 @@ pub struct Options {
     #[arg(long, default_value_t = 100, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub report_burst: u32,
+    /// Serve metrics for Prometheus at /metrics, with /healthz and /readyz: at an address, a port, or both; without any
+    /// at 127.0.0.1:9469
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = metrics::address::DEFAULT)]
+    pub metrics: Option<MetricsAddress>,
     /// Show the kernel programs' debug messages, at some cost for every packet
     #[arg(long)]
     pub kernel_log: bool,
@@ -225,6 +231,10 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         }
     }
     let prepared = protect::prepare(&options.protect, &names).await?;
+    let metrics = match options.metrics {
+        Some(at) => Some(metrics::server::bind(at).await?),
+        None => None,
+    };
     let claim = instance.claim()?;
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -244,7 +254,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         Ok(mut attached) => {
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             tokio::select! {
-                result = work(&options, instance, &mut attached, lost_told, prepared) => result,
+                result = work(&options, instance, &mut attached, lost_told, prepared, metrics) => result,
                 _ = interrupt.recv() => Ok(()),
                 _ = terminate.recv() => Ok(()),
             }
@@ -326,6 +336,7 @@ async fn work(
     attached: &mut [Attached],
     lost_told: u64,
     prepared: Option<Prepared>,
+    metrics: Option<TcpListener>,
 ) -> Result<()> {
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
@@ -393,6 +404,14 @@ async fn work(
         tracing::info!(places = warden.count(), "listeners are protected by SYN cookies");
     }
 
+    let telemetry = Arc::new(Telemetry::new(pins.clone(), options.sweep_interval, hub.lost()));
+    telemetry.attached(attached)?;
+    if let Some(metrics) = metrics {
+        tracing::info!(at = %metrics.local_addr()?, "metrics are served");
+        // Aborted with the runtime.
+        tokio::spawn(metrics::server::serve(metrics, Arc::clone(&telemetry)));
+    }
+
     let (removed, mut reaped) = mpsc::unbounded_channel();
     let reaper = reap_for_ever(
         options,
@@ -400,6 +419,7 @@ async fn work(
         timeouts,
         &agent,
         &hub,
+        &telemetry,
         output.kinds.contains(&Kind::Destroy),
         removed,
     );
@@ -543,6 +563,7 @@ async fn reap_for_ever(
     timeouts: Timeouts,
     agent: &Agent,
     hub: &Hub,
+    telemetry: &Telemetry,
     wanted: bool,
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
@@ -559,7 +580,11 @@ async fn reap_for_ever(
         let view = agent.view();
         let (told_by_sweep, wanted) = (told.clone(), wanted || hub.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
+            let mut reasons = [0; REASONS.len()];
             let sweep = reaper.sweep(&mut survey, |reaped| {
+                if let Some(place) = REASONS.iter().position(|reason| *reason == reaped.reason) {
+                    reasons[place] += 1;
+                }
                 // The receiver goes only when the agent ends.
                 if reported.has(Rule::HalfOpenTimeout)
                     && let Some(event) = reaped.half_open_timeout(&view)
@@ -574,17 +599,19 @@ async fn reap_for_ever(
                     let _ = told_by_sweep.send((Kind::Destroy, reaped.event(&view)));
                 }
             });
-            (reaper, survey, sources, sweep)
+            (reaper, survey, sources, reasons, sweep)
         });
-        let sweep;
-        (reaper, survey, sources, sweep) = sweeping.await?;
+        let (reasons, sweep);
+        (reaper, survey, sources, reasons, sweep) = sweeping.await?;
         for finding in survey.findings() {
             tables.count_breach(finding.rule, Hook::Ingress)?;
             if reported.has(finding.rule) {
                 let _ = told.send((Kind::Violation, finding.event(&agent.view())));
             }
         }
-        let Sweep { read, removed, changed, took } = sweep?;
+        let sweep = sweep?;
+        telemetry.swept(&sweep, &reasons);
+        let Sweep { read, removed, changed, took, .. } = sweep;
         tracing::debug!(read, removed, changed, took_us = took.as_micros(), "sweep");
     }
 }
