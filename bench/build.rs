@@ -8,7 +8,7 @@ fn main() {
     let variable = |name| PathBuf::from(env::var_os(name).expect("cargo sets it"));
     let workspace = variable("CARGO_MANIFEST_DIR").join("..");
     let out = variable("OUT_DIR");
-    for path in ["bench-ebpf", "xtask/src/bpf.rs", "Cargo.toml", "Cargo.lock"] {
+    for path in ["bench-ebpf", "tracker-common", "xtask/src/bpf.rs", "Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", workspace.join(path).display());
     }
     // Not this build's own target directory: that one is locked.

@@ -10,6 +10,7 @@ mod generator;
 mod lane;
 mod limits;
 mod machine;
+mod packet;
 mod path;
 mod programs;
 mod section;
@@ -34,6 +35,8 @@ struct Cli {
 enum Benchmark {
     /// Real connections during floods of SYNs, through the kernel, SYNPROXY and tracker
     Flood(Restrictions),
+    /// Nanoseconds a packet, by kind, beside the least that a program could do
+    Packet,
     /// A bulk transfer over a path of 50 ms, on connections that SYN cookies opened and on others
     Path,
 }
@@ -41,7 +44,10 @@ enum Benchmark {
 fn main() -> ExitCode {
     let result = match Cli::parse().benchmark {
         // All of them.
-        None => flood::flood(&Restrictions::default()).and_then(|()| path::path()),
+        None => packet::packet()
+            .and_then(|()| flood::flood(&Restrictions::default()))
+            .and_then(|()| path::path()),
+        Some(Benchmark::Packet) => packet::packet(),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
         Some(Benchmark::Path) => path::path(),
     };

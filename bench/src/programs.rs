@@ -14,7 +14,8 @@ use tracker_tests::namespace::Namespace;
 
 use crate::cable::{Cable, PORT, SERVER, SOURCES};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracker-bench-ebpf"));
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracker-bench-ebpf"));
 
 /// The kernel programs, loaded for one cable.
 #[derive(Debug)]

@@ -352,6 +352,22 @@ impl Agent {
         Ok(killed)
     }
 
+    /// Asks it to end as one that was started with `--keep-attached`, which leaves what it has in the kernel there.
+    ///
+    /// # Errors
+    ///
+    /// Where it fails.
+    pub fn leave(mut self) -> Result<Killed> {
+        self.is_stopped = true;
+        let name = self.name.clone();
+        let mut left = Killed { name, output: String::new(), is_taken_over: false };
+        send(&self.child, Signal::SIGTERM);
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the agent ended: {status}");
+        left.output = self.output()?;
+        Ok(left)
+    }
+
     /// Asks it to end: what it wrote on stdout.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use tracker_tests::{
     namespace::Namespace,
     segment::flag::{ACK, SYN},
     sockets::{bound, listener},
+    wire::Wire,
 };
 
 const AT: ([u8; 4], u16) = ([127, 0, 0, 1], 9469);
@@ -201,6 +202,117 @@ fn frames(namespace: &Namespace) -> Result<[f64; 2]> {
     let said: Value = serde_json::from_str(&said)?;
     let of = |way: &str| float(&said[0]["stats64"][way]["packets"]);
     Ok([of("rx")?, of("tx")?])
+}
+
+/// A cable between the namespaces.
+fn add(pair: &Pair, name: &str) -> Result<()> {
+    let (far, peer) = (format!("{name}-far"), pair.peer.path());
+    pair.host
+        .run("ip", &["link", "add", name, "type", "veth", "peer", "name", &far, "netns", &peer])?;
+    pair.host.run("ip", &["link", "set", name, "up"])?;
+    pair.peer.run("ip", &["link", "set", &far, "up"])?;
+    Ok(())
+}
+
+#[test]
+fn counters_go_on_when_interfaces_come_and_go() -> Result<()> {
+    // A frame of a protocol for experiments.
+    const FRAME: [u8; 60] = {
+        let mut frame = [0xff; 60];
+        [frame[6], frame[12], frame[13]] = [2, 0x88, 0xb5];
+        frame
+    };
+    let pair = Pair::silent()?;
+    for name in ["one", "two"] {
+        add(&pair, name)?;
+    }
+    let agent = Agent::start(
+        &pair.host,
+        &["--interface", "one,two", "--metrics", "--sweep-interval", "0.05"],
+    )?;
+    let attached = |name: &str| {
+        Scrape::of(&pair.host)?.sum("tracker_program_attached", &[("interface", name)])
+    };
+    let unparsed =
+        || Scrape::of(&pair.host)?.sum("tracker_unparsed_packets", &[("reason", "not_ip")]);
+    let not_ip = |name| {
+        let labels = [("interface", name), ("fate", "not_ip")];
+        Scrape::of(&pair.host)?.sum("tracker_packets", &labels)
+    };
+    let mut sent = 0.0;
+    for _ in 0..3 {
+        let wire = Wire::open(&pair.peer, "one-far")?;
+        for _ in 0..50 {
+            wire.send(&FRAME)?;
+        }
+        sent += 50.0;
+        eventually("each is counted", || Ok(not_ip("one")? == sent))?;
+        assert_eq!(unparsed()?, sent);
+        pair.host.run("ip", &["link", "del", "one"])?;
+        eventually("it is detached", || Ok(attached("one")? == 0.0))?;
+        assert_eq!(attached("two")?, 2.0);
+        assert_eq!((not_ip("one")?, unparsed()?), (sent, sent));
+        add(&pair, "one")?;
+        eventually("it is attached again", || Ok(attached("one")? == 2.0))?;
+        assert_eq!((not_ip("one")?, unparsed()?), (sent, sent));
+    }
+    assert_eq!(not_ip("two")?, 0.0);
+    agent.finish()?;
+    Ok(())
+}
+
+#[test]
+fn a_cookies_flow_is_counted_once_and_for_good() -> Result<()> {
+    let pair = Pair::with_addresses()?;
+    // A veth takes what XDP sends back only where its other end runs a program too.
+    let far = Agent::start(&pair.peer, &["--interface", INTERFACE])?;
+    let agent = Agent::start(
+        &pair.host,
+        &["--interface", INTERFACE, "--metrics", "--protect", "80", "--syn-cookies", "always"],
+    )?;
+    let (here, there) = ([10, 9, 0, 1], [10, 9, 0, 2]);
+    let [at, far_at]: [SocketAddr; 2] = [(here, 80).into(), (there, 81).into()];
+    let (listening, far_listening) = (listener(&pair.host, at)?, listener(&pair.peer, far_at)?);
+    eventually("the listener is protected", || {
+        let labels = [("listener", "10.9.0.1:80")];
+        Ok(Scrape::of(&pair.host)?.sum("tracker_syncookie_mode", &labels)? == 1.0)
+    })?;
+    let mut connections = Vec::new();
+    for _ in 0..10 {
+        let client = bound(&pair.peer, (there, 0).into())?;
+        client.connect(&at.into())?;
+        connections.extend([client, listening.accept()?.0]);
+    }
+    for _ in 0..3 {
+        let client = bound(&pair.host, (here, 0).into())?;
+        client.connect(&far_at.into())?;
+        connections.extend([client, far_listening.accept()?.0]);
+    }
+    let check = |scrape: &Scrape| -> Result<()> {
+        for (family, labels, expected) in [
+            ("tracker_flows_created", [("origin", "cookie")].as_slice(), 10.0),
+            ("tracker_flows_created", &[("origin", "syn")], 3.0),
+            ("tracker_flows_created", &[("origin", "midstream")], 0.0),
+            ("tracker_syncookies_sent", &[], 10.0),
+            ("tracker_syncookies_received", &[("result", "accepted")], 10.0),
+            ("tracker_syncookies_received", &[], 10.0),
+            ("tracker_syncookies_handovers", &[("result", "handed_over")], 10.0),
+        ] {
+            ensure!(scrape.sum(family, labels)? == expected, "{family} {labels:?}\n{}", scrape.0);
+        }
+        Ok(())
+    };
+    check(&Scrape::of(&pair.host)?)?;
+    // The place goes, and what was counted there stays.
+    pair.host.run("ip", &["address", "del", "10.9.0.1/24", "dev", INTERFACE])?;
+    eventually("the place has gone", || {
+        let labels = [("listener", "10.9.0.1:80")];
+        Ok(Scrape::of(&pair.host)?.sum("tracker_syncookie_mode", &labels)? == 0.0)
+    })?;
+    check(&Scrape::of(&pair.host)?)?;
+    agent.finish()?;
+    far.finish()?;
+    Ok(())
 }
 
 #[test]

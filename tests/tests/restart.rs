@@ -42,7 +42,13 @@ use tracker_tests::{
 };
 
 /// How often the agent is killed in the long tests.
-const ROUNDS: u16 = 10;
+fn round_count() -> Result<u16> {
+    match std::env::var("TRACKER_RESTART_ROUNDS") {
+        Ok(text) => text.parse().with_context(|| format!("TRACKER_RESTART_ROUNDS={text}")),
+        Err(_) => Ok(10),
+    }
+}
+
 const PORT: u16 = 80;
 
 /// A connection with both its sockets, until they are closed.
@@ -221,6 +227,7 @@ fn goes_on(exchanges: &AtomicU64) -> Result<()> {
 }
 
 fn rounds(egress: &str) -> Result<()> {
+    let kills = round_count()?;
     let pair = Pair::with_addresses()?;
     without_offloads(&pair)?;
     let listeners = Listeners::new(&pair, PORT)?;
@@ -257,7 +264,7 @@ fn rounds(egress: &str) -> Result<()> {
             .collect();
         let outcome = (|| {
             let mut agent = first;
-            for round in 0..ROUNDS {
+            for round in 0..kills {
                 idle.push(Connection::open(&pair, &listeners, 100 + 2 * round)?);
                 goes_on(&exchanges)?;
                 let before = identities(&agent.flows(&[])?)?;
@@ -350,7 +357,7 @@ fn rounds(egress: &str) -> Result<()> {
     let told: BTreeSet<_> = told.keys().flat_map(|identity| identity.keys().copied()).collect();
     ensure!(unattended.is_subset(&told), "{unattended:?}\n{told:?}");
     println!(
-        "{egress}: {ROUNDS} kills, {} exchanges, {last}, {} flows, {} of them told of, {told_again} again",
+        "{egress}: {kills} kills, {} exchanges, {last}, {} flows, {} of them told of, {told_again} again",
         exchanges.load(Ordering::Relaxed),
         idle.len(),
         told.len()
@@ -682,6 +689,7 @@ fn flood(pair: &Pair, stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
 
 #[test]
 fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
+    let kills = round_count()?;
     let pair = Pair::with_addresses()?;
     // A veth takes what XDP sends back only where its other end runs a program too.
     let far = Agent::start(&pair.peer, &["--interface", INTERFACE])?;
@@ -697,7 +705,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
         let flood = scope.spawn(|| flood(&pair, &stop, &forged));
         let outcome = (|| {
             let mut agent = first;
-            for _ in 0..ROUNDS {
+            for _ in 0..kills {
                 more_connect(&connected)?;
                 let before = agent.stats()?;
                 let killed = agent.kill()?;
@@ -740,7 +748,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
     assert_eq!(pair.host.run("ss", &["-H", "-t", "-n", "state", "syn-recv"])?, "");
     let forged = forged.load(Ordering::Relaxed);
     ensure!(forged > 10_000, "{forged} are no flood");
-    println!("{ROUNDS} kills, {connected} connections by cookies, {forged} forged SYNs");
+    println!("{kills} kills, {connected} connections by cookies, {forged} forged SYNs");
     drop(far);
     Ok(())
 }

@@ -454,6 +454,13 @@ impl Flow {
         self.flags.get() & bits == bits
     }
 
+    /// Whether any of `bits` of [`flow_flag`] is set.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_any(&self, bits: u32) -> bool {
+        self.flags.get() & bits != 0
+    }
+
     /// Sets `bits` of [`flow_flag`].
     #[inline(always)]
     pub fn mark(&self, bits: u32) {

@@ -25,6 +25,7 @@ use crate::{
     key::FlowKey,
     limit::{self, is_due},
     packet::{Bytes, Packet, Parsed, Unparsed, parse},
+    predict::track_predicted,
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, Tier, asymmetric, remove, unfinished},
     track::{
@@ -195,6 +196,10 @@ impl Host {
 
     /// Tracks a packet that was seen at `hook` at `now_ns`, and says what became of it.
     pub fn packet(&mut self, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
+        let is_traced = self.config.events & Kind::Segment.bit() != 0;
+        if !is_traced && track_predicted(self, packet, hook, || now_ns) {
+            return self.done(hook, Fate::Tracked);
+        }
         self.soil_scratch();
         let this = &*self;
         let step = |fate| {

@@ -94,10 +94,27 @@ impl FlowKey {
         destination: (&Address, [u8; 2]),
         zone: u16,
     ) -> (Self, End) {
+        let words = |address: &Address| Words::of(address);
+        Self::of_words((words(source.0), source.1), (words(destination.0), destination.1), zone)
+    }
+
+    /// [`Self::new`] of addresses in words.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn of_words(
+        source: (Words, [u8; 2]),
+        destination: (Words, [u8; 2]),
+        zone: u16,
+    ) -> (Self, End) {
         let sender_is_high = is_after(source, destination);
         let (low, high) =
             if sender_is_high { (destination, source) } else { (source, destination) };
-        let key = Self { addresses: [*low.0, *high.0], ports: [low.1, high.1], zone, reserved: 0 };
+        let key = Self {
+            addresses: [low.0.octets(), high.0.octets()],
+            ports: [low.1, high.1],
+            zone,
+            reserved: 0,
+        };
         (key, End::from_high(sender_is_high))
     }
 
@@ -114,16 +131,32 @@ impl FlowKey {
     }
 }
 
-/// Lexicographic order of (address, port), eight octets at a time.
+/// An address as it lies in memory, in two words: nothing moves octets one by one then.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Words([u64; 2]);
+
+impl Words {
+    #[inline(always)]
+    pub(crate) const fn of(address: &Address) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+        Self([
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ])
+    }
+
+    #[inline(always)]
+    const fn octets(self) -> Address {
+        let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.0[1].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+}
+
+/// Lexicographic order of (address, port).
 #[inline(always)]
-fn is_after(a: (&Address, [u8; 2]), b: (&Address, [u8; 2])) -> bool {
-    let words = |address: &Address| {
-        let v = u128::from_ne_bytes(*address).to_be();
-        #[allow(clippy::cast_possible_truncation)] // the low half is what is asked for
-        let halves = ((v >> 64) as u64, v as u64);
-        halves
-    };
-    let ((a_high, a_low), (b_high, b_low)) = (words(a.0), words(b.0));
+fn is_after(a: (Words, [u8; 2]), b: (Words, [u8; 2])) -> bool {
+    let ([a_high, a_low], [b_high, b_low]) = (a.0.0.map(u64::from_be), b.0.0.map(u64::from_be));
     if a_high != b_high {
         return a_high > b_high;
     }

@@ -27,6 +27,7 @@ pub mod key;
 pub mod limit;
 pub mod notes;
 pub mod packet;
+pub mod predict;
 pub mod protect;
 pub mod segment;
 pub mod seq;

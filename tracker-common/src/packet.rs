@@ -10,7 +10,7 @@ use zerocopy::{
 
 use crate::{
     forget::Forget,
-    key::{Address, End, FlowKey, mapped},
+    key::{Address, End, FlowKey, Words, mapped},
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
 };
@@ -25,6 +25,12 @@ pub trait Bytes: Forget {
 
     /// Octets in the whole frame, those outside linear memory included.
     fn frame_len(&self) -> usize;
+
+    /// Whether so many octets are there at once: all of them, where it is true; to be asked for, where it is not.
+    #[inline(always)]
+    fn has(&self, len: usize) -> bool {
+        len <= self.frame_len()
+    }
 }
 
 impl Bytes for [u8] {
@@ -191,8 +197,8 @@ pub struct Parsed {
     pub ip_at: u32,
     /// Octets before the TCP header.
     pub tcp_at: u32,
-    source: Address,
-    destination: Address,
+    source: Words,
+    destination: Words,
 }
 
 /// Where the IP layer left the parser.
@@ -267,8 +273,12 @@ fn raw_ip<B: Bytes + ?Sized>(frame: &B) -> Result<u16, Unparsed> {
 /// The IP packet's length: as its header says, or all of the frame where that says 0 (BIG TCP). A frame may be longer
 /// (Ethernet padding, S8), never shorter.
 #[inline(always)]
-fn ip_length(frame_len: usize, at: usize, stated: usize) -> Result<u32, Unparsed> {
-    let available = frame_len.wrapping_sub(at);
+fn ip_length<B: Bytes + ?Sized>(frame: &B, at: usize, stated: usize) -> Result<u32, Unparsed> {
+    #[allow(clippy::cast_possible_truncation)] // 16 bits, and a header
+    if stated != 0 && frame.has(at + stated) {
+        return Ok(stated as u32);
+    }
+    let available = frame.frame_len().wrapping_sub(at);
     let length = if stated == 0 { available } else { stated };
     if length > available {
         return Err(Unparsed::BadIpHeader);
@@ -283,7 +293,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
     if header.version_and_length >> 4 != 4 || header_len < size_of::<Ipv4>() {
         return Err(Unparsed::BadIpHeader);
     }
-    let ip_len = ip_length(frame.frame_len(), at, header.total_length.get() as usize)?;
+    let ip_len = ip_length(frame, at, header.total_length.get() as usize)?;
     if (ip_len as usize) < header_len {
         return Err(Unparsed::BadIpHeader);
     }
@@ -294,8 +304,8 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
     if fragment & 0x1fff != 0 {
         return Err(Unparsed::LaterFragment);
     }
-    parsed.source = mapped(header.source);
-    parsed.destination = mapped(header.destination);
+    parsed.source = Words::of(&mapped(header.source));
+    parsed.destination = Words::of(&mapped(header.destination));
     Ok(Ip {
         tcp_at: at + header_len,
         #[allow(clippy::cast_possible_truncation)] // at most 60
@@ -315,9 +325,9 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
         0 => 0,
         n => n as usize + size_of::<Ipv6>(),
     };
-    let ip_len = ip_length(frame.frame_len(), at, stated)?;
-    parsed.source = header.source;
-    parsed.destination = header.destination;
+    let ip_len = ip_length(frame, at, stated)?;
+    parsed.source = Words::of(&header.source);
+    parsed.destination = Words::of(&header.destination);
     let mut next = header.next_header;
     let mut offset = size_of::<Ipv6>();
     let mut first_fragment = false;
@@ -382,7 +392,7 @@ fn tcp<B: Bytes + ?Sized>(
     let at = ip.tcp_at as u32;
     *tcp_at = at;
     (packet.key, packet.from) =
-        FlowKey::new((source, header.source), (destination, header.destination), zone);
+        FlowKey::of_words((*source, header.source), (*destination, header.destination), zone);
     packet.segment = Segment {
         seq: Seq(header.seq.get()),
         ack: Seq(header.ack.get()),

@@ -177,6 +177,13 @@ impl Timeouts {
     }
 }
 
+/// Whether a flow may be silent in this state for as long as both applications like, so that where one of its ends is this
+/// host, its socket says better than the clock whether it is over.
+#[must_use]
+pub const fn lives_with_its_socket(state: State) -> bool {
+    matches!(state, State::Established | State::CloseWait)
+}
+
 /// The states of a flow's ends, low end first.
 #[inline(always)]
 #[must_use]

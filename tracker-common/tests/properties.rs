@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use tracker_common::{
-    config::InterfaceConfig,
+    config::{InterfaceConfig, LiveConfig},
     counters::{Fate, Hook, Tally},
     event::{Event, Kind},
     flow::{Facts, Flow, Repeat, fact, flow_flag},
@@ -13,12 +13,15 @@ use tracker_common::{
     key::{End, FlowKey},
     notes,
     packet::{LinkLayer, Packet, Parsed, parse},
+    predict::track_predicted,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
     state::State,
     sweep::{Outcome, Removal, Tables, Tier, states},
     violation::Rule,
 };
+
+use zerocopy::IntoBytes;
 
 const START_NS: u64 = 1_000_000_000_000;
 
@@ -277,6 +280,103 @@ fn after(host: &mut Host, key: &FlowKey, origin: Origin, fate: Fate) -> After {
     }
 }
 
+/// A connection that has just been opened, with everything that SYNs offer.
+fn opened() -> Vec<Step> {
+    let options = SynOptions {
+        mss: 1460,
+        window_scale: 2,
+        present: SynOptions::HAS_WINDOW_SCALE | SynOptions::HAS_SACK,
+        ..SynOptions::default()
+    };
+    let syn = |step| Step { options, timestamp: Some(0), ..step };
+    let later = |step| Step { timestamp: Some(0), ..step };
+    vec![
+        syn(plain(true, 0x002, 0, 0)),
+        syn(plain(false, 0x012, 0, 1)),
+        later(plain(true, 0x010, 1, 1)),
+        later(plain(false, 0x010, 1, 1)),
+    ]
+}
+
+/// What one end sends next on an open connection, or something else.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// What is to be expected, but for what is added to its numbers.
+    Next {
+        from_client: bool,
+        flags: u16,
+        payload: u32,
+        skews: [i32; 2],
+        window: u16,
+        timestamp: Option<i32>,
+    },
+    Any(Step),
+}
+
+fn transfer() -> impl Strategy<Value = Vec<Move>> {
+    let skew = || prop_oneof![12 => Just(0), 1 => -200..200, 1 => any::<i32>()];
+    let flags = prop_oneof![
+        8 => Just(0x010u16),
+        6 => Just(0x018),
+        1 => Just(0x050),
+        1 => Just(0x190),
+        1 => Just(0x030),
+        1 => Just(0x011),
+        1 => Just(0x014)
+    ];
+    let payload = prop_oneof![2 => Just(0u32), 3 => 1u32..100];
+    let window = prop_oneof![6 => Just(1000u16), 1 => 1001..2000u16, 1 => any::<u16>()];
+    let timestamp =
+        prop_oneof![8 => (0..3).prop_map(Some), 1 => (-5..0).prop_map(Some), 1 => Just(None)];
+    let next = (any::<bool>(), flags, payload, [skew(), skew()], window, timestamp).prop_map(
+        |(from_client, flags, payload, skews, window, timestamp)| Move::Next {
+            from_client,
+            flags,
+            payload,
+            skews,
+            window,
+            timestamp,
+        },
+    );
+    prop::collection::vec(prop_oneof![12 => next, 1 => step().prop_map(Move::Any)], 1..40)
+}
+
+/// The steps of an open connection's moves.
+fn steps_of(moves: &[Move]) -> Vec<Step> {
+    let (mut next, mut clocks) = ([1u32; 2], [1u32; 2]);
+    let mut steps = opened();
+    for step in moves {
+        match *step {
+            Move::Any(step) => steps.push(step),
+            Move::Next { from_client, flags, payload, skews, window, timestamp } => {
+                let me = usize::from(!from_client);
+                let [seq, ack] = [next[me], next[1 - me]];
+                let skewed = |number: u32, skew: i32| number.wrapping_add_signed(skew);
+                let timestamp = timestamp.map(|by| {
+                    clocks[me] = clocks[me].wrapping_add_signed(by);
+                    clocks[me]
+                });
+                steps.push(Step {
+                    payload,
+                    window,
+                    timestamp,
+                    ..plain(from_client, flags, skewed(seq, skews[0]), skewed(ack, skews[1]))
+                });
+                if skews[0] == 0 {
+                    next[me] = seq.wrapping_add(payload);
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// Every event but those of segments: only then something is predicted.
+fn untraced() -> LiveConfig {
+    let all = Host::report_all();
+    LiveConfig { events: all.events & !Kind::Segment.bit(), ..all }
+}
+
 /// A number that likes to be where numbers wrap.
 fn start() -> impl Strategy<Value = u32> {
     prop_oneof![any::<u32>(), (0u32..400).prop_map(u32::wrapping_neg), Just(0x7fff_ff00)]
@@ -367,6 +467,25 @@ proptest! {
     #[test]
     fn swapping_the_ends_mirrors_everything(steps in prop::collection::vec(step(), 1..25)) {
         prop_assert_eq!(run(&steps, ORIGIN), run(&steps, Origin { swap: true, ..ORIGIN }));
+    }
+
+    #[test]
+    fn what_is_predicted_is_what_tracking_would_have_done(moves in transfer(), swap: bool) {
+        let origin = Origin { swap, ..ORIGIN };
+        let (mut traced, mut untraced) = (Host::default(), Host::new(usize::MAX, untraced()));
+        let mut now_ns = START_NS;
+        for step in steps_of(&moves) {
+            now_ns += step.after_ns;
+            let packet = origin.packet(&step);
+            let [one, other] = [&mut traced, &mut untraced].map(|host| {
+                let fate = host.packet(&packet, hook(&step), now_ns);
+                let record = host.flow(&packet.key).map(|flow| flow.clone().as_mut_bytes().to_vec());
+                let mut after = after(host, &packet.key, origin, fate);
+                after.reports.retain(|(kind, ..)| *kind != Kind::Segment as u8);
+                (after, record)
+            });
+            prop_assert_eq!(one, other, "{:?}", step);
+        }
     }
 
     #[test]
@@ -634,6 +753,39 @@ fn outcome(steps: &[Step], origin: Origin, rule: Rule) -> ([State; 2], u64) {
     let [client, server] = last.ends.take().expect("a flow");
     let count = last.breaches[rule as usize * 2] + last.breaches[rule as usize * 2 + 1];
     ([client.state, server.state], count)
+}
+
+#[test]
+fn a_transfer_is_predicted() {
+    let mut host = Host::new(usize::MAX, untraced());
+    let mut now_ns = START_NS;
+    let mut show = |step: &Step, is_predicted: bool| {
+        now_ns += step.after_ns;
+        let packet = ORIGIN.packet(step);
+        let found = track_predicted(&host, &packet, hook(step), || now_ns);
+        assert_eq!(found, is_predicted, "{step:?} {:?}", host.flow(&packet.key));
+        if !is_predicted {
+            host.packet(&packet, hook(step), now_ns);
+        }
+    };
+    for step in opened() {
+        show(&step, false);
+    }
+    let data =
+        |n: u32| Step { payload: 100, timestamp: Some(n), ..plain(true, 0x018, 1 + n * 100, 1) };
+    let ack = |n: u32| Step { timestamp: Some(n), ..plain(false, 0x010, 1, 1 + n * 100) };
+    // The first of a kind is in the history.
+    show(&data(0), false);
+    for n in 1..100 {
+        show(&data(n), true);
+        show(&ack(n + 1), true);
+    }
+    // A retransmission is counted, and so is a window that shrinks.
+    show(&data(50), false);
+    show(&Step { window: 900, ..ack(100) }, false);
+    show(&data(100), true);
+    show(&Step { flags: 0x011, ..data(101) }, false);
+    show(&ack(102), false);
 }
 
 #[test]

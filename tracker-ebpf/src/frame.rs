@@ -24,21 +24,32 @@ pub(crate) struct XdpFrame {
     ctx: *mut xdp_md,
     data: usize,
     end: usize,
-    len: usize,
     scratch: *mut Scratch,
 }
 
 impl XdpFrame {
     #[inline(always)]
     pub(crate) fn new(ctx: *mut xdp_md, scratch: *mut Scratch) -> Self {
+        let context = XdpContext::new(ctx);
+        Self { ctx, data: context.data(), end: context.data_end(), scratch }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
         let len = match maps::replayed() {
             Some(replayed) => replayed.wire_len.into(),
             // SAFETY: the context is valid while the program runs.
-            None => unsafe { bpf_xdp_get_buff_len(ctx) },
+            None => unsafe { bpf_xdp_get_buff_len(self.ctx) },
         };
-        let context = XdpContext::new(ctx);
         #[allow(clippy::cast_possible_truncation)] // 64-bit target
-        Self { ctx, data: context.data(), end: context.data_end(), len: len as usize, scratch }
+        let len = len as usize;
+        len
+    }
+
+    /// Whether linear memory is all there is to a frame, as far as it goes: a captured one may have been cut off.
+    #[inline(always)]
+    fn is_whole() -> bool {
+        maps::replayed().is_none()
     }
 }
 
@@ -47,7 +58,6 @@ pub(crate) struct SkbFrame {
     ctx: *mut __sk_buff,
     data: usize,
     end: usize,
-    len: usize,
     scratch: *mut Scratch,
 }
 
@@ -55,13 +65,17 @@ impl SkbFrame {
     #[inline(always)]
     pub(crate) fn new(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Self {
         let context = TcContext::new(ctx);
-        Self {
-            ctx,
-            data: context.data(),
-            end: context.data_end(),
-            len: context.len() as usize,
-            scratch,
-        }
+        Self { ctx, data: context.data(), end: context.data_end(), scratch }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        TcContext::new(self.ctx).len() as usize
+    }
+
+    #[inline(always)]
+    const fn is_whole() -> bool {
+        true
     }
 }
 
@@ -72,6 +86,44 @@ pub(crate) fn opaque(mut value: usize) -> usize {
     // SAFETY: a move of a register to itself.
     unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
     value
+}
+
+/// Reads a `T` from packet memory, eight octets at a time. The kernel lets programs read packets at any address; the
+/// compiler, which does not know that, would read octet by octet.
+///
+/// # Safety
+///
+/// There must be a whole `T`, and any octets must be one.
+#[inline(always)]
+unsafe fn load<T>(start: usize) -> T {
+    macro_rules! step {
+        ($type:ty, $register:ident, $instruction:literal, $from:ident, $to:ident) => {
+            while $to + size_of::<$type>() <= size_of::<T>() {
+                let word: $type;
+                // SAFETY: within the `T`.
+                unsafe {
+                    asm!(
+                        $instruction,
+                        out($register) word,
+                        in(reg) start + $to,
+                        options(pure, readonly, nostack, preserves_flags),
+                    );
+                }
+                // SAFETY: as above.
+                unsafe { $from.add($to).cast::<$type>().write_unaligned(word) };
+                $to += size_of::<$type>();
+            }
+        };
+    }
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    let octets = value.as_mut_ptr().cast::<u8>();
+    let mut at = 0;
+    step!(u64, reg, "{0} = *(u64 *)({1} + 0)", octets, at);
+    step!(u32, wreg, "{0} = *(u32 *)({1} + 0)", octets, at);
+    step!(u16, wreg, "{0} = *(u16 *)({1} + 0)", octets, at);
+    step!(u8, wreg, "{0} = *(u8 *)({1} + 0)", octets, at);
+    // SAFETY: every octet was written.
+    unsafe { value.assume_init() }
 }
 
 macro_rules! bytes {
@@ -86,10 +138,10 @@ macro_rules! bytes {
                 // the verifier would not know that as the one that was compared.
                 let start = opaque(self.data + at);
                 if start + size_of::<T>() <= self.end {
-                    // SAFETY: within the packet, as just compared; `T` has no alignment.
-                    return Some(unsafe { core::ptr::read(start as *const T) });
+                    // SAFETY: within the packet, as just compared; any octets are a valid `T`.
+                    return Some(unsafe { load(start) });
                 }
-                if at + size_of::<T>() > self.len {
+                if at + size_of::<T>() > self.len() {
                     return None;
                 }
                 const { assert!(size_of::<T>() <= 64) };
@@ -122,7 +174,12 @@ macro_rules! bytes {
 
             #[inline(always)]
             fn frame_len(&self) -> usize {
-                self.len
+                self.len()
+            }
+
+            #[inline(always)]
+            fn has(&self, len: usize) -> bool {
+                $frame::is_whole() && opaque(self.data + len) <= self.end
             }
         }
 

@@ -14,13 +14,14 @@ mod surroundings;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action, xdp_md},
-    helpers::generated::bpf_ktime_get_ns,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use tracker_common::{
     counters::{Fate, Hook, Tally},
     packet::{Bytes, Unparsed, parse},
+    predict::track_predicted,
     sweep::{Outcome, Tier, asymmetric, remove, unfinished},
     track::{
         Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
@@ -31,7 +32,7 @@ use tracker_common::{
 
 use crate::{
     frame::{SkbFrame, XdpFrame},
-    maps::{Scratch, count_packet, interface},
+    maps::{LastTick, Scratch, count_packet, interface, is_traced},
     protect::{answered_ns, guard, guarded, hand_over, protection, put_back, put_syn, put_syn_ack},
     reports::deliver,
     surroundings::Kernel,
@@ -42,6 +43,12 @@ use crate::{
 fn tracker_ingress(ctx: XdpContext) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
     let unparsed = parse_arriving(ctx.ctx, scratch);
+    if unparsed.is_none() && tracker_predicted(Hook::Ingress as u32) != 0 {
+        count_packet(Hook::Ingress, Fate::Tracked as u32);
+        #[cfg(feature = "kernel-log")]
+        log(&ctx, scratch, Hook::Ingress, Fate::Tracked as u32);
+        return xdp_action::XDP_PASS;
+    }
     let now_ns = now_ns();
     let guarded = if unparsed.is_none() && protection().enabled != 0 {
         guard(ctx.ctx, scratch, now_ns)
@@ -95,7 +102,11 @@ fn tracker_egress(ctx: TcContext) -> i32 {
         count_packet(Hook::Egress, Fate::CountedOnArrival as u32);
     } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let unparsed = parse_leaving(ctx.skb.skb, scratch);
-        let fate = fate(scratch, unparsed, Hook::Egress, now_ns());
+        let fate = if unparsed.is_none() && tracker_predicted(Hook::Egress as u32) != 0 {
+            Fate::Tracked as u32
+        } else {
+            fate(scratch, unparsed, Hook::Egress, now_ns())
+        };
         count_packet(Hook::Egress, fate);
         #[cfg(feature = "kernel-log")]
         log(&ctx, scratch, Hook::Egress, fate);
@@ -170,6 +181,19 @@ fn now_ns() -> u64 {
     }
 }
 
+/// The time, to a few milliseconds, for next to nothing.
+#[inline(always)]
+fn about_now_ns(scratch: *mut Scratch) -> u64 {
+    // SAFETY: takes nothing; the verifier makes it a load.
+    let tick = unsafe { bpf_jiffies64() };
+    // SAFETY: this CPU's own element.
+    let last = unsafe { &mut (*scratch).last_tick };
+    if maps::replayed().is_some() || last.tick != tick {
+        *last = LastTick { tick, now_ns: now_ns() };
+    }
+    last.now_ns
+}
+
 #[inline(never)]
 fn parse_arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
     parse_frame(&XdpFrame::new(ctx, scratch), scratch)
@@ -197,6 +221,18 @@ fn bad_header(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> u32 {
 }
 
 // These are global functions: the verifier checks them once, whatever way leads to them.
+
+/// [`track_predicted`] on the packet in [`Scratch`], if nobody wants to hear of every segment; 0 where all the rest is to be done.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_predicted(hook: u32) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    let predicted = !is_traced()
+        && track_predicted(&Kernel::new(scratch), packet, hook_of(hook), || about_now_ns(scratch));
+    u32::from(predicted)
+}
 
 /// [`track_illegal`] on the packet in [`Scratch`]; [`NOT_HERE`] for none.
 #[inline(never)]

@@ -1,7 +1,6 @@
 //! The maps, and what is counted in them.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -9,6 +8,7 @@ use tracker_common::{
     config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
     cookie::Keys,
     counters::{Fate, Hook, PacketCounters, Tally},
+    event::Kind,
     flow::{Flow, HalfOpen},
     key::FlowKey,
     limit,
@@ -27,9 +27,10 @@ use crate::{frame::opaque, parts::PartsState, protect::Guarding, reports::Report
 static INTERFACE: InterfaceConfig =
     InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, reserved: 0 };
 
-/// Flows that nothing evicts. The agent sets the size.
+/// Flows that nothing evicts. The agent sets the size, for which memory is taken at once: an insertion is several times
+/// cheaper so, and cannot fail for want of memory (docs/performance.md).
 #[map]
-pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, 0);
 
 /// Flows that the next flood may evict. The agent sets the size.
 #[map]
@@ -52,11 +53,21 @@ pub(crate) static REPEATED: LruHashMap<Repeated, u64> = LruHashMap::with_max_ent
 #[map]
 pub(crate) static SOURCES: Array<u64> = Array::with_max_entries(limit::BUCKETS, 0);
 
+/// The kernel's tick and the time when it was new to this CPU.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LastTick {
+    pub(crate) tick: u64,
+    pub(crate) now_ns: u64,
+}
+
 /// What would not fit on the stack of 512 octets.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// The packet that is being tracked.
     pub(crate) parsed: Parsed,
+    /// What the time was about.
+    pub(crate) last_tick: LastTick,
     /// Octets that a helper copies out of the packet.
     pub(crate) octets: [u8; 64],
     /// Where a new flow is built before it is inserted.
@@ -144,6 +155,14 @@ pub(crate) fn replayed() -> Option<Replayed> {
     }
     // SAFETY: an array's element is never freed, and its writer waits for this program.
     REPLAYED.get_ptr(0).map(|replayed| unsafe { *replayed })
+}
+
+/// Whether somebody wants to hear of every segment.
+#[inline(always)]
+pub(crate) fn is_traced() -> bool {
+    // SAFETY: an array's element is never freed; the agent writes it in one piece, or whoever reads it in two is told of
+    // segments a moment earlier or later.
+    CONFIG.get_ptr(0).is_some_and(|config| unsafe { (*config).events } & Kind::Segment.bit() != 0)
 }
 
 /// Counts a packet.

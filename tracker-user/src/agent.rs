@@ -44,6 +44,16 @@ impl Agent {
         }
     }
 
+    /// Indexes of the interfaces that clients may come from: attached, and not loopback.
+    #[must_use]
+    pub fn client_interfaces(&self) -> Vec<u32> {
+        let attached = self.interfaces.iter().filter(|interface| interface.attached);
+        attached
+            .filter(|interface| interface.xdp.is_some())
+            .map(|interface| interface.ifindex)
+            .collect()
+    }
+
     /// Tells other commands.
     ///
     /// # Errors

@@ -91,6 +91,9 @@ pub struct Interface {
     pub slot: u32,
     /// The zone of its flows.
     pub zone: u16,
+    /// False where it has gone: what follows is what it was then.
+    #[serde(default = "yes")]
+    pub attached: bool,
     /// `native` or `generic`; absent on loopback, where every packet passes egress.
     pub xdp: Option<String>,
     /// `tcx` or `clsact`.
@@ -98,6 +101,10 @@ pub struct Interface {
     /// The same, for where connections are handed to listeners that SYN cookies protect; absent where none are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub handover: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The programs on one interface. They stay attached when this is dropped.
@@ -254,6 +261,7 @@ impl Attaching<'_> {
             ifindex,
             slot: slot.number,
             zone: self.zone,
+            attached: true,
             xdp,
             egress: at_egress.to_owned(),
             handover,
@@ -271,7 +279,7 @@ impl Attaching<'_> {
         let classifier: &mut SchedClassifier = program(ebpf, purpose.program())?;
         classifier.load().with_context(|| format!("the verifier refused {}", purpose.program()))?;
         let has_tcx = kernel_at_least((6, 6))?;
-        let link = if has_tcx { tcx_link(slot, purpose)? } else { None };
+        let link = if has_tcx { tcx_link(slot, purpose, ifindex)? } else { None };
         let filters = filters(ifindex, purpose.hook()).await?;
         self.remove_orphans(slot, &filters, purpose)?;
         let ours = filter_programs(slot, purpose)?;
@@ -390,11 +398,11 @@ fn place(slot: &Slot, purpose: Purpose, how: &str) -> String {
 }
 
 /// The pinned tcx link, if it is on the interface that has the slot's name now: that may be another one since.
-fn tcx_link(slot: &Slot, purpose: Purpose) -> Result<Option<FdLink>> {
+fn tcx_link(slot: &Slot, purpose: Purpose, ifindex: u32) -> Result<Option<FdLink>> {
     let Some((link, id)) = links::open(&slot.tcx(purpose))? else { return Ok(None) };
-    let (_, programs) = SchedClassifier::query_tcx(&slot.interface, purpose.hook())
+    let programs = links::tcx_programs(ifindex, purpose)
         .with_context(|| format!("asking for the programs on {}", slot.interface))?;
-    Ok(programs.iter().any(|program| program.id() == id).then_some(link))
+    Ok(programs.contains(&id).then_some(link))
 }
 
 /// Attaches by tcx, in the place of the program of `link` where there is one.
@@ -466,15 +474,10 @@ enum LinkKind {
 }
 
 impl LinkKind {
-    /// By the ARPHRD number that sysfs gives (include/uapi/linux/if_arp.h).
+    /// By the ARPHRD number (include/uapi/linux/if_arp.h). Not from sysfs, which shows the network namespace that it was
+    /// mounted in.
     fn of(name: &str) -> Result<Self> {
-        // sysfs shows the namespace it was mounted in; ask the socket layer where that is another one.
-        let path = format!("/sys/class/net/{name}/type");
-        let number = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().unwrap_or(0),
-            Err(_) => return hardware_type(name).map(Self::from_number)?,
-        };
-        Self::from_number(number)
+        Self::from_number(hardware_type(name)?)
     }
 
     fn from_number(number: u16) -> Result<Self> {

@@ -56,6 +56,12 @@ impl Instance {
         self.bpffs.join(format!("tracker/v{LAYOUT_VERSION}/{}", self.name))
     }
 
+    /// Where pins of this version are put aside that an agent replaces, because it wants other tables.
+    #[must_use]
+    pub fn pins_aside(&self) -> PathBuf {
+        self.bpffs.join(format!("tracker/replaced/{}", self.name))
+    }
+
     /// The socket that its events come from.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

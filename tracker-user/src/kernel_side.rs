@@ -47,46 +47,101 @@ impl Purpose {
 }
 
 /// What a directory of pins holds when an agent comes to it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Found {
     /// Nothing: this is where it begins.
+    #[default]
     Nothing,
-    /// What a killed agent has left, and what goes on.
+    /// What an agent has left, and what goes on.
     Running,
 }
 
-/// Makes the pins of this instance ready for an agent: what was left there stays if its tables are of the wanted sizes,
-/// and is removed otherwise. What another version of this command has left under the same name is removed.
+/// What agents of the name have left.
+#[derive(Clone, Debug, Default)]
+pub struct Inherited {
+    /// What goes on.
+    pub found: Found,
+    /// Directories of pins whose tables cannot be used. Programs are replaced by others as they are attached; the rest is
+    /// removed then.
+    pub replaced: Vec<PathBuf>,
+}
+
+/// Makes the pins of this instance ready for an agent: what was left there stays if its tables are of the wanted sizes, and
+/// is replaced otherwise, as is what another version of this command has left under the same name.
 ///
 /// # Errors
 ///
 /// What the kernel or the filesystem says.
-pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Found> {
+pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
     use std::os::unix::fs::PermissionsExt;
     let pins = instance.pins();
-    for other in instance.pins_of_all_versions()? {
-        if other != pins {
-            tracing::warn!(
-                pins = %other.display(),
-                "another version of tracker has left its programs and flows here: they are removed"
-            );
-            remove(&other).await?;
-        }
-    }
+    let aside = instance.pins_aside();
     let mut found = if slots(&pins)?.is_empty() { Found::Nothing } else { Found::Running };
     let differences = differences(&pins, sizes)?;
     if !differences.is_empty() {
         tracing::warn!(
-            "a killed agent has left tables of other sizes ({}): its flows and counters are dropped, and tracking begins \
+            "the agent before has left tables of other sizes ({}): its flows and counters are dropped, and tracking begins \
              afresh",
             differences.join(", ")
         );
-        remove(&pins).await?;
+        // From one that could not do it either.
+        remove(&aside).await?;
+        if let Some(parent) = aside.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        }
+        fs::rename(&pins, &aside).with_context(|| format!("renaming {}", pins.display()))?;
         found = Found::Nothing;
+    }
+    let mut replaced = instance.pins_of_all_versions()?;
+    replaced.retain(|other| *other != pins);
+    for other in replaced.iter().filter(|other| **other != aside) {
+        tracing::warn!(
+            pins = %other.display(),
+            "another version of tracker has left programs and flows whose records this one cannot read: its programs are \
+             replaced, its flows and counters are dropped, and tracking begins afresh"
+        );
     }
     fs::create_dir_all(&pins).with_context(|| format!("creating {}", pins.display()))?;
     fs::set_permissions(&pins, fs::Permissions::from_mode(0o700))?;
-    Ok(found)
+    Ok(Inherited { found, replaced })
+}
+
+/// Takes what is attached to the interface of `slot` from directories of pins that are replaced, so that other programs can
+/// take its place. Returns the slot that it was taken from.
+///
+/// # Errors
+///
+/// What the filesystem says.
+pub fn adopt(replaced: &[PathBuf], slot: &Slot) -> Result<Option<Slot>> {
+    for pins in replaced {
+        let there = slots(pins)?;
+        if let Some(from) = there.into_iter().find(|from| from.interface == slot.interface) {
+            move_attached(&from, slot)?;
+            return Ok(Some(from));
+        }
+    }
+    Ok(None)
+}
+
+/// Makes what is attached, as one slot's pins say, that of another slot: its programs go on until others replace them.
+///
+/// # Errors
+///
+/// What the filesystem says.
+pub fn move_attached(from: &Slot, to: &Slot) -> Result<()> {
+    let mut pins: Vec<_> = Mode::ALL.map(|mode| (from.xdp(mode), to.xdp(mode))).into();
+    for purpose in Purpose::ALL {
+        pins.push((from.tcx(purpose), to.tcx(purpose)));
+        pins.push((from.filter(purpose), to.filter(purpose)));
+        pins.push((from.next_filter(purpose), to.next_filter(purpose)));
+    }
+    pins.push((from.qdisc(), to.qdisc()));
+    for (from, to) in pins {
+        if links::exists(&from)? {
+            fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where tables that are pinned there have other sizes than these.

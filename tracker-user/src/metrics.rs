@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod census;
+pub mod ledger;
 pub mod programs;
 pub mod server;
 pub mod snapshot;
@@ -17,11 +18,11 @@ use std::{
 
 use anyhow::Result;
 use prometheus_client::metrics::histogram::Histogram;
-use tracker_common::event::Reason;
+use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 
 use crate::{
     attach::{Attached, Interface},
-    metrics::{census::Census, programs::Programs},
+    metrics::{census::Census, ledger::Ledger, programs::Programs},
     reap::Sweep,
 };
 
@@ -40,6 +41,8 @@ pub struct Telemetry {
     /// Longest time between two sweeps that is taken for health.
     patience: Mutex<Duration>,
     attached: Mutex<(Vec<Interface>, Programs)>,
+    unparsed: Mutex<Ledger<{ Fate::SLOTS }>>,
+    cookies: Mutex<Ledger<{ Outcome::SLOTS }>>,
     last: Mutex<Option<LastSweep>>,
     totals: Mutex<Totals>,
     handshakes: Histogram,
@@ -61,10 +64,13 @@ struct Totals {
     read: u64,
     removed: u64,
     changed: u64,
+    alive: u64,
     /// Removed flows by [`Reason`].
     closed: [u64; 3],
     /// The most evicted flows that were ever found: what is subtracted comes and goes while it is read.
     evicted: u64,
+    /// The most flows begun with a SYN that were ever found: the same holds there.
+    by_syn: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,6 +85,8 @@ impl Telemetry {
             pins,
             patience: Mutex::default(),
             attached: Mutex::default(),
+            unparsed: Mutex::default(),
+            cookies: Mutex::default(),
             last: Mutex::default(),
             totals: Mutex::default(),
             handshakes: Histogram::new(HANDSHAKE_BOUNDS),
@@ -94,14 +102,17 @@ impl Telemetry {
         *lock(&self.patience) = Duration::from_secs_f64(seconds) * 3 + Duration::from_secs(30);
     }
 
-    /// Notes what is attached: at the start, and whenever that changes.
+    /// Notes every interface that has counters, and what is attached: at the start, and whenever that changes.
     ///
     /// # Errors
     ///
     /// Where a program's descriptor cannot be duplicated.
-    pub fn attached(&self, attached: &[Attached]) -> Result<()> {
+    pub fn attached<'a>(
+        &self,
+        interfaces: Vec<Interface>,
+        attached: impl IntoIterator<Item = &'a Attached>,
+    ) -> Result<()> {
         let programs = Programs::of(attached)?;
-        let interfaces = attached.iter().map(|attached| attached.interface.clone()).collect();
         *lock(&self.attached) = (interfaces, programs);
         Ok(())
     }
@@ -112,15 +123,16 @@ impl Telemetry {
         totals.read += sweep.read as u64;
         totals.removed += sweep.removed as u64;
         totals.changed += sweep.changed as u64;
+        totals.alive += sweep.alive as u64;
         for (total, count) in totals.closed.iter_mut().zip(reasons) {
             *total += count;
         }
         drop(totals);
-        for us in &sweep.census.handshakes_us {
-            self.handshakes.observe(f64::from(*us) / 1e6);
-        }
         self.sweeps.observe(sweep.took.as_secs_f64());
-        let census = Census { handshakes_us: Vec::new(), ..sweep.census.clone() };
+        let mut census = sweep.census.clone().unwrap_or_default();
+        for us in std::mem::take(&mut census.handshakes_us) {
+            self.handshakes.observe(f64::from(us) / 1e6);
+        }
         *lock(&self.last) = Some(LastSweep { ended: Instant::now(), census });
     }
 
@@ -130,7 +142,7 @@ impl Telemetry {
     ///
     /// What it is not ready for.
     pub fn readiness(&self) -> Result<(), String> {
-        if lock(&self.attached).0.is_empty() {
+        if !lock(&self.attached).0.iter().any(|interface| interface.attached) {
             return Err("attached to no interface".to_owned());
         }
         match &*lock(&self.last) {

@@ -143,7 +143,7 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
     let host = Netlink::open()?.host(&indexes).await?;
     let (loopback, others): (Vec<_>, Vec<_>) =
         interfaces.iter().partition(|name| host.is_loopback(name));
-    if others.is_empty() {
+    if others.is_empty() && !loopback.is_empty() {
         bail!(
             "loopback cannot be protected, because nothing sees its packets before the host does; give the interface \
              that clients come from"

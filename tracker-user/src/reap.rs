@@ -1,5 +1,7 @@
 //! The reaper: reads all flows, and removes those whose time is over.
 
+mod living;
+
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -30,6 +32,7 @@ use crate::{
     event::Event,
     metrics::census::{Census, Span},
     object,
+    reap::living::Living,
     record::View,
     survey::Survey,
     tables::Tables,
@@ -43,6 +46,8 @@ pub struct Reaper {
     ebpf: Ebpf,
     tables: Tables,
     timeouts: Timeouts,
+    living: Living,
+    counts: bool,
     /// When the last sweep began.
     before_ns: u64,
 }
@@ -96,12 +101,14 @@ pub struct Sweep {
     pub removed: usize,
     /// Flows that changed between being judged and being removed, and so were kept.
     pub changed: usize,
+    /// Flows that were kept because their sockets are still there.
+    pub alive: usize,
     /// How long it took.
     pub took: Duration,
     /// When it began, in nanoseconds since boot.
     pub began_ns: u64,
-    /// What was counted on the way.
-    pub census: Census,
+    /// What was counted on the way, where that is asked for.
+    pub census: Option<Census>,
 }
 
 impl Reaper {
@@ -114,20 +121,36 @@ impl Reaper {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
         let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
         sweep.load().context("the verifier refused tracker_sweep")?;
-        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts, before_ns: monotonic_ns() })
+        Ok(Self {
+            ebpf,
+            tables: Tables::from_pins(pins)?,
+            timeouts,
+            living: Living::default(),
+            counts: false,
+            before_ns: monotonic_ns(),
+        })
+    }
+
+    /// Sweeps take a [`Census`] from now on.
+    pub fn take_census(&mut self) {
+        self.counts = true;
     }
 
     /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
+    /// Silent connections of this host stay for as long as their sockets do.
     ///
     /// # Errors
     ///
     /// What the kernel says.
     pub fn sweep(&mut self, survey: &mut Survey, mut visit: impl FnMut(Reaped)) -> Result<Sweep> {
         let start = Instant::now();
-        let mut sweep = Sweep::default();
+        let mut sweep = Sweep { census: self.counts.then(Census::default), ..Sweep::default() };
         let mut due = self.judge(&mut sweep, survey)?;
         self.before_ns = sweep.began_ns;
-        sweep.census.evicted = self.tables.half_open_evicted(sweep.census.half_open)?;
+        if let Some(census) = &mut sweep.census {
+            census.evicted = self.tables.half_open_evicted(census.half_open)?;
+        }
+        sweep.alive = self.living.keep(&mut due);
         for batch in due.chunks_mut(BATCH as usize) {
             self.remove(batch)?;
             for removal in batch {
@@ -155,7 +178,9 @@ impl Reaper {
         let mut due = Vec::new();
         self.tables.each_flow(|key, flow, tier| {
             sweep.read += 1;
-            sweep.census.see(key, flow, tier, &self.timeouts, span);
+            if let Some(census) = &mut sweep.census {
+                census.see(key, flow, tier, &self.timeouts, span);
+            }
             if tier == Tier::HalfOpen {
                 survey.see(key, flow);
             }

@@ -1,6 +1,7 @@
 //! `tracker run`: the agent.
 
 use std::{
+    cell::RefCell,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -28,16 +29,18 @@ use zerocopy::FromBytes;
 
 use crate::{
     agent::Agent,
-    attach::{Attached, Attaching, EgressChoice, Sizes, XdpChoice},
+    attach::{Attaching, EgressChoice, Sizes, XdpChoice},
     cli::Format,
     clock::Clock,
     event::Event,
     hub::Hub,
     instance::Instance,
-    kernel_side::{
-        self, Found, keep_attached,
-        slots::{assign, slots},
+    interfaces::{
+        Interfaces,
+        changes::Changes,
+        wanted::{Name, Wanted},
     },
+    kernel_side::{self, Found},
     kfunc::{self, Patched},
     metrics::{self, REASONS, Telemetry, address::MetricsAddress},
     object, preflight,
@@ -59,9 +62,22 @@ pub struct Options {
     /// it is there. What the command line says wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Interface to attach to; may be given more than once
-    #[arg(short, long = "interface", required = true, value_name = "NAME")]
-    pub interfaces: Vec<String>,
+    /// Interfaces to attach to, also those that come later: names, and patterns of names such as `'veth*'`; may be given more
+    /// than once
+    #[arg(
+        short,
+        long = "interface",
+        required = true,
+        value_delimiter = ',',
+        value_name = "NAME[,NAME]"
+    )]
+    pub interfaces: Vec<Name>,
+    /// Wait for interfaces that are not there yet, instead of refusing to start
+    #[arg(long)]
+    pub wait_for_interfaces: bool,
+    /// When stopped by SIGTERM or ended by an error, leave what is in the kernel at work for the next agent of this name
+    #[arg(long)]
+    pub keep_attached: bool,
     /// How arriving packets are seen
     #[arg(long, value_enum, default_value_t)]
     pub xdp: XdpChoice,
@@ -219,17 +235,13 @@ timeout_options! {
 ///
 /// # Errors
 ///
-/// What keeps it from starting, or ends it. Nothing stays attached, but what a killed agent had left where this one could
-/// not take it over.
+/// What keeps it from starting, or ends it. Nothing stays attached, but what was left before where this one could not take
+/// it over, or everything where that is asked for.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     preflight::check()?;
-    let mut names = Vec::new();
-    for name in &options.interfaces {
-        preflight::interface_index(name)?;
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
+    let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
+    let changes = Changes::subscribe()?;
+    let names = wanted.at_start(&changes.links().await?)?;
     let prepared = protect::prepare(&options.protect, &names).await?;
     let metrics = match options.metrics {
         Some(at) => Some(metrics::server::bind(at).await?),
@@ -240,26 +252,59 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
-    let found = kernel_side::inherit(instance, &options.sizes).await?;
-    let predecessor = if found == Found::Running { Agent::find(instance).ok() } else { None };
-    let outcome = match attach_all(&options, instance, &names, found, prepared).await {
-        Err(error) if found == Found::Running => {
-            return Err(error.context(format!(
+    let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
+    let patched = prepared
+        .and_then(|prepared| prepared.assign)
+        .map(|assign| Patched::new(object, kfunc::ASSIGN_PLACEHOLDER, assign))
+        .transpose()?;
+    let attaching = Attaching {
+        object: patched.as_ref().map_or(object, Patched::octets),
+        instance,
+        sizes: &options.sizes,
+        zone: options.zone,
+        xdp: options.xdp,
+        egress: options.egress,
+        protecting: prepared,
+    };
+    let inherited = kernel_side::inherit(instance, &options.sizes).await?;
+    let is_taking_over = inherited.found == Found::Running;
+    let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
+    let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
+    let mut leaves = false;
+    let outcome = match interfaces.begin(&names, &inherited).await {
+        Err(error) if is_taking_over || !inherited.replaced.is_empty() => {
+            let error = error.context(format!(
                 "what the agent before this one has left goes on, and this one cannot take it over (`tracker --instance {} \
                  detach` removes it)",
                 instance.name()
-            )));
+            ));
+            leaves = is_taking_over;
+            Err(error)
         }
         Err(error) => Err(error),
-        Ok(mut attached) => {
+        Ok(()) => {
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
+            leaves = options.keep_attached;
             tokio::select! {
-                result = work(&options, instance, &mut attached, lost_told, prepared, metrics) => result,
-                _ = interrupt.recv() => Ok(()),
+                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics) => result,
+                _ = interrupt.recv() => {
+                    leaves = false;
+                    Ok(())
+                }
                 _ = terminate.recv() => Ok(()),
             }
         }
     };
+    if leaves {
+        if outcome.is_ok() {
+            tracing::info!(
+                "ended; what is in the kernel stays at work for the next agent of this name (`tracker --instance {} \
+                 detach` removes it)",
+                instance.name()
+            );
+        }
+        return outcome;
+    }
     let removed = kernel_side::remove(&instance.pins()).await.and_then(|_| claim.remove_info());
     if outcome.is_ok() {
         removed?;
@@ -270,90 +315,23 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     outcome
 }
 
-/// Attaches to all interfaces, and detaches what a killed agent has left on others.
-async fn attach_all(
-    options: &Options,
-    instance: &Instance,
-    names: &[String],
-    found: Found,
-    prepared: Option<Prepared>,
-) -> Result<Vec<Attached>> {
-    let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
-    let patched = prepared
-        .and_then(|prepared| prepared.assign)
-        .map(|assign| Patched::new(object, kfunc::ASSIGN_PLACEHOLDER, assign))
-        .transpose()?;
-    let pins = instance.pins();
-    if found == Found::Running {
-        for slot in slots(&pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
-            if !kernel_side::release(slot).await?.is_empty() {
-                tracing::info!(interface = slot.interface, "detached: it was not asked for");
-            }
-        }
-    }
-    let attaching = Attaching {
-        object: patched.as_ref().map_or(object, Patched::octets),
-        instance,
-        sizes: &options.sizes,
-        zone: options.zone,
-        xdp: options.xdp,
-        egress: options.egress,
-        protecting: prepared,
-    };
-    let assigned = assign(&pins, names)?;
-    let mut attached = Vec::new();
-    for (slot, is_new) in assigned.slots.iter().zip(assigned.is_new) {
-        if is_new && found == Found::Running {
-            Tables::from_pins(&pins)?.forget_packets(slot.number)?;
-        }
-        match attaching.attach(slot).await {
-            Ok(there) => attached.push(there),
-            Err(error) => {
-                if is_new && let Err(error) = kernel_side::release(slot).await {
-                    tracing::error!(interface = slot.interface, "detaching: {error:#}");
-                }
-                return Err(error);
-            }
-        }
-    }
-    if found == Found::Running {
-        let indexes: Vec<_> = attached.iter().map(|there| there.interface.ifindex).collect();
-        keep_attached(&pins, &indexes)?;
-        if prepared.is_none() {
-            protect::maps::forget_listeners(&pins)?;
-        }
-        tracing::info!(
-            instance = instance.name(),
-            "took over what a killed agent has left: its flows and counters go on"
-        );
-    }
-    Ok(attached)
-}
-
 async fn work(
     options: &Options,
     instance: &Instance,
-    attached: &mut [Attached],
+    interfaces: &mut Interfaces<'_>,
     lost_told: u64,
     prepared: Option<Prepared>,
     metrics: Option<TcpListener>,
 ) -> Result<()> {
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
-    let interfaces = attached.iter().map(|attached| attached.interface.clone()).collect();
-    let agent = Agent { lost_told, ..Agent::new(interfaces, &timeouts) };
+    let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
     let output = Output { kinds: EventName::kinds(&options.events), format: options.output };
 
-    if options.kernel_log {
-        for attached in attached.iter_mut() {
-            forward_kernel_log(attached)?;
-        }
-    }
     let mut warden = match &prepared {
         Some(prepared) => {
-            let interfaces = agent.interfaces.iter().filter(|interface| interface.xdp.is_some());
-            let interfaces = interfaces.map(|interface| interface.ifindex).collect();
-            Some(Warden::new(&options.protect, prepared, &pins, interfaces)?)
+            let clients = agent.borrow().client_interfaces();
+            Some(Warden::new(&options.protect, prepared, &pins, clients)?)
         }
         None => None,
     };
@@ -386,8 +364,8 @@ async fn work(
         result = &mut serving => return result,
         () = std::future::ready(()) => {}
     }
-    agent.publish(&instance.info())?;
-    for interface in &agent.interfaces {
+    agent.borrow().publish(&instance.info())?;
+    for interface in agent.borrow().interfaces.iter().filter(|interface| interface.attached) {
         tracing::info!(
             interface = interface.name,
             xdp =
@@ -404,13 +382,18 @@ async fn work(
         tracing::info!(places = warden.count(), "listeners are protected by SYN cookies");
     }
 
-    let telemetry = Arc::new(Telemetry::new(pins.clone(), options.sweep_interval, hub.lost()));
-    telemetry.attached(attached)?;
-    if let Some(metrics) = metrics {
-        tracing::info!(at = %metrics.local_addr()?, "metrics are served");
-        // Aborted with the runtime.
-        tokio::spawn(metrics::server::serve(metrics, Arc::clone(&telemetry)));
-    }
+    let telemetry = match metrics {
+        Some(listener) => {
+            let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, hub.lost());
+            let telemetry = Arc::new(telemetry);
+            telemetry.attached(interfaces.list(), interfaces.attached())?;
+            tracing::info!(at = %listener.local_addr()?, "metrics are served");
+            // Aborted with the runtime.
+            tokio::spawn(metrics::server::serve(listener, Arc::clone(&telemetry)));
+            Some(telemetry)
+        }
+        None => None,
+    };
 
     let (removed, mut reaped) = mpsc::unbounded_channel();
     let reaper = reap_for_ever(
@@ -419,7 +402,7 @@ async fn work(
         timeouts,
         &agent,
         &hub,
-        &telemetry,
+        telemetry.as_deref(),
         output.kinds.contains(&Kind::Destroy),
         removed,
     );
@@ -427,11 +410,8 @@ async fn work(
     let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
-    let mut lost = LostReports {
-        tables: Tables::from_pins(&pins)?,
-        agent: agent.clone(),
-        info: instance.info(),
-    };
+    let mut lost =
+        LostReports { tables: Tables::from_pins(&pins)?, agent: &agent, info: instance.info() };
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tenth = interval(Duration::from_millis(100));
@@ -442,12 +422,25 @@ async fn work(
             result = &mut reaper => return result,
             ready = events.readable_mut() => {
                 let mut ready = ready?;
-                if drain(ready.get_inner_mut(), &agent.view(), &hub, &output, warden.as_mut())? {
+                if drain(ready.get_inner_mut(), &agent.borrow().view(), &hub, &output, warden.as_mut())? {
                     ready.clear_ready();
                 }
                 tokio::task::yield_now().await;
             }
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
+            change = interfaces.changed() => {
+                if interfaces.follow(&change?).await? {
+                    agent.borrow_mut().interfaces = interfaces.list();
+                    let agent = agent.borrow();
+                    agent.publish(&instance.info())?;
+                    if let Some(telemetry) = &telemetry {
+                        telemetry.attached(interfaces.list(), interfaces.attached())?;
+                    }
+                    if let Some(warden) = &mut warden {
+                        warden.set_interfaces(agent.client_interfaces());
+                    }
+                }
+            }
             _ = second.tick() => {
                 lost.report(&hub, &output)?;
                 if let Some(warden) = &mut warden {
@@ -534,23 +527,24 @@ fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> 
 }
 
 /// Reports that found the ring buffer full: counted by the kernel, told once a second.
-struct LostReports {
+struct LostReports<'a> {
     tables: Tables,
     /// With the number of those that were told.
-    agent: Agent,
+    agent: &'a RefCell<Agent>,
     info: PathBuf,
 }
 
-impl LostReports {
+impl LostReports<'_> {
     fn report(&mut self, hub: &Hub, output: &Output) -> Result<()> {
         let now = self.tables.tally(Tally::ReportsLost)?;
-        if now > self.agent.lost_told {
-            let event = Event::lost(now - self.agent.lost_told, &Clock::now());
-            self.agent.lost_told = now;
+        let told = self.agent.borrow().lost_told;
+        if now > told {
+            let event = Event::lost(now - told, &Clock::now());
+            self.agent.borrow_mut().lost_told = now;
             output.write(&event, true)?;
             hub.send(None, &event);
             // For the next agent, should this one be killed.
-            self.agent.publish(&self.info)?;
+            self.agent.borrow().publish(&self.info)?;
         }
         Ok(())
     }
@@ -561,13 +555,16 @@ async fn reap_for_ever(
     options: &Options,
     pins: &Path,
     timeouts: Timeouts,
-    agent: &Agent,
+    agent: &RefCell<Agent>,
     hub: &Hub,
-    telemetry: &Telemetry,
+    telemetry: Option<&Telemetry>,
     wanted: bool,
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
     let mut reaper = Reaper::new(pins, &options.sizes, timeouts)?;
+    if telemetry.is_some() {
+        reaper.take_census();
+    }
     let mut survey = Survey::new(options.limits);
     let interval_ns = interval_ns(options.report_rate);
     let mut sources = Sources::new(interval_ns, interval_ns * u64::from(options.report_burst));
@@ -577,7 +574,7 @@ async fn reap_for_ever(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let view = agent.view();
+        let view = agent.borrow().view();
         let (told_by_sweep, wanted) = (told.clone(), wanted || hub.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
             let mut reasons = [0; REASONS.len()];
@@ -606,27 +603,14 @@ async fn reap_for_ever(
         for finding in survey.findings() {
             tables.count_breach(finding.rule, Hook::Ingress)?;
             if reported.has(finding.rule) {
-                let _ = told.send((Kind::Violation, finding.event(&agent.view())));
+                let _ = told.send((Kind::Violation, finding.event(&agent.borrow().view())));
             }
         }
         let sweep = sweep?;
-        telemetry.swept(&sweep, &reasons);
-        let Sweep { read, removed, changed, took, .. } = sweep;
-        tracing::debug!(read, removed, changed, took_us = took.as_micros(), "sweep");
-    }
-}
-
-fn forward_kernel_log(attached: &mut Attached) -> Result<()> {
-    let logger = aya_log::EbpfLogger::init(&mut attached.ebpf)
-        .context("opening the kernel programs' log")?;
-    // SAFETY: the logger owns its descriptor and keeps it open for as long as it lives.
-    let mut logger =
-        unsafe { AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }?;
-    tokio::spawn(async move {
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
+        if let Some(telemetry) = telemetry {
+            telemetry.swept(&sweep, &reasons);
         }
-    });
-    Ok(())
+        let Sweep { read, removed, changed, alive, took, .. } = sweep;
+        tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
+    }
 }

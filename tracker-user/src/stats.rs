@@ -229,6 +229,9 @@ fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     for InterfaceStats { interface, packets } in &stats.interfaces {
         let xdp = interface.xdp.as_deref().unwrap_or("none");
         write!(out, "interface={} xdp={xdp} egress={}", interface.name, interface.egress)?;
+        if !interface.attached {
+            write!(out, " attached=no")?;
+        }
         match &interface.handover {
             Some(handover) => writeln!(out, " handover={handover}")?,
             None => writeln!(out)?,

@@ -16,9 +16,14 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
 };
 
+use crate::kernel_side::slots::Purpose;
+
 /// include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 
 /// `union bpf_attr`'s member for objects that are pinned.
 #[repr(C)]
@@ -29,6 +34,47 @@ struct ObjectAttributes {
     flags: u32,
     path_fd: i32,
     reserved: u32,
+}
+
+/// The same for what is attached somewhere.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttributes {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    count: u32,
+    reserved: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Ids of the programs that are attached to an interface by tcx. (aya asks for the programs themselves, which needs
+/// CAP_SYS_ADMIN.)
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn tcx_programs(ifindex: u32, purpose: Purpose) -> io::Result<Vec<u32>> {
+    // No more may be attached (BPF_MPROG_MAX).
+    let mut ids = [0_u32; 64];
+    let mut query = QueryAttributes {
+        ifindex,
+        attach_type: match purpose {
+            Purpose::Egress => BPF_TCX_EGRESS,
+            Purpose::Handover => BPF_TCX_INGRESS,
+        },
+        program_ids: ids.as_mut_ptr() as u64,
+        count: 64,
+        ..QueryAttributes::default()
+    };
+    // SAFETY: there is room for as many ids as the query says.
+    unsafe { bpf(BPF_PROG_QUERY, &mut query) }?;
+    Ok(ids[..usize::try_from(query.count).unwrap_or_default().min(64)].to_vec())
 }
 
 /// The link that is pinned there, and the id of its program; `None` where there is none.

@@ -41,7 +41,7 @@ impl Programs {
     /// # Errors
     ///
     /// Where a descriptor cannot be duplicated.
-    pub fn of(attached: &[Attached]) -> Result<Self> {
+    pub fn of<'a>(attached: impl IntoIterator<Item = &'a Attached>) -> Result<Self> {
         let mut all = Vec::new();
         for Attached { interface, ebpf } in attached {
             for (name, program) in ebpf.programs() {

@@ -7,11 +7,12 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode},
     metrics::{MetricType, histogram::Histogram},
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 use tracker_common::{
+    config::MAX_INTERFACES,
     counters::{Fate, Hook, Tally},
-    protect::Outcome,
+    protect::{MAX_LISTENERS, Outcome},
     state::State,
     sweep::Tier,
     violation::Rule,
@@ -38,7 +39,6 @@ type Labels = Vec<(&'static str, String)>;
 struct Family {
     name: &'static str,
     help: &'static str,
-    is_seconds: bool,
     values: Values,
 }
 
@@ -49,6 +49,16 @@ enum Values {
     Gauge(Vec<(Labels, u64)>),
     Info(Labels),
     Histogram(Histogram),
+}
+
+impl Values {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Counter(series) | Self::Gauge(series) => series.is_empty(),
+            Self::CounterOfSeconds(series) => series.is_empty(),
+            Self::Info(_) | Self::Histogram(_) => false,
+        }
+    }
 }
 
 /// What one scrape has read.
@@ -78,12 +88,12 @@ impl Telemetry {
         let mut snapshot = Snapshot::default();
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         snapshot.add("build", "The agent's version", Values::Info(version));
-        snapshot.add_packets(&tables, &interfaces)?;
+        self.add_packets(&mut snapshot, &tables, &interfaces)?;
         self.add_flows(&mut snapshot, &tables)?;
         self.add_sweeps(&mut snapshot);
         snapshot.add_reports(&tables, self)?;
         let cookies = ListenerMaps::from_pins(&self.pins)?;
-        snapshot.add_cookies(&tables, cookies.as_ref())?;
+        self.add_cookies(&mut snapshot, &tables, cookies.as_ref())?;
         snapshot.add_programs(&interfaces, &runs);
         Ok(snapshot)
     }
@@ -166,6 +176,127 @@ impl Telemetry {
         Ok(())
     }
 
+    fn add_packets(
+        &self,
+        snapshot: &mut Snapshot,
+        tables: &Tables,
+        interfaces: &[Interface],
+    ) -> Result<()> {
+        let places = (0..MAX_INTERFACES).flat_map(|slot| Hook::ALL.map(|hook| (slot, hook)));
+        let counts = places
+            .map(|(slot, hook)| tables.packets(slot, hook))
+            .collect::<Result<Vec<[u64; Fate::SLOTS]>>>()?;
+        let mut packets = Vec::new();
+        for Interface { name, slot, .. } in interfaces {
+            for hook in Hook::ALL {
+                let Some(counts) = counts.get(*slot as usize * 2 + hook as usize) else { continue };
+                for fate in Fate::ALL {
+                    let labels = vec![
+                        ("interface", name.clone()),
+                        ("hook", hook.name().to_owned()),
+                        ("fate", fate.name().to_owned()),
+                    ];
+                    packets.push((labels, counts[*fate as usize]));
+                }
+            }
+        }
+        snapshot.add(
+            "packets",
+            "Packets by what became of them; those of an interface stay when it goes",
+            Values::Counter(packets),
+        );
+        let unparsed = lock(&self.unparsed).sum(counts);
+        let reasons = Fate::ALL.iter().filter(|fate| is_unparsed(**fate));
+        let unparsed = reasons.map(|fate| (fate.name(), unparsed[*fate as usize]));
+        snapshot.add(
+            "unparsed_packets",
+            "Packets of all interfaces that no TCP segment was found in, by why",
+            Values::Counter(each("reason", unparsed)),
+        );
+        Ok(())
+    }
+
+    fn add_cookies(
+        &self,
+        snapshot: &mut Snapshot,
+        tables: &Tables,
+        maps: Option<&ListenerMaps>,
+    ) -> Result<()> {
+        // Before the cookies are: one that is accepted meanwhile must not count as two flows.
+        let by_syn = tables.tally(Tally::FlowsBySyn)?;
+        let mut modes = Vec::new();
+        let mut places = Vec::new();
+        if let Some(maps) = maps {
+            let now_ns = monotonic_ns();
+            for (at, listener) in maps.listeners()? {
+                let is_on = is_on(&listener, &maps.state(listener.index)?, now_ns);
+                modes.push((vec![("listener", at.to_string())], u64::from(is_on)));
+            }
+            // Those of places that have gone, too.
+            places = (0..MAX_LISTENERS).map(|at| maps.outcomes(at)).collect::<Result<_>>()?;
+        }
+        let total = lock(&self.cookies).sum(places);
+        // A cookie's flow begins with the SYN that the cookie stands for, and is among those.
+        let by_syn = {
+            let mut totals = lock(&self.totals);
+            let without = by_syn.saturating_sub(total[Outcome::Accepted as usize]);
+            totals.by_syn = totals.by_syn.max(without);
+            totals.by_syn
+        };
+        let of = |outcome: Outcome| (outcome.name(), total[outcome as usize]);
+        snapshot.add(
+            "flows_created",
+            "Flows by how they began: with a SYN or SYN,ACK, in their middle, or with a returned cookie",
+            Values::Counter(each(
+                "origin",
+                [
+                    ("syn", by_syn),
+                    ("midstream", tables.tally(Tally::FlowsMidstream)?),
+                    ("cookie", total[Outcome::Accepted as usize]),
+                ],
+            )),
+        );
+        snapshot.add(
+            "syncookie_mode",
+            "1 where SYNs to a protected listener are answered with cookies now",
+            Values::Gauge(modes),
+        );
+        snapshot.add(
+            "syncookies_sent",
+            "SYNs answered with a cookie",
+            Values::Counter(vec![(Vec::new(), total[Outcome::Sent as usize])]),
+        );
+        snapshot.add(
+            "syncookies_received",
+            "Cookies returned, by what was found of them",
+            Values::Counter(each(
+                "result",
+                [
+                    Outcome::Accepted,
+                    Outcome::Forged,
+                    Outcome::Expired,
+                    Outcome::Replayed,
+                    Outcome::NoKey,
+                ]
+                .map(of),
+            )),
+        );
+        snapshot.add(
+            "syncookies_handovers",
+            "Connections of accepted cookies on their way to the listener",
+            Values::Counter(each(
+                "result",
+                [Outcome::HandedOver, Outcome::HandoverFailed, Outcome::TooEarly].map(of),
+            )),
+        );
+        snapshot.add(
+            "syncookies_unsent",
+            "SYNs to protected listeners that got no cookie, though cookies were due",
+            Values::Counter(each("reason", [Outcome::LeftToHost, Outcome::Unanswered].map(of))),
+        );
+        Ok(())
+    }
+
     fn evicted_at_last_sweep(&self) -> u64 {
         lock(&self.last).as_ref().map_or(0, |last| last.census.evicted)
     }
@@ -174,19 +305,24 @@ impl Telemetry {
         let totals = *lock(&self.totals);
         snapshot.add(
             "sweep_flows",
-            "What sweeps did with flows: read, removed, or kept because they changed meanwhile",
+            "What sweeps did with flows: read, removed, or kept because they changed meanwhile or their sockets are there",
             Values::Counter(each(
                 "outcome",
-                [("read", totals.read), ("removed", totals.removed), ("changed", totals.changed)],
+                [
+                    ("read", totals.read),
+                    ("removed", totals.removed),
+                    ("changed", totals.changed),
+                    ("alive", totals.alive),
+                ],
             )),
         );
-        snapshot.add_seconds(
-            "sweep_duration",
+        snapshot.add(
+            "sweep_duration_seconds",
             "How long sweeps took",
             Values::Histogram(self.sweeps.clone()),
         );
-        snapshot.add_seconds(
-            "handshake_duration",
+        snapshot.add(
+            "handshake_duration_seconds",
             "From the SYN to the segment that completed the handshake, counted by the sweep that follows",
             Values::Histogram(self.handshakes.clone()),
         );
@@ -195,40 +331,7 @@ impl Telemetry {
 
 impl Snapshot {
     fn add(&mut self, name: &'static str, help: &'static str, values: Values) {
-        self.0.push(Family { name, help, is_seconds: false, values });
-    }
-
-    fn add_seconds(&mut self, name: &'static str, help: &'static str, values: Values) {
-        self.0.push(Family { name, help, is_seconds: true, values });
-    }
-
-    fn add_packets(&mut self, tables: &Tables, interfaces: &[Interface]) -> Result<()> {
-        let mut packets = Vec::new();
-        let mut unparsed = vec![0; Fate::SLOTS];
-        for Interface { name, slot, .. } in interfaces {
-            for hook in Hook::ALL {
-                let counts = tables.packets(*slot, hook)?;
-                for fate in Fate::ALL {
-                    let count = counts[*fate as usize];
-                    unparsed[*fate as usize] += count;
-                    let labels = vec![
-                        ("interface", name.clone()),
-                        ("hook", hook.name().to_owned()),
-                        ("fate", fate.name().to_owned()),
-                    ];
-                    packets.push((labels, count));
-                }
-            }
-        }
-        self.add("packets", "Packets by what became of them", Values::Counter(packets));
-        let reasons = Fate::ALL.iter().filter(|fate| is_unparsed(**fate));
-        let unparsed = reasons.map(|fate| (fate.name(), unparsed[*fate as usize]));
-        self.add(
-            "unparsed_packets",
-            "Packets of the attached interfaces that no TCP segment was found in, by why",
-            Values::Counter(each("reason", unparsed)),
-        );
-        Ok(())
+        self.0.push(Family { name, help, values });
     }
 
     fn add_reports(&mut self, tables: &Tables, telemetry: &Telemetry) -> Result<()> {
@@ -270,7 +373,7 @@ impl Snapshot {
 
     fn add_programs(&mut self, interfaces: &[Interface], runs: &[Run]) {
         let mut attached = Vec::new();
-        for interface in interfaces {
+        for interface in interfaces.iter().filter(|interface| interface.attached) {
             let mut add = |hook: &str, mode: &str| {
                 let labels = vec![
                     ("interface", interface.name.clone()),
@@ -295,8 +398,8 @@ impl Snapshot {
         let labels = |run: &Run| {
             vec![("interface", run.interface.clone()), ("program", run.program.clone())]
         };
-        self.add_seconds(
-            "program_run",
+        self.add(
+            "program_run_seconds",
             "Time spent in each program, where sysctl kernel.bpf_stats_enabled is 1",
             Values::CounterOfSeconds(runs.iter().map(|run| (labels(run), run.seconds)).collect()),
         );
@@ -305,73 +408,6 @@ impl Snapshot {
             "Runs of each program, where sysctl kernel.bpf_stats_enabled is 1",
             Values::Counter(runs.iter().map(|run| (labels(run), run.count)).collect()),
         );
-    }
-
-    fn add_cookies(&mut self, tables: &Tables, maps: Option<&ListenerMaps>) -> Result<()> {
-        let mut modes = Vec::new();
-        let mut total = [0; Outcome::SLOTS];
-        if let Some(maps) = maps {
-            let now_ns = monotonic_ns();
-            for (at, listener) in maps.listeners()? {
-                let is_on = is_on(&listener, &maps.state(listener.index)?, now_ns);
-                modes.push((vec![("listener", at.to_string())], u64::from(is_on)));
-                for (sum, count) in total.iter_mut().zip(maps.outcomes(listener.index)?) {
-                    *sum += count;
-                }
-            }
-        }
-        let of = |outcome: Outcome| (outcome.name(), total[outcome as usize]);
-        self.add(
-            "flows_created",
-            "Flows by how they began: with a SYN or SYN,ACK, in their middle, or (of the first kind) by a returned cookie",
-            Values::Counter(each(
-                "origin",
-                [
-                    ("syn", tables.tally(Tally::FlowsBySyn)?),
-                    ("midstream", tables.tally(Tally::FlowsMidstream)?),
-                    ("cookie", total[Outcome::Accepted as usize]),
-                ],
-            )),
-        );
-        self.add(
-            "syncookie_mode",
-            "1 where SYNs to a protected listener are answered with cookies now",
-            Values::Gauge(modes),
-        );
-        self.add(
-            "syncookies_sent",
-            "SYNs answered with a cookie",
-            Values::Counter(vec![(Vec::new(), total[Outcome::Sent as usize])]),
-        );
-        self.add(
-            "syncookies_received",
-            "Cookies returned, by what was found of them",
-            Values::Counter(each(
-                "result",
-                [
-                    Outcome::Accepted,
-                    Outcome::Forged,
-                    Outcome::Expired,
-                    Outcome::Replayed,
-                    Outcome::NoKey,
-                ]
-                .map(of),
-            )),
-        );
-        self.add(
-            "syncookies_handovers",
-            "Connections of accepted cookies on their way to the listener",
-            Values::Counter(each(
-                "result",
-                [Outcome::HandedOver, Outcome::HandoverFailed, Outcome::TooEarly].map(of),
-            )),
-        );
-        self.add(
-            "syncookies_unsent",
-            "SYNs to protected listeners that got no cookie, though cookies were due",
-            Values::Counter(each("reason", [Outcome::LeftToHost, Outcome::Unanswered].map(of))),
-        );
-        Ok(())
     }
 }
 
@@ -390,7 +426,8 @@ fn each<'a>(
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for family in &self.0 {
+        // A family without series is left out: not every reader takes one.
+        for family in self.0.iter().filter(|family| !family.values.is_empty()) {
             family.encode(&mut encoder)?;
         }
         Ok(())
@@ -405,8 +442,8 @@ impl Family {
             Values::Info(_) => MetricType::Info,
             Values::Histogram(_) => MetricType::Histogram,
         };
-        let unit = self.is_seconds.then_some(&Unit::Seconds);
-        let mut encoder = encoder.encode_descriptor(self.name, self.help, unit, kind)?;
+        // Units are in the names alone: not every reader takes a unit for every type.
+        let mut encoder = encoder.encode_descriptor(self.name, self.help, None, kind)?;
         match &self.values {
             Values::Counter(series) => {
                 for (labels, value) in series {

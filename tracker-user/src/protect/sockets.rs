@@ -1,26 +1,16 @@
 //! Who listens on this host, as the kernel's sock_diag tells.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, bail};
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
-};
-use netlink_packet_sock_diag::{
-    AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage,
-    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
-};
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use anyhow::Result;
+use netlink_packet_core::NlasIterator;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags, nlas::Nla};
+
+use crate::sock_diag::each_socket;
 
 /// include/uapi/linux/inet_diag.h: what a layer above TCP says of itself, and its name therein.
 const INET_DIAG_ULP_INFO: u16 = 19;
 const INET_ULP_INFO_NAME: u16 = 1;
-
-/// Octets that the kernel puts into one answer at most.
-const ANSWER: usize = 1 << 16;
 
 /// A listening socket.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,52 +36,12 @@ pub struct ListeningSocket {
 /// What the kernel says.
 pub fn listening() -> Result<Vec<ListeningSocket>> {
     let mut found = Vec::new();
-    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        dump(family, any, &mut found)
-            .context("asking the kernel who listens (sock_diag: CONFIG_INET_DIAG)")?;
-    }
+    each_socket(
+        &StateFlags::LISTEN,
+        &(ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO),
+        |response| found.push(ListeningSocket::new(response)),
+    )?;
     Ok(found)
-}
-
-fn dump(family: u8, any: SocketId, found: &mut Vec<ListeningSocket>) -> Result<()> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO,
-        states: StateFlags::LISTEN,
-        socket_id: any,
-    };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut octets = vec![0; message.buffer_len()];
-    message.serialize(&mut octets);
-    socket.send(&octets, 0)?;
-
-    loop {
-        let mut answer = Vec::with_capacity(ANSWER);
-        socket.recv(&mut answer, 0)?;
-        let mut rest = answer.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)?;
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    found.push(ListeningSocket::new(&response));
-                }
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => {
-                    return Err(io::Error::from(error).into());
-                }
-                _ => bail!("the kernel's answer is not understood"),
-            }
-            let length = usize::try_from(message.header.length)?.next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
 }
 
 impl ListeningSocket {

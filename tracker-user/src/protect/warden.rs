@@ -146,6 +146,11 @@ impl Warden {
         })
     }
 
+    /// The programs are attached to these interfaces from now on.
+    pub fn set_interfaces(&mut self, indexes: Vec<u32>) {
+        self.interfaces = indexes;
+    }
+
     /// How many places are protected.
     #[must_use]
     pub fn count(&self) -> usize {

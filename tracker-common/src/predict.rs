@@ -1,0 +1,105 @@
+//! The segments that nearly all are: data or an acknowledgment, on an open connection, as they were to be expected (the
+//! kernel's header prediction, `tcp_rcv_established`, after Van Jacobson).
+//!
+//! [`track_predicted`] decides nothing that [`crate::track`] would decide otherwise: it takes only segments of which that would
+//! write exactly what is written here, and has nothing to count, report or append to the history. A property test holds
+//! one against the other. It leaves out what takes time: states, verdicts, reports.
+
+use crate::{
+    counters::Hook,
+    flow::{Flow, fact, flow_flag},
+    packet::Packet,
+    segment::Flags,
+    sweep::Tables,
+};
+
+/// [`predicted`] on the confirmed flow that the packet belongs to, if there is one: what comes before
+/// [`crate::track::track`], where nobody wants to hear of every segment. True where nothing is left to be done. `now_ns` is
+/// asked for the time only if it is needed; it may be old by a few milliseconds, because only a flow's timer depends on it.
+#[inline(always)]
+#[must_use]
+pub fn track_predicted<T: Tables>(
+    tables: &T,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: impl FnOnce() -> u64,
+) -> bool {
+    !packet.segment.has(Flags::SYN)
+        && tables.confirmed(&packet.key).is_some_and(|flow| predicted(flow, packet, hook, now_ns))
+}
+
+/// Flags that a predicted segment may have beside ACK.
+const BESIDE: Flags = Flags::PSH.with(Flags::ECE).with(Flags::CWR).with(Flags::AE);
+
+/// What the sender must have shown, beside the direction and the kind of segment, which must not be the first of theirs.
+const OF_SENDER: u32 = fact::SYN | fact::ACK | fact::ACKED_SYN | fact::MOVED_ON | fact::EDGE;
+
+/// What the receiver must have shown.
+const OF_RECEIVER: u32 = fact::SYN | fact::ACK | fact::EDGE;
+
+/// What neither may have shown.
+const OF_NEITHER: u32 = fact::FIN | fact::RST;
+
+/// Writes the segment into its flow if it was to be expected; if not, nothing is written, and false returned.
+#[inline(always)]
+fn predicted(flow: &Flow, packet: &Packet, hook: Hook, now_ns: impl FnOnce() -> u64) -> bool {
+    let segment = &packet.segment;
+    if segment.flags.0 & !BESIDE.0 != Flags::ACK.0 || segment.fragment || segment.window == 0 {
+        return false;
+    }
+    let has_data = segment.payload > 0;
+    if !has_data && segment.has(Flags::PSH) {
+        return false;
+    }
+    if !flow.has(flow_flag::ESTABLISHED)
+        || flow.has_any(flow_flag::MIDSTREAM | flow_flag::SUCCESSOR | flow_flag::OLD_SYN)
+    {
+        return false;
+    }
+    let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
+    let (me, peer) = (mine.facts(), theirs.facts());
+    let seen = match hook {
+        Hook::Ingress => fact::SEEN_IN,
+        Hook::Egress => fact::SEEN_OUT,
+    };
+    let kind = if has_data { fact::DATA } else { fact::PURE_ACK };
+    if !me.has(OF_SENDER | seen | kind)
+        || !peer.has(OF_RECEIVER)
+        || (me.flags | peer.flags) & OF_NEITHER != 0
+    {
+        return false;
+    }
+    let end = segment.end();
+    // Nothing that was sent or acknowledged before, nothing beyond the window, nothing acknowledged that was not sent.
+    let is_next =
+        if has_data { end.after(me.end) && end.after(peer.ack) } else { !end.before(peer.ack) };
+    if !is_next
+        || segment.seq.after(peer.edge)
+        || segment.ack.after(peer.end)
+        || segment.ack.before(me.ack)
+    {
+        return false;
+    }
+    let edge = segment.ack.add(u32::from(segment.window) << me.scale(&peer));
+    if edge.before(me.edge) {
+        return false;
+    }
+    if segment.has_timestamp && (!me.has(fact::TS) || segment.timestamp.before(me.ts)) {
+        return false;
+    }
+    // Where it is about to be removed, the rest of tracking finds it gone.
+    if !flow.renew(now_ns()) {
+        return false;
+    }
+    let mut facts = me;
+    facts.end = me.end.latest(end);
+    facts.ack = segment.ack;
+    facts.edge = edge;
+    // RFC 7323 section 4.3.
+    if segment.has_timestamp && !segment.seq.after(peer.ack) {
+        facts.ts = segment.timestamp;
+    }
+    mine.grow(&me, &facts);
+    mine.count(segment);
+    true
+}

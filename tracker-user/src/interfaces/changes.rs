@@ -1,0 +1,119 @@
+//! Interfaces that come, go and are renamed, as rtnetlink tells.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkAttribute},
+    sys::SocketAddr,
+};
+use tokio::task::JoinHandle;
+
+/// An interface that is there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// What has changed since one has asked.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Change {
+    /// Indexes of interfaces that something was said of.
+    pub touched: BTreeSet<u32>,
+    /// Indexes of interfaces that have gone; another one may have the number by now.
+    pub gone: BTreeSet<u32>,
+    /// Whether something else may have changed that was not told.
+    pub is_lossy: bool,
+}
+
+/// A subscription to the interfaces of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Changes {
+    handle: Handle,
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Changes {
+    /// Tells of what changes from now on; inside of a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn subscribe() -> Result<Self> {
+        let (connection, handle, messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+                .context("opening rtnetlink, which tells of interfaces that come and go")?;
+        Ok(Self { handle, messages, connection: tokio::spawn(connection) })
+    }
+
+    /// Waits until something has changed. Nothing is lost where that is given up.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn next(&mut self) -> Result<Change> {
+        let mut change = Change::default();
+        match self.messages.next().await {
+            Some((message, _)) => change.add(message),
+            None => {
+                *self = Self::subscribe()?;
+                change.is_lossy = true;
+            }
+        }
+        while let Ok((message, _)) = self.messages.try_recv() {
+            change.add(message);
+        }
+        Ok(change)
+    }
+
+    /// The interfaces that are there now, by index.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let mut links = Vec::new();
+        let mut answers = std::pin::pin!(self.handle.link().get().execute());
+        while let Some(answer) = answers.try_next().await.context("asking for interfaces")? {
+            let name = answer.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            });
+            links.extend(name.map(|name| Link { index: answer.header.index, name }));
+        }
+        links.sort_by_key(|link| link.index);
+        Ok(links)
+    }
+}
+
+impl Change {
+    fn add(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
+        match message.payload {
+            // A bridge tells of its ports in the same way: one that leaves it is still there.
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+            ) if link.header.interface_family != AddressFamily::Unspec => {}
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                self.touched.insert(link.header.index);
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                self.touched.insert(link.header.index);
+                self.gone.insert(link.header.index);
+            }
+            _ => self.is_lossy = true,
+        }
+    }
+}
