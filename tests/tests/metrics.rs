@@ -156,7 +156,6 @@ fn they_are_what_stats_and_the_interface_say() -> Result<()> {
 #[test]
 fn every_frame_of_the_interface_is_in_them() -> Result<()> {
     let pair = Pair::with_addresses()?;
-    let before = frames(&pair.host)?;
     let agent = Agent::start(
         &pair.host,
         &[
@@ -173,6 +172,17 @@ fn every_frame_of_the_interface_is_in_them() -> Result<()> {
     )?;
     let at = SocketAddr::from(([10, 9, 0, 1], 8080));
     let listening = listener(&pair.host, at)?;
+    // What the interface has counted before it was attached to, once the counts are of one moment.
+    let uncounted = |scrape: &Scrape| -> Result<[f64; 2]> {
+        let [received, sent] = frames(&pair.host)?;
+        let counted = |hook| scrape.sum("tracker_packets", &[("hook", hook)]);
+        Ok([received - counted("in")?, sent - counted("out")?])
+    };
+    let mut before = [0.0; 2];
+    eventually("nothing passes meanwhile", || {
+        before = uncounted(&Scrape::of(&pair.host)?)?;
+        Ok(before == uncounted(&Scrape::of(&pair.host)?)?)
+    })?;
     for _ in 0..20 {
         let mut there = bound(&pair.peer, ([10, 9, 0, 2], 0).into())?;
         there.connect(&at.into())?;
@@ -185,12 +195,9 @@ fn every_frame_of_the_interface_is_in_them() -> Result<()> {
     }
     eventually("all flows are closed, and every frame is counted", || {
         let scrape = Scrape::of(&pair.host)?;
-        let [received, sent] = frames(&pair.host)?;
-        let counted = |hook| scrape.sum("tracker_packets", &[("hook", hook)]);
         Ok(scrape.sum("tracker_flows_closed", &[("reason", "fin")])? == 20.0
             && scrape.sum("tracker_handshake_duration_seconds", &[])? == 20.0
-            && counted("in")? == received - before[0]
-            && counted("out")? == sent - before[1])
+            && uncounted(&scrape)? == before)
     })?;
     agent.finish()?;
     Ok(())

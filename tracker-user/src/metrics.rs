@@ -38,6 +38,7 @@ const SWEEP_BOUNDS: [f64; 9] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1,
 pub struct Telemetry {
     /// Where its maps are pinned.
     pins: PathBuf,
+    since_ns: u64,
     /// Longest time between two sweeps that is taken for health.
     patience: Mutex<Duration>,
     attached: Mutex<(Vec<Interface>, Programs)>,
@@ -80,9 +81,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Telemetry {
     /// Nothing noted yet.
     #[must_use]
-    pub fn new(pins: PathBuf, sweep_interval: f64, lost_by_listeners: Arc<AtomicU64>) -> Self {
+    pub fn new(
+        pins: PathBuf,
+        sweep_interval: f64,
+        since_ns: u64,
+        lost_by_listeners: Arc<AtomicU64>,
+    ) -> Self {
         let telemetry = Self {
             pins,
+            since_ns,
             patience: Mutex::default(),
             attached: Mutex::default(),
             unparsed: Mutex::default(),
@@ -95,6 +102,12 @@ impl Telemetry {
         };
         telemetry.swept_every(sweep_interval);
         telemetry
+    }
+
+    /// When counting began, in nanoseconds since boot.
+    #[must_use]
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 
     /// Says how many seconds are between two sweeps.

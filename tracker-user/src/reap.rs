@@ -127,13 +127,14 @@ impl Reaper {
             timeouts,
             living: Living::default(),
             counts: false,
-            before_ns: monotonic_ns(),
+            before_ns: 0,
         })
     }
 
-    /// Sweeps take a [`Census`] from now on.
-    pub fn take_census(&mut self) {
+    /// Sweeps take a [`Census`] from now on, the first one of the handshakes after `since_ns`.
+    pub fn take_census(&mut self, since_ns: u64) {
         self.counts = true;
+        self.before_ns = since_ns;
     }
 
     /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.

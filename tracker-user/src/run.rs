@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -42,7 +41,7 @@ use crate::{
     },
     kernel_side::{self, Found},
     kfunc::{self, Patched},
-    metrics::{self, REASONS, Telemetry, address::MetricsAddress},
+    metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
     object, preflight,
     protect::{self, Prepared, warden::Warden},
     reap::{Reaper, SWEEP_INTERVAL, Sweep},
@@ -321,7 +320,7 @@ async fn work(
     interfaces: &mut Interfaces<'_>,
     lost_told: u64,
     prepared: Option<Prepared>,
-    metrics: Option<TcpListener>,
+    metrics: Option<Endpoint>,
 ) -> Result<()> {
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
@@ -383,8 +382,9 @@ async fn work(
     }
 
     let telemetry = match metrics {
-        Some(listener) => {
-            let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, hub.lost());
+        Some(Endpoint { listener, since_ns }) => {
+            let lost = hub.lost();
+            let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
             let telemetry = Arc::new(telemetry);
             telemetry.attached(interfaces.list(), interfaces.attached())?;
             tracing::info!(at = %listener.local_addr()?, "metrics are served");
@@ -562,8 +562,8 @@ async fn reap_for_ever(
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
     let mut reaper = Reaper::new(pins, &options.sizes, timeouts)?;
-    if telemetry.is_some() {
-        reaper.take_census();
+    if let Some(telemetry) = telemetry {
+        reaper.take_census(telemetry.since_ns());
     }
     let mut survey = Survey::new(options.limits);
     let interval_ns = interval_ns(options.report_rate);

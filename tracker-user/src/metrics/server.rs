@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 use super::{Telemetry, address::MetricsAddress};
+use crate::clock::monotonic_ns;
 
 /// Clients that are served at a time; others wait to be accepted.
 const CLIENTS: usize = 16;
@@ -26,15 +27,25 @@ const HEADER: Duration = Duration::from_secs(5);
 /// What Prometheus knows as OpenMetrics.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Where metrics will be served.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Clients wait here until they are served.
+    pub listener: TcpListener,
+    /// When it began to listen, in nanoseconds since boot: before anything is attached, and so before all that is counted.
+    pub since_ns: u64,
+}
+
 /// Listens.
 ///
 /// # Errors
 ///
 /// Where the address cannot be had.
-pub async fn bind(MetricsAddress(at): MetricsAddress) -> Result<TcpListener> {
-    TcpListener::bind(at).await.with_context(|| {
+pub async fn bind(MetricsAddress(at): MetricsAddress) -> Result<Endpoint> {
+    let listener = TcpListener::bind(at).await.with_context(|| {
         format!("serving metrics on {at}; choose another address with `--metrics ADDRESS:PORT`")
-    })
+    })?;
+    Ok(Endpoint { listener, since_ns: monotonic_ns() })
 }
 
 /// Serves until dropped. What goes wrong with one client concerns no other.
