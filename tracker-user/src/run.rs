@@ -399,7 +399,6 @@ async fn work(
     let reaper = reap_for_ever(
         options,
         &pins,
-        timeouts,
         &agent,
         &hub,
         telemetry.as_deref(),
@@ -554,14 +553,13 @@ impl LostReports<'_> {
 async fn reap_for_ever(
     options: &Options,
     pins: &Path,
-    timeouts: Timeouts,
     agent: &RefCell<Agent>,
     hub: &Hub,
     telemetry: Option<&Telemetry>,
     wanted: bool,
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
-    let mut reaper = Reaper::new(pins, &options.sizes, timeouts)?;
+    let mut reaper = Reaper::new(pins, &options.sizes, options.timeouts.timeouts())?;
     if let Some(telemetry) = telemetry {
         reaper.take_census(telemetry.since_ns());
     }
