@@ -6,7 +6,10 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
@@ -50,6 +53,7 @@ struct Line {
 pub struct Hub {
     sender: broadcast::Sender<Line>,
     wanted: Arc<Wanted>,
+    lost: Arc<AtomicU64>,
 }
 
 /// What listeners want, and who is told when that changes.
@@ -128,7 +132,13 @@ impl Hub {
     pub fn new(own: &[Kind], changed: impl Fn(u32, TraceFilter) + Send + Sync + 'static) -> Self {
         let wanted = Arc::new(Wanted { wishes: Mutex::default(), changed: Box::new(changed) });
         wanted.change(|wishes| wishes.add(Wish { kinds: own.to_vec(), scope: Scope::default() }));
-        Self { sender: broadcast::channel(BACKLOG).0, wanted }
+        Self { sender: broadcast::channel(BACKLOG).0, wanted, lost: Arc::default() }
+    }
+
+    /// Counts events that listeners were too slow for.
+    #[must_use]
+    pub fn lost(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost)
     }
 
     /// Whether anybody listens on the socket.
@@ -193,7 +203,10 @@ impl Hub {
                 event = events.recv() => match event {
                     Ok(line) if wish.is_for(&line) => line.json,
                     Ok(_) => continue,
-                    Err(broadcast::error::RecvError::Lagged(count)) => to_line(&Event::lost(count, &Clock::now()))?,
+                    Err(broadcast::error::RecvError::Lagged(count)) => {
+                        self.lost.fetch_add(count, Ordering::Relaxed);
+                        to_line(&Event::lost(count, &Clock::now()))?
+                    }
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
                 // The listener says nothing more; what ends this is that it goes.

@@ -132,6 +132,11 @@ impl<'a> Interfaces<'a> {
         attached.chain(&self.gone).cloned().collect()
     }
 
+    /// What is attached now.
+    pub fn attached(&self) -> impl Iterator<Item = &Attached> {
+        self.attached.iter().map(|held| &held.attached)
+    }
+
     /// Waits until interfaces have changed. Nothing is lost where that is given up.
     ///
     /// # Errors

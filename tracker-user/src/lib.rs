@@ -23,6 +23,7 @@ pub mod kfunc;
 pub mod ladder;
 pub mod listen;
 pub mod lookup;
+pub mod metrics;
 pub mod object;
 pub mod preflight;
 pub mod private_bpffs;

@@ -30,6 +30,7 @@ use crate::{
     batch::{read_array, write_array},
     clock::monotonic_ns,
     event::Event,
+    metrics::census::{Census, Span},
     object,
     reap::living::Living,
     record::View,
@@ -46,6 +47,9 @@ pub struct Reaper {
     tables: Tables,
     timeouts: Timeouts,
     living: Living,
+    counts: bool,
+    /// When the last sweep began.
+    before_ns: u64,
 }
 
 /// A flow that was removed.
@@ -89,7 +93,7 @@ impl Reaped {
 }
 
 /// What a sweep did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sweep {
     /// Flows that were read.
     pub read: usize,
@@ -101,6 +105,10 @@ pub struct Sweep {
     pub alive: usize,
     /// How long it took.
     pub took: Duration,
+    /// When it began, in nanoseconds since boot.
+    pub began_ns: u64,
+    /// What was counted on the way, where that is asked for.
+    pub census: Option<Census>,
 }
 
 impl Reaper {
@@ -113,7 +121,20 @@ impl Reaper {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
         let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
         sweep.load().context("the verifier refused tracker_sweep")?;
-        Ok(Self { ebpf, tables: Tables::from_pins(pins)?, timeouts, living: Living::default() })
+        Ok(Self {
+            ebpf,
+            tables: Tables::from_pins(pins)?,
+            timeouts,
+            living: Living::default(),
+            counts: false,
+            before_ns: 0,
+        })
+    }
+
+    /// Sweeps take a [`Census`] from now on, the first one of the handshakes after `since_ns`.
+    pub fn take_census(&mut self, since_ns: u64) {
+        self.counts = true;
+        self.before_ns = since_ns;
     }
 
     /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
@@ -124,8 +145,12 @@ impl Reaper {
     /// What the kernel says.
     pub fn sweep(&mut self, survey: &mut Survey, mut visit: impl FnMut(Reaped)) -> Result<Sweep> {
         let start = Instant::now();
-        let mut sweep = Sweep::default();
+        let mut sweep = Sweep { census: self.counts.then(Census::default), ..Sweep::default() };
         let mut due = self.judge(&mut sweep, survey)?;
+        self.before_ns = sweep.began_ns;
+        if let Some(census) = &mut sweep.census {
+            census.evicted = self.tables.half_open_evicted(census.half_open)?;
+        }
         sweep.alive = self.living.keep(&mut due);
         for batch in due.chunks_mut(BATCH as usize) {
             self.remove(batch)?;
@@ -149,9 +174,14 @@ impl Reaper {
     /// What the kernel says.
     pub fn judge(&self, sweep: &mut Sweep, survey: &mut Survey) -> Result<Vec<Removal>> {
         let now = monotonic_ns();
+        sweep.began_ns = now;
+        let span = Span { after_ns: self.before_ns, until_ns: now };
         let mut due = Vec::new();
         self.tables.each_flow(|key, flow, tier| {
             sweep.read += 1;
+            if let Some(census) = &mut sweep.census {
+                census.see(key, flow, tier, &self.timeouts, span);
+            }
             if tier == Tier::HalfOpen {
                 survey.see(key, flow);
             }

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -41,6 +41,7 @@ use crate::{
     },
     kernel_side::{self, Found},
     kfunc::{self, Patched},
+    metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
     object, preflight,
     protect::{self, Prepared, warden::Warden},
     reap::{Reaper, SWEEP_INTERVAL, Sweep},
@@ -111,6 +112,10 @@ pub struct Options {
     #[arg(long, default_value_t = 100, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub report_burst: u32,
+    /// Serve metrics for Prometheus at /metrics, with /healthz and /readyz: at an address, a port, or both; without any
+    /// at 127.0.0.1:9469
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = metrics::address::DEFAULT)]
+    pub metrics: Option<MetricsAddress>,
     /// Show the kernel programs' debug messages, at some cost for every packet
     #[arg(long)]
     pub kernel_log: bool,
@@ -237,6 +242,10 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
     let prepared = protect::prepare(&options.protect, &names).await?;
+    let metrics = match options.metrics {
+        Some(at) => Some(metrics::server::bind(at).await?),
+        None => None,
+    };
     let claim = instance.claim()?;
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -276,7 +285,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             leaves = options.keep_attached;
             tokio::select! {
-                result = work(&options, instance, &mut interfaces, lost_told, prepared) => result,
+                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics) => result,
                 _ = interrupt.recv() => {
                     leaves = false;
                     Ok(())
@@ -311,6 +320,7 @@ async fn work(
     interfaces: &mut Interfaces<'_>,
     lost_told: u64,
     prepared: Option<Prepared>,
+    metrics: Option<Endpoint>,
 ) -> Result<()> {
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
@@ -371,13 +381,27 @@ async fn work(
         tracing::info!(places = warden.count(), "listeners are protected by SYN cookies");
     }
 
+    let telemetry = match metrics {
+        Some(Endpoint { listener, since_ns }) => {
+            let lost = hub.lost();
+            let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
+            let telemetry = Arc::new(telemetry);
+            telemetry.attached(interfaces.list(), interfaces.attached())?;
+            tracing::info!(at = %listener.local_addr()?, "metrics are served");
+            // Aborted with the runtime.
+            tokio::spawn(metrics::server::serve(listener, Arc::clone(&telemetry)));
+            Some(telemetry)
+        }
+        None => None,
+    };
+
     let (removed, mut reaped) = mpsc::unbounded_channel();
     let reaper = reap_for_ever(
         options,
         &pins,
-        timeouts,
         &agent,
         &hub,
+        telemetry.as_deref(),
         output.kinds.contains(&Kind::Destroy),
         removed,
     );
@@ -408,6 +432,9 @@ async fn work(
                     agent.borrow_mut().interfaces = interfaces.list();
                     let agent = agent.borrow();
                     agent.publish(&instance.info())?;
+                    if let Some(telemetry) = &telemetry {
+                        telemetry.attached(interfaces.list(), interfaces.attached())?;
+                    }
                     if let Some(warden) = &mut warden {
                         warden.set_interfaces(agent.client_interfaces());
                     }
@@ -526,13 +553,16 @@ impl LostReports<'_> {
 async fn reap_for_ever(
     options: &Options,
     pins: &Path,
-    timeouts: Timeouts,
     agent: &RefCell<Agent>,
     hub: &Hub,
+    telemetry: Option<&Telemetry>,
     wanted: bool,
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
-    let mut reaper = Reaper::new(pins, &options.sizes, timeouts)?;
+    let mut reaper = Reaper::new(pins, &options.sizes, options.timeouts.timeouts())?;
+    if let Some(telemetry) = telemetry {
+        reaper.take_census(telemetry.since_ns());
+    }
     let mut survey = Survey::new(options.limits);
     let interval_ns = interval_ns(options.report_rate);
     let mut sources = Sources::new(interval_ns, interval_ns * u64::from(options.report_burst));
@@ -545,7 +575,11 @@ async fn reap_for_ever(
         let view = agent.borrow().view();
         let (told_by_sweep, wanted) = (told.clone(), wanted || hub.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
+            let mut reasons = [0; REASONS.len()];
             let sweep = reaper.sweep(&mut survey, |reaped| {
+                if let Some(place) = REASONS.iter().position(|reason| *reason == reaped.reason) {
+                    reasons[place] += 1;
+                }
                 // The receiver goes only when the agent ends.
                 if reported.has(Rule::HalfOpenTimeout)
                     && let Some(event) = reaped.half_open_timeout(&view)
@@ -560,17 +594,21 @@ async fn reap_for_ever(
                     let _ = told_by_sweep.send((Kind::Destroy, reaped.event(&view)));
                 }
             });
-            (reaper, survey, sources, sweep)
+            (reaper, survey, sources, reasons, sweep)
         });
-        let sweep;
-        (reaper, survey, sources, sweep) = sweeping.await?;
+        let (reasons, sweep);
+        (reaper, survey, sources, reasons, sweep) = sweeping.await?;
         for finding in survey.findings() {
             tables.count_breach(finding.rule, Hook::Ingress)?;
             if reported.has(finding.rule) {
                 let _ = told.send((Kind::Violation, finding.event(&agent.borrow().view())));
             }
         }
-        let Sweep { read, removed, changed, alive, took } = sweep?;
+        let sweep = sweep?;
+        if let Some(telemetry) = telemetry {
+            telemetry.swept(&sweep, &reasons);
+        }
+        let Sweep { read, removed, changed, alive, took, .. } = sweep;
         tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
     }
 }
