@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    event::Kind,
     key::{Address, FlowKey},
     packet::LinkLayer,
     violation::Rules,
@@ -71,6 +72,15 @@ pub struct LiveConfig {
     pub events: u32,
     /// 1 where every breach is reported, however often a flow repeats it.
     pub no_back_off: u32,
+}
+
+impl LiveConfig {
+    /// Whether somebody wants to hear of every segment, and none may be predicted ([`crate::predict`]).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_traced(&self) -> bool {
+        self.events & Kind::Segment.bit() != 0
+    }
 }
 
 /// Flows whose segments are reported: the coarse part of a filter, which keeps the others out of the ring buffer.

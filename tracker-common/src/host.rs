@@ -196,8 +196,7 @@ impl Host {
 
     /// Tracks a packet that was seen at `hook` at `now_ns`, and says what became of it.
     pub fn packet(&mut self, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
-        let is_traced = self.config.events & Kind::Segment.bit() != 0;
-        if !is_traced && track_predicted(self, packet, hook, || now_ns) {
+        if !self.config.is_traced() && track_predicted(self, packet, hook, || now_ns) {
             return self.done(hook, Fate::Tracked);
         }
         self.soil_scratch();

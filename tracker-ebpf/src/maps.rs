@@ -8,7 +8,6 @@ use tracker_common::{
     config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
     cookie::Keys,
     counters::{Fate, Hook, PacketCounters, Tally},
-    event::Kind,
     flow::{Flow, HalfOpen},
     key::FlowKey,
     limit,
@@ -157,12 +156,11 @@ pub(crate) fn replayed() -> Option<Replayed> {
     REPLAYED.get_ptr(0).map(|replayed| unsafe { *replayed })
 }
 
-/// Whether somebody wants to hear of every segment.
+/// [`LiveConfig::is_traced`].
 #[inline(always)]
 pub(crate) fn is_traced() -> bool {
-    // SAFETY: an array's element is never freed; the agent writes it in one piece, or whoever reads it in two is told of
-    // segments a moment earlier or later.
-    CONFIG.get_ptr(0).is_some_and(|config| unsafe { (*config).events } & Kind::Segment.bit() != 0)
+    // SAFETY: an array's element is never freed. While the agent writes it, segments are reported a moment earlier or later.
+    CONFIG.get_ptr(0).is_some_and(|config| unsafe { &*config }.is_traced())
 }
 
 /// Counts a packet.
