@@ -363,30 +363,35 @@ impl Attaching<'_> {
             return anyhow::Error::new(error).context(format!("attaching XDP to {name}"));
         }
         let there = xdp_program(ifindex).await.ok().flatten();
-        let holder = there.and_then(|id| xdp_holder(self.instance, id).ok().flatten());
-        match (holder, there) {
-            (Some(holder), _) => match holder.pid() {
-                Some(pid) => anyhow!(
-                    "{name} has an XDP program already: that of the agent named `{0}` (pid {pid}). It was left alone. Stop \
-                     that agent: `kill {pid}`",
-                    holder.name()
-                ),
-                None => anyhow!(
-                    "{name} has an XDP program already: that of an agent named `{0}`, which was killed. It was left alone. \
-                     Run an agent of that name, or remove what it has left: `tracker --instance {0} detach`",
-                    holder.name()
-                ),
-            },
-            (None, there) => {
-                let program = match there {
-                    Some(id) => format!("`{}` (program id {id})", program_name(id)),
-                    None => "another program".to_owned(),
-                };
-                anyhow!(
-                    "{name} has an XDP program already: {program}. It was left alone. Stop who has attached it, or detach \
-                     it with `ip link set dev {name} xdp off`"
-                )
-            }
+        anyhow!("{}", in_the_way(self.instance, name, there))
+    }
+}
+
+/// What is said of an XDP program that has an interface already, and what to do about it; `program` is its id, where that is
+/// known.
+pub(crate) fn in_the_way(instance: &Instance, name: &str, program: Option<u32>) -> String {
+    match program.and_then(|id| xdp_holder(instance, id).ok().flatten()) {
+        Some(holder) => match holder.pid() {
+            Some(pid) => format!(
+                "{name} has an XDP program already: that of the agent named `{0}` (pid {pid}). It was left alone. Stop \
+                 that agent: `kill {pid}`",
+                holder.name()
+            ),
+            None => format!(
+                "{name} has an XDP program already: that of an agent named `{0}`, which was killed. It was left alone. \
+                 Run an agent of that name, or remove what it has left: `tracker --instance {0} detach`",
+                holder.name()
+            ),
+        },
+        None => {
+            let program = match program {
+                Some(id) => format!("`{}` (program id {id})", program_name(id)),
+                None => "another program".to_owned(),
+            };
+            format!(
+                "{name} has an XDP program already: {program}. It was left alone. Stop who has attached it, or detach \
+                 it with `ip link set dev {name} xdp off`"
+            )
         }
     }
 }
@@ -467,7 +472,7 @@ fn pin_xdp(ingress: &mut Xdp, id: XdpLinkId, slot: &Slot, mode: Mode) -> Result<
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum LinkKind {
+pub(crate) enum LinkKind {
     Ethernet,
     Loopback,
     RawIp,
@@ -476,7 +481,7 @@ enum LinkKind {
 impl LinkKind {
     /// By the ARPHRD number (include/uapi/linux/if_arp.h). Not from sysfs, which shows the network namespace that it was
     /// mounted in.
-    fn of(name: &str) -> Result<Self> {
+    pub(crate) fn of(name: &str) -> Result<Self> {
         Self::from_number(hardware_type(name)?)
     }
 
@@ -523,7 +528,7 @@ fn is(error: &ProgramError, numbers: &[i32]) -> bool {
     false
 }
 
-fn driver(name: &str) -> String {
+pub(crate) fn driver(name: &str) -> String {
     fs::read_link(format!("/sys/class/net/{name}/device/driver"))
         .ok()
         .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
@@ -539,7 +544,7 @@ fn program_name(id: u32) -> String {
 }
 
 /// The id of the XDP program on an interface.
-async fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
+pub(crate) async fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
     let netlink = Netlink::open()?;
     let link = netlink.handle().link().get().match_index(ifindex).execute().try_next().await?;
     let mut ids =

@@ -2,7 +2,9 @@
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use crate::{events, explain, flows, instance::Instance, replay, run, stats, trace, violations};
+use crate::{
+    check, events, explain, flows, instance::Instance, replay, run, stats, trace, violations,
+};
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ pub enum Command {
     Stats(stats::Options),
     /// List the rules whose breaches are counted and reported
     Violations(violations::Options),
+    /// Look at what an agent would meet here, without attaching anything, and say what to do about it
+    Check(check::Options),
     /// Remove what an agent that was killed has left in the kernel, where no agent of its name is to take it over
     Detach,
     /// Say what a rule means, what causes it and what to look at next; other tools' names are understood

@@ -74,6 +74,26 @@ impl Instance {
         self.run_dir.join(format!("{}.json", self.name))
     }
 
+    /// The BPF filesystem.
+    #[must_use]
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Whether the BPF filesystem is one.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be asked.
+    pub fn has_bpffs(&self) -> Result<bool> {
+        let at = &self.bpffs;
+        match statfs(at) {
+            Ok(found) => Ok(found.filesystem_type() == BPF_FS_MAGIC),
+            Err(nix::errno::Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error).with_context(|| at.display().to_string()),
+        }
+    }
+
     /// Makes sure that there is a BPF filesystem.
     ///
     /// # Errors
@@ -82,7 +102,7 @@ impl Instance {
     pub fn mount_bpffs(&self) -> Result<()> {
         let at = &self.bpffs;
         fs::create_dir_all(at).with_context(|| format!("creating {}", at.display()))?;
-        if statfs(at)?.filesystem_type() != BPF_FS_MAGIC {
+        if !self.has_bpffs()? {
             mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(
                 || format!("mounting a BPF filesystem on {}: `mount -t bpf bpf DIR`", at.display()),
             )?;

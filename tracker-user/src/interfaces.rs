@@ -2,6 +2,7 @@
 
 pub mod changes;
 pub mod wanted;
+pub mod xdp_features;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 

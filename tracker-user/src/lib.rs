@@ -5,6 +5,7 @@ pub mod attach;
 pub mod batch;
 pub mod btf;
 pub mod capture;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

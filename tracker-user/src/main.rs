@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
+    check,
     cli::{Cli, Command},
     config::{self, Completed},
     detach, events, explain, flows, guide, replay, run, stats, trace, violations,
@@ -58,6 +59,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Trace(options) => runtime()?.block_on(trace::run(options, &instance)),
+        Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
         Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
     }

@@ -20,6 +20,24 @@ pub fn check() -> Result<()> {
     check_for("attaching to an interface", &ATTACHING)
 }
 
+/// The kernel's part of [`check`].
+///
+/// # Errors
+///
+/// Where it is too old, or has no BTF.
+pub fn check_kernel_here() -> Result<()> {
+    check_kernel(&uname()?.release().to_string_lossy(), Path::new("/sys/kernel/btf/vmlinux"))
+}
+
+/// The part of [`check`] that asks what this process may do.
+///
+/// # Errors
+///
+/// What it may not.
+pub fn check_capabilities_here() -> Result<()> {
+    check_own("attaching to an interface", &ATTACHING)
+}
+
 /// As [`check`], for running the programs on a capture's packets.
 ///
 /// # Errors
@@ -48,7 +66,11 @@ const ATTACHING: [(u64, &str); 3] =
 const REPLAYING: [(u64, &str); 2] = [(1 << 12, "CAP_NET_ADMIN"), (SYS_ADMIN, "CAP_SYS_ADMIN")];
 
 fn check_for(what: &str, needed: &Needed) -> Result<()> {
-    check_kernel(&uname()?.release().to_string_lossy(), Path::new("/sys/kernel/btf/vmlinux"))?;
+    check_kernel_here()?;
+    check_own(what, needed)
+}
+
+fn check_own(what: &str, needed: &Needed) -> Result<()> {
     check_capabilities(
         &fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?,
         what,

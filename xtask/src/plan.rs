@@ -219,6 +219,8 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
         .iter()
         .map(|program| match *program {
             "nft" => "nftables",
+            "jq" => "jq",
+            "curl" => "curl",
             "iptables" => "iptables",
             _ => "iproute2",
         })

@@ -1,0 +1,248 @@
+//! Every command that the documentation shows is run as it stands there.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tracker_tests::{
+    agent::tracker,
+    namespace::Namespace,
+    pcap::{Form, Ng, Order, Packet, pcap},
+    segment::{Segment, flag},
+};
+
+/// LINKTYPE_ETHERNET.
+const ETHERNET: u32 = 1;
+
+/// A host as the documentation assumes one: interfaces, addresses, an agent's directories of its own, and a capture.
+struct Host {
+    network: Namespace,
+    directory: PathBuf,
+    /// Keeps the mount namespace.
+    keeper: Child,
+}
+
+impl Host {
+    fn new() -> Result<Self> {
+        let network = Namespace::new()?;
+        for (name, peer, address) in [
+            ("eth0", "veth0", ["192.0.2.1/24", "2001:db8::1/64"]),
+            ("eth1", "veth1", ["198.51.100.1/24", "2001:db8:1::1/64"]),
+        ] {
+            network.run("ip", &["link", "add", name, "type", "veth", "peer", "name", peer])?;
+            network.run("ip", &["link", "set", peer, "up"])?;
+            network.run("ip", &["link", "set", name, "up"])?;
+            for address in address {
+                network.run("ip", &["address", "add", address, "dev", name])?;
+            }
+        }
+        let directory = std::env::temp_dir().join(format!("tracker-docs-{}", std::process::id()));
+        fs::create_dir_all(directory.join("bin"))?;
+        fs::create_dir_all(directory.join("target/release"))?;
+        for place in ["bin/tracker", "target/release/tracker"] {
+            std::os::unix::fs::symlink(tracker()?, directory.join(place))?;
+        }
+        // Root needs no sudo; and what tcpdump would have captured is there.
+        for (name, text) in [("sudo", "exec \"$@\""), ("tcpdump", "exec cat capture.pcap")] {
+            let path = directory.join("bin").join(name);
+            fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        let packets = capture();
+        fs::write(
+            directory.join("capture.pcap"),
+            pcap(Order::Little, Form::Microseconds, ETHERNET, &packets),
+        )?;
+        let file = Ng::new(Order::Little).interface(1, 0, &[]);
+        let file = packets.iter().fold(file, |file, packet| file.simple(packet));
+        fs::write(directory.join("capture.pcapng"), file.file())?;
+        // An agent named `default` may be at work on this machine.
+        let script = "mount -t tmpfs tmpfs /run && mkdir /run/etc && cp -a /etc/. /run/etc && mount --bind /run/etc /etc \
+                      && mkdir -p /etc/tracker && mount -t bpf bpf /sys/fs/bpf && echo ready && exec cat";
+        let mut keeper = network
+            .command("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting unshare, of util-linux")?;
+        let mut said = [0; 6];
+        keeper
+            .stdout
+            .take()
+            .context("a pipe")?
+            .read_exact(&mut said)
+            .context("a mount namespace could not be made; what mount said is above")?;
+        Ok(Self { network, directory, keeper })
+    }
+
+    /// Starts what a user would type, as the leader of a process group of its own.
+    fn start(&self, line: &str) -> Result<Child> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.network.path()))
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
+            .arg(format!("--wd={}", self.directory.display()))
+            // So that a command that says nothing fails by itself.
+            .args(["timeout", "--foreground", "60", "bash", "-o", "pipefail", "-c", line])
+            .env("PATH", format!("{}/bin:{path}:/usr/sbin:/sbin", self.directory.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        command.spawn().context("starting nsenter, of util-linux")
+    }
+
+    /// Runs it to its end, which must be a good one.
+    fn run(&self, line: &str) -> Result<()> {
+        let output = self.start(line)?.wait_with_output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{line}` ended with {}: {stderr}", output.status);
+        Ok(())
+    }
+
+    /// Runs what does not end by itself until it says that it is at work.
+    fn run_until(&self, line: &str, at_work: &str) -> Result<Running> {
+        let mut child = self.start(line)?;
+        let mut said = String::new();
+        let stderr = child.stderr.take().context("a pipe")?;
+        let mut running = Running { child, line: line.to_owned() };
+        let mut stderr = BufReader::new(stderr);
+        loop {
+            let mut next = String::new();
+            if stderr.read_line(&mut next)? == 0 {
+                let status = running.child.wait()?;
+                bail!("`{line}` ended with {status}: {said}");
+            }
+            said.push_str(&next);
+            if next.contains(at_work) {
+                // Whatever else it says is read, so that it never waits for that.
+                std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+                return Ok(running);
+            }
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A handshake.
+fn capture() -> Vec<Packet> {
+    let (client, server) = ("192.0.2.2:40000", "192.0.2.1:443");
+    let address = |text: &str| text.parse().expect("an address and a port");
+    let segments = [
+        Segment::new(address(client), address(server), flag::SYN, 100, 0),
+        Segment::new(address(server), address(client), flag::SYN | flag::ACK, 500, 101),
+        Segment::new(address(client), address(server), flag::ACK, 101, 501),
+    ];
+    segments.iter().map(|segment| Packet::new(1_700_000_000_000_000_000, segment.frame())).collect()
+}
+
+/// A command that is at work.
+struct Running {
+    child: Child,
+    line: String,
+}
+
+impl Running {
+    /// Ends it as a user would by Ctrl-C, with everything that it has started.
+    fn interrupt(mut self) -> Result<()> {
+        killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
+        let status = self.child.wait()?;
+        ensure!(
+            status.code() == Some(0) || self.is_reader(),
+            "`{}` ended with {status}",
+            self.line
+        );
+        Ok(())
+    }
+
+    /// Whether it only listens, so that a signal ends it like any other.
+    fn is_reader(&self) -> bool {
+        !self.line.contains("tracker run")
+    }
+}
+
+/// The lines of a page that a user is told to type into a shell.
+fn commands(page: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    for line in page.lines() {
+        let Some(code) = line.strip_prefix("    ") else { continue };
+        let code = code.strip_prefix("$ ").unwrap_or(code);
+        let starts =
+            ["sudo tracker ", "tracker ", "sudo target/release/tracker ", "tcpdump ", "curl "];
+        if starts.iter().any(|start| code.starts_with(start)) {
+            // What follows explains it.
+            let command = code.split("   #").next().unwrap_or(code).trim_end();
+            commands.push(command.to_owned());
+        }
+    }
+    commands
+}
+
+/// README and everything in docs/.
+fn pages() -> Result<Vec<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut paths = vec![root.join("README.md")];
+    for page in fs::read_dir(root.join("docs"))? {
+        let path = page?.path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            paths.push(path);
+        }
+    }
+    paths[1..].sort();
+    Ok(paths.iter().map(fs::read_to_string).collect::<std::io::Result<_>>()?)
+}
+
+#[test]
+fn every_command_works() -> Result<()> {
+    let commands: Vec<String> = pages()?.iter().flat_map(|page| commands(page)).collect();
+    let host = Host::new()?;
+    let verb = |command: &str| {
+        let words = command.split_whitespace().skip_while(|word| !word.ends_with("tracker"));
+        words.skip(1).find(|word| !word.starts_with('-')).unwrap_or_default().to_owned()
+    };
+    let (runs, others): (Vec<_>, Vec<_>) =
+        commands.iter().partition(|command| verb(command) == "run");
+    ensure!(runs.len() >= 5 && others.len() >= 20, "few commands: {commands:?}");
+    for run in runs {
+        let mut at_work = run.clone();
+        if run.contains("192.0.2.1:9469") {
+            at_work.push_str(" --verbose");
+        }
+        host.run_until(&at_work, "attached")?.interrupt()?;
+    }
+
+    let agent =
+        host.run_until("exec tracker run --interface eth0 --metrics", "metrics are served")?;
+    let mut tried = 0;
+    for command in others {
+        match verb(command).as_str() {
+            "events" | "trace" => host.run_until(command, "listening")?.interrupt()?,
+            // It would take the agent's place.
+            "detach" => continue,
+            _ => host.run(command)?,
+        }
+        tried += 1;
+    }
+    agent.interrupt()?;
+    host.run("tracker detach")?;
+    let _ = writeln!(std::io::stdout(), "{tried} commands besides `tracker run`");
+    Ok(())
+}
