@@ -63,7 +63,7 @@ impl Host {
             pcap(Order::Little, Form::Microseconds, ETHERNET, &packets),
         )?;
         let file = Ng::new(Order::Little).interface(1, 0, &[]);
-        let file = packets.iter().fold(file, |file, packet| file.simple(packet));
+        let file = packets.iter().fold(file, Ng::simple);
         fs::write(directory.join("capture.pcapng"), file.file())?;
         // An agent named `default` may be at work on this machine.
         let script = "mount -t tmpfs tmpfs /run && mkdir /run/etc && cp -a /etc/. /run/etc && mount --bind /run/etc /etc \
