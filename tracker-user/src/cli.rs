@@ -3,7 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use crate::{
-    check, events, explain, flows, instance::Instance, replay, run, stats, trace, violations,
+    check, config, events, explain, flows, instance::Instance, replay, run, stats, trace,
+    violations,
 };
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
@@ -25,7 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Attach to interfaces, track their connections, report violations, until SIGINT or SIGTERM
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// List connections, as `conntrack -L` and `ss` do
     Flows(flows::Options),
     /// Follow connections as they open, live and close, as `conntrack -E` does
@@ -36,6 +37,9 @@ pub enum Command {
     Stats(stats::Options),
     /// List the rules whose breaches are counted and reported
     Violations(violations::Options),
+    /// Check a configuration file, or show every setting that an agent would have
+    #[command(subcommand)]
+    Config(config::Verb),
     /// Look at what an agent would meet here, without attaching anything, and say what to do about it
     Check(check::Options),
     /// Remove what an agent that was killed has left in the kernel, where no agent of its name is to take it over

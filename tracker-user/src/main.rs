@@ -12,7 +12,10 @@ use tracing_subscriber::EnvFilter;
 use tracker_user::{
     check,
     cli::{Cli, Command},
-    config::{self, Completed},
+    config::{
+        self,
+        file::{self, Completed},
+    },
     detach, events, explain, flows, guide, replay, run, stats, trace, violations,
 };
 
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
 
 /// The command line and, for `tracker run`, the configuration file. Ends the process where they are wrong.
 fn command_line() -> Result<Cli> {
-    let Completed { arguments, file } = config::complete(env::args_os().collect())?;
+    let Completed { arguments, file } = file::complete(env::args_os().collect())?;
     Ok(Cli::try_parse_from(arguments).unwrap_or_else(|error| {
         if let Some(file) = file.filter(|_| error.use_stderr()) {
             let _ = writeln!(io::stderr(), "tracker: with what {} says:", file.display());
@@ -59,9 +62,10 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Trace(options) => runtime()?.block_on(trace::run(options, &instance)),
+        Command::Config(verb) => config::run(&verb),
         Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
-        Command::Run(options) => runtime()?.block_on(run::run(options, &instance)),
+        Command::Run(options) => runtime()?.block_on(run::run(*options, &instance)),
     }
 }
 
