@@ -30,18 +30,19 @@ impl Agent {
     /// This process, attached to `interfaces`.
     #[must_use]
     pub fn new(interfaces: Vec<Interface>, timeouts: &Timeouts) -> Self {
-        let timeouts = State::ALL
-            .iter()
-            .map(|state| (state.name().to_owned(), timeouts.seconds[*state as usize]))
-            .collect();
         Self {
             v: 1,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             interfaces,
-            timeouts,
+            timeouts: by_name(timeouts),
             lost_told: 0,
         }
+    }
+
+    /// It goes by these timeouts now.
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
+        self.timeouts = by_name(timeouts);
     }
 
     /// Indexes of the interfaces that clients may come from: attached, and not loopback.
@@ -103,4 +104,9 @@ impl Agent {
             .collect();
         View { clock: Clock::now(), timeouts, names }
     }
+}
+
+fn by_name(timeouts: &Timeouts) -> BTreeMap<String, u32> {
+    let seconds = |state: &State| timeouts.seconds[*state as usize];
+    State::ALL.iter().map(|state| (state.name().to_owned(), seconds(state))).collect()
 }

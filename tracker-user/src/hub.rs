@@ -27,6 +27,9 @@ use crate::{clock::Clock, event::Event, scope::Scope};
 /// Events that a listener may be behind before it loses some.
 const BACKLOG: usize = 65_536;
 
+/// The number of the owner's wish, which is the first.
+const OWN: u64 = 0;
+
 /// What a listener says first, in one line.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Request {
@@ -133,6 +136,13 @@ impl Hub {
         let wanted = Arc::new(Wanted { wishes: Mutex::default(), changed: Box::new(changed) });
         wanted.change(|wishes| wishes.add(Wish { kinds: own.to_vec(), scope: Scope::default() }));
         Self { sender: broadcast::channel(BACKLOG).0, wanted, lost: Arc::default() }
+    }
+
+    /// Changes what the hub's owner wants, and tells who is told of wishes in any case.
+    pub fn want(&self, own: &[Kind]) {
+        self.wanted.change(|wishes| {
+            wishes.by_number.insert(OWN, Wish { kinds: own.to_vec(), scope: Scope::default() })
+        });
     }
 
     /// Counts events that listeners were too slow for.

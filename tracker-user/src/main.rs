@@ -15,6 +15,7 @@ use tracker_user::{
     config::{
         self,
         file::{self, Completed},
+        settings::Current,
     },
     detach, events, explain, flows, guide, replay, run, stats, trace, violations,
 };
@@ -65,7 +66,11 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Config(verb) => config::run(&verb),
         Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
-        Command::Run(options) => runtime()?.block_on(run::run(*options, &instance)),
+        Command::Run(_) => {
+            let arguments: Vec<_> = env::args_os().collect();
+            let current = Current::read(arguments.clone())?;
+            runtime()?.block_on(run::run(current, &instance, arguments))
+        }
     }
 }
 

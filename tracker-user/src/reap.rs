@@ -131,6 +131,11 @@ impl Reaper {
         })
     }
 
+    /// Sweeps go by these from now on.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
     /// Sweeps take a [`Census`] from now on, the first one of the handshakes after `since_ns`.
     pub fn take_census(&mut self, since_ns: u64) {
         self.counts = true;

@@ -2,9 +2,10 @@
 
 use std::{
     cell::RefCell,
+    ffi::OsString,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,8 +14,8 @@ use aya::maps::{Map, MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    sync::{mpsc, watch},
+    time::{Interval, MissedTickBehavior, interval},
 };
 use tracker_common::{
     config::LiveConfig,
@@ -31,6 +32,7 @@ use crate::{
     attach::{Attaching, EgressChoice, Sizes, XdpChoice},
     cli::Format,
     clock::Clock,
+    config::settings::Current,
     event::Event,
     hub::Hub,
     instance::Instance,
@@ -42,11 +44,13 @@ use crate::{
     kernel_side::{self, Found},
     kfunc::{self, Patched},
     metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
-    object, preflight,
+    object, preflight, privileges,
     protect::{self, Prepared, warden::Warden},
     reap::{Reaper, SWEEP_INTERVAL, Sweep},
     record::View,
+    reload::Reload,
     reported::Reported,
+    service::{self, Watchdog},
     survey::{Limits, Sources, Survey},
     tables::Tables,
 };
@@ -230,13 +234,15 @@ timeout_options! {
     timeout_closed: Closed, 10, "CLOSED";
 }
 
-/// Runs the agent until SIGINT or SIGTERM.
+/// Runs the agent with these settings, which are what `arguments` mean, until SIGINT or SIGTERM. SIGHUP has it read the
+/// configuration file anew.
 ///
 /// # Errors
 ///
 /// What keeps it from starting, or ends it. Nothing stays attached, but what was left before where this one could not take
 /// it over, or everything where that is asked for.
-pub async fn run(options: Options, instance: &Instance) -> Result<()> {
+pub async fn run(current: Current, instance: &Instance, arguments: Vec<OsString>) -> Result<()> {
+    let Current { options, settings, .. } = current;
     preflight::check()?;
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
     let changes = Changes::subscribe()?;
@@ -250,6 +256,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut reload = Reload::new(arguments, settings)?;
 
     let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
     let patched = prepared
@@ -282,10 +289,11 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         }
         Err(error) => Err(error),
         Ok(()) => {
+            privileges::drop_others()?;
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             leaves = options.keep_attached;
             tokio::select! {
-                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics) => result,
+                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics, &mut reload) => result,
                 _ = interrupt.recv() => {
                     leaves = false;
                     Ok(())
@@ -294,6 +302,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
             }
         }
     };
+    service::stopping();
     if leaves {
         if outcome.is_ok() {
             tracing::info!(
@@ -321,11 +330,13 @@ async fn work(
     lost_told: u64,
     prepared: Option<Prepared>,
     metrics: Option<Endpoint>,
+    reload: &mut Reload,
 ) -> Result<()> {
+    let (settings, reaper_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
     let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
-    let output = Output { kinds: EventName::kinds(&options.events), format: options.output };
+    let mut output = Output::new(options);
 
     let mut warden = match &prepared {
         Some(prepared) => {
@@ -335,20 +346,11 @@ async fn work(
         None => None,
     };
     let config = Mutex::new(Tables::from_pins(&pins)?);
-    let live = LiveConfig {
-        reported: options.reported.rules(),
-        source_interval_ns: interval_ns(options.report_rate),
-        source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
-        no_back_off: u32::from(options.every),
-        ..LiveConfig::default()
-    };
-    let mut own = output.kinds.clone();
-    if warden.is_some() && !own.contains(&Kind::Cookie) {
-        // What the agent must know itself, to tell when they end.
-        own.push(Kind::Cookie);
-    }
-    let hub = Hub::new(&own, move |events, trace| {
-        let mut tables = config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let live = Arc::new(Mutex::new(live_config(options)));
+    let told_live = Arc::clone(&live);
+    let hub = Hub::new(&own_kinds(&output, warden.is_some()), move |events, trace| {
+        let mut tables = config.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = *told_live.lock().unwrap_or_else(PoisonError::into_inner);
         let config = LiveConfig { events, trace, ..live };
         if let Err(error) = tables.configure(config) {
             tracing::error!("telling the kernel which events are wanted: {error:#}");
@@ -396,13 +398,14 @@ async fn work(
     };
 
     let (removed, mut reaped) = mpsc::unbounded_channel();
+    let watchdog = Watchdog::new(options.sweep_interval);
     let reaper = reap_for_ever(
-        options,
+        reaper_settings,
         &pins,
         &agent,
         &hub,
         telemetry.as_deref(),
-        output.kinds.contains(&Kind::Destroy),
+        &watchdog,
         removed,
     );
     tokio::pin!(reaper);
@@ -415,6 +418,7 @@ async fn work(
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tenth = interval(Duration::from_millis(100));
     tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    service::ready();
     loop {
         tokio::select! {
             result = &mut serving => return result,
@@ -426,6 +430,21 @@ async fn work(
                 }
                 tokio::task::yield_now().await;
             }
+            current = reload.asked_for() => {
+                output = Output::new(&current);
+                *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
+                hub.want(&own_kinds(&output, warden.is_some()));
+                agent.borrow_mut().set_timeouts(&current.timeouts.timeouts());
+                agent.borrow().publish(&instance.info())?;
+                watchdog.swept_every(current.sweep_interval);
+                if let Some(telemetry) = &telemetry {
+                    telemetry.swept_every(current.sweep_interval);
+                }
+                // Its receiver lives as long as this future.
+                let _ = settings.send(current);
+                service::ready();
+            }
+            () = watchdog.due() => {}
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
             change = interfaces.changed() => {
                 if interfaces.follow(&change?).await? {
@@ -457,6 +476,27 @@ async fn work(
             }
         }
     }
+}
+
+/// What the kernel is told, besides which events are wanted.
+fn live_config(options: &Options) -> LiveConfig {
+    LiveConfig {
+        reported: options.reported.rules(),
+        source_interval_ns: interval_ns(options.report_rate),
+        source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
+        no_back_off: u32::from(options.every),
+        ..LiveConfig::default()
+    }
+}
+
+/// The events that the agent wants for itself.
+fn own_kinds(output: &Output, protects: bool) -> Vec<Kind> {
+    let mut own = output.kinds.clone();
+    if protects && !own.contains(&Kind::Cookie) {
+        // What the agent must know itself, to tell when they end.
+        own.push(Kind::Cookie);
+    }
+    own
 }
 
 /// Passes on what the ring buffer holds, up to a burst; true where it is empty.
@@ -503,6 +543,10 @@ struct Output {
 }
 
 impl Output {
+    fn new(options: &Options) -> Self {
+        Self { kinds: EventName::kinds(&options.events), format: options.output }
+    }
+
     fn write(&self, event: &Event, warn: bool) -> Result<()> {
         match self.format {
             Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event:#}"),
@@ -551,27 +595,37 @@ impl LostReports<'_> {
 
 /// Sweeps the tables at every interval, on a thread of its own: reading a million flows takes a while.
 async fn reap_for_ever(
-    options: &Options,
+    mut settings: watch::Receiver<Options>,
     pins: &Path,
     agent: &RefCell<Agent>,
     hub: &Hub,
     telemetry: Option<&Telemetry>,
-    wanted: bool,
+    watchdog: &Watchdog,
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
+    let mut options = settings.borrow_and_update().clone();
     let mut reaper = Reaper::new(pins, &options.sizes, options.timeouts.timeouts())?;
     if let Some(telemetry) = telemetry {
         reaper.take_census(telemetry.since_ns());
     }
     let mut survey = Survey::new(options.limits);
-    let interval_ns = interval_ns(options.report_rate);
-    let mut sources = Sources::new(interval_ns, interval_ns * u64::from(options.report_burst));
+    let mut sources = sources(&options);
     let mut tables = Tables::from_pins(pins)?;
-    let reported = options.reported.rules();
-    let mut tick = interval(Duration::from_secs_f64(options.sweep_interval));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = sweep_tick(&options);
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            Ok(()) = settings.changed() => {
+                options = settings.borrow_and_update().clone();
+                reaper.set_timeouts(options.timeouts.timeouts());
+                survey.set_limits(options.limits);
+                sources = self::sources(&options);
+                tick = sweep_tick(&options);
+                continue;
+            }
+        }
+        let reported = options.reported.rules();
+        let wanted = EventName::kinds(&options.events).contains(&Kind::Destroy);
         let view = agent.borrow().view();
         let (told_by_sweep, wanted) = (told.clone(), wanted || hub.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
@@ -605,10 +659,22 @@ async fn reap_for_ever(
             }
         }
         let sweep = sweep?;
+        watchdog.swept();
         if let Some(telemetry) = telemetry {
             telemetry.swept(&sweep, &reasons);
         }
         let Sweep { read, removed, changed, alive, took, .. } = sweep;
         tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
     }
+}
+
+fn sources(options: &Options) -> Sources {
+    let interval_ns = interval_ns(options.report_rate);
+    Sources::new(interval_ns, interval_ns * u64::from(options.report_burst))
+}
+
+fn sweep_tick(options: &Options) -> Interval {
+    let mut tick = interval(Duration::from_secs_f64(options.sweep_interval));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }

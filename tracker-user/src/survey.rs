@@ -98,6 +98,11 @@ impl Survey {
         Self { limits, sightings: HashMap::new(), under_way: HashSet::new() }
     }
 
+    /// Goes by these from now on. What is under way is not reported again.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Looks at a half-open flow.
     pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
         let to = flow.originator().other();

@@ -1,0 +1,38 @@
+//! What the agent may do once it is attached: only what it goes on to need.
+
+use anyhow::{Context, Result};
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// To attach to interfaces that come later, to load programs for them, and to read and write maps.
+const NEEDED: [Capability; 3] =
+    [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON];
+
+/// Gives up every other capability, for good, and those that a program started from here could have.
+///
+/// Threads have capabilities of their own, so this comes before others are started; those inherit what is left.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn drop_others() -> Result<()> {
+    const GIVING_UP: &str = "giving up capabilities that are not needed any more";
+    let permitted = caps::read(None, CapSet::Permitted).context(GIVING_UP)?;
+    let mut kept: CapsHashSet =
+        NEEDED.into_iter().filter(|need| permitted.contains(need)).collect();
+    if kept.len() < NEEDED.len() {
+        // It stands for those that are missing (capabilities(7)).
+        kept.extend(permitted.get(&Capability::CAP_SYS_ADMIN));
+    }
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        for capability in caps::read(None, CapSet::Bounding).context(GIVING_UP)? {
+            if !kept.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability).context(GIVING_UP)?;
+            }
+        }
+    }
+    caps::clear(None, CapSet::Ambient).context(GIVING_UP)?;
+    caps::clear(None, CapSet::Inheritable).context(GIVING_UP)?;
+    caps::set(None, CapSet::Effective, &kept).context(GIVING_UP)?;
+    caps::set(None, CapSet::Permitted, &kept).context(GIVING_UP)?;
+    nix::sys::prctl::set_no_new_privs().context("no_new_privs")
+}
