@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use crate::{
-    check, config, events, explain, flows, instance::Instance, replay, run, stats, trace,
+    check, config, events, explain, flows, generate, instance::Instance, replay, run, stats, trace,
     violations,
 };
 
@@ -49,6 +49,9 @@ pub enum Command {
     /// Print docs/violations.md, for `cargo xtask docs`
     #[command(hide = true)]
     Guide,
+    /// Write manual pages and completions, for `cargo xtask package`
+    #[command(hide = true, subcommand)]
+    Generate(generate::Verb),
     /// Push a capture through the kernel programs, and show its connections and what happened to them
     Replay(replay::Options),
 }

@@ -15,6 +15,7 @@ pub mod events;
 pub mod explain;
 pub mod filter;
 pub mod flows;
+pub mod generate;
 pub mod guide;
 pub mod hub;
 pub mod instance;

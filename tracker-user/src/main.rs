@@ -17,7 +17,7 @@ use tracker_user::{
         file::{self, Completed},
         settings::Current,
     },
-    detach, events, explain, flows, guide, replay, run, stats, trace, violations,
+    detach, events, explain, flows, generate, guide, replay, run, stats, trace, violations,
 };
 
 fn main() -> ExitCode {
@@ -59,6 +59,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Stats(options) => stats::run(&options, &instance),
         Command::Violations(options) => violations::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Generate(verb) => generate::run(&verb),
         Command::Guide => guide::run(),
         Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),

@@ -5,6 +5,7 @@ mod debian;
 mod docs;
 mod host;
 mod lint;
+mod package;
 mod plan;
 mod probe;
 mod run;
@@ -49,6 +50,8 @@ enum Verb {
     },
     /// Check formatting, and let clippy check everything, the kernel programs too
     Lint,
+    /// Build a package for Debian in target/package, which needs no toolchain where it is installed
+    Package,
     /// Write docs/violations.md anew, from the vocabulary in tracker-common
     Docs,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Test { args } => test::test(&args),
         Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
+        Verb::Package => package::package(),
         Verb::Docs => docs::docs(),
     };
     if let Err(error) = result {

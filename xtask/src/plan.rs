@@ -221,6 +221,7 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "nft" => "nftables",
             "jq" => "jq",
             "curl" => "curl",
+            "groff" => "groff-base",
             "iptables" => "iptables",
             _ => "iproute2",
         })

@@ -31,7 +31,7 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
     }
     if purpose.runs() {
         let rivals = purpose.measures().then_some("iptables");
-        let programs = ["ip", "ss", "nft", "jq", "curl"]
+        let programs = ["ip", "ss", "nft", "jq", "curl", "groff"]
             .into_iter()
             .chain(rivals)
             .filter(|program| !host::on_path(program))

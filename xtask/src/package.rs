@@ -1,0 +1,220 @@
+//! `cargo xtask package`: a package for Debian, which needs no toolchain where it is installed.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{host, plan::Purpose, setup::setup};
+
+/// What is copied as it is: from below the project's root, to below the package's, with the mode.
+const FILES: [(&str, &str, u32); 9] = [
+    ("packaging/tracker.service", "usr/lib/systemd/system/tracker.service", 0o644),
+    ("packaging/tracker.toml", "etc/tracker/tracker.toml", 0o644),
+    ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
+    ("packaging/debian/prerm", "DEBIAN/prerm", 0o755),
+    ("packaging/debian/postrm", "DEBIAN/postrm", 0o755),
+    ("README.md", "usr/share/doc/tracker/README.md", 0o644),
+    ("CHANGELOG.md", "usr/share/doc/tracker/CHANGELOG.md", 0o644),
+    ("docs/violations.md", "usr/share/doc/tracker/violations.md", 0o644),
+    ("docs/metrics.md", "usr/share/doc/tracker/metrics.md", 0o644),
+];
+
+/// Completions: what `tracker generate` calls them, and where their shells look.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("tracker.bash", "usr/share/bash-completion/completions/tracker"),
+    ("_tracker", "usr/share/zsh/vendor-completions/_tracker"),
+    ("tracker.fish", "usr/share/fish/vendor_completions.d/tracker.fish"),
+];
+
+/// Builds the command, and a package with it in target/package.
+///
+/// # Errors
+///
+/// Where something cannot be built, or dpkg-deb is missing.
+pub(crate) fn package() -> Result<()> {
+    setup(Purpose::Run)?;
+    host::run(
+        host::cargo().args(["build", "--release", "--package", "tracker-user"]),
+        "cargo build",
+    )?;
+    let target = host::target_dir()?;
+    let package = assemble(&target.join("release/tracker"), &target.join("package"))?;
+    println!("{}", package.display());
+    Ok(())
+}
+
+/// Puts a package together in `directory`, and returns it.
+fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
+    let root = directory.join("root");
+    match fs::remove_dir_all(&root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let installed = root.join("usr/bin/tracker");
+    copy(program, &installed, 0o755)?;
+    host::run(Command::new("strip").arg(&installed), "strip")?;
+    for (from, to, mode) in FILES {
+        copy(&host::workspace().join(from), &root.join(to), mode)?;
+    }
+    let man = root.join("usr/share/man/man1");
+    host::run(Command::new(program).args(["generate", "man"]).arg(&man), "tracker generate")?;
+    for page in fs::read_dir(&man)? {
+        compress(&page?.path())?;
+    }
+    compress(&root.join("usr/share/doc/tracker/CHANGELOG.md"))?;
+    let completions = directory.join("completions");
+    host::run(
+        Command::new(program).args(["generate", "completions"]).arg(&completions),
+        "tracker generate",
+    )?;
+    for (from, to) in COMPLETIONS {
+        copy(&completions.join(from), &root.join(to), 0o644)?;
+    }
+    write(&root.join("usr/share/doc/tracker/copyright"), &copyright()?)?;
+    write(&root.join("DEBIAN/conffiles"), "/etc/tracker/tracker.toml\n")?;
+    let architecture = architecture()?;
+    write(&root.join("DEBIAN/control"), &control(program, &architecture)?)?;
+
+    let version = env!("CARGO_PKG_VERSION");
+    let package = directory.join(format!("tracker_{version}_{architecture}.deb"));
+    host::run(
+        Command::new("dpkg-deb").args(["--build", "--root-owner-group"]).arg(&root).arg(&package),
+        "dpkg-deb",
+    )?;
+    Ok(package)
+}
+
+fn control(program: &Path, architecture: &str) -> Result<String> {
+    let (major, minor) = glibc(&fs::read(program)?).context("it needs no version of glibc")?;
+    Ok(format!(
+        "Package: tracker\n\
+         Version: {}\n\
+         Architecture: {architecture}\n\
+         Maintainer: The tracker developers <tracker@localhost>\n\
+         Section: net\n\
+         Priority: optional\n\
+         Depends: libc6 (>= {major}.{minor}), libgcc-s1\n\
+         Description: knows what every TCP connection on an interface is doing\n \
+         Kernel programs (XDP and tcx) derive the state of both ends of every TCP\n \
+         connection, report what breaks the protocol, and answer SYN floods with\n \
+         SYN cookies. It observes, and changes no packet, unless asked to protect.\n",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+/// The newest version of glibc whose symbols a program asks for; they stand in it as `GLIBC_2.34`.
+fn glibc(program: &[u8]) -> Option<(u32, u32)> {
+    const NAME: &[u8] = b"GLIBC_";
+    let versions = program.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME);
+    versions
+        .filter_map(|(at, _)| {
+            let rest = &program[at + NAME.len()..];
+            let end = rest.iter().position(|octet| !octet.is_ascii_digit() && *octet != b'.')?;
+            let mut numbers = std::str::from_utf8(&rest[..end]).ok()?.split('.');
+            Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+        })
+        .max()
+}
+
+fn architecture() -> Result<String> {
+    let output = Command::new("dpkg")
+        .arg("--print-architecture")
+        .output()
+        .context("packages are built on Debian and its like, with dpkg")?;
+    ensure!(output.status.success(), "dpkg --print-architecture: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+fn copyright() -> Result<String> {
+    let mit = fs::read_to_string(host::workspace().join("LICENSE-MIT"))?;
+    Ok(format!(
+        "tracker is licensed under the MIT licence, which follows, or the Apache licence, version 2.0, which is in\n\
+         /usr/share/common-licenses/Apache-2.0, as you like. Its kernel programs declare themselves `Dual MIT/GPL`; the GPL's\n\
+         version 2 is in /usr/share/common-licenses/GPL-2.\n\n{mit}"
+    ))
+}
+
+fn compress(path: &Path) -> Result<()> {
+    host::run(Command::new("gzip").args(["-9", "--no-name"]).arg(path), "gzip")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    make_parent(path)?;
+    fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    make_parent(to)?;
+    fs::copy(from, to).with_context(|| from.display().to_string())?;
+    Ok(fs::set_permissions(to, fs::Permissions::from_mode(mode))?)
+}
+
+fn make_parent(path: &Path) -> Result<()> {
+    Ok(fs::create_dir_all(path.parent().context("a file in a directory")?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_glibc() {
+        assert_eq!(glibc(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.17\0GLIBC_PRIVATE\0"), Some((2, 34)));
+        assert_eq!(glibc(b"nothing"), None);
+    }
+
+    #[test]
+    fn a_package() -> Result<()> {
+        // This program is in `deps` beside it.
+        let built = std::env::current_exe()?.ancestors().nth(2).map(Path::to_owned);
+        let built = built.context("this program is not in cargo's target directory")?;
+        let program = built.join("tracker");
+        ensure!(program.exists(), "`cargo build --release --package tracker-user` comes first");
+        let directory = built.join("package-test");
+        let package = assemble(&program, &directory)?;
+        let output = Command::new("dpkg-deb").arg("--contents").arg(&package).output()?;
+        let contents = String::from_utf8(output.stdout)?;
+        let has = |path: &str| contents.lines().any(|line| line.ends_with(path));
+        for path in ["./usr/bin/tracker", "./usr/share/man/man1/tracker-run.1.gz"] {
+            ensure!(has(path), "{path}: {contents}");
+        }
+        ensure!(FILES.iter().all(|(_, to, _)| to.starts_with("DEBIAN") || {
+            has(&format!("./{to}")) || has(&format!("./{to}.gz"))
+        }));
+
+        // Every page is one that readers of pages understand.
+        let mut pages = 0;
+        for page in fs::read_dir(directory.join("root/usr/share/man/man1"))? {
+            let text = Command::new("zcat").arg(page?.path()).output()?.stdout;
+            let plain = directory.join("page.1");
+            fs::write(&plain, text)?;
+            let read =
+                Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(&plain).output();
+            let read =
+                read.context("starting groff, of groff-base: `cargo xtask setup` installs it")?;
+            ensure!(read.stderr.is_empty(), "{}", String::from_utf8_lossy(&read.stderr));
+            pages += 1;
+        }
+        ensure!(pages > 10, "{pages} pages");
+        let bash = directory.join("completions/tracker.bash");
+        ensure!(host::succeeds(Command::new("bash").arg("-n").arg(bash)));
+
+        // What is commented out in the settings that come with it is right, too.
+        let settings = fs::read_to_string(directory.join("root/etc/tracker/tracker.toml"))?;
+        let uncommented = settings.lines().map(|line| {
+            let setting = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
+            format!("{}\n", setting.unwrap_or(line))
+        });
+        let file = directory.join("tracker.toml");
+        fs::write(&file, uncommented.collect::<String>())?;
+        let checked = Command::new(&program).args(["config", "check"]).arg(&file).output()?;
+        ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        ensure!(checked.stderr.is_empty(), "it names no interface");
+        Ok(())
+    }
+}
