@@ -99,6 +99,20 @@ fn state(text: &str) -> Result<String, String> {
     Err(format!("`{text}` is no state; there are {}", names.join(", ")))
 }
 
+/// A number of octets, with or without a unit.
+fn octets(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        Some(b'G') => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| format!("`{text}` is no number of octets, as in 4096, 10k or 2G"))
+}
+
 /// Which flows are meant. Every condition given must hold.
 #[derive(Clone, Debug, Default, Eq, PartialEq, clap::Args)]
 #[command(next_help_heading = "Filters")]
@@ -130,6 +144,9 @@ pub struct Filter {
     /// Interface that saw the connection's first packet
     #[arg(long, value_name = "NAME", id = "filter_interface")]
     pub interface: Option<String>,
+    /// Octets of both ends together at least, IP headers included; `k`, `M` and `G` are powers of 1000
+    #[arg(long, value_name = "N", value_parser = octets)]
+    pub min_bytes: Option<u64>,
     /// Turn the filter round: everything that does not match
     #[arg(long)]
     pub not: bool,
@@ -171,6 +188,7 @@ impl Filter {
             && holds(self.port.as_ref(), |port| [record.sport, record.dport].contains(port))
             && holds(self.family.as_ref(), |family| *family == record.family)
             && holds(self.interface.as_ref(), |name| *name == record.interface)
+            && holds(self.min_bytes.as_ref(), |least| record.bytes() >= *least)
             && (self.state.is_empty()
                 || record
                     .states()
@@ -214,6 +232,16 @@ mod tests {
             Filter { family: Some("ipv4".into()), ..Filter::default() }.scope(),
             Scope::default()
         );
+    }
+
+    #[test]
+    fn octets_in_units() {
+        assert_eq!(octets("10k"), Ok(10_000));
+        assert_eq!(octets("2G"), Ok(2_000_000_000));
+        assert_eq!(octets("0"), Ok(0));
+        for wrong in ["", "k", "-1", "1.5M", "99999999999999999999", "18446744073709551615k"] {
+            assert!(octets(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

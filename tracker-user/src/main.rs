@@ -55,7 +55,7 @@ fn command_line() -> Result<Cli> {
 fn execute(cli: Cli) -> Result<()> {
     let Cli { instance, command, .. } = cli;
     match command {
-        Command::Flows(options) => flows::run(&options, &instance),
+        Command::Flows(options) => runtime()?.block_on(flows::run(&options, &instance)),
         Command::Stats(options) => stats::run(&options, &instance),
         Command::Violations(options) => violations::run(&options),
         Command::Explain(options) => explain::run(&options),

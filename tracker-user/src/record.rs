@@ -117,6 +117,18 @@ impl View {
 }
 
 impl Record {
+    /// Packets of both ends.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.orig.packets.saturating_add(self.reply.packets)
+    }
+
+    /// Octets of both ends, IP headers included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.orig.bytes.saturating_add(self.reply.bytes)
+    }
+
     /// What `flow` says.
     #[must_use]
     pub fn new(key: &FlowKey, flow: &Flow, tier: Option<Tier>, view: &View) -> Self {

@@ -1,0 +1,101 @@
+//! Flows as a table, by columns of one's choice.
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::record::Record;
+
+/// What a column shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Column {
+    /// Address of the end that opened the connection
+    Src,
+    /// Its port
+    Sport,
+    /// Address of the other end
+    Dst,
+    /// Its port
+    Dport,
+    /// Both ends' states
+    State,
+    /// Seconds until it is removed
+    Left,
+    /// Seconds since its first packet
+    Age,
+    /// Packets of both ends
+    Packets,
+    /// Octets of both ends, IP headers included
+    Bytes,
+    /// Violations counted on it
+    Violations,
+    /// Microseconds of the handshake's round trip
+    Rtt,
+    /// Zeek's history
+    History,
+    /// Zeek's conn_state
+    ConnState,
+    /// Directions that were seen
+    Seen,
+    /// Interface that saw its first packet
+    Interface,
+    /// The interface's zone
+    Zone,
+}
+
+impl Column {
+    fn show(self, record: &Record, now_ns: u64) -> String {
+        match self {
+            Self::Src => record.src.to_string(),
+            Self::Sport => record.sport.to_string(),
+            Self::Dst => record.dst.to_string(),
+            Self::Dport => record.dport.to_string(),
+            Self::State => record.states().join("/"),
+            Self::Left => record.timeout_s.to_string(),
+            Self::Age => (now_ns.saturating_sub(record.created_ns) / 1_000_000_000).to_string(),
+            Self::Packets => record.packets().to_string(),
+            Self::Bytes => record.bytes().to_string(),
+            Self::Violations => record.violations.to_string(),
+            Self::Rtt => record.rtt_us.map_or_else(|| "-".to_owned(), |rtt| rtt.to_string()),
+            Self::History => record.history.clone(),
+            Self::ConnState => record.conn_state.clone(),
+            Self::Seen => record.seen.clone(),
+            Self::Interface => record.interface.clone(),
+            Self::Zone => record.zone.to_string(),
+        }
+    }
+
+    fn title(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| {
+            value.get_name().to_ascii_uppercase().replace('-', "_")
+        })
+    }
+}
+
+/// A table with a title a column. With a width it keeps to that; without one a flow is a line.
+pub(super) fn table(
+    records: &[Record],
+    columns: &[Column],
+    now_ns: u64,
+    width: Option<u16>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    match width {
+        Some(width) => {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(width);
+        }
+        None => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
+    table.set_header(columns.iter().map(|column| column.title()));
+    for record in records {
+        table.add_row(columns.iter().map(|column| column.show(record, now_ns)));
+    }
+    if let Some(first) = table.column_mut(0) {
+        // A line begins with its first word, for awk and for eyes.
+        first.set_padding((0, 1));
+    }
+    table.trim_fmt()
+}
