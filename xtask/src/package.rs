@@ -11,8 +11,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{host, plan::Purpose, setup::setup};
 
+/// Alerts for Prometheus.
+const ALERTS: &str = "packaging/prometheus/tracker.rules.yml";
+/// A dashboard for Grafana.
+const DASHBOARD: &str = "packaging/grafana/tracker.json";
+
 /// What is copied as it is: from below the project's root, to below the package's, with the mode.
-const FILES: [(&str, &str, u32); 9] = [
+const FILES: [(&str, &str, u32); 11] = [
     ("packaging/tracker.service", "usr/lib/systemd/system/tracker.service", 0o644),
     ("packaging/tracker.toml", "etc/tracker/tracker.toml", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -22,6 +27,8 @@ const FILES: [(&str, &str, u32); 9] = [
     ("CHANGELOG.md", "usr/share/doc/tracker/CHANGELOG.md", 0o644),
     ("docs/violations.md", "usr/share/doc/tracker/violations.md", 0o644),
     ("docs/metrics.md", "usr/share/doc/tracker/metrics.md", 0o644),
+    (ALERTS, "usr/share/doc/tracker/examples/tracker.rules.yml", 0o644),
+    (DASHBOARD, "usr/share/doc/tracker/examples/grafana.json", 0o644),
 ];
 
 /// Completions: what `tracker generate` calls them, and where their shells look.
@@ -162,10 +169,36 @@ fn make_parent(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    const DAEMON_SET: &str = "packaging/kubernetes/daemonset.yaml";
+
     #[test]
     fn versions_of_glibc() {
         assert_eq!(glibc(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.17\0GLIBC_PRIVATE\0"), Some((2, 34)));
         assert_eq!(glibc(b"nothing"), None);
+    }
+
+    #[test]
+    fn what_is_watched_is_there() -> Result<()> {
+        let read = |name: &str| fs::read_to_string(host::workspace().join(name));
+        let documented = read("docs/metrics.md")?;
+        for page in [ALERTS, DASHBOARD] {
+            let text = read(page)?;
+            let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+            let names: std::collections::BTreeSet<&str> =
+                text.split(|c| !is_name(c)).filter(|word| word.starts_with("tracker_")).collect();
+            ensure!(names.len() >= 6, "{page}: {names:?}");
+            for name in names {
+                // A histogram has three.
+                let base = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|part| name.strip_suffix(part))
+                    .unwrap_or(name);
+                let is_known =
+                    [base, name].iter().any(|name| documented.contains(&format!("`{name}`")));
+                ensure!(is_known, "{page}: no metric is called {name}");
+            }
+        }
+        Ok(())
     }
 
     #[test]
@@ -212,9 +245,18 @@ mod tests {
         });
         let file = directory.join("tracker.toml");
         fs::write(&file, uncommented.collect::<String>())?;
-        let checked = Command::new(&program).args(["config", "check"]).arg(&file).output()?;
+        check_settings(&program, &file)?;
+        let cluster = fs::read_to_string(host::workspace().join(DAEMON_SET))?;
+        let settings = cluster.split_once("tracker.toml: |\n").context("it has settings")?.1;
+        fs::write(&file, settings.split("---").next().unwrap_or_default())?;
+        check_settings(&program, &file)
+    }
+
+    /// They are right, and say what to attach to.
+    fn check_settings(program: &Path, file: &Path) -> Result<()> {
+        let checked = Command::new(program).args(["config", "check"]).arg(file).output()?;
         ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-        ensure!(checked.stderr.is_empty(), "it names no interface");
+        ensure!(checked.stderr.is_empty(), "no interface is named");
         Ok(())
     }
 }
