@@ -17,7 +17,7 @@ const ALERTS: &str = "packaging/prometheus/tracker.rules.yml";
 const DASHBOARD: &str = "packaging/grafana/tracker.json";
 
 /// What is copied as it is: from below the project's root, to below the package's, with the mode.
-const FILES: [(&str, &str, u32); 11] = [
+const FILES: [(&str, &str, u32); 13] = [
     ("packaging/tracker.service", "usr/lib/systemd/system/tracker.service", 0o644),
     ("packaging/tracker.toml", "etc/tracker/tracker.toml", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -27,6 +27,12 @@ const FILES: [(&str, &str, u32); 11] = [
     ("CHANGELOG.md", "usr/share/doc/tracker/CHANGELOG.md", 0o644),
     ("docs/violations.md", "usr/share/doc/tracker/violations.md", 0o644),
     ("docs/metrics.md", "usr/share/doc/tracker/metrics.md", 0o644),
+    ("docs/guide.md", "usr/share/doc/tracker/guide.md", 0o644),
+    (
+        "packaging/prometheus/tracker.test.yml",
+        "usr/share/doc/tracker/examples/tracker.test.yml",
+        0o644,
+    ),
     (ALERTS, "usr/share/doc/tracker/examples/tracker.rules.yml", 0o644),
     (DASHBOARD, "usr/share/doc/tracker/examples/grafana.json", 0o644),
 ];
