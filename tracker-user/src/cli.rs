@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use crate::{
-    check, config, events, explain, flows, generate, instance::Instance, replay, run, stats, trace,
-    violations,
+    check, config, events, explain, flows, generate, instance::Instance, replay, run, stats, top,
+    trace, violations,
 };
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
@@ -33,6 +33,8 @@ pub enum Command {
     Events(events::Options),
     /// Draw connections as they go on, a segment a line between both ends' states
     Trace(trace::Options),
+    /// Watch flows, rates, half-open connections and violations on the whole terminal
+    Top(top::Options),
     /// Show every counter
     Stats(stats::Options),
     /// List the rules whose breaches are counted and reported

@@ -8,10 +8,10 @@ use tracker_common::violation::Rule;
 use crate::{
     cli::Format,
     event::Event,
-    filter::Filter,
+    filter::{Choice, Filter},
     hub::Request,
     instance::Instance,
-    listen::Listener,
+    listen::{Listener, say_listening},
     lookup::{self, Found},
     run::EventName,
 };
@@ -40,7 +40,7 @@ pub struct Options {
     pub violation: Option<String>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
-    pub filter: Filter,
+    pub choice: Choice,
 }
 
 fn rule(text: &str) -> Result<String, String> {
@@ -71,26 +71,28 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("events are a stream: use `-o jsonl`");
     }
+    let filter = options.choice.filter("events");
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
     let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;
+    say_listening();
     let mut shown = 0;
     while options.last.is_none_or(|last| shown < last) {
         let Some((event, line)) = listener.next().await? else { return Ok(()) };
-        shown += u64::from(show(&options, &event, &line)?);
+        shown += u64::from(show(&options, &filter, &event, &line)?);
     }
     Ok(())
 }
 
 /// Prints an event, which came in `line`, if it is asked for.
-fn show(options: &Options, event: &Event, line: &str) -> Result<bool> {
+fn show(options: &Options, filter: &Filter, event: &Event, line: &str) -> Result<bool> {
     let named = options.violation.as_ref().is_none_or(|name| {
         event.lost.is_some()
             || event.violation.as_ref().is_some_and(|violation| violation.name == *name)
     });
     let meant = match &event.flow {
-        Some(flow) => options.filter.matches(flow),
-        None => event.lost.is_some() || options.filter.is_empty(),
+        Some(flow) => filter.matches(flow),
+        None => event.lost.is_some() || filter.is_empty(),
     };
     if !named || !meant {
         return Ok(false);

@@ -2,10 +2,11 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use clap::{Parser, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 use tracker_common::state::State;
 
-use crate::{record::Record, scope::Scope};
+use crate::{cli, record::Record, scope::Scope};
 
 /// An address, or a prefix of one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -152,7 +153,131 @@ pub struct Filter {
     pub not: bool,
 }
 
+/// A filter by options, by words, or by both.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Choice {
+    /// The same filters in words, as `ss` has them: `state established dport 443 src 10.0.0.0/8`
+    #[arg(value_name = "WORD")]
+    words: Vec<String>,
+    /// The options.
+    #[command(flatten)]
+    options: Filter,
+}
+
+impl Choice {
+    /// What both ask for together. Ends the process where the words are none, or an option says the same.
+    #[must_use]
+    pub fn filter(&self, verb: &str) -> Filter {
+        let both = words(&self.words.join(" ")).and_then(|filter| filter.and(&self.options));
+        both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
+    }
+}
+
+/// A filter in words: an option's name without its hyphens, and its value. `and`, `=`, and the colon before a port are
+/// understood, because `ss` has them.
+///
+/// # Errors
+///
+/// What is wrong, in a line.
+pub fn words(text: &str) -> Result<Filter, String> {
+    #[derive(Parser)]
+    #[command(no_binary_name = true, disable_help_flag = true)]
+    struct Words {
+        #[command(flatten)]
+        filter: Filter,
+    }
+    const NAMES: [&str; 10] = [
+        "src",
+        "dst",
+        "addr",
+        "sport",
+        "dport",
+        "port",
+        "state",
+        "family",
+        "interface",
+        "min-bytes",
+    ];
+    let mut rest = text.split_whitespace().filter(|word| !["and", "=", "=="].contains(word));
+    let mut arguments = Vec::new();
+    while let Some(word) = rest.next() {
+        let name = word.strip_prefix("--").unwrap_or(word);
+        if name == "not" {
+            arguments.push("--not".to_owned());
+            continue;
+        }
+        if !NAMES.contains(&name) {
+            return Err(format!("`{word}` is no filter; there are {} and not", NAMES.join(", ")));
+        }
+        let value = rest.next().ok_or_else(|| format!("`{word}` of what?"))?;
+        let value = if name.ends_with("port") { value.trim_start_matches(':') } else { value };
+        arguments.push(format!("--{name}={value}"));
+    }
+    Words::try_parse_from(arguments).map(|words| words.filter).map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        first.strip_prefix("error: ").unwrap_or(first).to_owned()
+    })
+}
+
+impl fmt::Display for Filter {
+    /// In the words that [`words`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { src, dst, addr, sport, dport, port, state, family, interface, min_bytes, not } =
+            self;
+        let prefix = |prefix: &Option<Prefix>| prefix.map(|prefix| prefix.to_string());
+        let number = |number: &Option<u16>| number.map(|number| number.to_string());
+        let words = [
+            ("src", prefix(src)),
+            ("dst", prefix(dst)),
+            ("addr", prefix(addr)),
+            ("sport", number(sport)),
+            ("dport", number(dport)),
+            ("port", number(port)),
+            ("state", (!state.is_empty()).then(|| state.join(","))),
+            ("family", family.clone()),
+            ("interface", interface.clone()),
+            ("min-bytes", min_bytes.map(|bytes| bytes.to_string())),
+        ];
+        let given =
+            words.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+        let given: Vec<_> = given.chain(not.then(|| "not".to_owned())).collect();
+        f.write_str(&given.join(" "))
+    }
+}
+
 impl Filter {
+    /// What this and `other` ask for together.
+    ///
+    /// # Errors
+    ///
+    /// Where both say something of the same.
+    pub fn and(self, other: &Self) -> Result<Self, String> {
+        fn one<T>(name: &str, one: Option<T>, other: Option<T>) -> Result<Option<T>, String> {
+            match (one, other) {
+                (Some(_), Some(_)) => Err(format!("`{name}` is given twice")),
+                (one, other) => Ok(one.or(other)),
+            }
+        }
+        if !self.state.is_empty() && !other.state.is_empty() {
+            return Err("`state` is given twice".to_owned());
+        }
+        let other = other.clone();
+        Ok(Self {
+            src: one("src", self.src, other.src)?,
+            dst: one("dst", self.dst, other.dst)?,
+            addr: one("addr", self.addr, other.addr)?,
+            sport: one("sport", self.sport, other.sport)?,
+            dport: one("dport", self.dport, other.dport)?,
+            port: one("port", self.port, other.port)?,
+            state: [self.state, other.state].concat(),
+            family: one("family", self.family, other.family)?,
+            interface: one("interface", self.interface, other.interface)?,
+            min_bytes: one("min-bytes", self.min_bytes, other.min_bytes)?,
+            not: self.not || other.not,
+        })
+    }
+
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -214,6 +339,42 @@ mod tests {
         for wrong in ["10.0.0.0/33", "example.com", "10.0.0.0/x", "::/129"] {
             assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn words_are_options_without_hyphens() {
+        let read = |text: &str| words(text).map(|filter| filter.to_string());
+        for (text, expected) in [
+            ("", ""),
+            ("state established", "state ESTABLISHED"),
+            (
+                "state syn-recv,time-wait and sport = :443 not",
+                "sport 443 state SYN_RECEIVED,TIME_WAIT not",
+            ),
+            ("dst 10.0.0.0/8 dport :80", "dst 10.0.0.0/8 dport 80"),
+            ("src 2001:db8::1 min-bytes 2k", "src 2001:db8::1/128 min-bytes 2000"),
+            ("--family ipv6 --interface eth0", "family ipv6 interface eth0"),
+        ] {
+            let shown = read(text).expect(text);
+            assert_eq!(shown, expected);
+            assert_eq!(read(&shown).as_ref(), Ok(&shown));
+        }
+        for (text, expected) in [
+            ("established", "`established` is no filter"),
+            ("sport", "`sport` of what?"),
+            ("sport http", "invalid value 'http'"),
+            ("port 80 port 81", "cannot be used multiple times"),
+            ("state open", "is no state"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        }
+        let dport = || words("dport 80").expect("a filter");
+        assert_eq!(
+            dport().and(&words("src ::1 not").expect("a filter")).map(|both| both.to_string()),
+            Ok("src ::1/128 dport 80 not".to_owned())
+        );
+        assert!(dport().and(&dport()).is_err());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     agent::Agent,
     cli::{Format, refuse},
     clock::monotonic_ns,
-    filter::Filter,
+    filter::Choice,
     flows::{columns::Column, order::Key},
     instance::Instance,
     record::Record,
@@ -56,10 +56,11 @@ pub struct Options {
     pub older_than: Option<Duration>,
     /// Which flows.
     #[command(flatten)]
-    pub filter: Filter,
+    pub choice: Choice,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+/// Between two looks: seconds from 0.1 to 3600.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.1..=3600.0).contains(&value) => Ok(value),
         _ => Err("a number of seconds from 0.1 to 3600".to_owned()),
@@ -90,6 +91,7 @@ struct Document<'a> {
 ///
 /// Where no agent runs, or its maps cannot be read.
 pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
+    let filter = options.choice.filter("flows");
     let tables = Tables::open(instance)?;
     let view = Agent::find(instance)?.view();
     let older_than =
@@ -105,7 +107,7 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
             return;
         }
         let record = Record::new(key, flow, Some(tier), &view);
-        if options.filter.matches(&record) {
+        if filter.matches(&record) {
             records.push(record);
         }
     })?;

@@ -44,5 +44,6 @@ pub mod stats;
 pub mod survey;
 pub mod tables;
 pub mod terminal;
+pub mod top;
 pub mod trace;
 pub mod violations;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::{
@@ -24,7 +24,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Asks the agent for events, and says `listening` on stderr once none is missed any more.
+    /// Asks the agent for events, and waits until none is missed any more.
     ///
     /// # Errors
     ///
@@ -51,7 +51,14 @@ impl Listener {
         request.push(b'\n');
         writer.write_all(&request).await?;
         let lines = BufReader::new(reader).lines();
-        Ok(Self { lines, _writer: writer, interrupt, terminate })
+        let mut listener = Self { lines, _writer: writer, interrupt, terminate };
+        // From here on none is missed.
+        if let Some(line) = listener.line().await? {
+            let first: First =
+                serde_json::from_str(&line).context("the agent is of another version")?;
+            ensure!(first.event == "LISTENING", "the agent is of another version");
+        }
+        Ok(listener)
     }
 
     /// The next event, and the line that it came in; `None` where the user has had enough.
@@ -60,25 +67,29 @@ impl Listener {
     ///
     /// Where the agent ended, or is of another version.
     pub async fn next(&mut self) -> Result<Option<(Event, String)>> {
-        #[derive(serde::Deserialize)]
-        struct Any {
-            event: String,
-        }
-        loop {
-            let line = tokio::select! {
-                line = self.lines.next_line() => line.context("reading from the agent")?,
-                _ = self.interrupt.recv() => return Ok(None),
-                _ = self.terminate.recv() => return Ok(None),
-            };
-            let Some(line) = line else { bail!("the agent ended") };
-            let any: Any =
-                serde_json::from_str(&line).context("the agent is of another version")?;
-            if any.event != "LISTENING" {
-                let event =
-                    serde_json::from_str(&line).context("the agent is of another version")?;
-                return Ok(Some((event, line)));
-            }
-            let _ = writeln!(io::stderr(), "listening");
-        }
+        let Some(line) = self.line().await? else { return Ok(None) };
+        let event = serde_json::from_str(&line).context("the agent is of another version")?;
+        Ok(Some((event, line)))
     }
+
+    async fn line(&mut self) -> Result<Option<String>> {
+        let line = tokio::select! {
+            line = self.lines.next_line() => line.context("reading from the agent")?,
+            _ = self.interrupt.recv() => return Ok(None),
+            _ = self.terminate.recv() => return Ok(None),
+        };
+        let Some(line) = line else { bail!("the agent ended") };
+        Ok(Some(line))
+    }
+}
+
+/// What the agent says first.
+#[derive(serde::Deserialize)]
+struct First {
+    event: String,
+}
+
+/// Tells whoever waits for it that none is missed any more.
+pub fn say_listening() {
+    let _ = writeln!(io::stderr(), "listening");
 }

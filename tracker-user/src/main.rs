@@ -17,7 +17,7 @@ use tracker_user::{
         file::{self, Completed},
         settings::Current,
     },
-    detach, events, explain, flows, generate, guide, replay, run, stats, trace, violations,
+    detach, events, explain, flows, generate, guide, replay, run, stats, top, trace, violations,
 };
 
 fn main() -> ExitCode {
@@ -63,6 +63,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Guide => guide::run(),
         Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
+        Command::Top(options) => runtime()?.block_on(top::run(options, &instance)),
         Command::Trace(options) => runtime()?.block_on(trace::run(options, &instance)),
         Command::Config(verb) => config::run(&verb),
         Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),

@@ -67,30 +67,47 @@ struct Flows {
 
 /// SYN cookies, where listeners are protected by them.
 #[derive(Clone, Debug, Default, Serialize)]
-struct Cookies {
-    listeners: Vec<ListenerStats>,
+pub struct Cookies {
+    /// Each of them.
+    pub listeners: Vec<ListenerStats>,
     /// Outcomes of all listeners.
     total: BTreeMap<&'static str, u64>,
 }
 
+/// A listener that is protected.
 #[derive(Clone, Debug, Serialize)]
-struct ListenerStats {
-    listener: SocketAddr,
+pub struct ListenerStats {
+    /// Its address and port.
+    pub listener: SocketAddr,
     /// `off`, `auto` or `always`.
-    mode: &'static str,
+    pub mode: &'static str,
     /// Whether SYNs are answered with cookies now.
-    on: bool,
+    pub on: bool,
     /// Whose cookies they are.
-    way: &'static str,
+    pub way: &'static str,
     /// What the kernel programs found when they last asked.
     listening: bool,
-    half_open: u32,
+    /// Half-open connections when the host was last asked.
+    pub half_open: u32,
     backlog: u32,
-    threshold: u32,
+    /// Half-open connections from which on cookies are sent.
+    pub threshold: u32,
     outcomes: BTreeMap<&'static str, u64>,
 }
 
 impl Cookies {
+    /// Those of an agent, where it protects listeners.
+    ///
+    /// # Errors
+    ///
+    /// Where its maps cannot be read.
+    pub fn of(instance: &Instance) -> Result<Option<Self>> {
+        // Maps of programs that protect nothing are empty.
+        let maps = ListenerMaps::from_pins(&instance.pins())?;
+        let cookies = maps.map(|maps| Self::collect(&maps)).transpose()?;
+        Ok(cookies.filter(|cookies| !cookies.listeners.is_empty()))
+    }
+
     fn collect(maps: &ListenerMaps) -> Result<Self> {
         let mut cookies = Self::default();
         let now_ns = monotonic_ns();
@@ -184,11 +201,7 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
         }
     })?;
     flows.half_open_evicted = tables.half_open_evicted(flows.half_open)?;
-    // Maps of programs that protect nothing are empty.
-    let cookies = ListenerMaps::from_pins(&instance.pins())?
-        .map(|maps| Cookies::collect(&maps))
-        .transpose()?
-        .filter(|cookies| !cookies.listeners.is_empty());
+    let cookies = Cookies::of(instance)?;
     let counters = Tally::ALL
         .iter()
         .map(|tally| Ok((tally.name(), tables.tally(*tally)?)))

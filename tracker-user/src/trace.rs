@@ -13,11 +13,11 @@ use tracker_common::event::Kind;
 use crate::{
     cli::{self, Format},
     event::Event,
-    filter::Filter,
+    filter::Choice,
     hub::Request,
     instance::Instance,
     ladder::{Entry, Header, Ladder, Layout},
-    listen::Listener,
+    listen::{Listener, say_listening},
     record::Record,
 };
 
@@ -40,7 +40,7 @@ pub struct Options {
     /// Whose segments, one filter at least. The kernel reports the segments of one address (or prefix) and one port; what
     /// else is asked for is left out here.
     #[command(flatten)]
-    pub filter: Filter,
+    pub choice: Choice,
 }
 
 /// Draws until SIGINT, SIGTERM, the agent's end, or the number of segments asked for.
@@ -52,7 +52,8 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("segments are a stream: use `-o jsonl`");
     }
-    if options.filter.is_empty() && !options.all {
+    let filter = options.choice.filter("trace");
+    if filter.is_empty() && !options.all {
         cli::refuse(
             "trace",
             ErrorKind::MissingRequiredArgument,
@@ -60,16 +61,17 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         );
     }
     let events = [Kind::Segment, Kind::Violation, Kind::Destroy].map(|kind| kind.name().to_owned());
-    let trace = Some(options.filter.scope());
+    let trace = Some(filter.scope());
     let request = Request { v: 1, events: events.to_vec(), trace };
     let mut listener = Listener::connect(instance, &request).await?;
+    say_listening();
     let mut screen = Screen::new();
     let mut segments = 0;
     while options.last.is_none_or(|last| segments < last) {
         let Some((event, line)) = listener.next().await? else { return Ok(()) };
         let meant = match &event.flow {
-            Some(flow) => options.filter.matches(flow),
-            None => event.lost.is_some() || options.filter.is_empty(),
+            Some(flow) => filter.matches(flow),
+            None => event.lost.is_some() || filter.is_empty(),
         };
         if !meant {
             continue;

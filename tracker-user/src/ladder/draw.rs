@@ -103,6 +103,20 @@ impl Layout {
         }
     }
 
+    /// For so many columns of a screen that has colours of its own.
+    #[must_use]
+    pub fn plain(width: u16) -> Self {
+        let width = usize::from(width).min(MOST_WIDTH);
+        Self {
+            first: LEAST_FIRST,
+            time: LEAST_TIME,
+            width,
+            most_width: width,
+            wraps: true,
+            colour: false,
+        }
+    }
+
     /// As wide as `entries` need it, where there is the room for it.
     #[must_use]
     pub fn fitting(mut self, entries: &[Entry], header: &Header) -> Self {

@@ -1,0 +1,315 @@
+//! `tracker top` on a terminal of its own, read as a person reads it.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    pty::{Winsize, openpty},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tracker_common::LAYOUT_VERSION;
+use tracker_tests::{
+    agent::{Agent, PATIENCE, eventually, run_tracker, tracker},
+    lab::{Bench, address},
+    segment::{
+        Segment,
+        flag::{ACK, FIN, PSH, SYN},
+    },
+};
+use tracker_user::tables::Tables;
+
+/// `tracker top` on a terminal.
+struct Top {
+    child: Child,
+    terminal: File,
+    octets: Receiver<Vec<u8>>,
+    screen: vt100::Parser,
+    /// All that it has written.
+    written: Vec<u8>,
+}
+
+impl Top {
+    fn start(
+        agent: &Agent,
+        (rows, columns): (u16, u16),
+        no_colour: bool,
+        options: &[&str],
+    ) -> Result<Self> {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None)?;
+        let end = || pty.slave.try_clone().map(Stdio::from);
+        let mut command = Command::new("setsid");
+        // The terminal of whoever runs this test is none of its business.
+        command.args(["--ctty", "--wait"]).arg(tracker()?);
+        command.args(["--instance", agent.name(), "top", "--every", "0.1"]).args(options);
+        command.env("TERM", "xterm-256color").env("NO_COLOR", if no_colour { "1" } else { "" });
+        command.stdin(end()?).stdout(end()?).stderr(end()?);
+        let child = command.spawn().context("starting setsid, of util-linux")?;
+        drop(command);
+        let terminal = File::from(pty.master);
+        let (sender, octets) = mpsc::channel();
+        let mut reader = terminal.try_clone()?;
+        thread::spawn(move || {
+            let mut some = [0; 4096];
+            // A terminal that nobody has open any more cannot be read.
+            while let Ok(count @ 1..) = reader.read(&mut some) {
+                if sender.send(some[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let screen = vt100::Parser::new(rows, columns, 0);
+        Ok(Self { child, terminal, octets, screen, written: Vec::new() })
+    }
+
+    fn press(&mut self, keys: &str) -> Result<()> {
+        Ok(self.terminal.write_all(keys.as_bytes())?)
+    }
+
+    /// Waits until the screen is as `what` says: what is on it then.
+    fn until(&mut self, what: &str, is_right: impl Fn(&str) -> bool) -> Result<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let text = self.screen.screen().contents();
+            if is_right(&text) {
+                return Ok(text);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            match self.octets.recv_timeout(left) {
+                Ok(octets) => {
+                    self.screen.process(&octets);
+                    self.written.extend(octets);
+                }
+                Err(RecvTimeoutError::Timeout) => bail!("{what}: this never came:\n{text}"),
+                Err(RecvTimeoutError::Disconnected) => bail!("{what}: it ended:\n{text}"),
+            }
+        }
+    }
+
+    /// Waits until it has ended, and has given the terminal back.
+    fn end(&mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{status}");
+        while let Ok(octets) = self.octets.recv_timeout(PATIENCE) {
+            self.screen.process(&octets);
+            self.written.extend(octets);
+        }
+        ensure!(!self.screen.screen().alternate_screen(), "the terminal is not as it was");
+        ensure!(!self.screen.screen().hide_cursor(), "the cursor is not there");
+        Ok(())
+    }
+}
+
+impl Drop for Top {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn ends(port: u16) -> (SocketAddr, SocketAddr) {
+    (SocketAddr::new(address::PEER[0], port), SocketAddr::new(address::HOST[0], 80))
+}
+
+/// A connection from the peer, with so many octets.
+fn open(bench: &Bench, port: u16, octets: usize) -> Result<()> {
+    let (client, server) = ends(port);
+    bench.arrive(&Segment::new(client, server, SYN, 1, 0).frame())?;
+    bench.leave(&Segment::new(server, client, SYN | ACK, 500, 2).frame())?;
+    bench.arrive(&Segment::new(client, server, ACK, 2, 501).frame())?;
+    if octets > 0 {
+        bench.arrive(&Segment::new(client, server, PSH | ACK, 2, 501).data(octets).frame())?;
+    }
+    Ok(())
+}
+
+/// Two that are established, of which the second has sent more, and one that waits for its SYN,ACK.
+fn three() -> Result<Bench> {
+    let bench = Bench::new()?;
+    open(&bench, 1001, 100)?;
+    open(&bench, 1002, 1000)?;
+    let (client, server) = ends(1003);
+    bench.arrive(&Segment::new(client, server, SYN, 1, 0).frame())?;
+    bench.settle()?;
+    Ok(bench)
+}
+
+/// The rows of flows, from the line below their titles to the violations.
+fn flows(screen: &str) -> Vec<Vec<&str>> {
+    let rows = screen.lines().skip_while(|line| !line.starts_with("SRC")).skip(1);
+    let rows = rows.take_while(|line| !line.starts_with("violations"));
+    rows.map(|row| row.split_whitespace().collect::<Vec<_>>())
+        .filter(|row| !row.is_empty())
+        .collect()
+}
+
+fn has_row(screen: &str, place: usize, words: &[&str]) -> bool {
+    flows(screen).get(place).is_some_and(|row| words.iter().all(|word| row.contains(word)))
+}
+
+#[test]
+fn on_the_smallest_terminal_without_colours() -> Result<()> {
+    let bench = three()?;
+    let mut top = Top::start(&bench.agent, (24, 80), true, &["--sort", "bytes"])?;
+    let screen = top.until("three flows", |screen| flows(screen).len() == 3)?;
+    for said in [
+        "flows 2 of ",
+        "half-open 1 of ",
+        "ESTABLISHED 2  TIME_WAIT 0",
+        "half-open 1, most 1",
+        "TIME_WAIT 0, most 0",
+        "3 flows by bytes, greatest first",
+        "none since this began",
+        "q quit",
+    ] {
+        assert!(screen.contains(said), "{said}:\n{screen}");
+    }
+    assert_eq!(screen.lines().count(), 24);
+    // What it says is what `tracker flows` says, in the same order.
+    let listed = bench.agent.flows(&["--sort", "bytes", "--reverse"])?;
+    for (row, flow) in flows(&screen).iter().zip(&listed) {
+        let text = |name: &str| flow[name].to_string().replace('"', "");
+        let state = |end: &str| flow[end]["state"].as_str().map(str::to_owned).context("a state");
+        assert_eq!(row[0], format!("{}:{}", text("src"), text("sport")));
+        assert_eq!(row[1], format!("{}:{}", text("dst"), text("dport")));
+        assert_eq!(row[2], format!("{}/{}", state("orig")?, state("reply")?));
+    }
+
+    // A violation is told of as it comes.
+    let (client, server) = ends(1001);
+    bench.leave(&Segment::new(server, client, ACK, 501, 9999).frame())?;
+    top.until("a violation", |screen| {
+        screen.contains("ack_unseen_data 10.9.0.1:80 > 10.9.0.2:1001 ack")
+            && screen.contains("violations 1")
+    })?;
+
+    // While it is paused, nothing changes; afterwards all of it is there.
+    top.press("p")?;
+    top.until("a pause", |screen| screen.contains("PAUSED"))?;
+    open(&bench, 1004, 0)?;
+    bench.settle()?;
+    top.press("r")?;
+    let screen = top.until("the other order", |screen| screen.contains("least first"))?;
+    assert!(!screen.contains("10.9.0.2:1004"), "{screen}");
+    top.press("p")?;
+    top.until("all flows", |screen| {
+        !screen.contains("PAUSED") && flows(screen).len() == 4 && screen.contains("10.9.0.2:1004")
+    })?;
+
+    // A filter, a wrong one first.
+    top.press("/")?;
+    top.until("a prompt", |screen| screen.contains("filter:"))?;
+    top.press("sport http\r")?;
+    top.until("what is wrong", |screen| screen.contains("invalid value 'http'"))?;
+    top.press("\x15state syn-sent\r")?;
+    top.until("the flow that is meant", |screen| {
+        flows(screen).len() == 1
+            && has_row(screen, 0, &["10.9.0.2:1003", "SYN_SENT/LISTEN"])
+            && screen.contains("1 flows by bytes, least first: state SYN_SENT")
+    })?;
+
+    // The connection by itself: its segments as they pass.
+    top.press("\r")?;
+    top.until("the connection", |screen| {
+        screen.contains("10.9.0.2:1003 > 10.9.0.1:80") && screen.contains("history=S ")
+    })?;
+    let (client, server) = ends(1003);
+    let tables = Tables::from_pins(
+        format!("/sys/fs/bpf/tracker/v{LAYOUT_VERSION}/{}", bench.agent.name()).as_ref(),
+    )?;
+    eventually("the kernel is told whose segments are wanted", || {
+        Ok(tables.live_config()?.trace.port == 1003_u16.to_be_bytes())
+    })?;
+    bench.leave(&Segment::new(server, client, SYN | ACK, 500, 2).frame())?;
+    bench.arrive(&Segment::new(client, server, ACK, 2, 501).frame())?;
+    bench.arrive(&Segment::new(client, server, FIN | ACK, 2, 501).frame())?;
+    let screen = top.until("its segments", |screen| {
+        screen.contains("FIN_WAIT_1") && screen.contains("history=ShAF ")
+    })?;
+    let drawn: Vec<_> =
+        screen.lines().skip_while(|line| !line.contains("segments since")).collect();
+    assert!(
+        drawn[1].contains("<- SYN,ACK seq=0") && drawn[1].ends_with("SYN_RECEIVED"),
+        "{screen}"
+    );
+    assert!(drawn[2].contains("ESTABLISHED  -- ACK seq=1 ack=1"), "{screen}");
+    assert!(drawn[3].contains("FIN_WAIT_1   -- FIN,ACK seq=1 ack=1"), "{screen}");
+
+    top.press("\x1b")?;
+    top.until("the flows", |screen| screen.contains("flows by bytes"))?;
+    top.press("q")?;
+    top.end()?;
+    let written = String::from_utf8_lossy(&top.written);
+    let coloured = written.split("\x1b[").skip(1).find(|rest| {
+        let Some((numbers, _)) = rest.split_once('m') else { return false };
+        numbers.split(';').any(|number| matches!(number.parse(), Ok(30..=38 | 40..=48 | 90..=107)))
+    });
+    assert_eq!(coloured, None);
+    Ok(())
+}
+
+#[test]
+fn on_a_large_terminal() -> Result<()> {
+    let bench = three()?;
+    let mut top =
+        Top::start(&bench.agent, (50, 200), false, &["dport", "80", "--sort", "packets"])?;
+    let screen = top.until("three flows", |screen| flows(screen).len() == 3)?;
+    for said in [
+        "flows 3, most 3",
+        "violations 0, most 0",
+        "3 flows by packets, greatest first: dport 80",
+        "PKT/S",
+        "HISTORY",
+    ] {
+        assert!(screen.contains(said), "{said}:\n{screen}");
+    }
+    assert!(has_row(&screen, 2, &["10.9.0.2:1003", "SYN_SENT/LISTEN", "S", "veth0"]), "{screen}");
+    let flow = bench.agent.flows(&["--sport", "1002"])?;
+    let bytes = flow[0]["orig"]["bytes"].as_u64().zip(flow[0]["reply"]["bytes"].as_u64());
+    let bytes = bytes.map(|(one, other)| (one + other).to_string()).context("counters")?;
+    let all = flows(&screen);
+    let row = all.iter().find(|row| row[0] == "10.9.0.2:1002").context("a row")?;
+    assert_eq!((row[5], row[6]), (bytes.as_str(), "4"), "{screen}");
+    // The colour of ESTABLISHED is not that of SYN_SENT.
+    let colour = |port: &str, state: &str| {
+        let (line, text) = screen.lines().enumerate().find(|(_, line)| line.contains(port))?;
+        let column = text.find(state)?;
+        let cell = top.screen.screen().cell(u16::try_from(line).ok()?, u16::try_from(column).ok()?);
+        cell.map(vt100::Cell::fgcolor)
+    };
+    let (established, waiting) = (colour(":1002", "ESTABLISHED"), colour(":1003", "SYN_SENT"));
+    assert!(established.is_some() && waiting.is_some() && established != waiting, "{screen}");
+
+    // Ended by a signal, it gives the terminal back as well.
+    top.press("?")?;
+    top.until("help", |screen| screen.contains("any key goes back"))?;
+    let top_itself =
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", top.child.id()))?;
+    let pid = match top_itself.split_whitespace().next() {
+        Some(pid) => pid.parse()?,
+        None => top.child.id().cast_signed(),
+    };
+    kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+    top.end()
+}
+
+#[test]
+fn it_needs_a_terminal_and_an_agent() -> Result<()> {
+    let (_, stderr, status) = run_tracker(&["top"], None)?;
+    assert_eq!(status.code(), Some(1));
+    assert!(stderr.contains("`tracker flows --watch`"), "{stderr}");
+    let (_, stderr, status) = run_tracker(&["top", "state", "open"], None)?;
+    assert_eq!((status.code(), stderr.contains("is no state")), (Some(2), true), "{stderr}");
+    Ok(())
+}
