@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: measures tracker beside what people use instead, in network namespaces of its own.
 
+mod agent;
 mod cable;
 mod clients;
+mod connections;
 mod counters;
 mod cpu;
 mod echo;
@@ -11,6 +13,7 @@ mod generator;
 mod lane;
 mod limits;
 mod machine;
+mod memory;
 mod packet;
 mod path;
 mod programs;
@@ -44,6 +47,12 @@ enum Benchmark {
     Path,
     /// A router with tracker, with nf_conntrack, with both and with nothing
     Forward,
+    /// Connections a second that a server takes, with tracker, with nf_conntrack, with both and with nothing
+    Connections,
+    /// What a flow takes of the kernel's memory, beside an entry of nf_conntrack
+    Memory,
+    /// Time and memory of the agent, with up to four million flows
+    Agent,
 }
 
 fn main() -> ExitCode {
@@ -52,11 +61,17 @@ fn main() -> ExitCode {
         None => packet::packet()
             .and_then(|()| flood::flood(&Restrictions::default()))
             .and_then(|()| path::path())
-            .and_then(|()| forward::forward()),
+            .and_then(|()| forward::forward())
+            .and_then(|()| connections::connections())
+            .and_then(|()| memory::memory())
+            .and_then(|()| agent::agent()),
         Some(Benchmark::Packet) => packet::packet(),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
         Some(Benchmark::Path) => path::path(),
         Some(Benchmark::Forward) => forward::forward(),
+        Some(Benchmark::Connections) => connections::connections(),
+        Some(Benchmark::Memory) => memory::memory(),
+        Some(Benchmark::Agent) => agent::agent(),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

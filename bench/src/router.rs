@@ -1,6 +1,7 @@
 //! A router between clients and a server, with tracker, nf_conntrack, both or nothing on it.
 
 use std::{
+    path::PathBuf,
     process,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -52,7 +53,8 @@ pub(crate) struct Trackers {
 }
 
 impl Trackers {
-    const NOTHING: Self = Self { tracker: false, conntrack: false, passing: false };
+    /// Nobody.
+    pub(crate) const NOTHING: Self = Self { tracker: false, conntrack: false, passing: false };
 
     /// All that are compared, nothing first.
     pub(crate) const ALL: [Self; 5] = [
@@ -208,6 +210,22 @@ impl Router {
             "of {flows} handshakes {least} were seen: the machine has too much other work to do"
         );
         Ok(())
+    }
+
+    /// Where tracker's maps are pinned.
+    pub(crate) fn pins(&self) -> Option<PathBuf> {
+        let version = tracker_common::LAYOUT_VERSION;
+        let agent = self.agent.as_ref()?;
+        Some(format!("/sys/fs/bpf/tracker/v{version}/{}", agent.name()).into())
+    }
+
+    /// How many flows the one that looks knows.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not say.
+    pub(crate) fn flows(&self) -> Result<u64> {
+        self.established()?.into_iter().flatten().min().context("nobody looks")
     }
 
     /// How many flows tracker has confirmed, and nf_conntrack remembers, where they look.

@@ -24,7 +24,7 @@ use zerocopy::FromBytes;
 use crate::{batch::Walk, instance::Instance};
 
 /// Entries of a hash map that are read in one system call.
-const STEP: usize = 4096;
+const STEP: usize = 512;
 
 /// The maps of one agent.
 pub struct Tables {

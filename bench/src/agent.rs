@@ -1,0 +1,139 @@
+//! `cargo xtask bench agent`: what the agent does beside the kernel programs, by how many flows there are.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use tracker_common::{flow::Flow, key::FlowKey};
+use tracker_tests::{
+    lab::{Bench, address},
+    segment::{
+        Segment,
+        flag::{ACK, SYN},
+    },
+};
+
+use crate::{
+    cpu::Task,
+    machine, section,
+    spread::Spread,
+    table::{Table, grouped},
+};
+
+const COMMAND: &str = "cargo xtask bench agent";
+
+const FLOWS: [u64; 3] = [10_000, 1_000_000, 4_000_000];
+
+/// Sweeps that are measured with each number of flows.
+const SWEEPS: usize = 9;
+
+type Key = [u64; size_of::<FlowKey>() / 8];
+type Record = [u64; size_of::<Flow>() / 8];
+
+/// Measures, prints the section, and writes it into docs/performance.md.
+///
+/// # Errors
+///
+/// Where nothing can be measured here.
+pub(crate) fn agent() -> Result<()> {
+    let machine = machine::describe();
+    let bench = Bench::with(&["--max-flows", "4194304"])?;
+    let (client, server) = ((address::PEER[0], 1000).into(), (address::HOST[0], 80).into());
+    bench.arrive(&Segment::new(client, server, SYN, 1, 0).frame())?;
+    bench.leave(&Segment::new(server, client, SYN | ACK, 500, 2).frame())?;
+    bench.arrive(&Segment::new(client, server, ACK, 2, 501).frame())?;
+    bench.settle()?;
+    let pin = format!(
+        "/sys/fs/bpf/tracker/v{}/{}/CONFIRMED",
+        tracker_common::LAYOUT_VERSION,
+        bench.agent.name()
+    );
+    let map = Map::HashMap(MapData::from_pin(&pin).with_context(|| format!("opening {pin}"))?);
+    let mut map: HashMap<MapData, Key, Record> = map.try_into()?;
+    let (key, record) = map.iter().next().context("the flow is confirmed")??;
+    let key: FlowKey = zerocopy::transmute!(key);
+
+    let process = Task::process(bench.agent.pid())?;
+    let mut table = Table::new(&[
+        "Flows",
+        "a sweep, ms",
+        "CPU of the agent a sweep, ms",
+        "ns a flow",
+        "resident, MiB",
+    ]);
+    let mut there = 1;
+    for flows in FLOWS {
+        while there < flows {
+            let mut other = key;
+            // No two are alike: 10.0.0.0/8 is large enough.
+            other.addresses[1][13..].copy_from_slice(&u32::try_from(there)?.to_be_bytes()[1..]);
+            other.ports[1] = [250, 250];
+            let other: Key = zerocopy::transmute!(other);
+            map.insert(other, record, 0)?;
+            there += 1;
+        }
+        // The first may have begun before the last flow was there.
+        while read(&sweep(&bench)?)? < flows {}
+        let (mut took, ran) = (Vec::new(), process.cpu_time()?);
+        for _ in 0..SWEEPS {
+            let line = sweep(&bench)?;
+            took.push(number(&line, "took_us=")? / 1000.0);
+        }
+        let ran = process.cpu_time()?.saturating_sub(ran).as_secs_f64() * 1000.0;
+        #[allow(clippy::cast_precision_loss, reason = "a few")]
+        let cpu = ran / SWEEPS as f64;
+        let Spread { median, least, most } = Spread::of(took).context("no sweeps")?;
+        #[allow(clippy::cast_precision_loss, reason = "some millions")]
+        let each = cpu * 1e6 / flows as f64;
+        table.row([
+            grouped(flows),
+            format!("{median:.1} ({least:.1} to {most:.1})"),
+            format!("{cpu:.1}"),
+            format!("{each:.0}"),
+            format!("{}", resident(bench.agent.pid())?),
+        ]);
+    }
+    let text = format!(
+        "## The agent
+
+{machine}
+Written by the command above.
+
+Each second the agent reads all tables, a few thousand records in a system call, and decides whose time is over. A
+connection is opened by real packets, and its record copied under other keys until there are as many flows as the table
+says; none of them is due. *A sweep* is what the agent's log says of {SWEEPS} sweeps, medians, in brackets the least and the most;
+*CPU* is what the whole process has used meanwhile, over their number. Another sweep begins a second after the last one
+began, or when that is done.
+
+{table}",
+        table = table.into_text()
+    );
+    println!("{text}");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
+    section::write(&page, "agent", COMMAND, &text)
+}
+
+/// What the agent says of its next sweep.
+fn sweep(bench: &Bench) -> Result<String> {
+    bench.agent.wait_for_log("took_us=")
+}
+
+fn read(line: &str) -> Result<u64> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some millions")]
+    Ok(number(line, "read=")? as u64)
+}
+
+fn number(line: &str, name: &str) -> Result<f64> {
+    let text = line.split_once(name).with_context(|| line.to_owned())?.1;
+    let text = text.split_whitespace().next().unwrap_or_default();
+    text.parse().with_context(|| line.to_owned())
+}
+
+/// MiB of a process that are in memory.
+fn resident(process: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kilo: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+    ensure!(kilo > 0, "a process without memory");
+    Ok(kilo / 1024)
+}
