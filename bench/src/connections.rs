@@ -9,10 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{Xdp, XdpMode},
-};
+use aya::Ebpf;
 use tracker_tests::{
     agent::{Agent, PATIENCE},
     lab::{INTERFACE, Pair, address},
@@ -22,8 +19,7 @@ use tracker_tests::{
 use crate::{
     cpu::{Cores, Task},
     machine,
-    programs::OBJECT,
-    router::Trackers,
+    router::{Trackers, pass_on},
     section,
     spread::Spread,
     table::{Table, grouped},
@@ -118,17 +114,8 @@ impl Lane {
         if trackers.conntrack {
             pair.host.run("nft", &[RULE])?;
         }
-        let passing = if trackers.passing {
-            let mut ebpf =
-                EbpfLoader::new().load(OBJECT).context("loading a program that passes")?;
-            let program: &mut Xdp =
-                ebpf.program_mut("pass").context("no program pass")?.try_into()?;
-            program.load()?;
-            pair.host.enter(|| Ok(program.attach(INTERFACE, XdpMode::Driver)?))?;
-            Some(ebpf)
-        } else {
-            None
-        };
+        let passing =
+            if trackers.passing { Some(pass_on(&pair.host, &[INTERFACE])?) } else { None };
         Ok(Self { pair, _agent: agent, _passing: passing })
     }
 

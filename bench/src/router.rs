@@ -77,6 +77,21 @@ impl Trackers {
     }
 }
 
+/// Attaches an XDP program that only passes packets on, for as long as what is returned is there.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub(crate) fn pass_on(namespace: &Namespace, interfaces: &[&str]) -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().load(OBJECT).context("loading a program that passes")?;
+    let program: &mut Xdp = ebpf.program_mut("pass").context("no program pass")?.try_into()?;
+    program.load()?;
+    for interface in interfaces {
+        namespace.enter(|| Ok(program.attach(interface, XdpMode::Driver)?))?;
+    }
+    Ok(ebpf)
+}
+
 /// Three namespaces in a row.
 #[derive(Debug)]
 pub(crate) struct Router {
@@ -147,19 +162,8 @@ impl Router {
         } else {
             None
         };
-        let passing = if trackers.passing {
-            let mut ebpf =
-                EbpfLoader::new().load(OBJECT).context("loading a program that passes")?;
-            let program: &mut Xdp =
-                ebpf.program_mut("pass").context("no program pass")?.try_into()?;
-            program.load()?;
-            for interface in [inside, other] {
-                namespace.enter(|| Ok(program.attach(interface, XdpMode::Driver)?))?;
-            }
-            Some(ebpf)
-        } else {
-            None
-        };
+        let passing =
+            if trackers.passing { Some(pass_on(&namespace, &[inside, other])?) } else { None };
         let senders = [Sender::new(&left, *to_left)?, Sender::new(&right, *to_right)?];
         let receiver = Task::receiver_of(inside)?;
         Ok(Self {

@@ -176,6 +176,9 @@ fn on_the_smallest_terminal_without_colours() -> Result<()> {
         assert!(screen.contains(said), "{said}:\n{screen}");
     }
     assert_eq!(screen.lines().count(), 24);
+    assert!(has_row(&screen, 0, &["10.9.0.2:1002", "ESTABLISHED/ESTABLISHED"]), "{screen}");
+    assert!(has_row(&screen, 1, &["10.9.0.2:1001", "ESTABLISHED/ESTABLISHED"]), "{screen}");
+    assert!(has_row(&screen, 2, &["10.9.0.2:1003", "SYN_SENT/LISTEN"]), "{screen}");
     // What it says is what `tracker flows` says, in the same order.
     let listed = bench.agent.flows(&["--sort", "bytes", "--reverse"])?;
     for (row, flow) in flows(&screen).iter().zip(&listed) {
@@ -222,7 +225,9 @@ fn on_the_smallest_terminal_without_colours() -> Result<()> {
     // The connection by itself: its segments as they pass.
     top.press("\r")?;
     top.until("the connection", |screen| {
-        screen.contains("10.9.0.2:1003 > 10.9.0.1:80") && screen.contains("history=S ")
+        screen.contains("10.9.0.2:1003 > 10.9.0.1:80")
+            && screen.contains("history=S ")
+            && !screen.contains("left=gone")
     })?;
     let (client, server) = ends(1003);
     let tables = Tables::from_pins(
@@ -305,7 +310,7 @@ fn on_a_large_terminal() -> Result<()> {
 }
 
 #[test]
-fn it_needs_a_terminal_and_an_agent() -> Result<()> {
+fn it_needs_a_terminal_and_a_filter_that_is_one() -> Result<()> {
     let (_, stderr, status) = run_tracker(&["top"], None)?;
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains("`tracker flows --watch`"), "{stderr}");

@@ -44,9 +44,10 @@ impl Detail {
 
     /// What a look has found of it.
     pub(super) fn take(&mut self, row: Option<Row>) {
-        match row {
-            Some(row) => self.row = row,
-            None => self.is_gone = true,
+        // A walk may miss a flow that is changing tables: the next one finds it.
+        self.is_gone = row.is_none();
+        if let Some(row) = row {
+            self.row = row;
         }
     }
 

@@ -159,8 +159,11 @@ impl Model {
             time_wait: sample.time_wait,
             violations: sample.violations.1.unwrap_or_default(),
         });
-        if let Page::Detail(detail) = &mut self.page {
-            detail.take(sample.flow.clone());
+        // One that was under way when the page was opened has not looked for its flow.
+        if let (Page::Detail(detail), Some((id, row))) = (&mut self.page, &sample.flow)
+            && detail.row.id == *id
+        {
+            detail.take(row.clone());
         }
         self.sample = Some(sample);
         self.mark();

@@ -70,8 +70,8 @@ pub(super) struct Sample {
     pub(super) rows: Vec<Row>,
     /// All that the filter lets through.
     pub(super) matched: u64,
-    /// The flow that was wanted in any case.
-    pub(super) flow: Option<Row>,
+    /// The flow that was wanted in any case, and what was found of it.
+    pub(super) flow: Option<(Id, Option<Row>)>,
     pub(super) confirmed: (u64, u32),
     pub(super) half_open: (u64, u32),
     pub(super) time_wait: u64,
@@ -207,7 +207,7 @@ impl Sampler {
             at: Timestamp::now(),
             rows: rows.collect(),
             matched,
-            flow: special,
+            flow: wanted.flow.map(|id| (id, special)),
             confirmed: (confirmed, tables.capacity(Tier::Confirmed)?),
             half_open: (half_open, tables.capacity(Tier::HalfOpen)?),
             time_wait,
