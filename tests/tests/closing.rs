@@ -266,6 +266,23 @@ fn t11_a_lost_reset_shows_when_the_syn_is_answered_anew() -> Result<()> {
 }
 
 #[test]
+fn t12_an_end_that_has_refused_a_reset_may_send_one_itself() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = open(Connection::outbound(&bench))?;
+    // S's FIN at 5001 is lost, and so is C's last segment beyond here: neither reset is exact.
+    tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(100))?;
+    tcp.s_sends(&tcp.s(ACK, 5002, 1101))?;
+    tcp.c_sends(&tcp.c(PSH | ACK, 1101, 5001).data(50))?;
+    tcp.s_sends(&tcp.s(RST | ACK, 5002, 1101))?;
+    // The challenge ACK (RFC 5961 section 3.2), and then C has enough.
+    tcp.c_sends(&tcp.c(ACK, 1151, 5001))?;
+    assert_eq!(bench.states()?, "ESTABLISHED/CLOSED");
+    tcp.c_sends(&tcp.c(RST | ACK, 1151, 5001))?;
+    assert_eq!(bench.states()?, "CLOSED/CLOSED");
+    bench.nothing_reported()
+}
+
+#[test]
 fn t15_data_after_fin() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = established(&bench)?;

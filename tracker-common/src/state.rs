@@ -104,6 +104,15 @@ pub const fn is_reset(end: &Facts, peer: &Facts) -> bool {
     sent || taken
 }
 
+/// Whether `end`, which has refused its peer's RST, has then sent its own: it has sent nothing since, and its peer has not gone
+/// on.
+#[inline(always)]
+const fn has_given_up(end: &Facts, peer: &Facts) -> bool {
+    end.has(fact::RST | fact::OUTLIVED_RST)
+        && end.end.0 == end.refused_end.0
+        && !peer.has(fact::OUTLIVED_RST)
+}
+
 #[inline(always)]
 const fn is_in_time_wait(end: &Facts, peer: &Facts) -> bool {
     acked_fin(end, peer) && acked_fin(peer, end) && !closed_second(end, peer)
@@ -129,7 +138,7 @@ const fn acked_fin(end: &Facts, peer: &Facts) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn state(end: &Facts, peer: &Facts, midstream: bool) -> State {
-    if is_reset(end, peer) {
+    if is_reset(end, peer) || has_given_up(end, peer) {
         return State::Closed;
     }
     if !end.has(fact::FIN) {
