@@ -51,7 +51,12 @@ enum Verb {
     /// Check formatting, and let clippy check everything, the kernel programs too
     Lint,
     /// Build a package for Debian in target/package, which needs no toolchain where it is installed
-    Package,
+    Package {
+        /// Check it with lintian, promtool, systemd and Kubernetes' schemas, and install, use and remove it on a machine of its
+        /// own; needs root
+        #[arg(long)]
+        check: bool,
+    },
     /// Write docs/violations.md anew, from the vocabulary in tracker-common
     Docs,
 }
@@ -63,7 +68,7 @@ fn main() -> ExitCode {
         Verb::Test { args } => test::test(&args),
         Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
-        Verb::Package => package::package(),
+        Verb::Package { check } => package::package(check),
         Verb::Docs => docs::docs(),
     };
     if let Err(error) = result {

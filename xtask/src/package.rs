@@ -1,5 +1,8 @@
 //! `cargo xtask package`: a package for Debian, which needs no toolchain where it is installed.
 
+mod check;
+mod machine;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -17,12 +20,13 @@ const ALERTS: &str = "packaging/prometheus/tracker.rules.yml";
 const DASHBOARD: &str = "packaging/grafana/tracker.json";
 
 /// What is copied as it is: from below the project's root, to below the package's, with the mode.
-const FILES: [(&str, &str, u32); 13] = [
+const FILES: [(&str, &str, u32); 14] = [
     ("packaging/tracker.service", "usr/lib/systemd/system/tracker.service", 0o644),
     ("packaging/tracker.toml", "etc/tracker/tracker.toml", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
     ("packaging/debian/prerm", "DEBIAN/prerm", 0o755),
     ("packaging/debian/postrm", "DEBIAN/postrm", 0o755),
+    ("packaging/debian/lintian-overrides", "usr/share/lintian/overrides/tracker", 0o644),
     ("README.md", "usr/share/doc/tracker/README.md", 0o644),
     ("CHANGELOG.md", "usr/share/doc/tracker/CHANGELOG.md", 0o644),
     ("docs/violations.md", "usr/share/doc/tracker/violations.md", 0o644),
@@ -37,6 +41,9 @@ const FILES: [(&str, &str, u32); 13] = [
     (DASHBOARD, "usr/share/doc/tracker/examples/grafana.json", 0o644),
 ];
 
+/// Whom the package names.
+const MAINTAINER: &str = "The tracker developers <tracker@localhost>";
+
 /// Completions: what `tracker generate` calls them, and where their shells look.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("tracker.bash", "usr/share/bash-completion/completions/tracker"),
@@ -44,12 +51,12 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("tracker.fish", "usr/share/fish/vendor_completions.d/tracker.fish"),
 ];
 
-/// Builds the command, and a package with it in target/package.
+/// Builds the command, and a package with it in target/package; tries it, where that is asked for.
 ///
 /// # Errors
 ///
-/// Where something cannot be built, or dpkg-deb is missing.
-pub(crate) fn package() -> Result<()> {
+/// Where something cannot be built, dpkg-deb is missing, or something is wrong with the package.
+pub(crate) fn package(checks: bool) -> Result<()> {
     setup(Purpose::Run)?;
     host::run(
         host::cargo().args(["build", "--release", "--package", "tracker-user"]),
@@ -58,7 +65,7 @@ pub(crate) fn package() -> Result<()> {
     let target = host::target_dir()?;
     let package = assemble(&target.join("release/tracker"), &target.join("package"))?;
     println!("{}", package.display());
-    Ok(())
+    if checks { check::check(&package, &target.join("tools")) } else { Ok(()) }
 }
 
 /// Puts a package together in `directory`, and returns it.
@@ -80,6 +87,9 @@ fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
         compress(&page?.path())?;
     }
     compress(&root.join("usr/share/doc/tracker/CHANGELOG.md"))?;
+    let changelog = root.join("usr/share/doc/tracker/changelog");
+    write(&changelog, &changelog_of_the_package()?)?;
+    compress(&changelog)?;
     let completions = directory.join("completions");
     host::run(
         Command::new(program).args(["generate", "completions"]).arg(&completions),
@@ -102,13 +112,24 @@ fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
+/// Debian's own, which has what changed in the package.
+fn changelog_of_the_package() -> Result<String> {
+    let date = Command::new("date").args(["--utc", "--rfc-email"]).output().context("date")?;
+    ensure!(date.status.success(), "date: {}", date.status);
+    Ok(format!(
+        "tracker ({}) unstable; urgency=medium\n\n  * CHANGELOG.md says what changed.\n\n -- {MAINTAINER}  {}",
+        env!("CARGO_PKG_VERSION"),
+        String::from_utf8(date.stdout)?
+    ))
+}
+
 fn control(program: &Path, architecture: &str) -> Result<String> {
     let (major, minor) = glibc(&fs::read(program)?).context("it needs no version of glibc")?;
     Ok(format!(
         "Package: tracker\n\
          Version: {}\n\
          Architecture: {architecture}\n\
-         Maintainer: The tracker developers <tracker@localhost>\n\
+         Maintainer: {MAINTAINER}\n\
          Section: net\n\
          Priority: optional\n\
          Depends: libc6 (>= {major}.{minor}), libgcc-s1\n\
