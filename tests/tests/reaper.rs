@@ -50,7 +50,7 @@ fn a_tick_passes() -> Result<()> {
 #[test]
 fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     let bench = Bench::new()?;
-    let reaper = reaper(&bench)?;
+    let mut reaper = reaper(&bench)?;
     let tcp = Connection::inbound(&bench);
     open(&tcp, 1000)?;
     tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5001))?;

@@ -1,7 +1,7 @@
 //! The kernel's verifier takes the programs, and has not much more to follow than it had.
 
 use anyhow::{Context, Result, bail};
-use aya::{Ebpf, programs::Program};
+use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_user::{
     attach::{Sizes, load_protecting},
@@ -33,6 +33,7 @@ fn verified_protecting(
 ) -> Result<(Ebpf, Vec<(String, u32)>)> {
     let pins = PrivateBpffs::new()?;
     let mut ebpf = load_protecting(object, &pins.path(), &SIZES, interface, protection)?;
+    let btf = Btf::from_sys_fs()?;
     let mut counts = Vec::new();
     for (name, program) in ebpf.programs_mut() {
         if protection.enabled == 0 && name == "tracker_handover" {
@@ -41,6 +42,7 @@ fn verified_protecting(
         match program {
             Program::Xdp(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
+            Program::Iter(program) => program.load("bpf_map_elem", &btf),
             _ => bail!("{name} is of another kind"),
         }
         .with_context(|| format!("the verifier refused {name}"))?;
@@ -69,7 +71,13 @@ fn every_program_stays_within_its_budget() -> Result<()> {
     ] {
         let (_ebpf, counts) = verified_protecting(patched.octets(), interface, protection)?;
         let names: Vec<_> = counts.iter().map(|(name, _)| name.as_str()).collect();
-        let all = ["tracker_egress", "tracker_handover", "tracker_ingress", "tracker_sweep"];
+        let all = [
+            "tracker_egress",
+            "tracker_handover",
+            "tracker_ingress",
+            "tracker_sweep",
+            "tracker_walk",
+        ];
         let wanted: Vec<_> = all
             .into_iter()
             .filter(|name| protection.enabled != 0 || *name != "tracker_handover")
@@ -89,7 +97,7 @@ fn every_program_stays_within_its_budget() -> Result<()> {
 #[test]
 fn the_programs_with_debug_messages_load() -> Result<()> {
     let (_ebpf, counts) = verified(object::WITH_LOG, ETHERNET)?;
-    assert_eq!(counts.len(), 3);
+    assert_eq!(counts.len(), 4);
     for (name, count) in counts {
         println!("with debug messages: {name} {count}");
     }

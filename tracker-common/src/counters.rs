@@ -175,7 +175,7 @@ tallies! {
     RemovalsRefused = 8, "removals_refused";
     /// Flows that entered the half-open table.
     HalfOpenInserted = 9, "half_open_inserted";
-    /// Those of the expired flows that were in the half-open table.
+    /// Those of the expired and the deleted flows that were in the half-open table.
     HalfOpenExpired = 10, "half_open_expired";
     /// Violations not reported because their flow had them before.
     ReportsBackedOff = 11, "reports_backed_off";
@@ -203,6 +203,8 @@ tallies! {
     ExpiredLastAck = 22, "expired_last_ack";
     /// As above.
     ExpiredTimeWait = 23, "expired_time_wait";
+    /// Flows that somebody had deleted.
+    FlowsDeleted = 24, "flows_deleted";
 }
 
 impl Tally {

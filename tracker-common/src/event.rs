@@ -75,6 +75,8 @@ pub enum Reason {
     Rst = 2,
     /// A new connection took its key.
     Reopened = 3,
+    /// Somebody had it deleted.
+    Deleted = 4,
 }
 
 impl Reason {
@@ -86,6 +88,7 @@ impl Reason {
             Self::Fin => "fin",
             Self::Rst => "rst",
             Self::Reopened => "reopened",
+            Self::Deleted => "deleted",
         }
     }
 }

@@ -119,6 +119,7 @@ impl FlowKey {
     }
 
     /// Whether this is an IPv4 connection.
+    #[inline(always)]
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
         is_mapped(&self.addresses[0])

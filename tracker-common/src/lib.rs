@@ -6,7 +6,7 @@
 //! Reading order: [`packet`] turns bytes into a [`segment::Segment`]; [`flow`] is the record of one connection;
 //! [`state`] derives both ends' RFC 9293 states from it; [`judge`] decides what one segment means for one flow,
 //! [`notes`] what is worth counting about it; [`track`] finds the flow, creates it, confirms it, and says what to
-//! report.
+//! report. [`walk`] is what a sweep looks for, [`sweep`] how it removes.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -38,6 +38,7 @@ pub mod track;
 pub mod violation;
 #[cfg(not(target_arch = "bpf"))]
 pub mod vocabulary;
+pub mod walk;
 
 /// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
 /// an agent never reads maps whose records mean something else.

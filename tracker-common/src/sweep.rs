@@ -3,7 +3,7 @@
 
 use crate::{
     counters::Hook,
-    flow::{Facts, Flow, HalfOpen, fact, flow_flag},
+    flow::{Facts, Flow, HalfOpen, Life, fact, flow_flag},
     key::{End, FlowKey},
     state::{State, is_open, is_reset, state},
 };
@@ -64,8 +64,8 @@ pub struct Removal {
     pub outcome: u32,
     /// [`State`] whose timeout is over.
     pub state: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// 1 where it goes whatever was seen of the same connection since it was judged; else 0.
+    pub unconditional: u32,
     /// The record when it was removed.
     pub flow: Flow,
 }
@@ -94,7 +94,7 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
         None => Outcome::Missing,
         // From here to the deletion the record is a tombstone: packets pass it by, and no connection that is confirmed
         // meanwhile may take its place (see `track::confirm`).
-        Some(flow) if flow.entomb(crate::flow::Life::from_word(removal.life)) => {
+        Some(flow) if entomb(flow, removal) => {
             removal.flow.clone_from(flow);
             if removal.tier == Tier::Confirmed as u32 {
                 tables.delete_confirmed(&removal.key);
@@ -107,6 +107,26 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
     };
     removal.outcome = outcome as u32;
     outcome
+}
+
+/// Declares the flow dead if it is still as judged, or the same connection where that is enough.
+#[inline(always)]
+fn entomb(flow: &Flow, removal: &Removal) -> bool {
+    let judged = Life::from_word(removal.life);
+    if removal.unconditional == 0 {
+        return flow.entomb(judged);
+    }
+    // Packets may renew it meanwhile, once a tick at most.
+    for _ in 0..4 {
+        let now = flow.life();
+        if now.generation != judged.generation {
+            return false;
+        }
+        if flow.entomb(now) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Where the SYN of a flow whose handshake was never completed was seen: its removal is a half-open timeout (H12), whether
@@ -144,6 +164,11 @@ pub fn asymmetric(flow: &Flow) -> Option<Hook> {
 
 /// Seconds without a renewing segment after which a flow in a state is removed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
 pub struct Timeouts {
     /// Indexed by [`State`]; LISTEN is never decisive.
     pub seconds: [u32; State::ALL.len()],
@@ -161,8 +186,16 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// Nanoseconds that a flow lives on in any state.
+    #[must_use]
+    pub fn shortest_ns(&self) -> u64 {
+        let shortest = self.seconds.iter().min().copied().unwrap_or_default();
+        u64::from(shortest) * 1_000_000_000
+    }
+
     /// The seconds for a flow whose ends are in these states, and the state that decides: the shorter of the two,
     /// where an end that waits for nothing (CLOSED, LISTEN) has no say unless both do.
+    #[inline(always)]
     #[must_use]
     pub fn decide(&self, states: [State; 2]) -> (u32, State) {
         let idle = |state| matches!(state, State::Closed | State::Listen);

@@ -21,6 +21,7 @@ impl Tick {
     }
 
     /// The nanoseconds that `ticks` ticks take.
+    #[inline(always)]
     #[must_use]
     pub const fn ns(ticks: u32) -> u64 {
         (ticks as u64) << TICK_SHIFT
@@ -28,6 +29,7 @@ impl Tick {
 
     /// Nanoseconds from `self` to `later_ns` nanoseconds since boot, to a tick; 0 where `self` is not in the past (a
     /// packet seen since the caller read its clock).
+    #[inline(always)]
     #[must_use]
     pub const fn elapsed_ns(self, later_ns: u64) -> u64 {
         let ticks = Self::at(later_ns).0.wrapping_sub(self.0);

@@ -11,6 +11,7 @@ mod parts;
 mod protect;
 mod reports;
 mod surroundings;
+mod sweep;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action, xdp_md},
@@ -19,15 +20,13 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use tracker_common::{
-    counters::{Fate, Hook, Tally},
+    counters::{Fate, Hook},
     packet::{Bytes, Unparsed, parse},
     predict::track_predicted,
-    sweep::{Outcome, Tier, asymmetric, remove, unfinished},
     track::{
         Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
         track_illegal,
     },
-    violation::Rule,
 };
 
 use crate::{
@@ -297,49 +296,6 @@ fn code(fate: Option<Fate>) -> u32 {
 #[inline(always)]
 fn hook_of(code: u32) -> Hook {
     if code == Hook::Ingress as u32 { Hook::Ingress } else { Hook::Egress }
-}
-
-/// Removes flows that the agent has judged: the first N entries of `REMOVALS`, N being the first four octets of the
-/// packet that the agent runs this program on. Never attached.
-#[classifier]
-fn tracker_sweep(ctx: TcContext) -> i32 {
-    let Ok(count) = ctx.load::<u32>(0) else { return -1 };
-    // SAFETY: the callback has the signature that the helper asks for, and the context is not used.
-    let done = unsafe {
-        aya_ebpf::helpers::generated::bpf_loop(
-            count.min(tracker_common::sweep::BATCH),
-            remove_nth as *mut core::ffi::c_void,
-            core::ptr::null_mut(),
-            0,
-        )
-    };
-    #[allow(clippy::cast_possible_truncation)] // at most BATCH
-    let done = done as i32;
-    done
-}
-
-unsafe extern "C" fn remove_nth(n: u32, _: *mut core::ffi::c_void) -> i64 {
-    let Some(removal) = maps::REMOVALS.get_ptr_mut(n) else { return 1 };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: an array's element is never freed, and the agent leaves the batch alone while this program runs.
-    let removal = unsafe { &mut *removal };
-    if remove(&kernel, removal) == Outcome::Removed {
-        maps::tally(Tally::FlowsExpired);
-        maps::tally_code(Tally::EXPIRED + (removal.state & 15));
-        if removal.tier == Tier::HalfOpen as u32 {
-            maps::tally(Tally::HalfOpenExpired);
-        }
-        if let Some(hook) = unfinished(&removal.flow) {
-            maps::count_breach(Rule::HalfOpenTimeout, hook);
-        }
-        if let Some(hook) = asymmetric(&removal.flow) {
-            maps::count_breach(Rule::Asymmetric, hook);
-        }
-    } else {
-        maps::tally(Tally::RemovalsRefused);
-    }
-    0
 }
 
 #[panic_handler]

@@ -17,6 +17,7 @@ use tracker_common::{
     },
     sweep::{self, Removal},
     violation::Rule,
+    walk::Walk,
 };
 
 use crate::{frame::opaque, parts::PartsState, protect::Guarding, reports::Reports};
@@ -118,6 +119,10 @@ pub(crate) static TALLIES: PerCpuArray<u64> = PerCpuArray::pinned(Tally::SLOTS, 
 /// The batch of flows to remove.
 #[map]
 pub(crate) static REMOVALS: Array<Removal> = Array::pinned(sweep::BATCH, 0);
+
+/// The walk that is under way: each copy of the programs has its own.
+#[map]
+pub(crate) static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
 /// Where SYN cookies protect whom. Filled by the agent.
 #[map]

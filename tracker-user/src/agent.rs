@@ -1,6 +1,6 @@
 //! What a running agent says about itself, for the commands that read its maps.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,10 @@ impl Agent {
     /// Where the file cannot be written.
     pub fn publish(&self, to: &Path) -> Result<()> {
         let new = to.with_extension("json.new");
+        // As the socket: whatever the umask of a service is.
+        let readable = fs::Permissions::from_mode(0o640);
         fs::write(&new, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::set_permissions(&new, readable))
             .and_then(|()| fs::rename(&new, to))
             .with_context(|| format!("writing {}", to.display()))
     }

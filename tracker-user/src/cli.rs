@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use crate::{
-    check, config, events, explain, flows, generate, instance::Instance, replay, run, stats, top,
-    trace, violations,
+    check, config, delete, events, explain, flows, generate, instance::Instance, replay, run,
+    stats, top, trace, violations,
 };
 
 /// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
@@ -44,6 +44,10 @@ pub enum Command {
     Config(config::Verb),
     /// Look at what an agent would meet here, without attaching anything, and say what to do about it
     Check(check::Options),
+    /// Forget flows before their time, as `conntrack -D` does: what they send next begins them anew, in their middle
+    Delete(delete::Options),
+    /// Forget every flow, as `conntrack -F` does
+    Flush(delete::FlushOptions),
     /// Remove what an agent that was killed has left in the kernel, where no agent of its name is to take it over
     Detach,
     /// Say what a rule means, what causes it and what to look at next; other tools' names are understood

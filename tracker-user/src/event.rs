@@ -142,7 +142,7 @@ pub struct ViolationView {
 /// How a flow ended.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct EndView {
-    /// `fin`, `rst`, `timeout` or `reopened`.
+    /// `fin`, `rst`, `timeout`, `reopened` or `deleted`.
     pub reason: String,
     /// The state whose timeout was over; absent where nothing was waited for.
     #[serde(skip_serializing_if = "Option::is_none", default)]

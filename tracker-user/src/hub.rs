@@ -1,34 +1,99 @@
-//! From the agent to its listeners: a unix socket on which each connection gets the events it asked for, a JSON record
-//! a line.
+//! What the agent does for other commands, over a unix socket: it sends the events that one asks for, a JSON record a line;
+//! lends its maps to be read ([`crate::lent`]); and has flows deleted, for root.
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    os::fd::AsFd,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
-    sync::broadcast,
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{broadcast, mpsc, oneshot},
 };
 use tracker_common::{config::TraceFilter, event::Kind};
 
-use crate::{clock::Clock, event::Event, scope::Scope};
+use crate::{
+    clock::Clock,
+    event::Event,
+    filter::{self, Filter},
+    lent,
+    scope::Scope,
+};
 
 /// Events that a listener may be behind before it loses some.
 const BACKLOG: usize = 65_536;
 
 /// The number of the owner's wish, which is the first.
 const OWN: u64 = 0;
+
+/// What a connection says first, in one line.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Ask {
+    Delete(DeleteRequest),
+    Lend(LendRequest),
+    Listen(Request),
+}
+
+/// What a command says that wants to read the agent's maps.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct LendRequest {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// Always true.
+    pub lend: bool,
+}
+
+/// What `tracker delete` says.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct DeleteRequest {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// Which flows, in the words of [`filter::words`].
+    pub delete: String,
+}
+
+/// What it is told, in one line.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct DeleteAnswer {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// How many flows were deleted, or why none was.
+    #[serde(flatten)]
+    pub result: DeleteResult,
+}
+
+/// See [`DeleteAnswer`].
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeleteResult {
+    /// How many.
+    Deleted(u64),
+    /// Why not.
+    Error(String),
+}
+
+/// Flows that are to be deleted, for whoever removes flows.
+pub struct Deletion {
+    /// Which.
+    pub filter: Filter,
+    /// How many there were.
+    pub done: oneshot::Sender<Result<u64>>,
+}
 
 /// What a listener says first, in one line.
 #[derive(Debug, Deserialize, Serialize)]
@@ -57,6 +122,8 @@ pub struct Hub {
     sender: broadcast::Sender<Line>,
     wanted: Arc<Wanted>,
     lost: Arc<AtomicU64>,
+    pins: PathBuf,
+    deletions: mpsc::Sender<Deletion>,
 }
 
 /// What listeners want, and who is told when that changes.
@@ -130,12 +197,18 @@ impl Drop for Place {
 
 impl Hub {
     /// A hub whose owner wants `own` in any case; `changed` is called with the kinds that anybody wants, as a set of
-    /// [`Kind::bit`]s, and whose segments, whenever that may have changed.
+    /// [`Kind::bit`]s, and whose segments, whenever that may have changed. It lends the maps in `pins`, and asks for `deletions`.
     #[must_use]
-    pub fn new(own: &[Kind], changed: impl Fn(u32, TraceFilter) + Send + Sync + 'static) -> Self {
+    pub fn new(
+        own: &[Kind],
+        changed: impl Fn(u32, TraceFilter) + Send + Sync + 'static,
+        pins: PathBuf,
+        deletions: mpsc::Sender<Deletion>,
+    ) -> Self {
         let wanted = Arc::new(Wanted { wishes: Mutex::default(), changed: Box::new(changed) });
         wanted.change(|wishes| wishes.add(Wish { kinds: own.to_vec(), scope: Scope::default() }));
-        Self { sender: broadcast::channel(BACKLOG).0, wanted, lost: Arc::default() }
+        let sender = broadcast::channel(BACKLOG).0;
+        Self { sender, wanted, lost: Arc::default(), pins, deletions }
     }
 
     /// Changes what the hub's owner wants, and tells who is told of wishes in any case.
@@ -192,11 +265,51 @@ impl Hub {
     }
 
     async fn attend(&self, stream: UnixStream) -> Result<()> {
+        // Whose socket it is may also say what is to be deleted.
+        let is_owner = stream.peer_cred()?.uid() == nix::unistd::Uid::effective().as_raw();
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let mut first = String::new();
         reader.read_line(&mut first).await?;
-        let request: Request = serde_json::from_str(&first).context("reading its request")?;
+        match serde_json::from_str(&first).context("reading its request")? {
+            Ask::Listen(request) => self.send_events(request, reader, writer).await,
+            Ask::Lend(request) => {
+                ensure!(request.lend, "nothing is asked for");
+                writer.writable().await?;
+                let stream = writer.as_ref();
+                let lend = || lent::lend(&self.pins, stream.as_fd());
+                Ok(stream.try_io(Interest::WRITABLE, lend)?)
+            }
+            Ask::Delete(request) => {
+                let result = if is_owner {
+                    self.delete(&request.delete).await
+                } else {
+                    Err(anyhow!("deleting flows needs root: run this with sudo"))
+                };
+                let result = match result {
+                    Ok(count) => DeleteResult::Deleted(count),
+                    Err(error) => DeleteResult::Error(format!("{error:#}")),
+                };
+                let mut line = serde_json::to_vec(&DeleteAnswer { v: 1, result })?;
+                line.push(b'\n');
+                Ok(writer.write_all(&line).await?)
+            }
+        }
+    }
+
+    async fn delete(&self, words: &str) -> Result<u64> {
+        let filter = filter::words(words).map_err(Error::msg)?;
+        let (done, result) = oneshot::channel();
+        self.deletions.send(Deletion { filter, done }).await.ok().context("the agent ends")?;
+        result.await.context("the agent ends")?
+    }
+
+    async fn send_events(
+        &self,
+        request: Request,
+        mut reader: BufReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+    ) -> Result<()> {
         let kinds: Vec<Kind> = Kind::ALL
             .into_iter()
             .filter(|kind| request.events.iter().any(|name| name == kind.name()))

@@ -68,6 +68,23 @@ impl Instance {
         self.run_dir.join(format!("{}.sock", self.name))
     }
 
+    /// What a connection to the socket that failed comes from, and what to do about it.
+    #[must_use]
+    pub fn refused(&self, error: io::Error) -> anyhow::Error {
+        let socket = self.socket();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow!(
+                "no agent named `{}` is running; start one with `tracker run --interface NAME`",
+                self.name
+            ),
+            io::ErrorKind::PermissionDenied => anyhow!(
+                "{} may be read by root and its group only: run this with sudo, or as a user of that group",
+                socket.display()
+            ),
+            _ => anyhow::Error::new(error).context(format!("connecting to {}", socket.display())),
+        }
+    }
+
     /// The file in which it says what it is attached to.
     #[must_use]
     pub fn info(&self) -> PathBuf {

@@ -32,20 +32,9 @@ impl Listener {
     pub async fn connect(instance: &Instance, request: &Request) -> Result<Self> {
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
-        let path = instance.socket();
-        let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow::anyhow!(
-                "no agent named `{}` is running; start one with `tracker run --interface NAME`",
-                instance.name()
-            ),
-            io::ErrorKind::PermissionDenied => {
-                anyhow::anyhow!(
-                    "{} may be read by root and its group only: run this with sudo",
-                    path.display()
-                )
-            }
-            _ => anyhow::Error::new(error).context(format!("connecting to {}", path.display())),
-        })?;
+        let stream = UnixStream::connect(instance.socket())
+            .await
+            .map_err(|error| instance.refused(error))?;
         let (reader, mut writer) = stream.into_split();
         let mut request = serde_json::to_vec(request)?;
         request.push(b'\n');

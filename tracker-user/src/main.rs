@@ -17,7 +17,8 @@ use tracker_user::{
         file::{self, Completed},
         settings::Current,
     },
-    detach, events, explain, flows, generate, guide, replay, run, stats, top, trace, violations,
+    delete, detach, events, explain, flows, generate, guide, replay, run, stats, top, trace,
+    violations,
 };
 
 fn main() -> ExitCode {
@@ -67,6 +68,8 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Trace(options) => runtime()?.block_on(trace::run(options, &instance)),
         Command::Config(verb) => config::run(&verb),
         Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),
+        Command::Delete(options) => runtime()?.block_on(delete::run(&options, &instance)),
+        Command::Flush(options) => runtime()?.block_on(delete::flush(&options, &instance)),
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
         Command::Run(_) => {
             let arguments: Vec<_> = env::args_os().collect();

@@ -1,6 +1,7 @@
-//! The reaper: reads all flows, and removes those whose time is over.
+//! The reaper: looks at all flows, and removes those whose time is over.
 
 mod living;
+mod walker;
 
 use std::{
     path::Path,
@@ -22,6 +23,7 @@ use tracker_common::{
     time::Tick,
     track::reason,
     violation::Rule,
+    walk::{Found, Span, Walk},
 };
 use zerocopy::IntoBytes;
 
@@ -30,9 +32,9 @@ use crate::{
     batch::{read_array, write_array},
     clock::monotonic_ns,
     event::Event,
-    metrics::census::{Census, Span},
+    metrics::census::Census,
     object,
-    reap::living::Living,
+    reap::{living::Living, walker::Walker},
     record::View,
     survey::Survey,
     tables::Tables,
@@ -45,11 +47,14 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Reaper {
     ebpf: Ebpf,
     tables: Tables,
+    walker: Walker,
     timeouts: Timeouts,
     living: Living,
     counts: bool,
     /// When the last sweep began.
     before_ns: u64,
+    /// [`Walk::turn`] of the next walk.
+    turn: u32,
 }
 
 /// A flow that was removed.
@@ -59,11 +64,17 @@ pub struct Reaped {
     pub removal: Removal,
     /// Why its end had come.
     pub reason: Reason,
-    /// The state whose timeout was over.
+    /// The state whose timeout was over, or would have been next.
     pub decided_by: State,
 }
 
 impl Reaped {
+    /// A removal that was done because somebody asked for it.
+    #[must_use]
+    fn deleted(removal: Removal, timeouts: &Timeouts) -> Self {
+        Self { reason: Reason::Deleted, ..Self::new(removal, timeouts) }
+    }
+
     /// A removal that was done, because a timeout of these was over.
     #[must_use]
     pub fn new(removal: Removal, timeouts: &Timeouts) -> Self {
@@ -95,7 +106,7 @@ impl Reaped {
 /// What a sweep did.
 #[derive(Clone, Debug, Default)]
 pub struct Sweep {
-    /// Flows that were read.
+    /// Flows that were looked at.
     pub read: usize,
     /// Flows that were removed.
     pub removed: usize,
@@ -107,8 +118,29 @@ pub struct Sweep {
     pub took: Duration,
     /// When it began, in nanoseconds since boot.
     pub began_ns: u64,
+    /// Whether the table of confirmed flows will soon be full, so that what is over must go.
+    pub is_table_filling: bool,
     /// What was counted on the way, where that is asked for.
     pub census: Option<Census>,
+}
+
+/// Of one CPU's time, sweeps may take one part in so many.
+const SHARE: u32 = 10;
+
+/// The same where a table will soon be full.
+const SHARE_IN_NEED: u32 = 2;
+
+/// However long a sweep took, the next one does not wait longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+
+impl Sweep {
+    /// How long to wait until the next sweep, where they are to begin `interval` apart.
+    #[must_use]
+    pub fn pause(&self, interval: Duration) -> Duration {
+        let share = if self.is_table_filling { SHARE_IN_NEED } else { SHARE };
+        let rest = (self.took * (share - 1)).min(LONGEST_PAUSE);
+        interval.saturating_sub(self.took).max(rest)
+    }
 }
 
 impl Reaper {
@@ -121,13 +153,17 @@ impl Reaper {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
         let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
         sweep.load().context("the verifier refused tracker_sweep")?;
+        let tables = Tables::from_pins(pins)?;
+        let walker = Walker::new(&mut ebpf, tables.confirmed())?;
         Ok(Self {
             ebpf,
-            tables: Tables::from_pins(pins)?,
+            tables,
+            walker,
             timeouts,
             living: Living::default(),
             counts: false,
             before_ns: 0,
+            turn: 0,
         })
     }
 
@@ -142,7 +178,7 @@ impl Reaper {
         self.before_ns = since_ns;
     }
 
-    /// Reads every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
+    /// Looks at every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
     /// Silent connections of this host stay for as long as their sockets do.
     ///
     /// # Errors
@@ -172,26 +208,100 @@ impl Reaper {
         Ok(sweep)
     }
 
-    /// Reads every flow, and returns those whose time is over; `survey` sees the half-open ones.
+    /// Removes every flow that is meant, whether it is in use or not, calling `visit` with each; returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; some may be removed then.
+    pub fn delete(
+        &self,
+        is_meant: impl Fn(&FlowKey, &Flow, Tier) -> bool,
+        mut visit: impl FnMut(Reaped),
+    ) -> Result<u64> {
+        // One that comes to the other table during the walk can be missed.
+        const WALKS: usize = 3;
+        let mut deleted = 0;
+        for _ in 0..WALKS {
+            let mut batch = Vec::with_capacity(BATCH as usize);
+            let mut missed = 0;
+            let mut failure = None;
+            let mut remove = |batch: &mut Vec<Removal>| {
+                if let Err(error) = self.remove(batch) {
+                    failure = Some(error);
+                }
+                for removal in batch.drain(..) {
+                    if removal.outcome == Outcome::Removed as u32 {
+                        deleted += 1;
+                        visit(Reaped::deleted(removal, &self.timeouts));
+                    } else {
+                        missed += 1;
+                    }
+                }
+            };
+            self.tables.each_flow(|key, flow, tier| {
+                if !flow.is_dead() && is_meant(key, flow, tier) {
+                    let removal = removal(key, flow, tier, &self.timeouts);
+                    batch.push(Removal { unconditional: 1, ..removal });
+                    if batch.len() == BATCH as usize {
+                        remove(&mut batch);
+                    }
+                }
+            })?;
+            if !batch.is_empty() {
+                remove(&mut batch);
+            }
+            if let Some(error) = failure {
+                return Err(error);
+            }
+            if missed == 0 {
+                break;
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Looks at every flow, and returns those whose time is over; `survey` sees the half-open ones.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn judge(&self, sweep: &mut Sweep, survey: &mut Survey) -> Result<Vec<Removal>> {
+    pub fn judge(&mut self, sweep: &mut Sweep, survey: &mut Survey) -> Result<Vec<Removal>> {
         let now = monotonic_ns();
         sweep.began_ns = now;
         let span = Span { after_ns: self.before_ns, until_ns: now };
+        let mut walk = Walk::new(span, self.timeouts, sweep.census.is_some(), self.turn);
+        self.turn = self.turn.wrapping_add(1);
         let mut due = Vec::new();
-        self.tables.each_flow(|key, flow, tier| {
+        let mut handshakes_us = Vec::new();
+        self.walker.run(&mut walk, |found| {
+            if found.handshake_us != 0 {
+                handshakes_us.push(found.handshake_us);
+            }
+            if found.due != Found::NOT_DUE {
+                due.push(Removal {
+                    key: found.key,
+                    life: found.life,
+                    tier: Tier::Confirmed as u32,
+                    state: found.due,
+                    ..Removal::default()
+                });
+            }
+        })?;
+        sweep.read += usize::try_from(walk.read).unwrap_or(usize::MAX);
+        sweep.is_table_filling =
+            walk.read > u64::from(self.tables.capacity(Tier::Confirmed)?) / 4 * 3;
+        if let Some(census) = &mut sweep.census {
+            census.walked(&walk, handshakes_us);
+        }
+        self.tables.each_half_open(|key, flow| {
             sweep.read += 1;
+            survey.see(key, flow);
+            let look = walk.look(flow);
             if let Some(census) = &mut sweep.census {
-                census.see(key, flow, tier, &self.timeouts, span);
+                census.see(key, flow, &look);
             }
-            if tier == Tier::HalfOpen {
-                survey.see(key, flow);
-            }
-            if !flow.is_dead() && deadline_ns(flow, &self.timeouts, now) <= now {
-                due.push(removal(key, flow, tier, &self.timeouts));
+            if look.is_due {
+                due.push(removal(key, flow, Tier::HalfOpen, &self.timeouts));
             }
         })?;
         Ok(due)
@@ -278,5 +388,19 @@ mod tests {
                 assert_eq!(deadline_ns(&flow, &timeouts, now), deadline, "{seen_ns} {now}");
             }
         }
+    }
+
+    #[test]
+    fn sweeps_take_a_share_of_a_cpu_unless_the_table_fills() {
+        let second = Duration::from_secs(1);
+        let pause = |took_ms, is_table_filling| {
+            let took = Duration::from_millis(took_ms);
+            Sweep { took, is_table_filling, ..Sweep::default() }.pause(second).as_millis()
+        };
+        assert_eq!(pause(20, false), 980);
+        assert_eq!(pause(500, false), 4500);
+        assert_eq!(pause(500, true), 500);
+        assert_eq!(pause(5000, false), 20_000);
+        assert_eq!(pause(5000, true), 5000);
     }
 }

@@ -15,12 +15,14 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracker_common::{
     config::LiveConfig,
     counters::{Hook, Tally},
     event::{Event as Raw, Kind},
+    flow::Flow,
+    key::FlowKey,
     state::State,
     sweep::{Removal, Timeouts},
     violation::Rule,
@@ -34,7 +36,7 @@ use crate::{
     clock::Clock,
     config::settings::Current,
     event::Event,
-    hub::Hub,
+    hub::{Deletion, Hub},
     instance::Instance,
     interfaces::{
         Interfaces,
@@ -47,7 +49,7 @@ use crate::{
     object, preflight, privileges,
     protect::{self, Prepared, warden::Warden},
     reap::{Reaper, SWEEP_INTERVAL, Sweep},
-    record::View,
+    record::{Record, View},
     reload::Reload,
     reported::Reported,
     service::{self, Watchdog},
@@ -102,7 +104,7 @@ pub struct Options {
     /// Form of what is written: `text` as log lines on stderr, `jsonl` on stdout
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// Seconds between two sweeps of the tables
+    /// Seconds from one sweep of the tables to the next. Longer where millions of flows would make that a load
     #[arg(long, default_value_t = SWEEP_INTERVAL.as_secs_f64(), value_parser = seconds, value_name = "SECONDS")]
     pub sweep_interval: f64,
     /// Report every violation, however often a flow repeats it
@@ -348,14 +350,17 @@ async fn work(
     let config = Mutex::new(Tables::from_pins(&pins)?);
     let live = Arc::new(Mutex::new(live_config(options)));
     let told_live = Arc::clone(&live);
-    let hub = Hub::new(&own_kinds(&output, warden.is_some()), move |events, trace| {
+    let (wish, deletions) = mpsc::channel(1);
+    let own = own_kinds(&output, warden.is_some());
+    let tell = move |events, trace| {
         let mut tables = config.lock().unwrap_or_else(PoisonError::into_inner);
         let live = *told_live.lock().unwrap_or_else(PoisonError::into_inner);
         let config = LiveConfig { events, trace, ..live };
         if let Err(error) = tables.configure(config) {
             tracing::error!("telling the kernel which events are wanted: {error:#}");
         }
-    });
+    };
+    let hub = Hub::new(&own, tell, pins.clone(), wish);
     let socket = instance.socket();
     let serving = hub.clone().serve(&socket);
     tokio::pin!(serving);
@@ -400,7 +405,7 @@ async fn work(
     let (removed, mut reaped) = mpsc::unbounded_channel();
     let watchdog = Watchdog::new(options.sweep_interval);
     let reaper = reap_for_ever(
-        reaper_settings,
+        Orders { settings: reaper_settings, deletions },
         &pins,
         &agent,
         &hub,
@@ -593,9 +598,15 @@ impl LostReports<'_> {
     }
 }
 
+/// What is asked of the sweeps while they go on.
+struct Orders {
+    settings: watch::Receiver<Options>,
+    deletions: mpsc::Receiver<Deletion>,
+}
+
 /// Sweeps the tables at every interval, on a thread of its own: reading a million flows takes a while.
 async fn reap_for_ever(
-    mut settings: watch::Receiver<Options>,
+    orders: Orders,
     pins: &Path,
     agent: &RefCell<Agent>,
     hub: &Hub,
@@ -603,31 +614,57 @@ async fn reap_for_ever(
     watchdog: &Watchdog,
     told: mpsc::UnboundedSender<(Kind, Event)>,
 ) -> Result<()> {
+    let Orders { mut settings, mut deletions } = orders;
     let mut options = settings.borrow_and_update().clone();
-    let mut reaper = Reaper::new(pins, &options.sizes, options.timeouts.timeouts())?;
+    // The verifier takes a while, and events wait for nobody.
+    let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
+    let loading = tokio::task::spawn_blocking(move || Reaper::new(&at, &sizes, timeouts));
+    let mut reaper = loading.await??;
     if let Some(telemetry) = telemetry {
         reaper.take_census(telemetry.since_ns());
     }
     let mut survey = Survey::new(options.limits);
     let mut sources = sources(&options);
     let mut tables = Tables::from_pins(pins)?;
-    let mut tick = sweep_tick(&options);
+    let mut next = Instant::now();
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            () = sleep_until(next) => {}
             Ok(()) = settings.changed() => {
                 options = settings.borrow_and_update().clone();
                 reaper.set_timeouts(options.timeouts.timeouts());
                 survey.set_limits(options.limits);
                 sources = self::sources(&options);
-                tick = sweep_tick(&options);
+                next = Instant::now();
+                continue;
+            }
+            Some(Deletion { filter, done }) = deletions.recv() => {
+                let view = agent.borrow().view();
+                let told = (wants_destroy(&options) || hub.has_listeners()).then(|| told.clone());
+                let deleting = tokio::task::spawn_blocking(move || {
+                    let is_meant = |key: &FlowKey, flow: &Flow, tier| {
+                        filter.matches(&Record::new(key, flow, Some(tier), &view))
+                    };
+                    let result = reaper.delete(is_meant, |reaped| {
+                        if let Some(told) = &told {
+                            // The receiver goes only when the agent ends.
+                            let _ = told.send((Kind::Destroy, reaped.event(&view)));
+                        }
+                    });
+                    (reaper, result)
+                });
+                let result;
+                (reaper, result) = deleting.await?;
+                // Whoever asked may be gone.
+                let _ = done.send(result);
                 continue;
             }
         }
+        let began = Instant::now();
         let reported = options.reported.rules();
-        let wanted = EventName::kinds(&options.events).contains(&Kind::Destroy);
         let view = agent.borrow().view();
-        let (told_by_sweep, wanted) = (told.clone(), wanted || hub.has_listeners());
+        let (told_by_sweep, wanted) =
+            (told.clone(), wants_destroy(&options) || hub.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
             let mut reasons = [0; REASONS.len()];
             let sweep = reaper.sweep(&mut survey, |reaped| {
@@ -663,18 +700,18 @@ async fn reap_for_ever(
         if let Some(telemetry) = telemetry {
             telemetry.swept(&sweep, &reasons);
         }
+        let pause = sweep.pause(Duration::from_secs_f64(options.sweep_interval));
+        next = began + sweep.took + pause;
         let Sweep { read, removed, changed, alive, took, .. } = sweep;
         tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
     }
 }
 
+fn wants_destroy(options: &Options) -> bool {
+    EventName::kinds(&options.events).contains(&Kind::Destroy)
+}
+
 fn sources(options: &Options) -> Sources {
     let interval_ns = interval_ns(options.report_rate);
     Sources::new(interval_ns, interval_ns * u64::from(options.report_burst))
-}
-
-fn sweep_tick(options: &Options) -> Interval {
-    let mut tick = interval(Duration::from_secs_f64(options.sweep_interval));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick
 }

@@ -103,7 +103,7 @@ impl Cookies {
     /// Where its maps cannot be read.
     pub fn of(instance: &Instance) -> Result<Option<Self>> {
         // Maps of programs that protect nothing are empty.
-        let maps = ListenerMaps::from_pins(&instance.pins())?;
+        let maps = ListenerMaps::open(instance)?;
         let cookies = maps.map(|maps| Self::collect(&maps)).transpose()?;
         Ok(cookies.filter(|cookies| !cookies.listeners.is_empty()))
     }

@@ -1,9 +1,9 @@
 //! The kernel programs' maps, as the agent and the other commands read them.
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ use tracker_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::{batch::Walk, instance::Instance};
+use crate::{batch::Walk, instance::Instance, lent::Lent};
 
 /// Entries of a hash map that are read in one system call.
 const STEP: usize = 512;
@@ -37,29 +37,47 @@ pub struct Tables {
     config: Array<MapData, [u64; size_of::<LiveConfig>() / 8]>,
 }
 
-impl Tables {
-    /// Opens the pinned maps of a running agent.
+/// Where a command has an agent's maps from.
+pub enum Source {
+    /// The directory that they are pinned in.
+    Pins(PathBuf),
+    /// The agent itself.
+    Lent(Lent),
+}
+
+impl Source {
+    /// What there is of an agent for this user.
     ///
     /// # Errors
     ///
-    /// Where there are none, or this user may not open them; the message says what to do.
-    pub fn open(instance: &Instance) -> Result<Self> {
+    /// Where there is nothing; the message says what to do.
+    pub fn of(instance: &Instance) -> Result<Self> {
         let pins = instance.pins();
-        // aya's errors hide the kernel's number, so ask the filesystem first.
-        if let Err(error) = std::fs::metadata(pins.join("CONFIRMED")) {
-            if error.kind() == io::ErrorKind::PermissionDenied {
-                bail!(
-                    "reading the maps of agent `{}` needs root: run this with sudo",
-                    instance.name()
-                );
+        match fs::metadata(pins.join("CONFIRMED")) {
+            Ok(_) => Ok(Self::Pins(pins)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Lent::ask(instance).map(Self::Lent)
             }
-            bail!(
+            Err(_) => bail!(
                 "no agent named `{}` is running (nothing is pinned in {}); start one with `tracker run --interface NAME`",
                 instance.name(),
                 pins.display()
-            );
+            ),
         }
-        Self::from_pins(&pins)
+    }
+}
+
+impl Tables {
+    /// Opens the maps of an agent: root those that are pinned, also where it was killed; others those that it lends them.
+    ///
+    /// # Errors
+    ///
+    /// Where there are none, or this user may not have them; the message says what to do.
+    pub fn open(instance: &Instance) -> Result<Self> {
+        match Source::of(instance)? {
+            Source::Pins(pins) => Self::from_pins(&pins),
+            Source::Lent(mut lent) => Self::from_maps(|name| lent.take(name)),
+        }
     }
 
     /// Opens the maps that are pinned in a directory.
@@ -216,6 +234,12 @@ impl Tables {
             Tier::Confirmed => &self.confirmed,
         };
         Ok(map.info()?.max_entries())
+    }
+
+    /// The confirmed flows.
+    #[must_use]
+    pub fn confirmed(&self) -> BorrowedFd<'_> {
+        self.confirmed.fd().as_fd()
     }
 
     /// The batch of flows to remove.

@@ -1,10 +1,11 @@
 //! What a sweep counts on its way over all flows.
 
 use tracker_common::{
-    flow::{Flow, fact},
+    flow::Flow,
     key::FlowKey,
     state::State,
-    sweep::{Tier, Timeouts, states, unfinished},
+    sweep::unfinished,
+    walk::{Look, Walk},
 };
 
 /// Families of addresses, in the order in which flows are counted.
@@ -27,42 +28,26 @@ pub struct Census {
     pub handshakes_us: Vec<u32>,
 }
 
-/// A time span, in nanoseconds since boot: what happened after its start and not after its end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Span {
-    /// When the sweep before began.
-    pub after_ns: u64,
-    /// When this sweep begins.
-    pub until_ns: u64,
-}
-
 impl Census {
-    /// Counts a flow.
-    ///
-    /// A handshake belongs to the sweep in whose span it was completed, so each is counted once however often its flow is
-    /// read: a flow stays until a sweep removes it. One that is taken over or evicted before any sweep is missed.
-    pub fn see(&mut self, key: &FlowKey, flow: &Flow, tier: Tier, timeouts: &Timeouts, span: Span) {
-        match tier {
-            Tier::Confirmed => self.confirmed += 1,
-            Tier::HalfOpen => self.half_open += 1,
+    /// Counts what the kernel's walk over the confirmed flows has found.
+    pub fn walked(&mut self, walk: &Walk, handshakes_us: Vec<u32>) {
+        self.confirmed = walk.read;
+        for (sums, counts) in self.flows.iter_mut().zip(&walk.flows) {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count;
+            }
         }
-        if flow.is_dead() {
-            return;
-        }
-        let (_, state) = timeouts.decide(states(flow));
+        self.handshakes_us.extend(handshakes_us);
+    }
+
+    /// Counts a half-open flow.
+    pub fn see(&mut self, key: &FlowKey, flow: &Flow, look: &Look) {
+        self.half_open += 1;
+        let Some(state) = look.state else { return };
         self.flows[usize::from(!key.is_ipv4())][state as usize] += 1;
-        if tier == Tier::HalfOpen && unfinished(flow).is_some() {
-            self.unfinished += 1;
-        }
-        let us = flow.handshake_us.get();
-        let completed_ns = flow.created_ns() + u64::from(us) * 1000;
-        let opener = flow.half(flow.originator()).facts();
-        if us != 0
-            && opener.has(fact::SYN)
-            && completed_ns > span.after_ns
-            && completed_ns <= span.until_ns
-        {
-            self.handshakes_us.push(us);
+        self.unfinished += u64::from(unfinished(flow).is_some());
+        if look.handshake_us != 0 {
+            self.handshakes_us.push(look.handshake_us);
         }
     }
 }

@@ -167,6 +167,7 @@ impl Telemetry {
             .map(|(reason, count)| (reason.name(), count))
             .collect();
         closed.push(("reopened", tables.tally(Tally::FlowsReopened)?));
+        closed.push(("deleted", tables.tally(Tally::FlowsDeleted)?));
         closed.push(("evicted", evicted));
         snapshot.add(
             "flows_closed",

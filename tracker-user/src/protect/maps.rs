@@ -8,6 +8,7 @@ use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters,
 use zeroize::Zeroizing;
 
 use super::{place, socket_address};
+use crate::{instance::Instance, tables::Source};
 
 const LISTENERS: &str = "LISTENERS";
 
@@ -52,11 +53,27 @@ impl ListenerMaps {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             metadata => metadata.with_context(|| format!("looking for the map {LISTENERS}"))?,
         };
-        Ok(Some(Self {
-            listeners: Map::HashMap(open(pins, LISTENERS)?).try_into()?,
-            states: Map::Array(open(pins, "LISTENER_STATES")?).try_into()?,
-            counters: Map::PerCpuArray(open(pins, "COOKIES")?).try_into()?,
-        }))
+        Self::from_maps(|name| open(pins, name)).map(Some)
+    }
+
+    /// Opens the maps of an agent, as [`crate::tables::Tables::open`] does.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open(instance: &Instance) -> Result<Option<Self>> {
+        match Source::of(instance)? {
+            Source::Pins(pins) => Self::from_pins(&pins),
+            Source::Lent(mut lent) => Self::from_maps(|name| lent.take(name)).map(Some),
+        }
+    }
+
+    fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
+        Ok(Self {
+            listeners: Map::HashMap(open(LISTENERS)?).try_into()?,
+            states: Map::Array(open("LISTENER_STATES")?).try_into()?,
+            counters: Map::PerCpuArray(open("COOKIES")?).try_into()?,
+        })
     }
 
     /// Every place with what the kernel programs were told of it.
