@@ -3,6 +3,7 @@
 # minimum and systemd, and nothing that tracker was built with. Packets are real, and what is expected is said by others:
 # ss, ip, systemd.
 set -eu
+cd /root
 package=$1
 
 step() { echo "- $*"; }
@@ -113,10 +114,13 @@ echo_octet
 is_tracked || fail "lost by an upgrade: $(tracker flows)"
 
 step "its metrics"
-exec 4<>/dev/tcp/127.0.0.1/9469
-printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&4
-sed '1,/^\r$/d' <&4 >/root/metrics
-grep -q '^tracker_flows{.*state="ESTABLISHED".*} 1$' /root/metrics || fail "metrics: $(cat /root/metrics)"
+scrape() {
+    exec 4<>/dev/tcp/127.0.0.1/9469
+    printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&4
+    # From the first sweep on.
+    grep -q '^tracker_flows{state="ESTABLISHED",family="ipv4"} 1$' <&4
+}
+wait_for scrape
 
 step "removed, nothing of it is left, and the connection goes on"
 dpkg --purge tracker >/dev/null

@@ -110,8 +110,8 @@ impl Machine {
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))?;
         let first = children.split_whitespace().next().context("the machine is down")?;
         let mut command = Command::new("nsenter");
-        command.args(["--target", first, "--all", "--root", "--wd=/root"]);
-        command.args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", program]);
+        command.args(["--target", first, "--all", "--root"]);
+        command.args(["env", "-i", "-C", "/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", program]);
         Ok(command)
     }
 
