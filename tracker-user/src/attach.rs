@@ -15,6 +15,7 @@ use aya::{
 };
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use zerocopy::IntoBytes;
@@ -81,7 +82,7 @@ pub enum EgressChoice {
 }
 
 /// What is attached to an interface, as other commands learn it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Interface {
     /// Its name.
     pub name: String,

@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::{legacy::Legacy, link::Link, ng::Ng, source::Source};
@@ -49,7 +50,7 @@ struct Raw {
 }
 
 /// Where a file makes no sense any more.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, JsonSchema)]
 pub struct Broken {
     /// Packets before that, all of which were read.
     pub after_packet: u64,
@@ -72,7 +73,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 /// How many packets of a link type there are.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, JsonSchema)]
 pub struct LinkCount {
     /// The link type's number (LINKTYPE_ of tcpdump.org).
     pub link_type: u32,

@@ -8,12 +8,13 @@ use std::{
 use anyhow::{Result, bail};
 use caps::{CapSet, Capability, has_cap};
 use nix::sys::utsname::uname;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     attach::{LinkKind, driver, in_the_way, xdp_program},
     btf::KernelTypes,
-    cli::Format,
+    cli::{Format, Line},
     instance::Instance,
     interfaces::{
         changes::{Changes, Link},
@@ -38,7 +39,7 @@ pub struct Options {
 }
 
 /// How it stands with something.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     /// As it should be.
@@ -50,8 +51,8 @@ enum Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
-struct Finding {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct Finding {
     verdict: Verdict,
     /// What was looked at.
     check: &'static str,
@@ -95,15 +96,8 @@ impl fmt::Display for Finding {
     }
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    v: u32,
-    #[serde(flatten)]
-    finding: &'a Finding,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Document<'a> {
     v: u32,
     findings: &'a [Finding],
 }
@@ -139,7 +133,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         }
         Format::Jsonl => {
             for finding in &findings {
-                serde_json::to_writer(&mut out, &Line { v: 1, finding })?;
+                serde_json::to_writer(&mut out, &Line::new(finding))?;
                 writeln!(out)?;
             }
         }

@@ -1,6 +1,8 @@
 //! The command line.
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::{
     check, config, delete, events, explain, flows, generate, instance::Instance, replay, run,
@@ -70,6 +72,23 @@ pub fn refuse(verb: &str, kind: ErrorKind, message: &str) -> ! {
     match command.find_subcommand_mut(verb) {
         Some(verb) => verb.error(kind, message).exit(),
         None => command.error(kind, message).exit(),
+    }
+}
+
+/// A JSON record that stands by itself, on a line of its own.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Line<T> {
+    /// Version of this form: 1.
+    v: u32,
+    /// The record.
+    #[serde(flatten)]
+    record: T,
+}
+
+impl<T> Line<T> {
+    /// The line of a record.
+    pub fn new(record: T) -> Self {
+        Self { v: 1, record }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::{
     counters::Hook,
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// One line of `tracker events`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Event {
     /// Version of this form: 1.
     pub v: u32,
@@ -67,7 +68,7 @@ pub struct Event {
 }
 
 /// A segment.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct SegmentView {
     /// `in` or `out`.
     pub hook: String,
@@ -94,7 +95,7 @@ pub struct SegmentView {
 }
 
 /// Numbers that a rule allows.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Range {
     /// The lowest.
     pub low: u32,
@@ -103,7 +104,7 @@ pub struct Range {
 }
 
 /// Both ends' states.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct States {
     /// Of the end that opened the flow.
     pub orig: String,
@@ -112,7 +113,7 @@ pub struct States {
 }
 
 /// Both ends' states before and after a segment.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct StatesView {
     /// Before it.
     pub before: States,
@@ -121,7 +122,7 @@ pub struct StatesView {
 }
 
 /// A breach of a rule.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct ViolationView {
     /// The rule.
     pub name: String,
@@ -140,7 +141,7 @@ pub struct ViolationView {
 }
 
 /// How a flow ended.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct EndView {
     /// `fin`, `rst`, `timeout`, `reopened` or `deleted`.
     pub reason: String,
@@ -152,7 +153,7 @@ pub struct EndView {
 }
 
 /// A listener for which SYN cookies begin or end.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct CookieView {
     /// Its address and port.
     pub listener: SocketAddr,
@@ -170,7 +171,7 @@ pub struct CookieView {
 }
 
 /// Why SYN cookies begin.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CookieReason {
     /// There are too many half-open connections.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tracker_common::{
     violation::{Rule, Severity},
@@ -13,7 +14,7 @@ use tracker_common::{
 };
 
 use crate::{
-    cli::Format,
+    cli::{Format, Line},
     lookup::{Found, find, nearest, summary},
     terminal::{self, wrapped},
     violations::{RuleView, SeverityName},
@@ -35,7 +36,7 @@ pub struct Options {
 }
 
 /// What somebody else calls a rule, in JSON.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct NameView {
     tool: &'static str,
     name: &'static str,
@@ -50,8 +51,8 @@ impl From<&Name> for NameView {
 }
 
 /// A rule in full, in JSON.
-#[derive(Clone, Debug, Serialize)]
-struct Explanation {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct Explanation {
     #[serde(flatten)]
     rule: RuleView,
     meaning: &'static str,
@@ -80,8 +81,8 @@ impl Explanation {
     }
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Document<'a> {
     v: u32,
     query: &'a str,
     rules: Vec<Explanation>,
@@ -89,14 +90,7 @@ struct Document<'a> {
     outside: Option<OutsideView>,
 }
 
-#[derive(Serialize)]
-struct Line {
-    v: u32,
-    #[serde(flatten)]
-    rule: Explanation,
-}
-
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct OutsideView {
     name: &'static str,
     why: &'static str,
@@ -138,7 +132,7 @@ pub fn run(options: &Options) -> Result<()> {
                 writeln!(out)?;
             }
             for rule in rules {
-                serde_json::to_writer(&mut out, &Line { v: 1, rule })?;
+                serde_json::to_writer(&mut out, &Line::new(rule))?;
                 writeln!(out)?;
             }
         }

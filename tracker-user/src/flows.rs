@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,7 +20,7 @@ use tokio::{
 
 use crate::{
     agent::Agent,
-    cli::{Format, refuse},
+    cli::{Format, Line, refuse},
     clock::monotonic_ns,
     filter::Choice,
     flows::{columns::Column, order::Key},
@@ -72,15 +73,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| "a time that is not negative".to_owned())
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    v: u32,
-    #[serde(flatten)]
-    flow: &'a Record,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Document<'a> {
     v: u32,
     flows: &'a [Record],
 }
@@ -181,7 +175,7 @@ fn print(options: &Options, instance: &Instance, head: &str) -> Result<usize> {
         }
         Format::Jsonl => {
             for flow in &records {
-                serde_json::to_writer(&mut out, &Line { v: 1, flow })?;
+                serde_json::to_writer(&mut out, &Line::new(flow))?;
                 writeln!(out)?;
             }
         }

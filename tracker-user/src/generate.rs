@@ -1,4 +1,4 @@
-//! `tracker generate`: manual pages and shell completions, from the command line's own definition. For packages.
+//! `tracker generate`: manual pages and shell completions, from the command line's own definition, and schemas. For packages.
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Subcommand};
 use clap_complete::Shell;
 
-use crate::{cli::Cli, config::file::PATH};
+use crate::{cli::Cli, config::file::PATH, schema};
 
 /// What to write.
 #[derive(Clone, Debug, Subcommand)]
@@ -25,6 +25,11 @@ pub enum Verb {
         /// Where to
         directory: PathBuf,
     },
+    /// JSON Schemas of the commands' output
+    Schemas {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 /// Writes it.
@@ -36,6 +41,7 @@ pub fn run(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Man { directory } => pages(directory),
         Verb::Completions { directory } => completions(directory),
+        Verb::Schemas { directory } => schema::write(directory),
     }
 }
 

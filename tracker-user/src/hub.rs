@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
@@ -68,7 +69,7 @@ pub struct DeleteRequest {
 }
 
 /// What it is told, in one line.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 pub struct DeleteAnswer {
     /// Version of this form: 1.
     pub v: u32,
@@ -78,7 +79,7 @@ pub struct DeleteAnswer {
 }
 
 /// See [`DeleteAnswer`].
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeleteResult {
     /// How many.

@@ -40,6 +40,7 @@ pub mod reload;
 pub mod replay;
 pub mod reported;
 pub mod run;
+pub mod schema;
 pub mod scope;
 pub mod service;
 pub mod sock_diag;

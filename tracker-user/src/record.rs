@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt, net::IpAddr};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::{
     conn_state::conn_state,
@@ -15,7 +16,7 @@ use tracker_common::{
 use crate::clock::Clock;
 
 /// One direction of a flow: what one end has sent.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Direction {
     /// RFC 9293's name of this end's state.
     pub state: String,
@@ -46,7 +47,7 @@ pub struct Direction {
 }
 
 /// A flow.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Record {
     /// `ipv4` or `ipv6`.
     pub family: String,

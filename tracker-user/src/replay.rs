@@ -4,10 +4,10 @@ mod checksum;
 mod clock;
 mod connections;
 mod engine;
-mod flow;
+pub(crate) mod flow;
 mod ladders;
 mod output;
-mod summary;
+pub(crate) mod summary;
 
 use std::{
     io::{BufWriter, IsTerminal, stdout},

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tracker_common::{
     counters::{Fate, Hook, Tally},
@@ -34,7 +35,7 @@ pub struct Options {
 }
 
 /// Every counter of an agent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Stats {
     v: u32,
     interfaces: Vec<InterfaceStats>,
@@ -45,7 +46,7 @@ pub struct Stats {
     violations: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct InterfaceStats {
     #[serde(flatten)]
     interface: Interface,
@@ -53,7 +54,7 @@ struct InterfaceStats {
     packets: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 struct Flows {
     confirmed: u64,
     confirmed_capacity: u32,
@@ -66,7 +67,7 @@ struct Flows {
 }
 
 /// SYN cookies, where listeners are protected by them.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Cookies {
     /// Each of them.
     pub listeners: Vec<ListenerStats>,
@@ -75,7 +76,7 @@ pub struct Cookies {
 }
 
 /// A listener that is protected.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ListenerStats {
     /// Its address and port.
     pub listener: SocketAddr,

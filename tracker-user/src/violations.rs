@@ -5,13 +5,18 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, LineStyle, Table, presets};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tracker_common::{
     violation::{Rule, Severity},
     vocabulary::{Phase, entry},
 };
 
-use crate::{cli::Format, lookup::summary, terminal};
+use crate::{
+    cli::{Format, Line},
+    lookup::summary,
+    terminal,
+};
 
 /// Options of `tracker violations`.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,7 +30,7 @@ pub struct Options {
 }
 
 /// The severities by their names.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SeverityName {
     /// A violation, reported
@@ -59,7 +64,7 @@ impl From<Severity> for SeverityName {
 }
 
 /// A rule in JSON.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RuleView {
     name: &'static str,
     severity: SeverityName,
@@ -125,17 +130,10 @@ pub fn table(rules: &[Rule], width: Option<u16>) -> String {
     table.trim_fmt()
 }
 
-#[derive(Serialize)]
-struct Document {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Document {
     v: u32,
     rules: Vec<RuleView>,
-}
-
-#[derive(Serialize)]
-struct Line {
-    v: u32,
-    #[serde(flatten)]
-    rule: RuleView,
 }
 
 /// Prints the rules. Needs neither an agent nor root.
@@ -155,7 +153,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
         Format::Jsonl => {
             for rule in views {
-                serde_json::to_writer(&mut out, &Line { v: 1, rule })?;
+                serde_json::to_writer(&mut out, &Line::new(rule))?;
                 writeln!(out)?;
             }
         }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{host, plan::Purpose, setup::setup};
 
-/// Builds `tracker` and lets it write `docs/violations.md`.
+/// Builds `tracker` and lets it write `docs/violations.md` and `docs/schema`.
 ///
 /// # Errors
 ///
@@ -18,6 +18,11 @@ pub(crate) fn docs() -> Result<()> {
         "cargo build",
     )?;
     let tracker = host::target_dir()?.join("release/tracker");
+    let schemas = host::workspace().join("docs/schema");
+    host::run(
+        Command::new(&tracker).args(["generate", "schemas"]).arg(schemas),
+        "tracker generate schemas",
+    )?;
     let output = Command::new(tracker).arg("guide").output().context("starting `tracker guide`")?;
     if !output.status.success() {
         bail!("`tracker guide` failed: {}", String::from_utf8_lossy(&output.stderr));

@@ -57,7 +57,7 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
-    /// Write docs/violations.md anew, from the vocabulary in tracker-common
+    /// Write docs/violations.md anew, from the vocabulary in tracker-common, and docs/schema, from what the commands print
     Docs,
 }
 

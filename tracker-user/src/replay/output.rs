@@ -7,7 +7,10 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::{flow::ReplayedFlow, summary::Summary};
-use crate::{cli::Format, event::Event};
+use crate::{
+    cli::{Format, Line},
+    event::Event,
+};
 
 /// Events, then flows, then the summary, written as they come: what happens in a capture need not fit into memory.
 pub(super) struct Output {
@@ -27,13 +30,6 @@ enum Part {
     Start,
     Events,
     Flows,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    v: u32,
-    #[serde(flatten)]
-    flow: &'a ReplayedFlow,
 }
 
 impl Output {
@@ -61,7 +57,7 @@ impl Output {
         match self.format {
             Format::Text => writeln!(self.out, "{flow}"),
             Format::Json => self.element(Part::Flows, flow),
-            Format::Jsonl => self.line(&Line { v: 1, flow }),
+            Format::Jsonl => self.line(&Line::new(flow)),
         }
         .context("writing to stdout")
     }

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tracker_common::{
     counters::{Fate, Tally},
@@ -21,7 +22,7 @@ const BAD_CHECKSUM: &str = "bad_checksum";
 const UNKNOWN_LINK_TYPE: &str = "unknown_link_type";
 
 /// A replay's counters.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Summary {
     /// The file.
     pub capture: CaptureView,
@@ -41,7 +42,7 @@ pub struct Summary {
 }
 
 /// A capture, as far as it was read.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct CaptureView {
     /// As it was named.
     pub file: String,

@@ -33,9 +33,7 @@ pub(super) fn check(package: &Path, tools: &Path) -> Result<()> {
 
     println!("lintian");
     host::run(
-        Command::new("lintian")
-            .args(["--allow-root", "--fail-on", "error,warning"])
-            .arg(package),
+        Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(package),
         "lintian",
     )?;
     println!("promtool: alerts");
