@@ -7,6 +7,7 @@ mod connections;
 mod counters;
 mod cpu;
 mod echo;
+mod events;
 mod flood;
 mod forward;
 mod generator;
@@ -53,6 +54,8 @@ enum Benchmark {
     Memory,
     /// Time and memory of the agent, with up to four million flows
     Agent,
+    /// Connections a second of which all events reach a listener
+    Events,
 }
 
 fn main() -> ExitCode {
@@ -64,7 +67,8 @@ fn main() -> ExitCode {
             .and_then(|()| forward::forward())
             .and_then(|()| connections::connections())
             .and_then(|()| memory::memory())
-            .and_then(|()| agent::agent()),
+            .and_then(|()| agent::agent())
+            .and_then(|()| events::events()),
         Some(Benchmark::Packet) => packet::packet(),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
         Some(Benchmark::Path) => path::path(),
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Some(Benchmark::Connections) => connections::connections(),
         Some(Benchmark::Memory) => memory::memory(),
         Some(Benchmark::Agent) => agent::agent(),
+        Some(Benchmark::Events) => events::events(),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

@@ -19,7 +19,7 @@ use crate::{
     counters::received,
     cpu::{Cores, Task, URGENT},
     programs::OBJECT,
-    script::{ANSWER, CONFIRM, Load, OPEN, Sender, UPDATE},
+    script::{ANSWER, CLOSE, CLOSE_TOO, CONFIRM, DONE, Load, OPEN, Sender, UPDATE},
 };
 
 static ROUTERS: AtomicU32 = AtomicU32::new(0);
@@ -214,6 +214,46 @@ impl Router {
             "of {flows} handshakes {least} were seen: the machine has too much other work to do"
         );
         Ok(())
+    }
+
+    /// Opens connections from number `first` on and closes them again, segments at a rate, for a while. Returns how many there were,
+    /// and how long it took. What is lost does not come again.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be sent.
+    pub(crate) fn live_and_die(
+        &mut self,
+        first: u64,
+        segments_a_second: u64,
+        least: Duration,
+    ) -> Result<(u64, Duration)> {
+        let steps = [(0, OPEN), (1, ANSWER), (0, CONFIRM), (0, CLOSE), (1, CLOSE_TOO), (0, DONE)];
+        let crowd = u64::try_from(CHUNK)?;
+        let started = Instant::now();
+        for crowds in 0.. {
+            let took = started.elapsed();
+            if took >= least {
+                return Ok((crowds * crowd, took));
+            }
+            let load = Load {
+                first: first + crowds * crowd,
+                flows: crowd,
+                turns: 0,
+                segments: crowd,
+                rate: Some(segments_a_second),
+            };
+            for (side, step) in steps {
+                let namespace = &self.ends[side].namespace;
+                self.senders[side].send(namespace, self.cores.generator, &[step], load)?;
+            }
+        }
+        unreachable!("there is always another crowd")
+    }
+
+    /// The agent, where there is one.
+    pub(crate) fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
     }
 
     /// Where tracker's maps are pinned.

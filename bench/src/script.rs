@@ -28,6 +28,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const WORDS: usize = 9 + 8 * 4;
 const MADE: usize = 2;
 
+const FIN: u64 = 1;
 const SYN: u64 = 2;
 const ACK: u64 = 16;
 const BY_SERVER: u64 = 1 << 8;
@@ -44,6 +45,12 @@ pub(crate) const ANSWER: Step = [SYN | ACK | OPTIONS | BY_SERVER, 5_000, 1_001, 
 pub(crate) const CONFIRM: Step = [ACK, 1_001, 5_001, 0];
 /// The server's window, scaled, as any of its segments offers it.
 pub(crate) const UPDATE: Step = [ACK | BY_SERVER, 5_001, 1_001, 0];
+/// The client's FIN.
+pub(crate) const CLOSE: Step = [FIN | ACK, 1_001, 5_001, 0];
+/// The server's.
+pub(crate) const CLOSE_TOO: Step = [FIN | ACK | BY_SERVER, 5_001, 1_002, 0];
+/// The client's answer to that.
+pub(crate) const DONE: Step = [ACK, 1_002, 5_002, 0];
 /// Six octets from the client, two behind where the last ones ended: the router must not make one packet of several.
 pub(crate) const DATA: Step = [ACK | 6 << 16, 1_001, 5_001, 8];
 /// How much is sent.
