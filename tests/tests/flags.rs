@@ -152,3 +152,24 @@ fn f7_psh_without_data_and_urg_without_a_pointer_are_counted() -> Result<()> {
     assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
     bench.nothing_reported()
 }
+
+#[test]
+fn segments_are_chosen_by_their_flags() -> Result<()> {
+    let bench = Bench::new()?;
+    let ask = |flags| ["--all", "-o", "jsonl", "--last", "1", "--tcp-flags", flags];
+    let mut first_fin = bench.agent.trace(&ask("fin,!rst"))?;
+    let mut first_syn_ack = bench.agent.trace(&ask("SYN,ACK"))?;
+    let tcp = Connection::inbound(&bench);
+    tcp.handshake()?;
+    tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(10))?;
+    tcp.c_sends(&tcp.c(FIN | ACK, 1011, 5001))?;
+    for (trace, expected) in [(&mut first_fin, "fin,ack"), (&mut first_syn_ack, "syn,ack")] {
+        let (lines, status) = trace.to_end()?;
+        assert!(status.success() && lines.len() == 1, "{lines:?}");
+        assert!(lines[0].contains(&format!("\"flags\":\"{expected}\"")), "{}", lines[0]);
+    }
+    let (_, said, status) =
+        tracker_tests::agent::run_tracker(&["events", "--tcp-flags", "syn,!syn"], None)?;
+    assert!(status.code() == Some(2) && said.contains("no segment has"), "{said}");
+    Ok(())
+}

@@ -14,6 +14,7 @@ use crate::{
     listen::{Listener, say_listening},
     lookup::{self, Found},
     run::EventName,
+    tcp_flags::TcpFlags,
 };
 
 /// Options of `tracker events`.
@@ -38,6 +39,9 @@ pub struct Options {
     /// Violations of this rule only; `tracker violations` lists the rules
     #[arg(long, value_name = "NAME", value_parser = rule)]
     pub violation: Option<String>,
+    /// Segments with these TCP flags only, and with `!` without them, as in `syn,!ack`
+    #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
+    pub tcp_flags: Option<TcpFlags>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
     pub choice: Choice,
@@ -94,7 +98,8 @@ fn show(options: &Options, filter: &Filter, event: &Event, line: &str) -> Result
         Some(flow) => filter.matches(flow),
         None => event.lost.is_some() || filter.is_empty(),
     };
-    if !named || !meant {
+    let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(event));
+    if !named || !meant || !has_flags {
         return Ok(false);
     }
     let mut out = io::stdout().lock();

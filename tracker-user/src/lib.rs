@@ -47,6 +47,7 @@ pub mod sock_diag;
 pub mod stats;
 pub mod survey;
 pub mod tables;
+pub mod tcp_flags;
 pub mod terminal;
 pub mod top;
 pub mod trace;

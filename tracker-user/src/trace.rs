@@ -19,6 +19,7 @@ use crate::{
     ladder::{Entry, Header, Ladder, Layout},
     listen::{Listener, say_listening},
     record::Record,
+    tcp_flags::TcpFlags,
 };
 
 /// Connections that are remembered at once. Most are forgotten when they end; unfinished ones that are evicted end
@@ -37,6 +38,9 @@ pub struct Options {
     /// Trace every connection, where no filter is given
     #[arg(long)]
     pub all: bool,
+    /// Segments with these TCP flags only, and with `!` without them, as in `syn,!ack`
+    #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
+    pub tcp_flags: Option<TcpFlags>,
     /// Whose segments, one filter at least. The kernel reports the segments of one address (or prefix) and one port; what
     /// else is asked for is left out here.
     #[command(flatten)]
@@ -73,7 +77,8 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
             Some(flow) => filter.matches(flow),
             None => event.lost.is_some() || filter.is_empty(),
         };
-        if !meant {
+        let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(&event));
+        if !meant || !has_flags {
             continue;
         }
         segments += match options.output {
