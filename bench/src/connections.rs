@@ -22,7 +22,7 @@ use crate::{
     router::{Trackers, pass_on},
     section,
     spread::Spread,
-    table::{Table, grouped},
+    table::{Table, grouped, whole},
 };
 
 const COMMAND: &str = "cargo xtask bench connections";
@@ -171,9 +171,4 @@ fn ask(cores: Cores, at: SocketAddr) -> Result<()> {
         stream.read_exact(&mut [0])?;
     }
     Ok(())
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
-fn whole(number: f64) -> String {
-    grouped(number.round() as u64)
 }

@@ -21,7 +21,7 @@ use crate::{
     machine,
     router::{Router, Trackers},
     section,
-    table::{Table, grouped},
+    table::{Table, grouped, whole},
 };
 
 const COMMAND: &str = "cargo xtask bench events";
@@ -190,9 +190,4 @@ fn count(from: ChildStdout, lines: &AtomicU64, lost: &AtomicU64) {
         }
         line.clear();
     }
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some millions")]
-fn whole(number: f64) -> String {
-    grouped(number.round() as u64)
 }

@@ -47,6 +47,12 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// The same, of the nearest whole number.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some millions")]
+pub(crate) fn whole(number: f64) -> String {
+    grouped(number.round() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -240,20 +240,22 @@ impl Host {
     /// Removes a flow if it is still as it was judged, as the kernel program `tracker_sweep` does.
     pub fn remove(&mut self, removal: &mut Removal) -> Outcome {
         let outcome = remove(self, removal);
-        if outcome == Outcome::Removed {
+        if outcome != Outcome::Removed {
+            self.tally(Tally::RemovalsRefused);
+        } else if removal.unconditional != 0 {
+            self.tally(Tally::FlowsDeleted);
+        } else {
             self.tally(Tally::FlowsExpired);
             increment(&self.tallies[(Tally::EXPIRED + (removal.state & 15)) as usize]);
-            if removal.tier == Tier::HalfOpen as u32 {
-                self.tally(Tally::HalfOpenExpired);
-            }
             if let Some(hook) = unfinished(&removal.flow) {
                 self.count_breach(Rule::HalfOpenTimeout, hook);
             }
             if let Some(hook) = asymmetric(&removal.flow) {
                 self.count_breach(Rule::Asymmetric, hook);
             }
-        } else {
-            self.tally(Tally::RemovalsRefused);
+        }
+        if outcome == Outcome::Removed && removal.tier == Tier::HalfOpen as u32 {
+            self.tally(Tally::HalfOpenExpired);
         }
         self.confirmed.forget_deleted();
         self.half_open.forget_deleted();

@@ -60,6 +60,9 @@ use crate::{
 /// Reports taken from the ring buffer before other things get their turn.
 const BURST: usize = 4096;
 
+/// Events of removed flows that wait to be told; whoever removes more waits, too. A table of millions may end at once.
+const REMOVED: usize = 16_384;
+
 /// Options of `tracker run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -402,7 +405,7 @@ async fn work(
         None => None,
     };
 
-    let (removed, mut reaped) = mpsc::unbounded_channel();
+    let (removed, mut reaped) = mpsc::channel(REMOVED);
     let watchdog = Watchdog::new(options.sweep_interval);
     let reaper = reap_for_ever(
         Orders { settings: reaper_settings, deletions },
@@ -612,7 +615,7 @@ async fn reap_for_ever(
     hub: &Hub,
     telemetry: Option<&Telemetry>,
     watchdog: &Watchdog,
-    told: mpsc::UnboundedSender<(Kind, Event)>,
+    told: mpsc::Sender<(Kind, Event)>,
 ) -> Result<()> {
     let Orders { mut settings, mut deletions } = orders;
     let mut options = settings.borrow_and_update().clone();
@@ -648,7 +651,7 @@ async fn reap_for_ever(
                     let result = reaper.delete(is_meant, |reaped| {
                         if let Some(told) = &told {
                             // The receiver goes only when the agent ends.
-                            let _ = told.send((Kind::Destroy, reaped.event(&view)));
+                            let _ = told.blocking_send((Kind::Destroy, reaped.event(&view)));
                         }
                     });
                     (reaper, result)
@@ -678,11 +681,11 @@ async fn reap_for_ever(
                     let Removal { key, flow, .. } = &reaped.removal;
                     let source = &key.addresses[flow.originator().index()];
                     if sources.pass(source, view.clock.monotonic_ns()) {
-                        let _ = told_by_sweep.send((Kind::Violation, event));
+                        let _ = told_by_sweep.blocking_send((Kind::Violation, event));
                     }
                 }
                 if wanted {
-                    let _ = told_by_sweep.send((Kind::Destroy, reaped.event(&view)));
+                    let _ = told_by_sweep.blocking_send((Kind::Destroy, reaped.event(&view)));
                 }
             });
             (reaper, survey, sources, reasons, sweep)
@@ -692,7 +695,8 @@ async fn reap_for_ever(
         for finding in survey.findings() {
             tables.count_breach(finding.rule, Hook::Ingress)?;
             if reported.has(finding.rule) {
-                let _ = told.send((Kind::Violation, finding.event(&agent.borrow().view())));
+                let event = finding.event(&agent.borrow().view());
+                let _ = told.send((Kind::Violation, event)).await;
             }
         }
         let sweep = sweep?;

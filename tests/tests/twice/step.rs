@@ -54,6 +54,8 @@ pub(crate) struct Wish {
     pub(crate) stale: bool,
     /// Code of the state whose timeout is over.
     pub(crate) state: u8,
+    /// It goes all the same.
+    pub(crate) unconditional: bool,
 }
 
 impl Shot {

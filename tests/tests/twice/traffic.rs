@@ -164,6 +164,7 @@ impl Traffic {
             tier: random.pick(&[Tier::Confirmed, Tier::HalfOpen]),
             stale: random.percent(20),
             state: u8::try_from(random.below(11)).unwrap_or(0),
+            unconditional: random.percent(10),
         }
     }
 

@@ -207,6 +207,7 @@ fn removal(host: &Host, wish: &Wish) -> Removal {
         life: life ^ u64::from(wish.stale),
         tier: wish.tier as u32,
         state: wish.state.into(),
+        unconditional: wish.unconditional.into(),
         ..Removal::default()
     }
 }
