@@ -116,6 +116,8 @@ pub struct Sweep {
     pub alive: usize,
     /// How long it took.
     pub took: Duration,
+    /// How long of that it took to look, before anything was removed and told.
+    pub looked: Duration,
     /// When it began, in nanoseconds since boot.
     pub began_ns: u64,
     /// Whether the table of confirmed flows will soon be full, so that what is over must go.
@@ -124,7 +126,7 @@ pub struct Sweep {
     pub census: Option<Census>,
 }
 
-/// Of one CPU's time, sweeps may take one part in so many.
+/// Of one CPU's time, looking at flows may take one part in so many. Removing is not held back: it may wait for who is told.
 const SHARE: u32 = 10;
 
 /// The same where a table will soon be full.
@@ -138,7 +140,7 @@ impl Sweep {
     #[must_use]
     pub fn pause(&self, interval: Duration) -> Duration {
         let share = if self.is_table_filling { SHARE_IN_NEED } else { SHARE };
-        let rest = (self.took * (share - 1)).min(LONGEST_PAUSE);
+        let rest = (self.looked * (share - 1)).min(LONGEST_PAUSE);
         interval.saturating_sub(self.took).max(rest)
     }
 }
@@ -188,6 +190,7 @@ impl Reaper {
         let start = Instant::now();
         let mut sweep = Sweep { census: self.counts.then(Census::default), ..Sweep::default() };
         let mut due = self.judge(&mut sweep, survey)?;
+        sweep.looked = start.elapsed();
         self.before_ns = sweep.began_ns;
         if let Some(census) = &mut sweep.census {
             census.evicted = self.tables.half_open_evicted(census.half_open)?;
@@ -395,12 +398,17 @@ mod tests {
         let second = Duration::from_secs(1);
         let pause = |took_ms, is_table_filling| {
             let took = Duration::from_millis(took_ms);
-            Sweep { took, is_table_filling, ..Sweep::default() }.pause(second).as_millis()
+            Sweep { took, looked: took, is_table_filling, ..Sweep::default() }
+                .pause(second)
+                .as_millis()
         };
         assert_eq!(pause(20, false), 980);
         assert_eq!(pause(500, false), 4500);
         assert_eq!(pause(500, true), 500);
         assert_eq!(pause(5000, false), 20_000);
         assert_eq!(pause(5000, true), 5000);
+        let took = Duration::from_secs(3);
+        let removing = Sweep { took, looked: Duration::from_millis(20), ..Sweep::default() };
+        assert_eq!(removing.pause(second), Duration::from_millis(180));
     }
 }
