@@ -65,9 +65,34 @@ fn order_and_choice() -> Result<()> {
         (&["--min-bytes", "1k", "--not"], &[1001, 1003]),
         (&["--older-than", "1h"], &[]),
         (&["--older-than", "0s"], &[1001, 1002, 1003]),
+        (&["--since", "1h"], &[1001, 1002, 1003]),
+        (&["--since", "0s"], &[]),
+        (&["--since", "2023-11-14T22:13:20Z"], &[1001, 1002, 1003]),
+        (&["--since", "2223-11-14T22:13:20+02:00"], &[]),
     ] {
         assert_eq!(ports(&bench, arguments)?, expected, "{arguments:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn since_the_first_packet_of_one_of_them() -> Result<()> {
+    let bench = three()?;
+    let flows = bench.agent.flows(&["--sort", "sport"])?;
+    let between = |one: &serde_json::Value, other: &serde_json::Value| -> Result<String> {
+        let time = |flow: &serde_json::Value| -> Result<jiff::Timestamp> {
+            Ok(flow["created"].as_str().context("a time")?.parse()?)
+        };
+        let (one, other) = (time(one)?, time(other)?);
+        Ok((one + other.duration_since(one) / 2).to_string())
+    };
+    // Both clocks are read anew each time: moments differ by less than what lies between two of them.
+    assert_eq!(ports(&bench, &["--since", &between(&flows[0], &flows[1])?])?, [1002, 1003]);
+    assert_eq!(ports(&bench, &["--since", &between(&flows[1], &flows[2])?])?, [1003]);
+    assert_eq!(
+        ports(&bench, &["--since", &between(&flows[1], &flows[2])?, "--older-than", "0s"])?,
+        [1003]
+    );
     Ok(())
 }
 
@@ -120,6 +145,8 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
         (&["--min-bytes", "many"], "4096, 10k or 2G"),
         (&["--older-than", "old"], "--older-than"),
         (&["--watch", "0"], "from 0.1 to 3600"),
+        (&["--since", "yesterday"], "neither how long ago, as in 90s or 2h 30m, nor a time"),
+        (&["--since=-5m"], "neither how long ago"),
     ] {
         let (_, stderr, status) = run_tracker(&[&["flows"], arguments].concat(), None)?;
         assert_eq!(status.code(), Some(2), "{stderr}");

@@ -310,6 +310,42 @@ fn on_a_large_terminal() -> Result<()> {
 }
 
 #[test]
+fn flows_that_broke_a_rule() -> Result<()> {
+    let bench = three()?;
+    for (port, ack) in [(1001, 9999), (1002, 501)] {
+        let (client, server) = ends(port);
+        bench.leave(&Segment::new(server, client, ACK, 501, ack).frame())?;
+    }
+    bench.settle()?;
+    let mut top =
+        Top::start(&bench.agent, (24, 80), true, &["--violation", "ack_unseen_data,syn_fin"])?;
+    top.until("the flow that broke one of them", |screen| {
+        flows(screen).len() == 1
+            && has_row(screen, 0, &["10.9.0.2:1001"])
+            && screen.contains("violation ack_unseen_data,syn_fin")
+    })?;
+    top.press("\r")?;
+    top.until("the connection", |screen| {
+        screen.contains("10.9.0.2:1001 > 10.9.0.1:80")
+            && screen.contains("broken ack_unseen_data=1")
+    })?;
+    // One that comes to light is told with the next look.
+    let (client, server) = ends(1001);
+    bench.leave(&Segment::new(server, client, ACK, 501, 9999).frame())?;
+    top.until("the next breach", |screen| screen.contains("broken ack_unseen_data=2"))?;
+    top.press("\x1b")?;
+    top.until("the flows", |screen| screen.contains("flows by"))?;
+    top.press("/")?;
+    top.until("a prompt", |screen| screen.contains("filter:"))?;
+    top.press("\x15violation syn_fin\r")?;
+    top.until("no flow", |screen| {
+        flows(screen).is_empty() && screen.contains("violation syn_fin")
+    })?;
+    top.press("q")?;
+    top.end()
+}
+
+#[test]
 fn it_needs_a_terminal_and_a_filter_that_is_one() -> Result<()> {
     let (_, stderr, status) = run_tracker(&["top"], None)?;
     assert_eq!(status.code(), Some(1));

@@ -1,6 +1,25 @@
 //! How often a breach is reported. Counts are exact in any case.
 
-use crate::key::Address;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::key::{Address, FlowKey};
+
+/// Pairs of a connection and a rule that each interface's programs remember.
+pub const MOST_REPEATED: u32 = 16_384;
+
+/// A rule that a connection broke: a key of the map `REPEATED`, whose value says how often.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Repeated {
+    /// The connection's ends.
+    pub key: FlowKey,
+    /// [`crate::flow::Life::generation`] of its flow.
+    pub generation: u32,
+    /// The rule's code.
+    pub rule: u32,
+}
 
 /// Whether the breach that is number `count` of its rule on its flow, from 1, is reported where reports become `factor`
 /// times rarer each time: the 1st, the `factor`th, the `factor`²th and so on.

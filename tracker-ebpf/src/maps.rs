@@ -10,7 +10,7 @@ use tracker_common::{
     counters::{Fate, Hook, PacketCounters, Tally},
     flow::{Flow, HalfOpen},
     key::FlowKey,
-    limit,
+    limit::{self, Repeated},
     packet::Parsed,
     protect::{
         Accepted, Listener, ListenerState, MAX_ACCEPTED, MAX_LISTENERS, OutcomeCounters, Place,
@@ -36,18 +36,10 @@ pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, 0);
 #[map]
 pub(crate) static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::pinned(1, 0);
 
-/// A rule that a connection broke.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Repeated {
-    pub(crate) key: FlowKey,
-    pub(crate) generation: u32,
-    pub(crate) rule: u32,
-}
-
-/// How often each connection broke each rule. Where a flood evicts an entry, a report comes again.
+/// How often each connection broke each rule that is reported. Where a flood evicts an entry, a report comes again.
 #[map]
-pub(crate) static REPEATED: LruHashMap<Repeated, u64> = LruHashMap::with_max_entries(16_384, 0);
+pub(crate) static REPEATED: LruHashMap<Repeated, u64> =
+    LruHashMap::with_max_entries(limit::MOST_REPEATED, 0);
 
 /// Token buckets of the sources of violations ([`tracker_common::limit`]).
 #[map]

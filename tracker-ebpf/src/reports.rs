@@ -5,13 +5,13 @@ use tracker_common::{
     config::LiveConfig,
     counters::Tally,
     event::{Event, Kind},
-    limit::{self, is_due},
+    limit::{self, Repeated, is_due},
     protect::Place,
     track::Report,
     violation::{Marks, Rule},
 };
 
-use crate::maps::{self, Repeated, Scratch};
+use crate::maps::{self, Scratch};
 
 /// Marks at most that one segment can have.
 pub(crate) const MOST_MARKS: u32 = 16;
@@ -194,9 +194,11 @@ fn may_report(event: &Event, config: &LiveConfig, rule: u32, repeated: &mut Repe
     if !config.reported.has_code(code) {
         return false;
     }
-    if config.no_back_off == 0 && event.has_flow != 0 {
+    if event.has_flow != 0 {
         *repeated = Repeated { key: event.key, generation: event.flow.life().generation, rule };
-        if !is_due(count(repeated), Rule::factor(code)) {
+        // Also where each is reported: others read there which connection has broken what.
+        let count = count(repeated);
+        if config.no_back_off == 0 && !is_due(count, Rule::factor(code)) {
             maps::tally(Tally::ReportsBackedOff);
             return false;
         }

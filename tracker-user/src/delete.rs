@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    broken::BrokenFilter,
     cli::{Format, refuse},
     filter::Choice,
     hub::{DeleteAnswer, DeleteRequest, DeleteResult},
@@ -26,6 +27,9 @@ pub struct Options {
     /// Which flows; `tracker flows` with the same filters shows them.
     #[command(flatten)]
     pub choice: Choice,
+    /// Which rules.
+    #[command(flatten)]
+    pub broken: BrokenFilter,
 }
 
 /// Options of `tracker flush`.
@@ -42,7 +46,7 @@ pub struct FlushOptions {
 ///
 /// Where no agent runs, or it refuses.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
-    let filter = options.choice.filter("delete");
+    let filter = options.choice.filter_with(&options.broken.violation, "delete");
     if filter.is_empty() {
         let said = "which flows? `tracker flush` deletes them all";
         refuse("delete", ErrorKind::MissingRequiredArgument, said);

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, bail};
 use tracker_common::violation::Rule;
 
 use crate::{
+    broken::rule,
     cli::Format,
     event::Event,
     filter::{Choice, Filter},
     hub::Request,
     instance::Instance,
     listen::{Listener, say_listening},
-    lookup::{self, Found},
     run::EventName,
     tcp_flags::TcpFlags,
 };
@@ -36,34 +36,15 @@ pub struct Options {
     /// End after this many events
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
-    /// Violations of this rule only; `tracker violations` lists the rules
-    #[arg(long, value_name = "NAME", value_parser = rule)]
-    pub violation: Option<String>,
+    /// Violations of these rules only; `tracker violations` lists the rules
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
+    pub violation: Vec<Rule>,
     /// Segments with these TCP flags only, and with `!` without them, as in `syn,!ack`
     #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
     pub tcp_flags: Option<TcpFlags>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
     pub choice: Choice,
-}
-
-fn rule(text: &str) -> Result<String, String> {
-    if Rule::from_name(text).is_some() {
-        return Ok(text.to_owned());
-    }
-    let meant = match lookup::find(text) {
-        Some(Found::Rule(rule)) => vec![rule.name()],
-        Some(Found::Elsewhere(rules)) => rules.iter().map(|(rule, _)| rule.name()).collect(),
-        Some(Found::Outside(_)) | None => Vec::new(),
-    };
-    if meant.is_empty() {
-        Err(format!("`{text}` is no rule; `tracker violations` lists them all"))
-    } else {
-        let meant = meant.join("`, `");
-        Err(format!(
-            "`{text}` is no rule, but here it is `{meant}`; `tracker violations` lists them all"
-        ))
-    }
 }
 
 /// Prints events until SIGINT, SIGTERM, the agent's end, or the number asked for.
@@ -75,7 +56,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("events are a stream: use `-o jsonl`");
     }
-    let filter = options.choice.filter("events");
+    let filter = options.choice.filter_with(&options.violation, "events");
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
     let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;
@@ -90,16 +71,8 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
 
 /// Prints an event, which came in `line`, if it is asked for.
 fn show(options: &Options, filter: &Filter, event: &Event, line: &str) -> Result<bool> {
-    let named = options.violation.as_ref().is_none_or(|name| {
-        event.lost.is_some()
-            || event.violation.as_ref().is_some_and(|violation| violation.name == *name)
-    });
-    let meant = match &event.flow {
-        Some(flow) => filter.matches(flow),
-        None => event.lost.is_some() || filter.is_empty(),
-    };
     let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(event));
-    if !named || !meant || !has_flags {
+    if !filter.matches_event(event) || !has_flags {
         return Ok(false);
     }
     let mut out = io::stdout().lock();

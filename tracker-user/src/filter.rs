@@ -4,9 +4,9 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use clap::{Parser, error::ErrorKind};
 use serde::{Deserialize, Serialize};
-use tracker_common::state::State;
+use tracker_common::{state::State, violation::Rule};
 
-use crate::{cli, record::Record, scope::Scope};
+use crate::{broken::BrokenFilter, cli, event::Event, record::Record, scope::Scope};
 
 /// An address, or a prefix of one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -151,6 +151,10 @@ pub struct Filter {
     /// Turn the filter round: everything that does not match
     #[arg(long)]
     pub not: bool,
+    /// Rules that were broken: by the flow or, where events are chosen, by what the event tells. Not every command knows, so
+    /// that the option is [`BrokenFilter`]'s.
+    #[arg(skip)]
+    pub violation: Vec<Rule>,
 }
 
 /// A filter by options, by words, or by both.
@@ -171,6 +175,14 @@ impl Choice {
         let both = words(&self.words.join(" ")).and_then(|filter| filter.and(&self.options));
         both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
     }
+
+    /// The same where it can be asked for broken rules, too.
+    #[must_use]
+    pub fn filter_with(&self, broken: &[Rule], verb: &str) -> Filter {
+        let broken = Filter { violation: broken.to_vec(), ..Filter::default() };
+        let both = self.filter(verb).and(&broken);
+        both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
+    }
 }
 
 /// A filter in words: an option's name without its hyphens, and its value. `and`, `=`, and the colon before a port are
@@ -185,8 +197,10 @@ pub fn words(text: &str) -> Result<Filter, String> {
     struct Words {
         #[command(flatten)]
         filter: Filter,
+        #[command(flatten)]
+        broken: BrokenFilter,
     }
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         "src",
         "dst",
         "addr",
@@ -197,6 +211,7 @@ pub fn words(text: &str) -> Result<Filter, String> {
         "family",
         "interface",
         "min-bytes",
+        "violation",
     ];
     let mut rest = text.split_whitespace().filter(|word| !["and", "=", "=="].contains(word));
     let mut arguments = Vec::new();
@@ -213,18 +228,33 @@ pub fn words(text: &str) -> Result<Filter, String> {
         let value = if name.ends_with("port") { value.trim_start_matches(':') } else { value };
         arguments.push(format!("--{name}={value}"));
     }
-    Words::try_parse_from(arguments).map(|words| words.filter).map_err(|error| {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        first.strip_prefix("error: ").unwrap_or(first).to_owned()
-    })
+    let read = Words::try_parse_from(arguments);
+    read.map(|words| Filter { violation: words.broken.violation, ..words.filter }).map_err(
+        |error| {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        },
+    )
 }
 
 impl fmt::Display for Filter {
     /// In the words that [`words`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { src, dst, addr, sport, dport, port, state, family, interface, min_bytes, not } =
-            self;
+        let Self {
+            src,
+            dst,
+            addr,
+            sport,
+            dport,
+            port,
+            state,
+            family,
+            interface,
+            min_bytes,
+            not,
+            violation,
+        } = self;
         let prefix = |prefix: &Option<Prefix>| prefix.map(|prefix| prefix.to_string());
         let number = |number: &Option<u16>| number.map(|number| number.to_string());
         let words = [
@@ -238,6 +268,7 @@ impl fmt::Display for Filter {
             ("family", family.clone()),
             ("interface", interface.clone()),
             ("min-bytes", min_bytes.map(|bytes| bytes.to_string())),
+            ("violation", (!violation.is_empty()).then(|| names(violation).join(","))),
         ];
         let given =
             words.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?)));
@@ -262,6 +293,9 @@ impl Filter {
         if !self.state.is_empty() && !other.state.is_empty() {
             return Err("`state` is given twice".to_owned());
         }
+        if !self.violation.is_empty() && !other.violation.is_empty() {
+            return Err("`violation` is given twice".to_owned());
+        }
         let other = other.clone();
         Ok(Self {
             src: one("src", self.src, other.src)?,
@@ -275,6 +309,7 @@ impl Filter {
             interface: one("interface", self.interface, other.interface)?,
             min_bytes: one("min-bytes", self.min_bytes, other.min_bytes)?,
             not: self.not || other.not,
+            violation: [self.violation, other.violation].concat(),
         })
     }
 
@@ -297,13 +332,42 @@ impl Filter {
         }
     }
 
-    /// Whether `record` is meant.
+    /// Whether `record` is meant. Where rules are asked for, what it has broken must have been looked up.
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
+        let has_broken = |rule: &Rule| {
+            record.broken_rules.as_ref().is_some_and(|rules| rules.contains_key(rule.name()))
+        };
+        let broken = self.violation.is_empty() || self.violation.iter().any(has_broken);
+        (broken && self.matches_but_rules(record)) != self.not
+    }
+
+    /// Whether `event` is meant: where rules are asked for, it must tell of a breach of one. One without a flow is meant
+    /// only where nothing is asked for of flows, and one that tells of lost reports always.
+    #[must_use]
+    pub fn matches_event(&self, event: &Event) -> bool {
+        if event.lost.is_some() {
+            return true;
+        }
+        let tells_of = |rule: &Rule| {
+            event.violation.as_ref().is_some_and(|violation| violation.name == rule.name())
+        };
+        let told = self.violation.is_empty() || self.violation.iter().any(tells_of);
+        match &event.flow {
+            Some(flow) => (told && self.matches_but_rules(flow)) != self.not,
+            None => told != self.not && self.asks_nothing_of_flows(),
+        }
+    }
+
+    fn asks_nothing_of_flows(&self) -> bool {
+        Self { violation: Vec::new(), not: false, ..self.clone() } == Self::default()
+    }
+
+    fn matches_but_rules(&self, record: &Record) -> bool {
         fn holds<T>(wanted: Option<&T>, test: impl FnOnce(&T) -> bool) -> bool {
             wanted.is_none_or(test)
         }
-        let all = holds(self.src.as_ref(), |prefix| prefix.contains(record.src))
+        holds(self.src.as_ref(), |prefix| prefix.contains(record.src))
             && holds(self.dst.as_ref(), |prefix| prefix.contains(record.dst))
             && holds(self.addr.as_ref(), |prefix| {
                 prefix.contains(record.src) || prefix.contains(record.dst)
@@ -318,9 +382,12 @@ impl Filter {
                 || record
                     .states()
                     .iter()
-                    .any(|state| self.state.iter().any(|wanted| wanted == state)));
-        all != self.not
+                    .any(|state| self.state.iter().any(|wanted| wanted == state)))
     }
+}
+
+fn names(rules: &[Rule]) -> Vec<&'static str> {
+    rules.iter().map(|rule| rule.name()).collect()
 }
 
 #[cfg(test)]
@@ -354,6 +421,10 @@ mod tests {
             ("dst 10.0.0.0/8 dport :80", "dst 10.0.0.0/8 dport 80"),
             ("src 2001:db8::1 min-bytes 2k", "src 2001:db8::1/128 min-bytes 2000"),
             ("--family ipv6 --interface eth0", "family ipv6 interface eth0"),
+            (
+                "violation syn_isn_change,synack_bad_ack port 80",
+                "port 80 violation syn_isn_change,synack_bad_ack",
+            ),
         ] {
             let shown = read(text).expect(text);
             assert_eq!(shown, expected);
@@ -365,6 +436,7 @@ mod tests {
             ("sport http", "invalid value 'http'"),
             ("port 80 port 81", "cannot be used multiple times"),
             ("state open", "is no state"),
+            ("violation nonsense", "is no rule; there are "),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.contains(expected) && !error.contains('\n'), "{error}");

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::{
@@ -20,12 +20,14 @@ use tokio::{
 
 use crate::{
     agent::Agent,
+    broken::{Broken, BrokenFilter},
     cli::{Format, Line, refuse},
     clock::monotonic_ns,
-    filter::Choice,
+    filter::{Choice, Filter},
     flows::{columns::Column, order::Key},
     instance::Instance,
     record::Record,
+    since::{Since, duration},
     tables::Tables,
     terminal,
 };
@@ -55,6 +57,12 @@ pub struct Options {
     /// Flows whose first packet was seen longer ago than this, as in `90s` or `2h 30m`
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Filters")]
     pub older_than: Option<Duration>,
+    /// Flows whose first packet was seen since then: so long ago, as in `5m`, or a time, as in `2026-11-20T13:55:30Z`
+    #[arg(long, value_name = "TIME", help_heading = "Filters")]
+    pub since: Option<Since>,
+    /// Which rules.
+    #[command(flatten)]
+    pub broken: BrokenFilter,
     /// Which flows.
     #[command(flatten)]
     pub choice: Choice,
@@ -66,11 +74,6 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
         Ok(value) if (0.1..=3600.0).contains(&value) => Ok(value),
         _ => Err("a number of seconds from 0.1 to 3600".to_owned()),
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
-    Duration::try_from(duration).map_err(|_| "a time that is not negative".to_owned())
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -85,12 +88,14 @@ pub(crate) struct Document<'a> {
 ///
 /// Where no agent runs, or its maps cannot be read.
 pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
-    let filter = options.choice.filter("flows");
+    let filter = options.choice.filter_with(&options.broken.violation, "flows");
     let tables = Tables::open(instance)?;
     let view = Agent::find(instance)?.view();
+    let broken = broken(instance, options, &filter)?;
     let older_than =
         options.older_than.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     let now_ns = monotonic_ns();
+    let since = options.since.map(|since| since.time(Timestamp::now()));
     let mut records = Vec::new();
     tables.each_flow(|key, flow, tier| {
         if flow.is_dead() {
@@ -100,7 +105,13 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
         if !older_than.is_none_or(is_old) {
             return;
         }
-        let record = Record::new(key, flow, Some(tier), &view);
+        let mut record = Record::new(key, flow, Some(tier), &view);
+        if since.is_some_and(|since| record.created < since) {
+            return;
+        }
+        if let Some(broken) = &broken {
+            broken.complete(key, flow, &mut record);
+        }
         if filter.matches(&record) {
             records.push(record);
         }
@@ -113,6 +124,16 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
         records.drain(..records.len().saturating_sub(last));
     }
     Ok(records)
+}
+
+/// Which rules flows have broken, where that is asked for or shown.
+fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Option<Broken>> {
+    if !filter.violation.is_empty() {
+        return Broken::of(instance).map(Some);
+    }
+    let shows = options.output != Format::Text || options.columns.contains(&Column::BrokenRules);
+    // An agent of an older version does not lend it: then it is not known.
+    Ok(if shows { Broken::of(instance).ok() } else { None })
 }
 
 /// Prints the flows, once or again and again.

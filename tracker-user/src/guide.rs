@@ -51,7 +51,7 @@ one misbehaving connection can break a rule with every packet.
 
 - **Which rules.** Those of severity `violation`, unless `tracker run --report` says otherwise;
   `tracker run --help` tells what it takes. `tracker events --violation NAME` shows one rule's of those that are
-  reported.
+  reported, `tracker flows --violation NAME` the flows that have broken it, as far as that is remembered.
 - **Back-off.** The first of its kind on a flow is reported at once, those after it at growing distances: the 2nd, 4th,
   8th and so on; of rules that one wrong window makes every packet break, the 10th, 100th, 1000th. Which of the two it
   is, each rule says below. A report has the expected and the actual number of its own segment.

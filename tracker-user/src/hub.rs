@@ -58,6 +58,9 @@ pub struct LendRequest {
     pub v: u32,
     /// Always true.
     pub lend: bool,
+    /// Instead of the tables, what the programs of each interface remember of broken rules.
+    #[serde(default)]
+    pub repeated: bool,
 }
 
 /// What `tracker delete` says.
@@ -280,7 +283,7 @@ impl Hub {
                 ensure!(request.lend, "nothing is asked for");
                 writer.writable().await?;
                 let stream = writer.as_ref();
-                let lend = || lent::lend(&self.pins, stream.as_fd());
+                let lend = || lent::lend(&self.pins, &request, stream.as_fd());
                 Ok(stream.try_io(Interest::WRITABLE, lend)?)
             }
             Ask::Delete(request) => {

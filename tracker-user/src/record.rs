@@ -13,7 +13,7 @@ use tracker_common::{
     sweep::{Tier, Timeouts, states},
 };
 
-use crate::clock::Clock;
+use crate::{broken::BrokenRules, clock::Clock};
 
 /// One direction of a flow: what one end has sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -75,6 +75,9 @@ pub struct Record {
     pub midstream: bool,
     /// Violations counted on it.
     pub violations: u32,
+    /// Rules that it has broken, as far as is remembered, and how often; absent where nobody has looked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub broken_rules: Option<BrokenRules>,
     /// The interface that saw its first packet.
     pub interface: String,
     /// The zone of that interface.
@@ -161,6 +164,7 @@ impl Record {
             .to_owned(),
             midstream: flow.has(flow_flag::MIDSTREAM),
             violations: flow.violations.get(),
+            broken_rules: None,
             interface: view.interface_name(flow.slot()),
             zone: key.zone,
             rtt_us: Some(flow.handshake_us.get())
@@ -170,6 +174,14 @@ impl Record {
             created_ns: flow.created_ns(),
             timeout_s: seconds.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)),
         }
+    }
+
+    /// The rules that it has broken, as in `syn_isn_change=1,synack_bad_ack=2`; `None` where nothing is known of any.
+    #[must_use]
+    pub fn broken_text(&self) -> Option<String> {
+        let rules = self.broken_rules.as_ref().filter(|rules| !rules.is_empty())?;
+        let rules: Vec<_> = rules.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        Some(rules.join(","))
     }
 
     /// Both ends' states, the opener's first.

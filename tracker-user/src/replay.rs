@@ -1,5 +1,6 @@
 //! `tracker replay`: a capture, pushed through the very kernel programs that watch interfaces.
 
+mod breaches;
 mod checksum;
 mod clock;
 mod connections;
@@ -10,22 +11,25 @@ mod output;
 pub(crate) mod summary;
 
 use std::{
+    collections::VecDeque,
     io::{BufWriter, IsTerminal, stdout},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracker_common::{config::LiveConfig, event::Kind};
+use jiff::Timestamp;
+use tracker_common::{config::LiveConfig, event::Kind, violation::Rule};
 
+use self::{breaches::Breaches, ladders::Ladders, output::Output};
 pub use self::{
     engine::{Engine, INTERFACE},
     flow::ReplayedFlow,
     summary::{CaptureView, Summary},
 };
-use self::{ladders::Ladders, output::Output};
 use crate::{
     attach::Sizes,
+    broken::rule,
     capture::{Broken, Capture, nothing_understood},
     cli::Format,
     event::Event,
@@ -33,6 +37,7 @@ use crate::{
     preflight,
     reported::Reported,
     run::{EventName, TimeoutOptions},
+    since::Since,
     survey::Limits,
 };
 
@@ -72,9 +77,24 @@ pub struct Options {
     /// sending host, whose network card computes them later
     #[arg(long)]
     pub verify_checksums: bool,
+    /// The last N connections only
+    #[arg(long, value_name = "N", conflicts_with = "ladder")]
+    pub last: Option<usize>,
     /// Rules.
     #[command(flatten)]
     pub reported: Reported,
+    /// What happened since then, and connections whose first packet was captured since then: a time, as in
+    /// `2026-11-20T13:55:30Z`, or so long ago, as in `5m`
+    ///
+    /// What came before is replayed all the same, so that states are right
+    #[arg(long, value_name = "TIME", help_heading = "Filters")]
+    pub since: Option<Since>,
+    /// Violations of these rules, and connections that have broken one of them; `tracker violations` lists them
+    ///
+    /// They must be among those that are reported (`--report`)
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
+    #[arg(help_heading = "Filters")]
+    pub violation: Vec<Rule>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
     pub filter: Filter,
@@ -90,17 +110,22 @@ pub struct Options {
 }
 
 impl Options {
-    /// What the kernel programs are to report.
-    fn live_config(&self) -> LiveConfig {
-        let kinds = if self.ladder {
+    /// What is to be shown.
+    fn kinds(&self) -> Vec<Kind> {
+        if self.ladder {
             vec![Kind::Segment, Kind::Violation, Kind::Destroy]
         } else {
             EventName::kinds(&self.events)
-        };
+        }
+    }
+
+    /// What the kernel programs are to report: every breach, because [`Breaches`] counts them.
+    fn live_config(&self) -> LiveConfig {
+        let shown = self.kinds().iter().fold(0, |bits, kind| bits | kind.bit());
         LiveConfig {
             reported: self.reported.rules(),
-            events: kinds.iter().fold(0, |bits, kind| bits | kind.bit()),
-            no_back_off: u32::from(self.every || self.ladder),
+            events: shown | Kind::Violation.bit(),
+            no_back_off: 1,
             ..LiveConfig::default()
         }
     }
@@ -123,16 +148,28 @@ pub fn run(options: &Options) -> Result<()> {
     let is_live = options.file == Path::new("-") || is_terminal;
     let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
     let mut output = Output::new(options.output, is_live, in_the_way.clone());
-    let mut ladders = options
-        .ladder
-        .then(|| Ladders::new(BufWriter::new(stdout().lock()), &options.filter, in_the_way));
+    let filter = Filter { violation: options.violation.clone(), ..options.filter.clone() };
+    let since = options.since.map(|since| since.time(Timestamp::now()));
+    let is_since = |time: Timestamp| since.is_none_or(|since| time >= since);
+    let mut ladders =
+        options.ladder.then(|| Ladders::new(BufWriter::new(stdout().lock()), &filter, in_the_way));
     let mut summary = Summary::new(&name);
+    let kinds = options.kinds();
+    let mut breaches = Breaches::default();
     let mut show = |events: Vec<Event>| -> Result<()> {
-        for event in events {
-            match &mut ladders {
-                Some(ladders) => ladders.event(event)?,
-                None if is_meant(&options.filter, &event) => output.event(&event)?,
-                None => {}
+        for mut event in events {
+            let is_told = breaches.take(&event) || options.every;
+            if let Some(ladders) = &mut ladders {
+                let Some(flow) = event.flow.as_mut().filter(|flow| is_since(flow.created)) else {
+                    continue;
+                };
+                breaches.complete(flow);
+                ladders.event(event)?;
+                continue;
+            }
+            let is_asked_for = event.violation.is_none() || kinds.contains(&Kind::Violation);
+            if is_told && is_asked_for && is_since(event.time) && filter.matches_event(&event) {
+                output.event(&event)?;
             }
         }
         Ok(())
@@ -152,13 +189,23 @@ pub fn run(options: &Options) -> Result<()> {
     show(engine.finish()?)?;
     progress.finish_and_clear();
     summary.finish(&capture, &engine, broken.clone())?;
+    let flows = engine.flows()?.map(|mut flow| {
+        breaches.complete(&mut flow.record);
+        flow
+    });
+    let mut flows = flows.filter(|flow| is_since(flow.record.created));
     let mut shown = 0;
     if let Some(mut ladders) = ladders {
-        shown = ladders.finish(engine.flows()?)?;
+        shown = ladders.finish(flows)?;
     } else if !options.no_flows {
-        for flow in engine.flows()?.filter(|flow| options.filter.matches(&flow.record)) {
-            output.flow(&flow)?;
+        let mut meant = flows.by_ref().filter(|flow| filter.matches(&flow.record));
+        let mut show = |flow: &ReplayedFlow| -> Result<()> {
             shown += 1;
+            output.flow(flow)
+        };
+        match options.last {
+            Some(last) => last_of(meant, last).iter().try_for_each(&mut show)?,
+            None => meant.try_for_each(|flow| show(&flow))?,
         }
     }
     output.finish(&summary, (!options.no_flows).then_some(shown))?;
@@ -188,11 +235,16 @@ fn next(
     engine.push(&packet).map(Some)
 }
 
-fn is_meant(filter: &Filter, event: &Event) -> bool {
-    match &event.flow {
-        Some(flow) => filter.matches(flow),
-        None => event.lost.is_some() || filter.is_empty(),
+/// The last `count` of these.
+fn last_of<T>(all: impl Iterator<Item = T>, count: usize) -> VecDeque<T> {
+    let mut last = VecDeque::new();
+    for one in all {
+        last.push_back(one);
+        if last.len() > count {
+            last.pop_front();
+        }
     }
+    last
 }
 
 /// A bar on stderr, for somebody who would otherwise wonder; hidden where nobody looks, or it is over in a moment.

@@ -32,10 +32,12 @@ use zerocopy::FromBytes;
 use crate::{
     agent::Agent,
     attach::{Attaching, EgressChoice, Sizes, XdpChoice},
+    broken::Broken,
     cli::Format,
     clock::Clock,
     config::settings::Current,
     event::Event,
+    filter::Filter,
     hub::{Deletion, Hub},
     instance::Instance,
     interfaces::{
@@ -48,7 +50,7 @@ use crate::{
     metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
     object, preflight, privileges,
     protect::{self, Prepared, warden::Warden},
-    reap::{Reaper, SWEEP_INTERVAL, Sweep},
+    reap::{Reaped, Reaper, SWEEP_INTERVAL, Sweep},
     record::{Record, View},
     reload::Reload,
     reported::Reported,
@@ -643,12 +645,10 @@ async fn reap_for_ever(
             }
             Some(Deletion { filter, done }) = deletions.recv() => {
                 let view = agent.borrow().view();
+                let at = pins.to_owned();
                 let told = (wants_destroy(&options) || hub.has_listeners()).then(|| told.clone());
                 let deleting = tokio::task::spawn_blocking(move || {
-                    let is_meant = |key: &FlowKey, flow: &Flow, tier| {
-                        filter.matches(&Record::new(key, flow, Some(tier), &view))
-                    };
-                    let result = reaper.delete(is_meant, |reaped| {
+                    let result = delete(&reaper, &at, &filter, &view, |reaped| {
                         if let Some(told) = &told {
                             // The receiver goes only when the agent ends.
                             let _ = told.blocking_send((Kind::Destroy, reaped.event(&view)));
@@ -709,6 +709,26 @@ async fn reap_for_ever(
         let Sweep { read, removed, changed, alive, took, .. } = sweep;
         tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
     }
+}
+
+/// Removes every flow that is meant, calling `visit` with each; returns how many there were.
+fn delete(
+    reaper: &Reaper,
+    pins: &Path,
+    filter: &Filter,
+    view: &View,
+    visit: impl FnMut(Reaped),
+) -> Result<u64> {
+    let asks = !filter.violation.is_empty();
+    let broken = asks.then(|| Broken::from_pins(pins)).transpose()?;
+    let is_meant = |key: &FlowKey, flow: &Flow, tier| {
+        let mut record = Record::new(key, flow, Some(tier), view);
+        if let Some(broken) = &broken {
+            broken.complete(key, flow, &mut record);
+        }
+        filter.matches(&record)
+    };
+    reaper.delete(is_meant, visit)
 }
 
 fn wants_destroy(options: &Options) -> bool {

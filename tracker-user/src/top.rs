@@ -35,6 +35,7 @@ use self::{
     screen::Theme,
 };
 use crate::{
+    broken::BrokenFilter,
     filter::{Choice, Filter},
     hub::Request,
     instance::Instance,
@@ -63,6 +64,9 @@ pub struct Options {
     /// Which flows; they can be changed by `/`.
     #[command(flatten)]
     pub choice: Choice,
+    /// Which rules.
+    #[command(flatten)]
+    pub broken: BrokenFilter,
 }
 
 /// Shows flows until `q`, SIGINT or SIGTERM.
@@ -71,7 +75,7 @@ pub struct Options {
 ///
 /// Where stdin or stdout is no terminal, no agent runs, or its maps cannot be read.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
-    let filter = options.choice.filter("top");
+    let filter = options.choice.filter_with(&options.broken.violation, "top");
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         bail!(
             "stdin and stdout are not both a terminal: `tracker flows --watch` writes into a pipe"

@@ -57,6 +57,13 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         bail!("segments are a stream: use `-o jsonl`");
     }
     let filter = options.choice.filter("trace");
+    if !filter.violation.is_empty() {
+        cli::refuse(
+            "trace",
+            ErrorKind::ArgumentConflict,
+            "`violation` chooses flows and events; of segments it is not known before they have passed",
+        );
+    }
     if filter.is_empty() && !options.all {
         cli::refuse(
             "trace",

@@ -28,6 +28,8 @@ pub enum Column {
     Bytes,
     /// Violations counted on it
     Violations,
+    /// Rules that it has broken, as far as is remembered, and how often
+    BrokenRules,
     /// Microseconds of the handshake's round trip
     Rtt,
     /// Zeek's history
@@ -55,6 +57,7 @@ impl Column {
             Self::Packets => record.packets().to_string(),
             Self::Bytes => record.bytes().to_string(),
             Self::Violations => record.violations.to_string(),
+            Self::BrokenRules => record.broken_text().unwrap_or_else(|| "-".to_owned()),
             Self::Rtt => record.rtt_us.map_or_else(|| "-".to_owned(), |rtt| rtt.to_string()),
             Self::History => record.history.clone(),
             Self::ConnState => record.conn_state.clone(),

@@ -75,7 +75,8 @@ impl Detail {
             }
         }
         self.is_gone |= event.end.is_some();
-        self.row.record = flow.clone();
+        let broken_rules = self.row.record.broken_rules.take();
+        self.row.record = Record { broken_rules, ..flow.clone() };
     }
 
     /// Scrolls through the diagram.
@@ -92,8 +93,8 @@ impl Detail {
         self.back = back.min(self.entries.len().saturating_sub(1));
     }
 
-    /// What the record says, a line for the connection and one for each end.
-    pub(super) fn facts(&self) -> [String; 4] {
+    /// What the record says, a line for the connection, one for each end, and one for the rules that were broken.
+    pub(super) fn facts(&self) -> Vec<String> {
         let Row { record, age_s, .. } = &self.row;
         let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         let direction = |name: &str, it: &Direction| {
@@ -111,7 +112,7 @@ impl Detail {
         };
         let ends = [(record.src, record.sport), (record.dst, record.dport)]
             .map(|end| std::net::SocketAddr::from(end).to_string());
-        [
+        let facts = [
             format!(
                 "{} > {}  interface={} zone={}",
                 ends[0], ends[1], record.interface, record.zone
@@ -127,7 +128,9 @@ impl Detail {
             ),
             direction("orig", &record.orig),
             direction("reply", &record.reply),
-        ]
+        ];
+        let broken = record.broken_text().map(|rules| format!("broken {rules}"));
+        facts.into_iter().chain(broken).collect()
     }
 
     /// The diagram as lines of `width` columns, those that fit into `height`.

@@ -16,6 +16,7 @@ use tracker_common::{
 use super::order::Key;
 use crate::{
     agent::Agent,
+    broken::Broken,
     clock::monotonic_ns,
     filter::Filter,
     instance::Instance,
@@ -129,6 +130,14 @@ impl Sampler {
         let tables = Tables::open(&self.instance)?;
         let agent = Agent::find(&self.instance)?;
         let view = agent.view();
+        let broken = self.broken(wanted)?;
+        let complete = |key: &FlowKey, flow: &Flow, tier| {
+            let mut record = Record::new(key, flow, Some(tier), &view);
+            if let Some(broken) = &broken {
+                broken.complete(key, flow, &mut record);
+            }
+            record
+        };
         let now_ns = monotonic_ns();
         let elapsed_ns = self.before.map(|(before_ns, _)| now_ns.saturating_sub(before_ns).max(1));
         let per_second = |more: u64, elapsed_ns: u64| {
@@ -165,11 +174,10 @@ impl Sampler {
             });
             let id = Id { key: *key, created_ns: seen.created_ns };
             flows.insert(*key, seen);
-            let row = |rate| Row::new(id, Record::new(key, flow, Some(tier), &view), rate, now_ns);
             if wanted.flow == Some(id) {
-                special = Some(row(rate));
+                special = Some(Row::new(id, complete(key, flow, tier), rate, now_ns));
             }
-            if filters && !wanted.filter.matches(&Record::new(key, flow, Some(tier), &view)) {
+            if filters && !wanted.filter.matches(&complete(key, flow, tier)) {
                 return;
             }
             matched += 1;
@@ -201,7 +209,7 @@ impl Sampler {
         let rows = first.into_sorted_vec().into_iter().map(|candidate| {
             let Candidate { key, flow, tier, rate, .. } = candidate;
             let id = Id { key, created_ns: flow.created_ns() };
-            Row::new(id, Record::new(&key, &flow, Some(tier), &view), rate, now_ns)
+            Row::new(id, complete(&key, &flow, tier), rate, now_ns)
         });
         Ok(Sample {
             at: Timestamp::now(),
@@ -221,6 +229,15 @@ impl Sampler {
             interfaces: agent.interfaces.into_iter().map(|interface| interface.name).collect(),
             listeners: Cookies::of(&self.instance)?.map_or_else(Vec::new, |it| it.listeners),
         })
+    }
+
+    /// Which rules flows have broken, where it is asked for or one flow is looked at by itself.
+    fn broken(&self, wanted: &Wanted) -> Result<Option<Broken>> {
+        if !wanted.filter.violation.is_empty() {
+            return Broken::of(&self.instance).map(Some);
+        }
+        // An agent of an older version does not lend it: then it is not known.
+        Ok(wanted.flow.and_then(|_| Broken::of(&self.instance).ok()))
     }
 }
 

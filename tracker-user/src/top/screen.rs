@@ -268,8 +268,9 @@ fn draw_violations(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Them
 }
 
 fn draw_detail(frame: &mut Frame<'_>, area: Rect, detail: &Detail, theme: Theme) {
-    let [facts, ladder] = Layout::vertical([Constraint::Length(5), Constraint::Min(2)]).areas(area);
     let lines: Vec<_> = detail.facts().into_iter().map(Line::raw).collect();
+    let height = Constraint::Length(u16::try_from(lines.len()).unwrap_or(u16::MAX) + 1);
+    let [facts, ladder] = Layout::vertical([height, Constraint::Min(2)]).areas(area);
     let block = Block::new().borders(Borders::TOP).title(Span::styled("connection", BOLD));
     frame.render_widget(Paragraph::new(lines).block(block), facts);
     let mut title = "segments since this was opened".to_owned();
