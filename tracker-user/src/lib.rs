@@ -29,6 +29,7 @@ pub mod ladder;
 pub mod lent;
 pub mod listen;
 pub mod lookup;
+pub mod manual;
 pub mod metrics;
 pub mod object;
 pub mod preflight;

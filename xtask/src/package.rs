@@ -81,10 +81,11 @@ fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
     for (from, to, mode) in FILES {
         copy(&host::workspace().join(from), &root.join(to), mode)?;
     }
-    let man = root.join("usr/share/man/man1");
-    host::run(Command::new(program).args(["generate", "man"]).arg(&man), "tracker generate")?;
-    for page in fs::read_dir(&man)? {
-        compress(&page?.path())?;
+    let man = root.join("usr/share/man");
+    for (page, section) in write_manual(program, &directory.join("man"))? {
+        let to = man.join(format!("man{section}")).join(page.file_name().context("a page")?);
+        copy(&page, &to, 0o644)?;
+        compress(&to)?;
     }
     compress(&root.join("usr/share/doc/tracker/CHANGELOG.md"))?;
     let changelog = root.join("usr/share/doc/tracker/changelog");
@@ -110,6 +111,23 @@ fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
         "dpkg-deb",
     )?;
     Ok(package)
+}
+
+/// Writes the manual pages into an empty directory: each, and the section that its name says.
+fn write_manual(program: &Path, directory: &Path) -> Result<Vec<(PathBuf, String)>> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    host::run(Command::new(program).args(["generate", "man"]).arg(directory), "tracker generate")?;
+    let mut pages = Vec::new();
+    for page in fs::read_dir(directory)? {
+        let page = page?.path();
+        let section = page.extension().and_then(|section| section.to_str()).context("a section")?;
+        let section = section.to_owned();
+        pages.push((page, section));
+    }
+    Ok(pages)
 }
 
 /// Debian's own, which has what changed in the package.
@@ -240,7 +258,11 @@ mod tests {
         let output = Command::new("dpkg-deb").arg("--contents").arg(&package).output()?;
         let contents = String::from_utf8(output.stdout)?;
         let has = |path: &str| contents.lines().any(|line| line.ends_with(path));
-        for path in ["./usr/bin/tracker", "./usr/share/man/man1/tracker-run.1.gz"] {
+        for path in [
+            "./usr/bin/tracker",
+            "./usr/share/man/man1/tracker-run.1.gz",
+            "./usr/share/man/man5/tracker.toml.5.gz",
+        ] {
             ensure!(has(path), "{path}: {contents}");
         }
         ensure!(FILES.iter().all(|(_, to, _)| to.starts_with("DEBIAN") || {
@@ -249,15 +271,19 @@ mod tests {
 
         // Every page is one that readers of pages understand.
         let mut pages = 0;
-        for page in fs::read_dir(directory.join("root/usr/share/man/man1"))? {
-            let text = Command::new("zcat").arg(page?.path()).output()?.stdout;
-            let plain = directory.join("page.1");
-            fs::write(&plain, text)?;
+        for (page, _) in write_manual(&program, &directory.join("man"))? {
             let read =
-                Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(&plain).output();
+                Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(&page).output();
             let read =
                 read.context("starting groff, of groff-base: `cargo xtask setup` installs it")?;
             ensure!(read.stderr.is_empty(), "{}", String::from_utf8_lossy(&read.stderr));
+            let text = fs::read_to_string(&page)?;
+            for section in ["SEE ALSO", "SYNOPSIS"] {
+                let there = text.matches(&format!("\n.SH {section}\n")).count();
+                ensure!(there == 1, "{}: {section} {there} times", page.display());
+            }
+            let says = text.contains("\n.SH EXIT STATUS\n");
+            ensure!(says != page.ends_with("tracker.toml.5"), "{}: EXIT STATUS", page.display());
             pages += 1;
         }
         ensure!(pages > 10, "{pages} pages");
