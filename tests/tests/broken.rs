@@ -6,10 +6,14 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::{Gid, chown};
 use serde_json::{Value, json};
 use tracker_tests::{
-    agent::{run_tracker, tracker},
-    lab::{Bench, Connection, INTERFACE},
+    agent::{Agent, eventually, run_tracker, tracker},
+    lab::{Bench, Connection, INTERFACE, Pair},
     pcap::{Form, Order, Packet, pcap},
-    segment::flag::{ACK, FIN, SYN},
+    segment::{
+        Segment,
+        flag::{ACK, FIN, SYN},
+    },
+    wire::Wire,
 };
 
 /// C asks, and S answers so often with something else than what was asked for.
@@ -119,6 +123,48 @@ fn another_connection_in_the_same_place_has_broken_nothing() -> Result<()> {
 }
 
 #[test]
+fn what_two_interfaces_have_seen_is_one_connection_s() -> Result<()> {
+    let pair = Pair::silent()?;
+    let far = pair.peer.path();
+    let cable = ["link", "add", "veth1", "type", "veth", "peer", "name", "veth1", "netns", &far];
+    pair.host.run("ip", &cable)?;
+    for end in [&pair.host, &pair.peer] {
+        end.run("ip", &["link", "set", "veth1", "up"])?;
+    }
+    let agent = Agent::start(&pair.host, &["--interface", "veth0,veth1"])?;
+    // As on a router: what either end sends arrives at an interface of its own.
+    let [from_client, from_server] =
+        [Wire::open(&pair.peer, "veth0")?, Wire::open(&pair.peer, "veth1")?];
+    let (client, server) = (([192, 0, 2, 1], 1001).into(), ([192, 0, 2, 2], 80).into());
+    let c =
+        |flags, seq, ack| from_client.send(&Segment::new(client, server, flags, seq, ack).frame());
+    let s =
+        |flags, seq, ack| from_server.send(&Segment::new(server, client, flags, seq, ack).frame());
+    let so_many = |packets| {
+        eventually(
+            "they are counted",
+            || Ok(agent.packets(Some("in"), Some("tracked"))? == packets),
+        )
+    };
+    // One after the other, because they come by two ways.
+    c(SYN, 1000, 0)?;
+    so_many(1)?;
+    s(SYN | ACK, 5000, 1001)?;
+    so_many(2)?;
+    c(ACK, 1001, 5001)?;
+    so_many(3)?;
+    c(ACK, 1001, 6000)?;
+    c(ACK, 1001, 6001)?;
+    s(ACK, 5001, 2000)?;
+    so_many(6)?;
+    let flows = agent.flows(&["--violation", "ack_unseen_data"])?;
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    assert_eq!(flows[0]["broken_rules"], json!({"ack_unseen_data": 3}));
+    assert_eq!(flows[0]["violations"], 3);
+    Ok(())
+}
+
+#[test]
 fn what_is_remembered_outlives_the_agent_and_is_lent() -> Result<()> {
     const GROUP: u32 = 64_125;
     let bench = Bench::sparing(&["--report-rate", "0"])?;
@@ -202,7 +248,6 @@ fn events_by_words() -> Result<()> {
 
 /// A capture of three connections that begin a second apart: 1001 breaks a rule three times, 1002 none, 1003 another one.
 fn capture(name: &str) -> Result<std::path::PathBuf> {
-    use tracker_tests::segment::Segment;
     const START_NS: u64 = 1_700_000_000_000_000_000;
     let server = ([192, 0, 2, 2], 80).into();
     let mut packets = Vec::new();

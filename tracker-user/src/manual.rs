@@ -67,10 +67,17 @@ fn exit_status(page: &str) -> String {
     let failed = match page {
         "tracker-check" => "An agent would not start here, or this failed.",
         "tracker-config-check" => "Something is wrong with the file; stderr says what.",
-        "tracker-explain" => "There is no such name; stderr says which ones are like it.",
+        "tracker-explain" => {
+            "There is no such name; stderr says which ones are like it, if any are."
+        }
         _ => "Failed; stderr says why, and what to do about it.",
     };
-    format!(".SH EXIT STATUS\n.TP\n0\nDone.\n.TP\n1\n{}\n.TP\n2\nWrong usage.\n", escaped(failed))
+    let wrong = match page {
+        "tracker-run" => "Wrong usage, or a configuration file that is wrong.",
+        _ => "Wrong usage.",
+    };
+    let [failed, wrong] = [failed, wrong].map(escaped);
+    format!(".SH EXIT STATUS\n.TP\n0\nDone.\n.TP\n1\n{failed}\n.TP\n2\n{wrong}\n")
 }
 
 /// What the page of the command itself has besides.
