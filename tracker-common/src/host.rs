@@ -196,23 +196,28 @@ impl Host {
 
     /// Tracks a packet that was seen at `hook` at `now_ns`, and says what became of it.
     pub fn packet(&mut self, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
-        if !self.config.is_traced() && track_predicted(self, packet, hook, || now_ns) {
+        if !self.config.is_traced()
+            && let Some(flow) = self.confirmed(&packet.key)
+            && track_predicted(flow, packet, hook, || now_ns)
+        {
             return self.done(hook, Fate::Tracked);
         }
         self.soil_scratch();
         let this = &*self;
+        let confirmed = this.confirmed(&packet.key);
         let step = |fate| {
             this.deliver();
             fate
         };
         let fate = in_order(
             || step(track_illegal(this, packet, hook, now_ns)),
-            || step(track_confirmed(this, packet, hook, now_ns)),
+            || step(track_confirmed(this, confirmed?, packet, hook, now_ns)),
             || {
-                let place = prepare(this, packet, hook, now_ns);
-                let fate = step(track_half_open(this, packet, hook, now_ns, place));
+                let half_open = this.half_open(&packet.key);
+                let place = prepare(this, confirmed, half_open, packet, hook, now_ns);
+                let fate = step(track_half_open(this, half_open, packet, hook, now_ns, place));
                 if fate == Some(Fate::Tracked) {
-                    settle(this, packet, hook, now_ns);
+                    settle(this, half_open, place, confirmed.is_some(), packet, hook, now_ns);
                     step(None);
                 }
                 fate

@@ -10,23 +10,7 @@ use crate::{
     flow::{Flow, fact, flow_flag},
     packet::Packet,
     segment::Flags,
-    sweep::Tables,
 };
-
-/// [`predicted`] on the confirmed flow that the packet belongs to, if there is one: what comes before
-/// [`crate::track::track`], where nobody wants to hear of every segment. True where nothing is left to be done. `now_ns` is
-/// asked for the time only if it is needed; it may be old by a few milliseconds, because only a flow's timer depends on it.
-#[inline(always)]
-#[must_use]
-pub fn track_predicted<T: Tables>(
-    tables: &T,
-    packet: &Packet,
-    hook: Hook,
-    now_ns: impl FnOnce() -> u64,
-) -> bool {
-    !packet.segment.has(Flags::SYN)
-        && tables.confirmed(&packet.key).is_some_and(|flow| predicted(flow, packet, hook, now_ns))
-}
 
 /// Flags that a predicted segment may have beside ACK.
 const BESIDE: Flags = Flags::PSH.with(Flags::ECE).with(Flags::CWR).with(Flags::AE);
@@ -40,9 +24,18 @@ const OF_RECEIVER: u32 = fact::SYN | fact::ACK | fact::EDGE;
 /// What neither may have shown.
 const OF_NEITHER: u32 = fact::FIN | fact::RST;
 
-/// Writes the segment into its flow if it was to be expected; if not, nothing is written, and false returned.
+/// Writes the segment into the confirmed flow that has its key, if it was to be expected: what comes before
+/// [`crate::track::track`], where nobody wants to hear of every segment. True where nothing is left to be done; if not,
+/// nothing was written. `now_ns` is asked for the time only if it is needed; it may be old by a few milliseconds, because only
+/// a flow's timer depends on it.
 #[inline(always)]
-fn predicted(flow: &Flow, packet: &Packet, hook: Hook, now_ns: impl FnOnce() -> u64) -> bool {
+#[must_use]
+pub fn track_predicted(
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: impl FnOnce() -> u64,
+) -> bool {
     let segment = &packet.segment;
     if segment.flags.0 & !BESIDE.0 != Flags::ACK.0 || segment.fragment || segment.window == 0 {
         return false;

@@ -9,7 +9,10 @@
 //! a host this cannot happen, because the segment that completes a handshake is an answer to all that the other end
 //! has sent; on a mirror port the next segment brings the same facts again. An evicted record of the half-open table
 //! may be reused while a program still holds it; a record that was just looked up carries the table's reference mark
-//! and is not what the kernel evicts first.
+//! and is not what the kernel evicts first. A packet's records are looked up once, before its first step, and held for
+//! about a microsecond, until its last one: only in this time can one be removed (by the agent, or by the other direction's
+//! CPU that moves it) and its memory be another flow's before something was written into it. Who makes a tombstone looks
+//! again ([`settle`]).
 
 use crate::{
     counters::{Fate, Hook, Tally},
@@ -161,13 +164,15 @@ const NO_BREACH: Breach = Breach { rule: Rule::NullFlags, low: 0, high: 0, actua
 /// Tracks one packet, seen at `hook` at `now_ns`, and says what became of it.
 #[inline(always)]
 pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
+    let confirmed = s.confirmed(&packet.key);
     in_order(
         || track_illegal(s, packet, hook, now_ns),
-        || track_confirmed(s, packet, hook, now_ns),
+        || track_confirmed(s, confirmed?, packet, hook, now_ns),
         || {
-            let place = prepare(s, packet, hook, now_ns);
-            track_half_open(s, packet, hook, now_ns, place)
-                .inspect(|_| settle(s, packet, hook, now_ns))
+            let half_open = s.half_open(&packet.key);
+            let place = prepare(s, confirmed, half_open, packet, hook, now_ns);
+            track_half_open(s, half_open, packet, hook, now_ns, place)
+                .inspect(|_| settle(s, half_open, place, confirmed.is_some(), packet, hook, now_ns))
         },
     )
     .unwrap_or(Fate::NotInserted)
@@ -200,15 +205,16 @@ pub fn track_illegal<S: Surroundings>(
     Some(Fate::Illegal)
 }
 
-/// The second part of [`track`]: packets of confirmed flows. `None` for all others, which [`track_half_open`] takes.
+/// The second part of [`track`]: packets of confirmed flows, of which `flow` has the packet's key. `None` for all others,
+/// which [`track_half_open`] takes.
 #[inline(always)]
 pub fn track_confirmed<S: Surroundings>(
     s: &S,
+    flow: &Flow,
     packet: &Packet,
     hook: Hook,
     now_ns: u64,
 ) -> Option<Fate> {
-    let flow = s.confirmed(&packet.key)?;
     if flow.is_dead() || belongs_to_successor(s, flow, packet, hook, now_ns) {
         return None;
     }
@@ -707,6 +713,7 @@ fn refusal(flow: &Flow) -> Marks {
 #[inline(always)]
 pub fn track_half_open<S: Surroundings>(
     s: &S,
+    found: Option<&HalfOpen>,
     packet: &Packet,
     hook: Hook,
     now_ns: u64,
@@ -716,7 +723,7 @@ pub fn track_half_open<S: Surroundings>(
     let half_open = match place {
         Place::NoFlow => return Some(Fate::NoFlow),
         Place::NoMemory => return Some(Fate::NotInserted),
-        Place::Existing => s.half_open(&packet.key)?,
+        Place::Existing => found?,
         Place::New | Place::Replacing => s.scratch()?,
     };
     let mut seen = observe(s, &half_open.flow, Some(half_open), packet, hook, now_ns);
@@ -782,10 +789,18 @@ impl Place {
     }
 }
 
-/// What comes before [`track_half_open`]: finds the packet's flow, or begins it.
+/// What comes before [`track_half_open`]: sees whether the packet belongs to the flow that was `found` among the half-open
+/// ones, or begins another. `confirmed` is what the other table has on its key.
 #[inline(always)]
-pub fn prepare<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Place {
-    let existing = s.half_open(&packet.key).filter(|half_open| !half_open.flow.is_dead());
+pub fn prepare<S: Surroundings>(
+    s: &S,
+    confirmed: Option<&Flow>,
+    found: Option<&HalfOpen>,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> Place {
+    let existing = found.filter(|half_open| !half_open.flow.is_dead());
     let old = match existing {
         Some(existing) if !is_replaced_by(s, &existing.flow, packet) => return Place::Existing,
         existing => existing.map(|existing| &existing.flow),
@@ -799,19 +814,29 @@ pub fn prepare<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64)
         note_reuse(s, old, hook);
         report_reopened(s, old, packet, hook, now_ns);
     }
-    begin(s, scratch, packet, now_ns, old);
+    begin(s, scratch, packet, now_ns, old.or(confirmed));
     if old.is_some() { Place::Replacing } else { Place::New }
 }
 
-/// What comes after [`track_half_open`]: what the packet has made of its flow's place, and of the flow before it on the key.
+/// What comes after [`track_half_open`], with what it was given: what the packet has made of its flow's place, and of the
+/// flow before it on the key, if there was one.
 #[inline(always)]
-pub fn settle<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) {
+pub fn settle<S: Surroundings>(
+    s: &S,
+    found: Option<&HalfOpen>,
+    place: Place,
+    had_confirmed: bool,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) {
     let segment = &packet.segment;
     // A SYN alone settles nothing.
     if !segment.has(Flags::ACK) {
         return;
     }
-    let Some(half_open) = s.half_open(&packet.key) else { return };
+    let half_open = if matches!(place, Place::Existing) { found } else { s.scratch() };
+    let Some(half_open) = half_open else { return };
     let flow = &half_open.flow;
     let [low, high] = s.states(flow);
     if flow.is_dead() || (is(low, State::Closed) && is(high, State::Closed)) {
@@ -822,7 +847,9 @@ pub fn settle<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) 
     if !answered && !confirmed {
         return;
     }
-    let old = s.confirmed(&packet.key);
+    // Looked up again: whom the next lines bury must not have been removed since the first look, and its memory taken by
+    // another flow. Where there was none then, and there is one now, the other direction's CPU has confirmed this flow.
+    let old = if had_confirmed { s.confirmed(&packet.key) } else { None };
     if let Some(old) = old {
         let [low, high] = s.states(old);
         let is_over = |state| is(state, State::TimeWait) || is(state, State::Closed);
@@ -894,7 +921,7 @@ fn is_replaced_by<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> bool 
     }
 }
 
-/// Fills a new record for the flow that begins with `packet`, in the place of `old` where there was one.
+/// Fills a new record for the flow that begins with `packet`, after `old` on the same key where there was one.
 #[inline(always)]
 fn begin<S: Surroundings>(
     s: &S,
@@ -912,7 +939,7 @@ fn begin<S: Surroundings>(
     if answers {
         scratch.flow.history.append(Letters::default().and(Letter::Flipped, packet.from));
     } else if segment.has(Flags::SYN)
-        && let Some(old) = old.or_else(|| s.confirmed(&packet.key))
+        && let Some(old) = old
     {
         let before = old.half(packet.from).facts();
         if before.has(fact::SYN) {

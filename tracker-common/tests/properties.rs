@@ -762,7 +762,9 @@ fn a_transfer_is_predicted() {
     let mut show = |step: &Step, is_predicted: bool| {
         now_ns += step.after_ns;
         let packet = ORIGIN.packet(step);
-        let found = track_predicted(&host, &packet, hook(step), || now_ns);
+        let found = host
+            .confirmed(&packet.key)
+            .is_some_and(|flow| track_predicted(flow, &packet, hook(step), || now_ns));
         assert_eq!(found, is_predicted, "{step:?} {:?}", host.flow(&packet.key));
         if !is_predicted {
             host.packet(&packet, hook(step), now_ns);

@@ -13,6 +13,8 @@ mod reports;
 mod surroundings;
 mod sweep;
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action, xdp_md},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
@@ -21,6 +23,7 @@ use aya_ebpf::{
 };
 use tracker_common::{
     counters::{Fate, Hook},
+    flow::{Flow, HalfOpen},
     packet::{Bytes, Unparsed, parse},
     predict::track_predicted,
     track::{
@@ -41,36 +44,40 @@ use crate::{
 #[xdp(frags)]
 fn tracker_ingress(ctx: XdpContext) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
-    let unparsed = parse_arriving(ctx.ctx, scratch);
-    if unparsed.is_none() && tracker_predicted(Hook::Ingress as u32) != 0 {
-        count_packet(Hook::Ingress, Fate::Tracked as u32);
-        #[cfg(feature = "kernel-log")]
-        log(&ctx, scratch, Hook::Ingress, Fate::Tracked as u32);
-        return xdp_action::XDP_PASS;
-    }
-    let now_ns = now_ns();
-    let guarded = if unparsed.is_none() && protection().enabled != 0 {
-        guard(ctx.ctx, scratch, now_ns)
-    } else {
-        guarded::PASSED
-    };
-    let (fate, action) = match guarded {
-        guarded::ANSWERED => (Fate::CookieSent as u32, xdp_action::XDP_TX),
-        guarded::REFUSED => {
-            deliver(scratch);
-            (Fate::CookieRefused as u32, xdp_action::XDP_DROP)
-        }
-        _ => {
-            if guarded == guarded::ACCEPTED {
-                remember_handshake(scratch, now_ns);
-            }
-            (fate(scratch, unparsed, Hook::Ingress, now_ns), xdp_action::XDP_PASS)
-        }
-    };
+    let (fate, action) = arriving(ctx.ctx, scratch);
     count_packet(Hook::Ingress, fate);
     #[cfg(feature = "kernel-log")]
     log(&ctx, scratch, Hook::Ingress, fate);
     action
+}
+
+/// The code of an arriving packet's [`Fate`], and what XDP does with it.
+#[inline(always)]
+fn arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> (u32, u32) {
+    if let Some(reason) = parse_arriving(ctx, scratch) {
+        return (unreadable(scratch, reason, Hook::Ingress), xdp_action::XDP_PASS);
+    }
+    let confirmed = confirmed(scratch);
+    if is_predicted(confirmed, Hook::Ingress) {
+        return (Fate::Tracked as u32, xdp_action::XDP_PASS);
+    }
+    let now_ns = now_ns();
+    if protection().enabled != 0 {
+        match guard(ctx, scratch, now_ns) {
+            guarded::ANSWERED => return (Fate::CookieSent as u32, xdp_action::XDP_TX),
+            guarded::REFUSED => {
+                deliver(scratch);
+                return (Fate::CookieRefused as u32, xdp_action::XDP_DROP);
+            }
+            guarded::ACCEPTED => {
+                remember_handshake(scratch, now_ns);
+                let fate = fate(scratch, self::confirmed(scratch), Hook::Ingress, now_ns);
+                return (fate, xdp_action::XDP_PASS);
+            }
+            _ => {}
+        }
+    }
+    (fate(scratch, confirmed, Hook::Ingress, now_ns), xdp_action::XDP_PASS)
 }
 
 /// Tracks the SYN and the SYN,ACK that came before the first segment of a connection that a cookie opens.
@@ -78,9 +85,9 @@ fn tracker_ingress(ctx: XdpContext) -> u32 {
 fn remember_handshake(scratch: *mut Scratch, now_ns: u64) {
     let answered_ns = answered_ns(scratch, now_ns);
     put_syn(scratch);
-    fate(scratch, None, Hook::Ingress, answered_ns);
+    fate(scratch, confirmed(scratch), Hook::Ingress, answered_ns);
     put_syn_ack(scratch);
-    fate(scratch, None, Hook::Egress, answered_ns);
+    fate(scratch, confirmed(scratch), Hook::Egress, answered_ns);
     put_back(scratch);
 }
 
@@ -100,17 +107,25 @@ fn tracker_egress(ctx: TcContext) -> i32 {
     if is_counted_elsewhere(&ctx) {
         count_packet(Hook::Egress, Fate::CountedOnArrival as u32);
     } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
-        let unparsed = parse_leaving(ctx.skb.skb, scratch);
-        let fate = if unparsed.is_none() && tracker_predicted(Hook::Egress as u32) != 0 {
-            Fate::Tracked as u32
-        } else {
-            fate(scratch, unparsed, Hook::Egress, now_ns())
-        };
+        let fate = leaving(ctx.skb.skb, scratch);
         count_packet(Hook::Egress, fate);
         #[cfg(feature = "kernel-log")]
         log(&ctx, scratch, Hook::Egress, fate);
     }
     TC_ACT_UNSPEC
+}
+
+/// The code of a leaving packet's [`Fate`].
+#[inline(always)]
+fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
+    if let Some(reason) = parse_leaving(ctx, scratch) {
+        return unreadable(scratch, reason, Hook::Egress);
+    }
+    let confirmed = confirmed(scratch);
+    if is_predicted(confirmed, Hook::Egress) {
+        return Fate::Tracked as u32;
+    }
+    fate(scratch, confirmed, Hook::Egress, now_ns())
 }
 
 /// A forwarded packet was counted by XDP where it arrived, if that interface is attached too.
@@ -142,33 +157,68 @@ fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fat
 
 // The steps are functions of their own, one after the other, so that each has the stack of 512 octets for itself.
 
-/// The code of the packet's [`Fate`].
+/// The code of the [`Fate`] of a packet that cannot be read.
 #[inline(always)]
-fn fate(scratch: *mut Scratch, unparsed: Option<Unparsed>, hook: Hook, now_ns: u64) -> u32 {
-    if let Some(reason) = unparsed {
-        if reason as u8 == Unparsed::BadTcpHeaderLength as u8 {
-            bad_header(scratch, hook, now_ns);
-            deliver(scratch);
-        }
-        return Fate::from(reason) as u32;
+fn unreadable(scratch: *mut Scratch, reason: Unparsed, hook: Hook) -> u32 {
+    if reason as u8 == Unparsed::BadTcpHeaderLength as u8 {
+        bad_header(scratch, hook, now_ns());
+        deliver(scratch);
     }
+    Fate::from(reason) as u32
+}
+
+/// Whether nothing is left to be done for a packet with this record.
+#[inline(always)]
+fn is_predicted(confirmed: *const Flow, hook: Hook) -> bool {
+    !confirmed.is_null() && tracker_predicted(confirmed, hook as u32) != 0
+}
+
+/// The code of the packet's [`Fate`]; `confirmed` is the record that it has in the table of confirmed flows, or null. Each
+/// table is asked once, for all steps.
+#[inline(always)]
+fn fate(scratch: *mut Scratch, confirmed: *const Flow, hook: Hook, now_ns: u64) -> u32 {
     let delivered = |fate| {
         deliver(scratch);
         (fate != NOT_HERE).then_some(fate)
     };
     in_order(
         || delivered(tracker_illegal(hook as u32, now_ns)),
-        || delivered(tracker_confirmed(hook as u32, now_ns)),
         || {
-            let place = tracker_prepare(hook as u32, now_ns);
-            let fate = delivered(tracker_half_open(hook as u32, now_ns, place));
+            let fate = if confirmed.is_null() {
+                NOT_HERE
+            } else {
+                tracker_confirmed(confirmed, hook as u32, now_ns)
+            };
+            delivered(fate)
+        },
+        || {
+            let half_open = half_open(scratch);
+            let place = tracker_prepare(confirmed, half_open, hook as u32, now_ns);
+            let fate = delivered(tracker_half_open(half_open, place, hook as u32, now_ns));
             if fate == Some(Fate::Tracked as u32) {
-                delivered(tracker_settle(hook as u32, now_ns));
+                let had_confirmed = u32::from(!confirmed.is_null());
+                delivered(tracker_settle(half_open, place, had_confirmed, hook as u32, now_ns));
             }
             fate
         },
     )
     .unwrap_or(Fate::NotInserted as u32)
+}
+
+/// The record that the confirmed table has on the packet's key, or null.
+#[inline(always)]
+fn confirmed(scratch: *mut Scratch) -> *const Flow {
+    // SAFETY: this CPU's own element.
+    let key = unsafe { &(*scratch).parsed.packet.key };
+    maps::CONFIRMED.get_ptr(key).unwrap_or(ptr::null())
+}
+
+/// The half-open table's, likewise.
+#[inline(always)]
+fn half_open(scratch: *mut Scratch) -> *const HalfOpen {
+    // SAFETY: this CPU's own element.
+    let key = unsafe { &(*scratch).parsed.packet.key };
+    maps::HALF_OPEN.get_ptr(key).unwrap_or(ptr::null())
 }
 
 #[inline(always)]
@@ -224,12 +274,15 @@ fn bad_header(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> u32 {
 /// [`track_predicted`] on the packet in [`Scratch`], if nobody wants to hear of every segment; 0 where all the rest is to be done.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_predicted(hook: u32) -> u32 {
+extern "C" fn tracker_predicted(flow: *const Flow, hook: u32) -> u32 {
+    // SAFETY: a record, or null. It stays allocated while the program runs, but may be deleted and used for another key
+    // meanwhile: see `tracker_common::track` on races. The same holds for all records below.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
-    let predicted = !is_traced()
-        && track_predicted(&Kernel::new(scratch), packet, hook_of(hook), || about_now_ns(scratch));
+    let predicted =
+        !is_traced() && track_predicted(flow, packet, hook_of(hook), || about_now_ns(scratch));
     u32::from(predicted)
 }
 
@@ -246,42 +299,70 @@ extern "C" fn tracker_illegal(hook: u32, now_ns: u64) -> u32 {
 /// [`track_confirmed`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_confirmed(hook: u32, now_ns: u64) -> u32 {
+extern "C" fn tracker_confirmed(flow: *const Flow, hook: u32, now_ns: u64) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NOT_HERE };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
-    code(track_confirmed(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
+    code(track_confirmed(&Kernel::new(scratch), flow, packet, hook_of(hook), now_ns))
 }
 
 /// [`prepare`], likewise; the code of a [`Place`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_prepare(hook: u32, now_ns: u64) -> u32 {
+extern "C" fn tracker_prepare(
+    confirmed: *const Flow,
+    half_open: *const HalfOpen,
+    hook: u32,
+    now_ns: u64,
+) -> u32 {
+    // SAFETY: a record, or null.
+    let confirmed = unsafe { confirmed.as_ref() };
+    // SAFETY: likewise.
+    let half_open = unsafe { half_open.as_ref() };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return Place::NoMemory as u32 };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
-    prepare(&Kernel::new(scratch), packet, hook_of(hook), now_ns) as u32
+    prepare(&Kernel::new(scratch), confirmed, half_open, packet, hook_of(hook), now_ns) as u32
 }
 
 /// [`track_half_open`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_half_open(hook: u32, now_ns: u64, place: u32) -> u32 {
+extern "C" fn tracker_half_open(
+    half_open: *const HalfOpen,
+    place: u32,
+    hook: u32,
+    now_ns: u64,
+) -> u32 {
+    // SAFETY: a record, or null.
+    let half_open = unsafe { half_open.as_ref() };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
     let place = Place::from_code(place);
-    code(track_half_open(&Kernel::new(scratch), packet, hook_of(hook), now_ns, place))
+    code(track_half_open(&Kernel::new(scratch), half_open, packet, hook_of(hook), now_ns, place))
 }
 
 /// [`settle`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_settle(hook: u32, now_ns: u64) -> u32 {
+extern "C" fn tracker_settle(
+    half_open: *const HalfOpen,
+    place: u32,
+    had_confirmed: u32,
+    hook: u32,
+    now_ns: u64,
+) -> u32 {
+    // SAFETY: a record, or null.
+    let half_open = unsafe { half_open.as_ref() };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
-    settle(&Kernel::new(scratch), packet, hook_of(hook), now_ns);
+    let (place, had_confirmed) = (Place::from_code(place), had_confirmed != 0);
+    let kernel = Kernel::new(scratch);
+    settle(&kernel, half_open, place, had_confirmed, packet, hook_of(hook), now_ns);
     NOT_HERE
 }
 
