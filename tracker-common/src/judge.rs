@@ -329,7 +329,8 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
     let acks_other_isn = situation.offers.acks_other;
     // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
     let is_closed = situation.mine as u8 == State::Closed as u8;
-    if is_closed && me.has(fact::ACK) && acknowledges_syn(peer, segment.ack, false) {
+    let answers_late = peer.has(fact::SYN) && acknowledges_syn(peer, segment.ack, false);
+    if is_closed && me.has(fact::ACK) && answers_late {
         return Verdict::nothing(me);
     }
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.

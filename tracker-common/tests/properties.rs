@@ -770,15 +770,13 @@ fn a_transfer_is_predicted() {
             host.packet(&packet, hook(step), now_ns);
         }
     };
-    for step in opened() {
-        show(&step, false);
+    for (n, step) in opened().iter().enumerate() {
+        show(step, n == 3);
     }
     let data =
         |n: u32| Step { payload: 100, timestamp: Some(n), ..plain(true, 0x018, 1 + n * 100, 1) };
     let ack = |n: u32| Step { timestamp: Some(n), ..plain(false, 0x010, 1, 1 + n * 100) };
-    // The first of a kind is in the history.
-    show(&data(0), false);
-    for n in 1..100 {
+    for n in 0..100 {
         show(&data(n), true);
         show(&ack(n + 1), true);
     }
@@ -821,4 +819,14 @@ fn only_a_responder_answers_a_former_number() {
     ];
     assert_eq!(outcome(&steps, origin, Rule::OldIncarnationSynAck).1, 0);
     assert_eq!(outcome(&steps, origin, Rule::SynAckBadAck).1, 1);
+}
+
+#[test]
+fn no_number_is_acknowledged_of_a_peer_without_a_syn() {
+    let steps = [plain(true, 0x012, 0, 1), plain(false, 0x014, 1, 0), plain(true, 0x012, 0, 28)];
+    // The last one acknowledges 1, one more than a number that was never seen.
+    for isns in [ORIGIN.isns, [1, 0u32.wrapping_sub(27)]] {
+        let expected = ([State::Closed; 2], 1);
+        assert_eq!(outcome(&steps, Origin { isns, ..ORIGIN }, Rule::SynAckBadAck), expected);
+    }
 }
