@@ -2,12 +2,13 @@
 //! kernel's header prediction, `tcp_rcv_established`, after Van Jacobson).
 //!
 //! [`track_predicted`] decides nothing that [`crate::track`] would decide otherwise: it takes only segments of which that would
-//! write exactly what is written here, and has nothing to count, report or append to the history. A property test holds
-//! one against the other. It leaves out what takes time: states, verdicts, reports.
+//! write exactly what is written here, and has nothing to count or report. A property test holds one against the other. It
+//! leaves out what takes time: states, verdicts, reports.
 
 use crate::{
     counters::Hook,
     flow::{Flow, fact, flow_flag},
+    history::{Letter, Letters},
     packet::Packet,
     segment::Flags,
 };
@@ -15,8 +16,8 @@ use crate::{
 /// Flags that a predicted segment may have beside ACK.
 const BESIDE: Flags = Flags::PSH.with(Flags::ECE).with(Flags::CWR).with(Flags::AE);
 
-/// What the sender must have shown, beside the direction and the kind of segment, which must not be the first of theirs.
-const OF_SENDER: u32 = fact::SYN | fact::ACK | fact::ACKED_SYN | fact::MOVED_ON | fact::EDGE;
+/// What the sender must have shown, beside the direction.
+const OF_SENDER: u32 = fact::SYN | fact::ACK | fact::EDGE;
 
 /// What the receiver must have shown.
 const OF_RECEIVER: u32 = fact::SYN | fact::ACK | fact::EDGE;
@@ -55,8 +56,7 @@ pub fn track_predicted(
         Hook::Ingress => fact::SEEN_IN,
         Hook::Egress => fact::SEEN_OUT,
     };
-    let kind = if has_data { fact::DATA } else { fact::PURE_ACK };
-    if !me.has(OF_SENDER | seen | kind)
+    if !me.has(OF_SENDER | seen)
         || !peer.has(OF_RECEIVER)
         || (me.flags | peer.flags) & OF_NEITHER != 0
     {
@@ -77,6 +77,10 @@ pub fn track_predicted(
     if edge.before(me.edge) {
         return false;
     }
+    // A responder's first segment after its SYN,ACK says that its peer's SYN has arrived.
+    if !me.has(fact::ACKED_SYN) && !segment.ack.within(peer.isn.add(1), peer.end) {
+        return false;
+    }
     if segment.has_timestamp && (!me.has(fact::TS) || segment.timestamp.before(me.ts)) {
         return false;
     }
@@ -88,9 +92,16 @@ pub fn track_predicted(
     facts.end = me.end.latest(end);
     facts.ack = segment.ack;
     facts.edge = edge;
+    facts.flags |= fact::MOVED_ON | fact::ACKED_SYN;
     // RFC 7323 section 4.3.
     if segment.has_timestamp && !segment.seq.after(peer.ack) {
         facts.ts = segment.timestamp;
+    }
+    let (kind, letter) =
+        if has_data { (fact::DATA, Letter::Data) } else { (fact::PURE_ACK, Letter::Ack) };
+    if !me.has(kind) {
+        facts.flags |= kind;
+        flow.history.append(Letters::default().and(letter, packet.from));
     }
     mine.grow(&me, &facts);
     mine.count(segment);
