@@ -37,7 +37,39 @@ type Record = [u64; size_of::<Flow>() / 8];
 /// Where nothing can be measured here.
 pub(crate) fn agent() -> Result<()> {
     let machine = machine::describe();
-    let bench = Bench::with(&["--max-flows", "4194304"])?;
+    let mut table = Table::new(&[
+        "Flows",
+        "a sweep, ms",
+        "CPU of the agent a sweep, ms",
+        "ns a flow",
+        "resident, MiB",
+    ]);
+    measure(&mut table, &FLOWS, &[], "")?;
+    measure(&mut table, &FLOWS[1..2], &["--metrics"], ", with `--metrics`")?;
+    let text = format!(
+        "## The agent
+
+{machine}
+Written by the command above.
+
+Each second the agent has the kernel look at every confirmed flow, where it lies, and gets those whose time is over. A
+connection is opened by real packets, and its record copied under other keys until there are as many flows as the table
+says; all of them are idle, and none is due. *A sweep* is what the agent's log says of {SWEEPS} sweeps, medians, in brackets the least and the most;
+*CPU* is what the whole process has used meanwhile, over their number. Another sweep begins a second after the last one
+began, or later: sweeps take a tenth of a core at most, or half of one where the table is nearly full. With `--metrics`, flows are
+counted by state as well, for which more of each is read, in every sweep.
+
+{table}",
+        table = table.into_text()
+    );
+    println!("{text}");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
+    section::write(&page, "agent", COMMAND, &text)
+}
+
+/// Adds the rows of an agent with these options.
+fn measure(table: &mut Table, flows: &[u64], options: &[&str], note: &str) -> Result<()> {
+    let bench = Bench::with(&[&["--max-flows", "4194304"], options].concat())?;
     let (client, server) = ((address::PEER[0], 1000).into(), (address::HOST[0], 80).into());
     bench.arrive(&Segment::new(client, server, SYN, 1, 0).frame())?;
     bench.leave(&Segment::new(server, client, SYN | ACK, 500, 2).frame())?;
@@ -54,15 +86,8 @@ pub(crate) fn agent() -> Result<()> {
     let key: FlowKey = zerocopy::transmute!(key);
 
     let process = Task::process(bench.agent.pid())?;
-    let mut table = Table::new(&[
-        "Flows",
-        "a sweep, ms",
-        "CPU of the agent a sweep, ms",
-        "ns a flow",
-        "resident, MiB",
-    ]);
     let mut there = 1;
-    for flows in FLOWS {
+    for flows in flows.iter().copied() {
         while there < flows {
             let mut other = key;
             // No two are alike: 10.0.0.0/8 is large enough.
@@ -89,32 +114,14 @@ pub(crate) fn agent() -> Result<()> {
         #[allow(clippy::cast_precision_loss, reason = "some millions")]
         let each = cpu * 1e6 / flows as f64;
         table.row([
-            grouped(flows),
+            format!("{}{note}", grouped(flows)),
             format!("{median:.1} ({least:.1} to {most:.1})"),
             format!("{cpu:.1}"),
             format!("{each:.0}"),
             format!("{}", resident(bench.agent.pid())?),
         ]);
     }
-    let text = format!(
-        "## The agent
-
-{machine}
-Written by the command above.
-
-Each second the agent has the kernel look at every confirmed flow, where it lies, and gets those whose time is over. A
-connection is opened by real packets, and its record copied under other keys until there are as many flows as the table
-says; all of them are idle, and none is due. *A sweep* is what the agent's log says of {SWEEPS} sweeps, medians, in brackets the least and the most;
-*CPU* is what the whole process has used meanwhile, over their number. Another sweep begins a second after the last one
-began, or later: sweeps take a tenth of a core at most, or half of one where the table is nearly full. With `--metrics`, flows are
-counted by state as well, for which more of each is read.
-
-{table}",
-        table = table.into_text()
-    );
-    println!("{text}");
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
-    section::write(&page, "agent", COMMAND, &text)
+    Ok(())
 }
 
 /// What the agent says of its next sweep.
