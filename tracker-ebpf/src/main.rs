@@ -63,7 +63,7 @@ fn arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> (u32, u32) {
     }
     let now_ns = now_ns();
     if protection().enabled != 0 {
-        match guard(ctx, scratch, now_ns) {
+        match guard(ctx, scratch, confirmed, now_ns) {
             guarded::ANSWERED => return (Fate::CookieSent as u32, xdp_action::XDP_TX),
             guarded::REFUSED => {
                 deliver(scratch);

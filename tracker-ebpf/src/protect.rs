@@ -93,9 +93,14 @@ const ASK_WHILE_OFF_NS: u64 = 1_000_000;
 /// `BPF_F_CURRENT_NETNS`, as the helpers take it.
 const CURRENT_NAMESPACE: u64 = u64::MAX;
 
-/// Looks at the packet in [`Scratch`]: one of [`guarded`].
+/// Looks at the packet in [`Scratch`], whose record is `confirmed`, or null: one of [`guarded`].
 #[inline(never)]
-pub(crate) fn guard(ctx: *mut xdp_md, scratch: *mut Scratch, now_ns: u64) -> u32 {
+pub(crate) fn guard(
+    ctx: *mut xdp_md,
+    scratch: *mut Scratch,
+    confirmed: *const Flow,
+    now_ns: u64,
+) -> u32 {
     // SAFETY: this CPU's own element; nothing below writes this part of it.
     let packet = unsafe { &(*scratch).parsed.packet };
     let flags =
@@ -126,7 +131,9 @@ pub(crate) fn guard(ctx: *mut xdp_md, scratch: *mut Scratch, now_ns: u64) -> u32
     if listener.mode == Mode::Off as u8 {
         return guarded::PASSED;
     }
-    let at = At { ctx, scratch, listener, state, counters, now_ns };
+    // SAFETY: a record, or null; see `tracker_common::track` on races.
+    let confirmed = unsafe { confirmed.as_ref() };
+    let at = At { ctx, scratch, confirmed, listener, state, counters, now_ns };
     if is_syn { at.take_syn(packet, guarding) } else { at.take_ack(packet, guarding) }
 }
 
@@ -135,6 +142,7 @@ pub(crate) fn guard(ctx: *mut xdp_md, scratch: *mut Scratch, now_ns: u64) -> u32
 struct At<'a> {
     ctx: *mut xdp_md,
     scratch: *mut Scratch,
+    confirmed: Option<&'a Flow>,
     listener: &'a Listener,
     state: &'a ListenerState,
     counters: &'a OutcomeCounters,
@@ -188,15 +196,11 @@ impl At<'_> {
     fn is_known(&self, packet: &Packet, in_half_open: bool) -> bool {
         let host = packet.from.other();
         let kernel = Kernel::new(self.scratch);
-        if let Some(flow) = maps::CONFIRMED.get_ptr(&packet.key) {
-            // SAFETY: the element stays allocated while the program runs: see `tracker_common::track` on races.
-            let flow = unsafe { &*flow };
-            if !flow.is_dead() && is_open(&kernel, flow, host) {
-                return true;
-            }
+        if self.confirmed.is_some_and(|flow| !flow.is_dead() && is_open(&kernel, flow, host)) {
+            return true;
         }
         if in_half_open && let Some(half_open) = maps::HALF_OPEN.get_ptr(&packet.key) {
-            // SAFETY: as above.
+            // SAFETY: the element stays allocated while the program runs: see `tracker_common::track` on races.
             let flow = unsafe { &(*half_open).flow };
             return !flow.is_dead()
                 && flow.half(host).facts().seen()
