@@ -358,12 +358,12 @@ impl Host {
             return false;
         }
         let slot = self.interface.slot;
-        if self.config.no_back_off == 0 && event.has_flow != 0 {
+        if event.has_flow != 0 {
             let connection = (slot, event.key, event.flow.life().generation, rule as u8);
             let mut repeated = self.repeated.borrow_mut();
             let count = repeated.entry(connection).or_default();
             *count += 1;
-            if !is_due(*count, rule.back_off()) {
+            if self.config.no_back_off == 0 && !is_due(*count, rule.back_off()) {
                 self.tally(Tally::ReportsBackedOff);
                 return false;
             }

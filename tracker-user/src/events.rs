@@ -1,6 +1,6 @@
 //! `tracker events`: what happens, as it happens.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use anyhow::{Context, Result, bail};
 use tracker_common::violation::Rule;
@@ -8,11 +8,10 @@ use tracker_common::violation::Rule;
 use crate::{
     broken::rule,
     cli::Format,
-    event::Event,
     filter::{Choice, Filter},
     hub::Request,
     instance::Instance,
-    listen::{Listener, say_listening},
+    listen::{self, CHUNK, Listener, say_listening},
     run::EventName,
     tcp_flags::TcpFlags,
 };
@@ -61,26 +60,33 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
     let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;
     say_listening();
+    let mut out = BufWriter::with_capacity(CHUNK, io::stdout().lock());
     let mut shown = 0;
     while options.last.is_none_or(|last| shown < last) {
-        let Some((event, line)) = listener.next().await? else { return Ok(()) };
-        shown += u64::from(show(&options, &filter, &event, &line)?);
+        // Nothing that is here waits for what is not.
+        if !listener.has_more() {
+            out.flush().context("writing to stdout")?;
+        }
+        let Some(line) = listener.line().await? else { break };
+        if let Some(text) = shown_as(&options, &filter, line)? {
+            writeln!(out, "{text}").context("writing to stdout")?;
+            shown += 1;
+        }
     }
-    Ok(())
+    out.flush().context("writing to stdout")
 }
 
-/// Prints an event, which came in `line`, if it is asked for.
-fn show(options: &Options, filter: &Filter, event: &Event, line: &str) -> Result<bool> {
-    let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(event));
-    if !filter.matches_event(event) || !has_flags {
-        return Ok(false);
+/// How an event is shown, which came in `line`; `None` if it is not asked for.
+fn shown_as(options: &Options, filter: &Filter, line: String) -> Result<Option<String>> {
+    // Who takes all as they come need not wait until each was read.
+    if options.output != Format::Text && filter.is_empty() && options.tcp_flags.is_none() {
+        return Ok(Some(line));
     }
-    let mut out = io::stdout().lock();
-    match options.output {
-        Format::Text => writeln!(out, "{event}"),
-        Format::Json | Format::Jsonl => writeln!(out, "{line}"),
-    }
-    .and_then(|()| out.flush())
-    .context("writing to stdout")?;
-    Ok(true)
+    let event = listen::read(&line)?;
+    let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(&event));
+    let is_meant = filter.matches_event(&event) && has_flags;
+    Ok(is_meant.then(|| match options.output {
+        Format::Text => event.to_string(),
+        Format::Json | Format::Jsonl => line,
+    }))
 }

@@ -24,7 +24,13 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{broadcast, mpsc, oneshot},
+    sync::{
+        broadcast::{
+            self,
+            error::{RecvError, TryRecvError},
+        },
+        mpsc, oneshot,
+    },
 };
 use tracker_common::{config::TraceFilter, event::Kind};
 
@@ -38,6 +44,9 @@ use crate::{
 
 /// Events that a listener may be behind before it loses some.
 const BACKLOG: usize = 65_536;
+
+/// Octets that are written to a listener at once, about.
+const CHUNK: usize = 65_536;
 
 /// The number of the owner's wish, which is the first.
 const OWN: u64 = 0;
@@ -154,6 +163,13 @@ impl Wish {
     fn is_for(&self, line: &Line) -> bool {
         line.kind.is_none_or(|kind| self.kinds.contains(&kind))
             && line.ends.is_none_or(|ends| self.scope.contains(ends))
+    }
+
+    /// Adds a line, if it is wanted.
+    fn add_to(&self, lines: &mut Vec<u8>, line: &Line) {
+        if self.is_for(line) {
+            lines.extend_from_slice(&line.json);
+        }
     }
 }
 
@@ -327,16 +343,13 @@ impl Hub {
         // From here on nothing is missed; the listener may rely on it.
         writer.write_all(b"{\"v\":1,\"event\":\"LISTENING\"}\n").await?;
         let mut gone = String::new();
+        let mut lines = Vec::with_capacity(2 * CHUNK);
         loop {
-            let json = tokio::select! {
+            tokio::select! {
                 event = events.recv() => match event {
-                    Ok(line) if wish.is_for(&line) => line.json,
-                    Ok(_) => continue,
-                    Err(broadcast::error::RecvError::Lagged(count)) => {
-                        self.lost.fetch_add(count, Ordering::Relaxed);
-                        to_line(&Event::lost(count, &Clock::now()))?
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                    Ok(line) => wish.add_to(&mut lines, &line),
+                    Err(RecvError::Lagged(count)) => self.add_lost(count, &mut lines)?,
+                    Err(RecvError::Closed) => return Ok(()),
                 },
                 // The listener says nothing more; what ends this is that it goes.
                 read = reader.read_line(&mut gone) => {
@@ -344,11 +357,26 @@ impl Hub {
                         return Ok(());
                     }
                     gone.clear();
-                    continue;
                 }
-            };
-            writer.write_all(&json).await?;
+            }
+            // What else has come goes with it.
+            while lines.len() < CHUNK {
+                match events.try_recv() {
+                    Ok(line) => wish.add_to(&mut lines, &line),
+                    Err(TryRecvError::Lagged(count)) => self.add_lost(count, &mut lines)?,
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            writer.write_all(&lines).await?;
+            lines.clear();
         }
+    }
+
+    /// Counts events that a listener was too slow for, and adds the line that tells it.
+    fn add_lost(&self, count: u64, lines: &mut Vec<u8>) -> Result<()> {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+        lines.extend_from_slice(&to_line(&Event::lost(count, &Clock::now()))?);
+        Ok(())
     }
 }
 

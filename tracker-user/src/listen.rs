@@ -14,6 +14,9 @@ use tokio::{
 
 use crate::{event::Event, hub::Request, instance::Instance};
 
+/// Octets that are read at once, and written.
+pub const CHUNK: usize = 65_536;
+
 /// A connection to an agent, from which events come until the agent ends, or SIGINT or SIGTERM.
 pub struct Listener {
     lines: Lines<BufReader<OwnedReadHalf>>,
@@ -39,7 +42,7 @@ impl Listener {
         let mut request = serde_json::to_vec(request)?;
         request.push(b'\n');
         writer.write_all(&request).await?;
-        let lines = BufReader::new(reader).lines();
+        let lines = BufReader::with_capacity(CHUNK, reader).lines();
         let mut listener = Self { lines, _writer: writer, interrupt, terminate };
         // From here on none is missed.
         if let Some(line) = listener.line().await? {
@@ -57,11 +60,21 @@ impl Listener {
     /// Where the agent ended, or is of another version.
     pub async fn next(&mut self) -> Result<Option<(Event, String)>> {
         let Some(line) = self.line().await? else { return Ok(None) };
-        let event = serde_json::from_str(&line).context("the agent is of another version")?;
-        Ok(Some((event, line)))
+        Ok(Some((read(&line)?, line)))
     }
 
-    async fn line(&mut self) -> Result<Option<String>> {
+    /// Whether another line is here already: one that need not be waited for.
+    #[must_use]
+    pub fn has_more(&mut self) -> bool {
+        self.lines.get_ref().buffer().contains(&b'\n')
+    }
+
+    /// The next line; `None` where the user has had enough.
+    ///
+    /// # Errors
+    ///
+    /// Where the agent ended.
+    pub async fn line(&mut self) -> Result<Option<String>> {
         let line = tokio::select! {
             line = self.lines.next_line() => line.context("reading from the agent")?,
             _ = self.interrupt.recv() => return Ok(None),
@@ -70,6 +83,15 @@ impl Listener {
         let Some(line) = line else { bail!("the agent ended") };
         Ok(Some(line))
     }
+}
+
+/// The event of a line.
+///
+/// # Errors
+///
+/// Where the agent is of another version.
+pub fn read(line: &str) -> Result<Event> {
+    serde_json::from_str(line).context("the agent is of another version")
 }
 
 /// What the agent says first.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{self, StdoutLock, Write},
+    io::{self, BufWriter, StdoutLock, Write},
     net::SocketAddr,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     hub::Request,
     instance::Instance,
     ladder::{Entry, Header, Ladder, Layout},
-    listen::{Listener, say_listening},
+    listen::{CHUNK, Listener, say_listening},
     record::Record,
     tcp_flags::TcpFlags,
 };
@@ -79,7 +79,10 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     let mut screen = Screen::new();
     let mut segments = 0;
     while options.last.is_none_or(|last| segments < last) {
-        let Some((event, line)) = listener.next().await? else { return Ok(()) };
+        if !listener.has_more() {
+            screen.out.flush().context("writing to stdout")?;
+        }
+        let Some((event, line)) = listener.next().await? else { break };
         let meant = match &event.flow {
             Some(flow) => filter.matches(flow),
             None => event.lost.is_some() || filter.is_empty(),
@@ -91,13 +94,12 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
         segments += match options.output {
             Format::Text => screen.show(&event)?,
             Format::Json | Format::Jsonl => {
-                let mut out = io::stdout().lock();
-                writeln!(out, "{line}").and_then(|()| out.flush()).context("writing to stdout")?;
+                writeln!(screen.out, "{line}").context("writing to stdout")?;
                 u64::from(event.states.is_some())
             }
         };
     }
-    Ok(())
+    screen.out.flush().context("writing to stdout")
 }
 
 /// One connection: when it began, and who began it.
@@ -105,7 +107,7 @@ type Id = (u64, u16, SocketAddr, SocketAddr);
 
 /// Diagrams of all connections, line by line as they come.
 struct Screen {
-    out: StdoutLock<'static>,
+    out: BufWriter<StdoutLock<'static>>,
     layout: Layout,
     shown: HashMap<Id, Shown>,
     /// The connection that the last line was about.
@@ -121,7 +123,7 @@ struct Shown {
 impl Screen {
     fn new() -> Self {
         Self {
-            out: io::stdout().lock(),
+            out: BufWriter::with_capacity(CHUNK, io::stdout().lock()),
             layout: Layout::for_stdout(),
             shown: HashMap::new(),
             current: None,
@@ -131,13 +133,11 @@ impl Screen {
 
     /// Draws what `event` adds; the number of segments in that.
     fn show(&mut self, event: &Event) -> Result<u64> {
-        let segments = match &event.flow {
-            Some(flow) => self.draw(event, flow)?,
+        match &event.flow {
+            Some(flow) => self.draw(event, flow),
             // Neither LOST nor a breach without a connection has a place in a diagram.
-            None => writeln!(self.out, "{event}").map(|()| 0).context("writing to stdout")?,
-        };
-        self.out.flush().context("writing to stdout")?;
-        Ok(segments)
+            None => writeln!(self.out, "{event}").map(|()| 0).context("writing to stdout"),
+        }
     }
 
     fn draw(&mut self, event: &Event, flow: &Record) -> Result<u64> {
