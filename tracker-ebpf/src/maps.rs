@@ -27,8 +27,8 @@ use crate::{frame::opaque, parts::PartsState, protect::Guarding, reports::Report
 static INTERFACE: InterfaceConfig =
     InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, reserved: 0 };
 
-/// Flows that nothing evicts. The agent sets the size, for which memory is taken at once: an insertion is several times
-/// cheaper so, and cannot fail for want of memory (docs/performance.md).
+/// Flows that nothing evicts. The agent sets the size, for which memory is taken at once: an insertion cannot fail for want
+/// of memory so, and is no dearer where there are many flows (docs/performance.md).
 #[map]
 pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, 0);
 
