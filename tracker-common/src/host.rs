@@ -27,7 +27,7 @@ use crate::{
     packet::{Bytes, Packet, Parsed, Unparsed, parse},
     predict::track_predicted,
     segment::SynOptions,
-    sweep::{Outcome, Removal, Tables, Tier, asymmetric, remove, unfinished},
+    sweep::{Outcome, Removal, Tables, remove_and_count},
     track::{
         Inserted, Parts, Report, Surroundings, bad_header_len, in_order, prepare, settle,
         track_confirmed, track_half_open, track_illegal,
@@ -244,24 +244,7 @@ impl Host {
 
     /// Removes a flow if it is still as it was judged, as the kernel program `tracker_sweep` does.
     pub fn remove(&mut self, removal: &mut Removal) -> Outcome {
-        let outcome = remove(self, removal);
-        if outcome != Outcome::Removed {
-            self.tally(Tally::RemovalsRefused);
-        } else if removal.unconditional != 0 {
-            self.tally(Tally::FlowsDeleted);
-        } else {
-            self.tally(Tally::FlowsExpired);
-            increment(&self.tallies[(Tally::EXPIRED + (removal.state & 15)) as usize]);
-            if let Some(hook) = unfinished(&removal.flow) {
-                self.count_breach(Rule::HalfOpenTimeout, hook);
-            }
-            if let Some(hook) = asymmetric(&removal.flow) {
-                self.count_breach(Rule::Asymmetric, hook);
-            }
-        }
-        if outcome == Outcome::Removed && removal.tier == Tier::HalfOpen as u32 {
-            self.tally(Tally::HalfOpenExpired);
-        }
+        let outcome = remove_and_count(self, removal);
         self.confirmed.forget_deleted();
         self.half_open.forget_deleted();
         outcome
@@ -439,8 +422,8 @@ impl Surroundings for Host {
         self.confirmed.insert(key, flow, replace)
     }
 
-    fn tally(&self, tally: Tally) {
-        increment(&self.tallies[tally as usize]);
+    fn tally_code(&self, code: u32) {
+        increment(&self.tallies[code as usize]);
     }
 
     fn count_breach(&self, rule: Rule, hook: Hook) {

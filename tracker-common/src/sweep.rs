@@ -2,10 +2,12 @@
 //! still the same.
 
 use crate::{
-    counters::Hook,
+    counters::{Hook, Tally},
     flow::{Facts, Flow, HalfOpen, Life, fact, flow_flag},
     key::{End, FlowKey},
     state::{State, is_open, is_reset, state},
+    track::Surroundings,
+    violation::Rule,
 };
 
 /// Removals in one batch: entries of the `REMOVALS` map.
@@ -106,6 +108,32 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
         Some(_) => Outcome::Changed,
     };
     removal.outcome = outcome as u32;
+    outcome
+}
+
+/// [`remove`], and counts what became of it.
+#[inline(always)]
+pub fn remove_and_count<S: Surroundings>(s: &S, removal: &mut Removal) -> Outcome {
+    let outcome = remove(s, removal);
+    if outcome as u32 != Outcome::Removed as u32 {
+        s.tally(Tally::RemovalsRefused);
+        return outcome;
+    }
+    if removal.tier == Tier::HalfOpen as u32 {
+        s.tally(Tally::HalfOpenExpired);
+    }
+    if removal.unconditional != 0 {
+        s.tally(Tally::FlowsDeleted);
+        return outcome;
+    }
+    s.tally(Tally::FlowsExpired);
+    s.tally_code(Tally::EXPIRED + (removal.state & 15));
+    if let Some(hook) = unfinished(&removal.flow) {
+        s.count_breach(Rule::HalfOpenTimeout, hook);
+    }
+    if let Some(hook) = asymmetric(&removal.flow) {
+        s.count_breach(Rule::Asymmetric, hook);
+    }
     outcome
 }
 

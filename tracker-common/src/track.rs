@@ -43,8 +43,13 @@ pub trait Surroundings: Tables + Forget + Parts {
     fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen, replace: bool) -> Inserted;
     /// Copies `flow` into the confirmed table, over an existing one only if `replace`.
     fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> Inserted;
+    /// Counts what has this code of [`Tally`].
+    fn tally_code(&self, code: u32);
     /// Counts.
-    fn tally(&self, tally: Tally);
+    #[inline(always)]
+    fn tally(&self, tally: Tally) {
+        self.tally_code(tally as u32);
+    }
     /// Counts a breach of `rule`.
     fn count_breach(&self, rule: Rule, hook: Hook);
     /// Counts a breach of each of `marks`.

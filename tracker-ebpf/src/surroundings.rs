@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use tracker_common::{
     config::InterfaceConfig,
-    counters::{Hook, Tally},
+    counters::Hook,
     flow::{Flow, HalfOpen},
     forget::Forget,
     key::FlowKey,
@@ -77,8 +77,8 @@ impl Surroundings for Kernel {
     }
 
     #[inline(always)]
-    fn tally(&self, tally: Tally) {
-        maps::tally(tally);
+    fn tally_code(&self, code: u32) {
+        maps::tally_code(code);
     }
 
     #[inline(always)]

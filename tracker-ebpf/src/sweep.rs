@@ -6,11 +6,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tracker_common::{
-    counters::Tally,
     flow::Flow,
     key::FlowKey,
-    sweep::{BATCH, Outcome, Tier, asymmetric, remove, unfinished},
-    violation::Rule,
+    sweep::{BATCH, remove_and_count},
     walk::{Found, STRIDE},
 };
 
@@ -106,24 +104,6 @@ unsafe extern "C" fn remove_nth(n: u32, _: *mut core::ffi::c_void) -> i64 {
     let kernel = Kernel::new(scratch);
     // SAFETY: an array's element is never freed, and the agent leaves the batch alone while this program runs.
     let removal = unsafe { &mut *removal };
-    if remove(&kernel, removal) == Outcome::Removed {
-        if removal.tier == Tier::HalfOpen as u32 {
-            maps::tally(Tally::HalfOpenExpired);
-        }
-        if removal.unconditional != 0 {
-            maps::tally(Tally::FlowsDeleted);
-            return 0;
-        }
-        maps::tally(Tally::FlowsExpired);
-        maps::tally_code(Tally::EXPIRED + (removal.state & 15));
-        if let Some(hook) = unfinished(&removal.flow) {
-            maps::count_breach(Rule::HalfOpenTimeout, hook);
-        }
-        if let Some(hook) = asymmetric(&removal.flow) {
-            maps::count_breach(Rule::Asymmetric, hook);
-        }
-    } else {
-        maps::tally(Tally::RemovalsRefused);
-    }
+    remove_and_count(&kernel, removal);
     0
 }
