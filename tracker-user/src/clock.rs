@@ -14,7 +14,19 @@ impl Clock {
     /// Reads both clocks.
     #[must_use]
     pub fn now() -> Self {
-        Self { monotonic_ns: monotonic_ns(), now: Timestamp::now() }
+        let read = || {
+            let clock = Self { monotonic_ns: monotonic_ns(), now: Timestamp::now() };
+            (monotonic_ns() - clock.monotonic_ns, clock)
+        };
+        // Who is interrupted between the clocks would date everything wrong by so much.
+        let (mut took_ns, mut closest) = read();
+        for _ in 0..2 {
+            let (other_took_ns, other) = read();
+            if other_took_ns < took_ns {
+                (took_ns, closest) = (other_took_ns, other);
+            }
+        }
+        closest
     }
 
     /// Clocks of which one said `monotonic_ns` when it was `now`: a capture's.
