@@ -19,6 +19,9 @@ use crate::{
 /// No header begins further on: the verifier wants a bound, and the longest chain that the parser follows is shorter.
 const FURTHEST: usize = 0x7fff;
 
+/// No packet with a length of 16 bits, and what stands before it, is longer.
+const LONGEST: usize = 0x1_ffff;
+
 /// A frame that arrived.
 pub(crate) struct XdpFrame {
     ctx: *mut xdp_md,
@@ -158,10 +161,11 @@ macro_rules! bytes {
 
             #[inline(always)]
             fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
-                let len = opaque(len) & 63;
                 if at > FURTHEST || len == 0 {
                     return None;
                 }
+                // At least 1 by the sum: comparisons with 0 tell verifiers before 6.8 nothing.
+                let len = (opaque(len - 1) & 63) + 1;
                 // SAFETY: this CPU's own element.
                 let octets = unsafe { &mut (*self.scratch).octets };
                 #[allow(clippy::cast_possible_truncation)] // at most FURTHEST and 63
@@ -169,7 +173,9 @@ macro_rules! bytes {
                 let result = unsafe {
                     $load(self.ctx.cast(), at as u32, octets.as_mut_ptr().cast(), len as u32)
                 };
-                (result == 0).then(|| SynOptions::parse(octets, len, self))
+                // The compiler would take the masks away that older verifiers need: they learn nothing where two numbers
+                // are compared.
+                (result == 0).then(|| SynOptions::parse(octets, opaque(len), self))
             }
 
             #[inline(always)]
@@ -179,7 +185,8 @@ macro_rules! bytes {
 
             #[inline(always)]
             fn has(&self, len: usize) -> bool {
-                $frame::is_whole() && opaque(self.data + len) <= self.end
+                // Before 6.18, turning octets round leaves the verifier no bounds.
+                $frame::is_whole() && opaque(self.data + (opaque(len) & LONGEST)) <= self.end
             }
         }
 

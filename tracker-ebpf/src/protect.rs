@@ -348,7 +348,12 @@ impl At<'_> {
         // SAFETY: this CPU's own element.
         let parsed = unsafe { &(*self.scratch).parsed };
         let len = opaque(parsed.header_len as usize) & 63;
-        if !(20..=60).contains(&len) {
+        // One after the other: as one comparison, of the difference, it would tell older verifiers nothing of the number.
+        if len < 20 {
+            return None;
+        }
+        let len = opaque(len);
+        if len > 60 {
             return None;
         }
         #[allow(clippy::cast_possible_truncation)] // at most 60
@@ -560,8 +565,12 @@ fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
         // SAFETY: as above.
         unsafe { addresses.write([from, to]) };
     }
-    let len = opaque(len as usize) & 127;
-    if !(1..=answer::MOST).contains(&len) {
+    if len == 0 {
+        return 0;
+    }
+    // At least 1 by the sum: comparisons with 0 tell verifiers before 6.8 nothing.
+    let len = opaque((opaque(len as usize - 1) & 127) + 1);
+    if len > answer::MOST {
         return 0;
     }
     #[allow(clippy::cast_possible_truncation)] // at most 80
@@ -679,8 +688,9 @@ fn load_timestamps<L: Load>(ctx: L, scratch: *mut Scratch, guarding: &mut Guardi
     if header_len <= 20 {
         return false;
     }
-    let len = opaque(header_len as usize - 20) & 63;
-    if len == 0 || len > SynOptions::MAX {
+    // At least 1 by the sum: comparisons with 0 tell verifiers before 6.8 nothing.
+    let len = opaque((opaque(header_len as usize - 21) & 63) + 1);
+    if len > SynOptions::MAX {
         return false;
     }
     // SAFETY: as above, another part of it.
@@ -705,7 +715,7 @@ fn load_timestamps<L: Load>(ctx: L, scratch: *mut Scratch, guarding: &mut Guardi
 fn parse_timestamps(scratch: *mut Scratch, len: u32) -> u64 {
     // SAFETY: this CPU's own element.
     let octets = unsafe { &(*scratch).octets };
-    let options = SynOptions::parse(octets, len as usize, &Kernel::new(scratch));
+    let options = SynOptions::parse(octets, opaque(len as usize), &Kernel::new(scratch));
     // SAFETY: as above, another part of it.
     unsafe { (*scratch).forgotten[11] = u64::from(options.has(SynOptions::HAS_TIMESTAMPS)) };
     u64::from(options.timestamp.0) << 32 | u64::from(options.timestamp_echo.0)

@@ -264,6 +264,9 @@ impl Toolchain {
             "-Clink-arg=--btf".to_owned(),
             // Else clearing and moving small structures are calls to loops over octets.
             "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+            // Blocks in the order of the source: before about Linux 6.7 the verifier refuses a loop into whose head an instruction
+            // other than a jump falls through.
+            "-Clink-arg=--llvm-args=-disable-block-placement".to_owned(),
             "-Cdebuginfo=2".to_owned(),
             // Version 3 has 32-bit jumps and atomics; kernels know it since 5.12.
             "-Ctarget-cpu=v3".to_owned(),
