@@ -31,7 +31,7 @@ use tracker_common::violation::{Rule, Severity};
 use crate::namespace::Namespace;
 
 /// How long anything that must happen is waited for. No test depends on how fast it does.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The command under test: `$TRACKER_BIN`, or `tracker` in the directory that this build went to.
 ///

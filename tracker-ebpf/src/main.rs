@@ -35,7 +35,10 @@ use tracker_common::{
 use crate::{
     frame::{SkbFrame, XdpFrame},
     maps::{LastTick, Scratch, count_packet, interface, is_traced},
-    protect::{answered_ns, guard, guarded, hand_over, protection, put_back, put_syn, put_syn_ack},
+    protect::{
+        answered_ns, guard, guarded, hand_over, protection, tracker_put_back, tracker_put_syn,
+        tracker_put_syn_ack,
+    },
     reports::deliver,
     surroundings::Kernel,
 };
@@ -84,11 +87,11 @@ fn arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> (u32, u32) {
 #[inline(always)]
 fn remember_handshake(scratch: *mut Scratch, now_ns: u64) {
     let answered_ns = answered_ns(scratch, now_ns);
-    put_syn(scratch);
+    tracker_put_syn();
     fate(scratch, confirmed(scratch), Hook::Ingress, answered_ns);
-    put_syn_ack(scratch);
+    tracker_put_syn_ack();
     fate(scratch, confirmed(scratch), Hook::Egress, answered_ns);
-    put_back(scratch);
+    tracker_put_back();
 }
 
 /// Arriving packets on their way to the host's stack, while SYN cookies are on.

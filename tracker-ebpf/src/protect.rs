@@ -65,6 +65,9 @@ pub(crate) struct Guarding {
     place: Place,
     tuple: [u32; 9],
     terms: Terms,
+    /// What a client agrees to, and the cookie that says so.
+    agreed: Agreed,
+    cookie: Cookie,
     octets: [u8; answer::MOST],
     ip: [u8; 40],
     tcp: [u8; 64],
@@ -303,12 +306,11 @@ impl At<'_> {
     /// Answers with a cookie of ours.
     #[inline(always)]
     fn answer(&self, packet: &Packet, guarding: &mut Guarding) -> bool {
-        let Some(keys) = maps::KEYS.get_ptr(0) else { return false };
-        let agreed = Agreed::on(packet, self.listener);
-        // SAFETY: an array's element is never freed; nobody writes the key of a period that has begun.
-        let keys = unsafe { &*keys };
-        let Some(cookie) = cookie::make(keys, packet, agreed, self.now_ns) else { return false };
-        let terms = Terms::new(self.listener, &agreed, &cookie, self.now_ns);
+        guarding.agreed = Agreed::on(packet, self.listener);
+        if tracker_make_cookie(self.now_ns) == 0 {
+            return false;
+        }
+        let terms = Terms::new(self.listener, &guarding.agreed, &guarding.cookie, self.now_ns);
         self.send(&terms, guarding)
     }
 
@@ -392,18 +394,21 @@ impl At<'_> {
             return guarded::PASSED;
         }
         let timestamps = load_timestamps(self.ctx, self.scratch, guarding);
-        let Some(keys) = maps::KEYS.get_ptr(0) else { return guarded::PASSED };
-        // SAFETY: an array's element is never freed; nobody writes the key of a period that has begun.
-        let keys = unsafe { &*keys };
-        match cookie::check(keys, packet, timestamps, self.now_ns) {
-            Ok((agreed, cookie)) => {
-                if self.was_accepted(packet, cookie.isn) {
-                    return self.refuse(packet, guarding, Refused::Replayed);
-                }
-                self.accept(packet, guarding, &agreed, &cookie, Way::Handover)
-            }
-            Err(reason) => self.refuse(packet, guarding, reason),
+        let checked = tracker_check_cookie(u32::from(timestamps), self.now_ns);
+        if checked == IS_OURS && !self.was_accepted(packet, guarding.cookie.isn) {
+            let (agreed, cookie) = (guarding.agreed, guarding.cookie);
+            return self.accept(packet, guarding, &agreed, &cookie, Way::Handover);
         }
+        let reason = if checked == IS_OURS {
+            Refused::Replayed
+        } else if checked == Refused::Expired as u32 {
+            Refused::Expired
+        } else if checked == Refused::NoKey as u32 {
+            Refused::NoKey
+        } else {
+            Refused::Forged
+        };
+        self.refuse(packet, guarding, reason)
     }
 
     /// Whether this very cookie has become a connection before. While that lives, nobody asks.
@@ -537,13 +542,66 @@ fn has_ended(packet: &Packet) -> bool {
         .is_some_and(|flow| !flow.is_dead() && flow.half(host).facts().seen())
 }
 
-/// Makes the SYN of [`Scratch`] the SYN,ACK with the terms there; 0 where there is no room for it.
+// What follows are global functions: the verifier checks each once, and not on every path to a call.
+
+/// In place of a [`Refused`].
+const IS_OURS: u32 = 0xff;
+
+/// Makes the cookie that answers the SYN in [`Scratch`] with what was agreed there; 0 without a key.
 #[inline(never)]
-fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
+#[unsafe(no_mangle)]
+extern "C" fn tracker_make_cookie(now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(keys) = maps::KEYS.get_ptr(0) else { return 0 };
+    // SAFETY: an array's element is never freed; nobody writes the key of a period that has begun.
+    let keys = unsafe { &*keys };
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
+    let Some(cookie) = cookie::make(keys, &parsed.packet, guarding.agreed, now_ns) else {
+        return 0;
+    };
+    guarding.cookie = cookie;
+    1
+}
+
+/// Checks the cookie that the segment in [`Scratch`] returns: [`IS_OURS`], and then what it says is there, or the code of a
+/// [`Refused`]. `timestamps` says whether the segment has the option.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return Refused::NoKey as u32 };
+    let Some(keys) = maps::KEYS.get_ptr(0) else { return Refused::NoKey as u32 };
+    // SAFETY: an array's element is never freed; nobody writes the key of a period that has begun.
+    let keys = unsafe { &*keys };
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
+    match cookie::check(keys, &parsed.packet, timestamps != 0, now_ns) {
+        Ok((agreed, cookie)) => {
+            (guarding.agreed, guarding.cookie) = (agreed, cookie);
+            IS_OURS
+        }
+        Err(reason) => reason as u32,
+    }
+}
+
+/// Writes the SYN,ACK that answers the SYN in [`Scratch`] with the terms there; its length.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_write_answer() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     #[allow(clippy::cast_possible_truncation)] // at most 80
     let len = answer::write(&mut guarding.octets, &parsed.packet, &guarding.terms) as u32;
+    len
+}
+
+/// Makes the SYN of [`Scratch`] the SYN,ACK with the terms there; 0 where there is no room for it.
+#[inline(never)]
+fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
+    let len = tracker_write_answer();
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     let at = parsed.ip_at & 31;
     #[allow(clippy::cast_possible_truncation)] // a frame
     // SAFETY: the context is valid while the program runs.
@@ -700,7 +758,7 @@ fn load_timestamps<L: Load>(ctx: L, scratch: *mut Scratch, guarding: &mut Guardi
         return false;
     }
     #[allow(clippy::cast_possible_truncation)] // at most 40
-    let found = parse_timestamps(scratch, len as u32);
+    let found = tracker_parse_timestamps(len as u32);
     guarding.timestamp = (found >> 32) as u32;
     #[allow(clippy::cast_possible_truncation)] // a half
     {
@@ -712,10 +770,16 @@ fn load_timestamps<L: Load>(ctx: L, scratch: *mut Scratch, guarding: &mut Guardi
 
 /// The value and the echo of the options in [`Scratch::octets`]; in the last of its forgotten words, whether there are any.
 #[inline(never)]
-fn parse_timestamps(scratch: *mut Scratch, len: u32) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn tracker_parse_timestamps(len: u32) -> u64 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    let len = opaque(len as usize) & 63;
+    if len > SynOptions::MAX {
+        return 0;
+    }
     // SAFETY: this CPU's own element.
     let octets = unsafe { &(*scratch).octets };
-    let options = SynOptions::parse(octets, opaque(len as usize), &Kernel::new(scratch));
+    let options = SynOptions::parse(octets, opaque(len), &Kernel::new(scratch));
     // SAFETY: as above, another part of it.
     unsafe { (*scratch).forgotten[11] = u64::from(options.has(SynOptions::HAS_TIMESTAMPS)) };
     u64::from(options.timestamp.0) << 32 | u64::from(options.timestamp_echo.0)
@@ -738,7 +802,9 @@ pub(crate) fn answered_ns(scratch: *mut Scratch, now_ns: u64) -> u64 {
 
 /// Puts the SYN that nobody remembered in the arrived packet's place.
 #[inline(never)]
-pub(crate) fn put_syn(scratch: *mut Scratch) -> u32 {
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tracker_put_syn() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     let (accepted, arrived) = (&guarding.accepted, &guarding.arrived);
@@ -764,7 +830,9 @@ pub(crate) fn put_syn(scratch: *mut Scratch) -> u32 {
 
 /// Puts the SYN,ACK that was sent in the arrived packet's place.
 #[inline(never)]
-pub(crate) fn put_syn_ack(scratch: *mut Scratch) -> u32 {
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tracker_put_syn_ack() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     let (accepted, arrived) = (&guarding.accepted, &guarding.arrived);
@@ -793,7 +861,9 @@ pub(crate) fn put_syn_ack(scratch: *mut Scratch) -> u32 {
 /// Puts the arrived packet back. What is between the SYN and the acknowledgment in time is not known where
 /// nothing echoes it.
 #[inline(never)]
-pub(crate) fn put_back(scratch: *mut Scratch) -> u32 {
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tracker_put_back() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     parsed.packet = guarding.arrived;

@@ -35,10 +35,16 @@ pub(crate) fn is_root() -> bool {
 
 /// Whether the PATH has a program of that name, or root's would: a user's may lack the directories for administrators.
 pub(crate) fn on_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// The program of that name.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .any(|directory| directory.join(program).is_file())
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }
 
 /// Whether a command can be started and succeeds; what it says is dropped.
@@ -62,6 +68,49 @@ pub(crate) fn run(command: &mut Command, what: &str) -> Result<()> {
         bail!("{what} failed ({status})");
     }
     Ok(())
+}
+
+/// Runs a command to its end, and returns what it wrote on stdout.
+///
+/// # Errors
+///
+/// Where it fails; the message has what it wrote on stderr.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let name = command.get_program().display().to_string();
+    let output = command
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {name}"))?;
+    if !output.status.success() {
+        bail!(
+            "{name} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(output.stdout)
+}
+
+/// As [`output`], as text.
+///
+/// # Errors
+///
+/// As [`output`].
+pub(crate) fn text(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&output(command)?).into_owned())
+}
+
+/// How many virtual machines fit side by side: two processors and 3 GiB each.
+pub(crate) fn machines_at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().to_owned();
+        line.split(' ').next()?.parse::<usize>().ok()
+    });
+    // Emulation has its own pauses: one more machine than processors for pairs keeps them busy.
+    (processors / 2 + 1).min(memory.unwrap_or(0) / (3 << 20)).max(1)
 }
 
 /// Becomes a command: signals then go to it, and its exit code is this one's.

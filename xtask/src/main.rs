@@ -11,6 +11,7 @@ mod probe;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -57,6 +58,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Boot packaged kernels in virtual machines, and run the tests inside
+    Vm(vm::Options),
     /// Write docs/violations.md anew, from the vocabulary in tracker-common, and docs/schema, from what the commands print
     Docs,
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
         Verb::Package { check } => package::package(check),
+        Verb::Vm(options) => vm::vm(&options),
         Verb::Docs => docs::docs(),
     };
     if let Err(error) = result {

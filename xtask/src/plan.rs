@@ -15,6 +15,10 @@ pub(crate) enum Purpose {
     Run,
     /// The benchmarks.
     Bench,
+    /// Virtual machines with other kernels.
+    Vm,
+    /// Every test, here and in virtual machines.
+    Test,
     /// `cargo xtask lint`.
     Lint,
     /// All of it, but a missing piece that only lint needs is not an error.
@@ -25,6 +29,11 @@ impl Purpose {
     /// Whether something is going to be run.
     pub(crate) fn runs(self) -> bool {
         self != Self::Lint
+    }
+
+    /// Whether kernels are going to be booted.
+    pub(crate) fn boots(self) -> bool {
+        matches!(self, Self::Vm | Self::Test | Self::Everything)
     }
 
     /// Whether something is going to be checked.
@@ -223,6 +232,13 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "curl" => "curl",
             "groff" => "groff-base",
             "iptables" => "iptables",
+            "qemu-system-x86_64" => "qemu-system-x86",
+            "busybox" => "busybox-static",
+            "cpio" => "cpio",
+            "depmod" | "modprobe" => "kmod",
+            "xz" => "xz-utils",
+            "zstd" => "zstd",
+            "strip" => "binutils",
             _ => "iproute2",
         })
         .collect()

@@ -1,0 +1,123 @@
+//! A virtual machine: QEMU, with the host's own virtualization where there is one.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::Kernel;
+
+/// Memory of a machine, in MiB.
+pub(crate) const MEMORY: u64 = 2048;
+
+/// A machine that is about to run.
+#[derive(Debug)]
+pub(crate) struct Machine<'a> {
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) initrd: PathBuf,
+    /// Where its logs go.
+    pub(crate) directory: PathBuf,
+    /// How long it may take.
+    pub(crate) minutes: u64,
+}
+
+impl Machine<'_> {
+    /// What the tests print.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.join("tests.log")
+    }
+
+    fn console(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+
+    /// Boots the machine, waits until it has turned itself off, and returns what the tests printed.
+    ///
+    /// # Errors
+    ///
+    /// Where QEMU cannot be started, or the machine does not end in time.
+    pub(crate) fn run(&self) -> Result<String> {
+        fs::create_dir_all(&self.directory)?;
+        for log in [self.log(), self.console()] {
+            fs::write(log, "")?;
+        }
+        let mut child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(self.directory.join("qemu.log"))?)
+            .spawn()
+            .context("starting qemu-system-x86_64")?;
+        let until = Instant::now() + Duration::from_secs(self.minutes * 60);
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > until {
+                child.kill()?;
+                child.wait()?;
+                bail!(
+                    "it did not end within {} minutes; what it was doing is at the end of {} and {}",
+                    self.minutes,
+                    self.log().display(),
+                    self.console().display()
+                );
+            }
+            // There is no event of a child's end that has a deadline.
+            thread::sleep(Duration::from_millis(100));
+        };
+        let text = String::from_utf8_lossy(&fs::read(self.log())?).into_owned();
+        if !status.success() || !text.lines().any(|line| line == "@@ done") {
+            bail!(
+                "it ended early ({status}); the kernel's last words, the tests' and QEMU's are in {}",
+                self.directory.display()
+            );
+        }
+        Ok(text)
+    }
+
+    fn command(&self) -> Command {
+        let serial = |path: &Path| format!("file:{}", path.display());
+        let mut command = Command::new("qemu-system-x86_64");
+        let accelerator = if has_virtualization() { "kvm" } else { "tcg,thread=multi" };
+        command
+            .args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m"])
+            .arg(MEMORY.to_string())
+            .args(["-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(&self.initrd)
+            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+            .args(["-serial", &serial(&self.console()), "-serial", &serial(&self.log())]);
+        for (index, pair) in CARDS.iter().enumerate() {
+            for (end, model) in pair.iter().enumerate() {
+                let id = format!("card{index}{end}");
+                command.args(["-netdev", &format!("hubport,id={id},hubid={index}")]).args([
+                    "-device",
+                    &format!("{model},netdev={id},mac=52:54:00:00:0{index}:0{end}"),
+                ]);
+            }
+        }
+        command
+    }
+}
+
+/// Whether the processor runs virtual machines, and this process may have it do so. A `/dev/kvm` alone tells nothing: there
+/// are hosts that offer one without the processor's help, on which no stock kernel boots.
+fn has_virtualization() -> bool {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = flags
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .any(|line| line.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm")));
+    has && File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Pairs of network cards on a cable. The last two digits of their addresses are the pair and the end.
+const CARDS: [[&str; 2]; 2] = [["virtio-net-pci", "virtio-net-pci"], ["vmxnet3", "virtio-net-pci"]];

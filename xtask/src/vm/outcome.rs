@@ -1,0 +1,176 @@
+//! What the tests in a machine showed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use super::{
+    absence::Absences,
+    kernel::{Kernel, Version},
+    suite::Selection,
+};
+
+/// How a test ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ending {
+    /// Well.
+    Passed,
+    /// It failed.
+    Failed,
+}
+
+/// What one kernel showed.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) kernel: Kernel,
+    /// Tests as `program::test`.
+    pub(crate) endings: BTreeMap<String, Ending>,
+    /// Those that failed as they must, with the reason.
+    pub(crate) absent: BTreeMap<String, String>,
+    /// What is wrong, a line each.
+    pub(crate) wrong: Vec<String>,
+    /// Other lines that programs printed.
+    pub(crate) facts: Vec<String>,
+    duration: Duration,
+}
+
+impl Outcome {
+    /// Reads what a machine printed.
+    pub(crate) fn read(
+        kernel: &Kernel,
+        text: &str,
+        selection: &Selection,
+        absences: &Absences,
+        duration: Duration,
+    ) -> Self {
+        let mut outcome = Self::of_text(&kernel.version, text, absences);
+        for program in selection.programs_on(&kernel.name) {
+            if !outcome.finished.contains(&program.name) {
+                outcome.wrong.push(format!("{} did not run to its end", program.name));
+            }
+        }
+        Self {
+            kernel: kernel.clone(),
+            endings: outcome.endings,
+            absent: outcome.absent,
+            wrong: outcome.wrong,
+            facts: outcome.facts,
+            duration,
+        }
+    }
+
+    /// Whether everything ended as it must.
+    pub(crate) fn is_right(&self) -> bool {
+        self.wrong.is_empty()
+    }
+
+    /// How many tests passed.
+    pub(crate) fn passed(&self) -> usize {
+        self.endings.values().filter(|ending| **ending == Ending::Passed).count()
+    }
+
+    fn of_text(version: &Version, text: &str, absences: &Absences) -> Read {
+        let mut read = Read::default();
+        let mut program = String::new();
+        let mut announced = 0;
+        let mut ended = 0;
+        for line in text.lines().map(str::trim_end) {
+            if let Some(name) = line.strip_prefix("@@ begin ") {
+                (program, announced, ended) = (name.to_owned(), 0, 0);
+            } else if let Some(rest) = line.strip_prefix("@@ end ") {
+                if ended < announced {
+                    read.wrong.push(format!("{rest}: {ended} of {announced} tests ended"));
+                }
+                read.finished.insert(program.clone());
+            } else if let Some(module) = line.strip_prefix("@@ module ") {
+                read.wrong.push(format!("module {module} cannot be loaded"));
+            } else if let Some(count) = line.strip_prefix("running ") {
+                announced = count.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            } else if let Some((test, ending)) = ending(line) {
+                ended += 1;
+                let test = format!("{program}::{test}");
+                match (ending, absences.reason(&test, version)) {
+                    (Ending::Failed, None) => read.wrong.push(format!("{test} failed")),
+                    (Ending::Passed, Some(_)) => {
+                        read.wrong.push(format!("{test} passed: it is no absence any more"));
+                    }
+                    (Ending::Failed, Some(reason)) => {
+                        read.absent.insert(test.clone(), reason.to_owned());
+                    }
+                    (Ending::Passed, None) => {}
+                }
+                read.endings.insert(test, ending);
+            } else if line.contains(" of ") && line.contains(": tracker_") {
+                read.facts.push(line.to_owned());
+            }
+        }
+        read
+    }
+}
+
+/// What a text says.
+#[derive(Debug, Default)]
+struct Read {
+    endings: BTreeMap<String, Ending>,
+    absent: BTreeMap<String, String>,
+    wrong: Vec<String>,
+    facts: Vec<String>,
+    finished: BTreeSet<String>,
+}
+
+/// `test NAME ... ok`; what a test prints may stand in between.
+fn ending(line: &str) -> Option<(&str, Ending)> {
+    let (test, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    if rest.ends_with("ok") {
+        Some((test, Ending::Passed))
+    } else if rest.ends_with("FAILED") {
+        Some((test, Ending::Failed))
+    } else {
+        None
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Linux {}: {} passed, {} absent as expected, {} wrong, {} s",
+            self.kernel.release,
+            self.passed(),
+            self.absent.len(),
+            self.wrong.len(),
+            self.duration.as_secs()
+        )?;
+        for wrong in &self.wrong {
+            write!(f, "\n    {wrong}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Absences, Ending, Outcome, Version};
+
+    const TEXT: &str = "@@ release 6.1.0\n@@ begin closing\nrunning 3 tests\ntest t1 ... ok\ntest t2 ... FAILED\n\
+                        test t3 ... ok\n@@ end closing 101\n@@ begin flags\nrunning 2 tests\ntest f1 ... ok\n\
+                        @@ end flags 139\n";
+
+    #[test]
+    fn what_fails_is_absent_or_wrong() {
+        let version = Version::parse("6.1.0").expect("valid");
+        let read = Outcome::of_text(&version, TEXT, &Absences::default());
+        assert_eq!(read.endings["closing::t1"], Ending::Passed);
+        assert_eq!(read.wrong, ["closing::t2 failed", "flags 139: 1 of 2 tests ended"]);
+        let list = "[[absent]]\ntests = [\"closing::t2\", \"closing::t3\"]\nreason = \"none\"";
+        let absences: Absences = toml::from_str(list).expect("valid");
+        let read = Outcome::of_text(&version, TEXT, &absences);
+        assert_eq!(read.absent["closing::t2"], "none");
+        assert_eq!(
+            read.wrong,
+            ["closing::t3 passed: it is no absence any more", "flags 139: 1 of 2 tests ended"]
+        );
+    }
+}
