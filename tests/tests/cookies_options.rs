@@ -25,11 +25,11 @@ use tracker_tests::{
 };
 use tracker_user::{
     attach::{Sizes, load},
+    kernel::listeners::{KeyMap, ListenerMaps},
     object,
     private_bpffs::PrivateBpffs,
     protect::{
         keys::Keeper,
-        maps::{KeyMap, ListenerMaps},
         offer::{Offer, Share, Sysctls, mss},
         sockets::{Listening, listening},
     },

@@ -5,10 +5,10 @@ use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_user::{
     attach::{Sizes, load_protecting},
+    kernel::protection::Prepared,
     kfunc::{self, Patched},
     object,
     private_bpffs::PrivateBpffs,
-    protect::Prepared,
 };
 
 /// Instructions that the verifier may follow in one program; docs/internals.md says so too. The kernel's limit is

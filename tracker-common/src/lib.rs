@@ -10,35 +10,29 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-pub mod answer;
-pub mod cell;
-pub mod config;
-pub mod conn_state;
-pub mod cookie;
-pub mod counters;
-pub mod event;
-pub mod flow;
-pub mod forget;
-pub mod history;
+pub mod abi;
+pub mod cookies;
 #[cfg(not(target_arch = "bpf"))]
 pub mod host;
-pub mod judge;
-pub mod key;
-pub mod limit;
-pub mod notes;
-pub mod packet;
-pub mod predict;
-pub mod protect;
-pub mod segment;
-pub mod seq;
-pub mod state;
-pub mod sweep;
-pub mod time;
-pub mod track;
-pub mod violation;
+pub mod platform;
+pub mod record;
+pub mod rules;
+pub mod sweeping;
+pub mod tracking;
 #[cfg(not(target_arch = "bpf"))]
 pub mod vocabulary;
-pub mod walk;
+pub mod wire;
+
+pub use crate::{
+    abi::{config, counters, event},
+    cookies::{answer, cookie, protect},
+    platform::{cell, forget},
+    record::{conn_state, flow, history, key, state, time},
+    rules::{judge, predict, violation},
+    sweeping::{sweep, walk},
+    tracking::{limit, notes, track},
+    wire::{packet, segment, seq},
+};
 
 /// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
 /// an agent never reads maps whose records mean something else.

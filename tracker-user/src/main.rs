@@ -15,7 +15,7 @@ use tracker_user::{
     config::{
         self,
         file::{self, Completed},
-        settings::Current,
+        settings,
     },
     delete, detach, events, explain, flows, generate, guide, replay, run, stats, top, trace,
     violations,
@@ -73,8 +73,12 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
         Command::Run(_) => {
             let arguments: Vec<_> = env::args_os().collect();
-            let current = Current::read(arguments.clone())?;
-            runtime()?.block_on(run::run(current, &instance, arguments))
+            let current = settings::read(arguments.clone())?;
+            runtime()?.block_on(run::run(
+                current,
+                &instance,
+                Box::new(move || settings::read(arguments.clone())),
+            ))
         }
     }
 }

@@ -21,13 +21,13 @@ use tracker_common::{
 use tracker_user::{
     attach::{Sizes, load_protecting, program},
     clock::monotonic_ns,
+    kernel::{
+        listeners::{KeyMap, ListenerMaps},
+        protection::Prepared,
+    },
     object,
     private_bpffs::PrivateBpffs,
-    protect::{
-        Prepared,
-        keys::Keeper,
-        maps::{KeyMap, ListenerMaps},
-    },
+    protect::keys::Keeper,
     tables::{Tables, take_map},
 };
 

@@ -1,0 +1,344 @@
+//! The interfaces of a running agent: those it was asked for, as they come, go, and are renamed.
+
+pub mod changes;
+pub mod wanted;
+pub mod xdp_features;
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use aya_log::EbpfLogger;
+use tokio::{io::unix::AsyncFd, task::JoinHandle};
+use tracker_common::config::InterfaceConfig;
+
+use crate::{
+    attach::{Attached, Attaching, Interface, load},
+    interfaces::{
+        changes::{Change, Changes},
+        wanted::Wanted,
+    },
+    kernel::listeners,
+    kernel_side::{
+        self, Found, Inherited, keep_attached,
+        slots::{Slot, assign, slots},
+    },
+    tables::Tables,
+};
+
+/// The interfaces of an agent.
+pub struct Interfaces<'a> {
+    attaching: Attaching<'a>,
+    wanted: Wanted,
+    changes: Changes,
+    pins: PathBuf,
+    with_log: bool,
+    attached: Vec<Held>,
+    /// Those that have gone, and kept their slots.
+    gone: Vec<Interface>,
+    /// Indexes of those that could not be attached to, and why; nothing is tried again until they change.
+    failed: BTreeMap<u32, String>,
+}
+
+/// What is attached to an interface.
+struct Held {
+    slot: Slot,
+    attached: Attached,
+    log: Option<JoinHandle<()>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.abort();
+        }
+    }
+}
+
+impl<'a> Interfaces<'a> {
+    /// None yet. What `changes` tells from now on is not missed.
+    #[must_use]
+    pub fn new(attaching: Attaching<'a>, wanted: Wanted, changes: Changes, with_log: bool) -> Self {
+        let pins = attaching.instance.pins();
+        Self {
+            attaching,
+            wanted,
+            changes,
+            pins,
+            with_log,
+            attached: Vec::new(),
+            gone: Vec::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Attaches to these, and detaches what an agent before has left on others.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from an interface that was asked for by name, or from all of them.
+    pub async fn begin(&mut self, names: &[String], inherited: &Inherited) -> Result<()> {
+        if inherited.found == Found::Running {
+            for slot in slots(&self.pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
+                let detached = kernel_side::release(slot).await?;
+                if self.wanted.has(&slot.interface) {
+                    self.gone.push(gone(slot, self.attaching.zone));
+                } else if !detached.is_empty() {
+                    tracing::info!(interface = slot.interface, "detached: it was not asked for");
+                }
+            }
+        }
+        let mut first_failure = None;
+        let assigned = assign(&self.pins, names)?;
+        for (slot, is_new) in assigned.slots.iter().zip(assigned.is_new) {
+            let name = &slot.interface;
+            let Err(error) = self.attach(slot, is_new, inherited).await else { continue };
+            if self.wanted.insists_on(name) {
+                return Err(error);
+            }
+            tracing::warn!(interface = name, "not attached: {error:#}");
+            first_failure.get_or_insert(error);
+        }
+        if self.attached.is_empty()
+            && let Some(error) = first_failure
+        {
+            return Err(error);
+        }
+        if self.attached.is_empty() {
+            // Others find the maps all the same.
+            let Attaching { object, sizes, .. } = self.attaching;
+            load(object, &self.pins, sizes, InterfaceConfig::default())?;
+        }
+        self.tidy()?;
+        for other in &inherited.replaced {
+            kernel_side::remove(other).await?;
+            // Others may be there, of other names.
+            let _ = other.parent().map(fs::remove_dir);
+        }
+        if inherited.found == Found::Running {
+            if self.attaching.protecting.is_none() {
+                listeners::forget_listeners(&self.pins)?;
+            }
+            tracing::info!(
+                instance = self.attaching.instance.name(),
+                "took over what the agent before has left: its flows and counters go on"
+            );
+        }
+        Ok(())
+    }
+
+    /// Every interface that has a slot: those that are attached, then those that have gone.
+    #[must_use]
+    pub fn list(&self) -> Vec<Interface> {
+        let attached = self.attached.iter().map(|held| &held.attached.interface);
+        attached.chain(&self.gone).cloned().collect()
+    }
+
+    /// What is attached now.
+    pub fn attached(&self) -> impl Iterator<Item = &Attached> {
+        self.attached.iter().map(|held| &held.attached)
+    }
+
+    /// Waits until interfaces have changed. Nothing is lost where that is given up.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn changed(&mut self) -> Result<Change> {
+        self.changes.next().await
+    }
+
+    /// Attaches to what has come, and lets go of what has gone. True where [`Interfaces::list`] is another one now.
+    ///
+    /// # Errors
+    ///
+    /// Where interfaces cannot be asked for, or the pins are broken. An interface that cannot be attached to is logged.
+    pub async fn follow(&mut self, change: &Change) -> Result<bool> {
+        let links = self.changes.links().await?;
+        let mut has_changed = false;
+
+        let is_there = |held: &Held| {
+            let index = held.attached.interface.ifindex;
+            !change.gone.contains(&index) && links.iter().any(|link| link.index == index)
+        };
+        let (there, vanished) = std::mem::take(&mut self.attached).into_iter().partition(is_there);
+        self.attached = there;
+        let vanished: Vec<_> = vanished;
+        for held in vanished {
+            has_changed = true;
+            let slot = held.slot.clone();
+            tracing::warn!(
+                interface = slot.interface,
+                "it has gone; its flows and counters stay, and it is attached to when it returns"
+            );
+            self.let_go(&held);
+            kernel_side::release(&slot).await?;
+        }
+
+        for link in &links {
+            let is_renamed = |held: &Held| {
+                let interface = &held.attached.interface;
+                interface.ifindex == link.index && interface.name != link.name
+            };
+            if let Some(at) = self.attached.iter().position(is_renamed) {
+                has_changed = true;
+                let held = self.attached.remove(at);
+                self.rename(held, &link.name).await?;
+            }
+        }
+
+        for link in &links {
+            let held = self.attached.iter().position(|held| held.slot.interface == link.name);
+            if let (Some(at), true) = (held, change.is_lossy) {
+                // It may be another one of the same name and index, to which nothing is attached; else this changes nothing.
+                self.attached.remove(at);
+            } else {
+                let is_failed = self.failed.contains_key(&link.index);
+                let is_new = !is_failed || change.touched.contains(&link.index);
+                if held.is_some() || !self.wanted.has(&link.name) || !is_new {
+                    continue;
+                }
+            }
+            has_changed |= self.try_to_attach(link.index, &link.name).await;
+        }
+        self.failed.retain(|index, _| links.iter().any(|link| link.index == *index));
+        if has_changed {
+            self.tidy()?;
+        }
+        Ok(has_changed)
+    }
+
+    /// Attaches, or says once why not; true if it is attached.
+    async fn try_to_attach(&mut self, index: u32, name: &str) -> bool {
+        let mut names: Vec<_> =
+            self.attached.iter().map(|held| held.slot.interface.clone()).collect();
+        names.push(name.to_owned());
+        match self.attach_further(&names).await {
+            Ok(()) => {
+                self.failed.remove(&index);
+                tracing::info!(interface = name, "attached: it has come");
+                true
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                if self.failed.get(&index) != Some(&why) {
+                    tracing::error!(interface = name, "it has come, but is not attached: {why}");
+                    self.failed.insert(index, why);
+                }
+                false
+            }
+        }
+    }
+
+    /// An interface has another name now: if that one is asked for too, its programs are replaced in place by those that count
+    /// for that name.
+    async fn rename(&mut self, held: Held, name: &str) -> Result<()> {
+        let (slot, index) = (held.slot.clone(), held.attached.interface.ifindex);
+        tracing::warn!(interface = slot.interface, now = name, "it was renamed");
+        // Who had that name has another one too, or gets it in a moment.
+        if let Some(at) = self.attached.iter().position(|other| other.slot.interface == name) {
+            let other = self.attached.remove(at);
+            kernel_side::release(&other.slot).await?;
+        }
+        self.let_go(&held);
+        if self.wanted.has(name) {
+            let mut names: Vec<_> =
+                self.attached.iter().map(|held| held.slot.interface.clone()).collect();
+            names.extend([slot.interface.clone(), name.to_owned()]);
+            if let Ok(assigned) = assign(&self.pins, &names)
+                && let Some(to) = assigned.slots.last()
+            {
+                if assigned.is_new.last() == Some(&true) {
+                    self.forget(to)?;
+                }
+                kernel_side::release(to).await?;
+                kernel_side::move_attached(&slot, to)?;
+                self.try_to_attach(index, name).await;
+            }
+        }
+        // Where it did not come to that, it is without a program now.
+        kernel_side::release(&slot).await.map(drop)
+    }
+
+    fn let_go(&mut self, held: &Held) {
+        let interface = Interface { attached: false, ..held.attached.interface.clone() };
+        self.gone.push(interface);
+    }
+
+    /// Attaches to the last of these; the others have their slots.
+    async fn attach_further(&mut self, names: &[String]) -> Result<()> {
+        let assigned = assign(&self.pins, names)?;
+        let slot = assigned.slots.last().context("a name")?;
+        let is_new = assigned.is_new.last() == Some(&true);
+        self.attach(slot, is_new, &Inherited::default()).await
+    }
+
+    async fn attach(&mut self, slot: &Slot, is_new: bool, inherited: &Inherited) -> Result<()> {
+        if is_new {
+            self.forget(slot)?;
+        }
+        let adopted = kernel_side::adopt(&inherited.replaced, slot)?;
+        match self.attaching.attach(slot).await {
+            Ok(mut attached) => {
+                let log = if self.with_log { Some(forward_log(&mut attached)?) } else { None };
+                self.gone.retain(|gone| gone.slot != slot.number);
+                self.attached.push(Held { slot: slot.clone(), attached, log });
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(from) = adopted {
+                    kernel_side::move_attached(slot, &from)?;
+                }
+                let was_running = inherited.found == Found::Running && !is_new;
+                if !was_running && let Err(error) = kernel_side::release(slot).await {
+                    tracing::error!(interface = slot.interface, "detaching: {error:#}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A slot begins anew, for another interface.
+    fn forget(&mut self, slot: &Slot) -> Result<()> {
+        self.gone.retain(|gone| gone.slot != slot.number);
+        // Where these are the first programs, there is nothing yet.
+        if self.pins.join("PACKETS").exists() {
+            Tables::from_pins(&self.pins)?.forget_packets(slot.number)?;
+        }
+        Ok(())
+    }
+
+    /// Packets that arrived on interfaces which are not attached any more count where they leave.
+    fn tidy(&self) -> Result<()> {
+        let indexes: Vec<_> =
+            self.attached.iter().map(|held| held.attached.interface.ifindex).collect();
+        keep_attached(&self.pins, &indexes)
+    }
+}
+
+/// An interface that an agent before this one was attached to, and that is not there now.
+fn gone(slot: &Slot, zone: u16) -> Interface {
+    Interface {
+        name: slot.interface.clone(),
+        ifindex: 0,
+        slot: slot.number,
+        zone,
+        attached: false,
+        xdp: None,
+        egress: "none".to_owned(),
+        handover: None,
+    }
+}
+
+fn forward_log(attached: &mut Attached) -> Result<JoinHandle<()>> {
+    let logger =
+        EbpfLogger::init(&mut attached.ebpf).context("opening the kernel programs' log")?;
+    // SAFETY: the logger owns its descriptor and keeps it open for as long as it lives.
+    let mut logger =
+        unsafe { AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }?;
+    Ok(tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }))
+}

@@ -1,0 +1,471 @@
+//! What one scrape reads, and how it is written.
+
+use std::{fmt, sync::atomic::Ordering};
+
+use anyhow::Result;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode},
+    metrics::{MetricType, histogram::Histogram},
+    registry::Registry,
+};
+use tracker_common::{
+    config::MAX_INTERFACES,
+    counters::{Fate, Hook, Tally},
+    protect::{MAX_LISTENERS, Outcome},
+    state::State,
+    sweep::Tier,
+    violation::Rule,
+};
+
+use super::{
+    LastSweep, REASONS, Telemetry,
+    census::{Census, FAMILIES},
+    lock,
+    programs::Run,
+};
+use crate::{
+    attach::Interface, clock::monotonic_ns, kernel::listeners::ListenerMaps,
+    model::listener::is_on, tables::Tables,
+};
+
+/// A series' labels.
+type Labels = Vec<(&'static str, String)>;
+
+/// All series of one name.
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Counter(Vec<(Labels, u64)>),
+    CounterOfSeconds(Vec<(Labels, f64)>),
+    Gauge(Vec<(Labels, u64)>),
+    Info(Labels),
+    Histogram(Histogram),
+}
+
+impl Values {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Counter(series) | Self::Gauge(series) => series.is_empty(),
+            Self::CounterOfSeconds(series) => series.is_empty(),
+            Self::Info(_) | Self::Histogram(_) => false,
+        }
+    }
+}
+
+/// What one scrape has read.
+#[derive(Debug, Default)]
+struct Snapshot(Vec<Family>);
+
+impl Telemetry {
+    /// All metrics, as OpenMetrics writes them.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read.
+    pub fn text(&self) -> Result<String> {
+        let mut registry = Registry::with_prefix("tracker");
+        registry.register_collector(Box::new(self.snapshot()?));
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        let tables = Tables::from_pins(&self.pins)?;
+        let (interfaces, runs) = {
+            let attached = lock(&self.attached);
+            (attached.0.clone(), attached.1.runs())
+        };
+        let mut snapshot = Snapshot::default();
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        snapshot.add("build", "The agent's version", Values::Info(version));
+        self.add_packets(&mut snapshot, &tables, &interfaces)?;
+        self.add_flows(&mut snapshot, &tables)?;
+        self.add_sweeps(&mut snapshot);
+        snapshot.add_reports(&tables, self)?;
+        let cookies = ListenerMaps::from_pins(&self.pins)?;
+        self.add_cookies(&mut snapshot, &tables, cookies.as_ref())?;
+        snapshot.add_programs(&interfaces, &runs);
+        Ok(snapshot)
+    }
+
+    fn add_flows(&self, snapshot: &mut Snapshot, tables: &Tables) -> Result<()> {
+        let census = match &*lock(&self.last) {
+            Some(LastSweep { census, .. }) => census.clone(),
+            None => Census::default(),
+        };
+        let by_state = FAMILIES.iter().zip(census.flows).flat_map(|(family, counts)| {
+            State::ALL.into_iter().map(move |state| {
+                let labels =
+                    vec![("state", state.name().to_owned()), ("family", (*family).to_owned())];
+                (labels, counts[state as usize])
+            })
+        });
+        snapshot.add(
+            "flows",
+            "Flows by the state of the end that decides on their timeout, at the last sweep",
+            Values::Gauge(by_state.collect()),
+        );
+        snapshot.add(
+            "flow_table_entries",
+            "Flows in each table, at the last sweep",
+            Values::Gauge(each(
+                "table",
+                [("confirmed", census.confirmed), ("half_open", census.half_open)],
+            )),
+        );
+        snapshot.add(
+            "flow_table_capacity",
+            "Flows that each table can hold",
+            Values::Gauge(each(
+                "table",
+                [
+                    ("confirmed", tables.capacity(Tier::Confirmed)?.into()),
+                    ("half_open", tables.capacity(Tier::HalfOpen)?.into()),
+                ],
+            )),
+        );
+        snapshot.add(
+            "half_open_flows",
+            "Flows whose handshake is not completed, at the last sweep",
+            Values::Gauge(vec![(Vec::new(), census.unfinished)]),
+        );
+        snapshot.add(
+            "table_insert_failures",
+            "Flows that a table had no room or no memory for; their packets pass all the same",
+            Values::Counter(each(
+                "reason",
+                [
+                    ("table_full", tables.tally(Tally::TableFull)?),
+                    ("no_memory", tables.tally(Tally::HalfOpenInsertFailed)?),
+                ],
+            )),
+        );
+        // The walk is a sweep old, the tallies are not; so it is right to the flows that came meanwhile, and never falls.
+        let evicted = {
+            let mut totals = lock(&self.totals);
+            totals.evicted = totals.evicted.max(self.evicted_at_last_sweep());
+            totals.evicted
+        };
+        snapshot.add(
+            "table_evictions",
+            "Half-open flows that were evicted for newer ones, at the last sweep",
+            Values::Counter(vec![(Vec::new(), evicted)]),
+        );
+        let mut closed: Vec<_> = REASONS
+            .iter()
+            .zip(lock(&self.totals).closed)
+            .map(|(reason, count)| (reason.name(), count))
+            .collect();
+        closed.push(("reopened", tables.tally(Tally::FlowsReopened)?));
+        closed.push(("deleted", tables.tally(Tally::FlowsDeleted)?));
+        closed.push(("evicted", evicted));
+        snapshot.add(
+            "flows_closed",
+            "Flows that are gone, by why",
+            Values::Counter(each("reason", closed)),
+        );
+        Ok(())
+    }
+
+    fn add_packets(
+        &self,
+        snapshot: &mut Snapshot,
+        tables: &Tables,
+        interfaces: &[Interface],
+    ) -> Result<()> {
+        let places = (0..MAX_INTERFACES).flat_map(|slot| Hook::ALL.map(|hook| (slot, hook)));
+        let counts = places
+            .map(|(slot, hook)| tables.packets(slot, hook))
+            .collect::<Result<Vec<[u64; Fate::SLOTS]>>>()?;
+        let mut packets = Vec::new();
+        for Interface { name, slot, .. } in interfaces {
+            for hook in Hook::ALL {
+                let Some(counts) = counts.get(*slot as usize * 2 + hook as usize) else { continue };
+                for fate in Fate::ALL {
+                    let labels = vec![
+                        ("interface", name.clone()),
+                        ("hook", hook.name().to_owned()),
+                        ("fate", fate.name().to_owned()),
+                    ];
+                    packets.push((labels, counts[*fate as usize]));
+                }
+            }
+        }
+        snapshot.add(
+            "packets",
+            "Packets by what became of them; those of an interface stay when it goes",
+            Values::Counter(packets),
+        );
+        let unparsed = lock(&self.unparsed).sum(counts);
+        let reasons = Fate::ALL.iter().filter(|fate| is_unparsed(**fate));
+        let unparsed = reasons.map(|fate| (fate.name(), unparsed[*fate as usize]));
+        snapshot.add(
+            "unparsed_packets",
+            "Packets of all interfaces that no TCP segment was found in, by why",
+            Values::Counter(each("reason", unparsed)),
+        );
+        Ok(())
+    }
+
+    fn add_cookies(
+        &self,
+        snapshot: &mut Snapshot,
+        tables: &Tables,
+        maps: Option<&ListenerMaps>,
+    ) -> Result<()> {
+        // Before the cookies are: one that is accepted meanwhile must not count as two flows.
+        let by_syn = tables.tally(Tally::FlowsBySyn)?;
+        let mut modes = Vec::new();
+        let mut places = Vec::new();
+        if let Some(maps) = maps {
+            let now_ns = monotonic_ns();
+            for (at, listener) in maps.listeners()? {
+                let is_on = is_on(&listener, &maps.state(listener.index)?, now_ns);
+                modes.push((vec![("listener", at.to_string())], u64::from(is_on)));
+            }
+            // Those of places that have gone, too.
+            places = (0..MAX_LISTENERS).map(|at| maps.outcomes(at)).collect::<Result<_>>()?;
+        }
+        let total = lock(&self.cookies).sum(places);
+        // A cookie's flow begins with the SYN that the cookie stands for, and is among those.
+        let by_syn = {
+            let mut totals = lock(&self.totals);
+            let without = by_syn.saturating_sub(total[Outcome::Accepted as usize]);
+            totals.by_syn = totals.by_syn.max(without);
+            totals.by_syn
+        };
+        let of = |outcome: Outcome| (outcome.name(), total[outcome as usize]);
+        snapshot.add(
+            "flows_created",
+            "Flows by how they began: with a SYN or SYN,ACK, in their middle, or with a returned cookie",
+            Values::Counter(each(
+                "origin",
+                [
+                    ("syn", by_syn),
+                    ("midstream", tables.tally(Tally::FlowsMidstream)?),
+                    ("cookie", total[Outcome::Accepted as usize]),
+                ],
+            )),
+        );
+        snapshot.add(
+            "syncookie_mode",
+            "1 where SYNs to a protected listener are answered with cookies now",
+            Values::Gauge(modes),
+        );
+        snapshot.add(
+            "syncookies_sent",
+            "SYNs answered with a cookie",
+            Values::Counter(vec![(Vec::new(), total[Outcome::Sent as usize])]),
+        );
+        snapshot.add(
+            "syncookies_received",
+            "Cookies returned, by what was found of them",
+            Values::Counter(each(
+                "result",
+                [
+                    Outcome::Accepted,
+                    Outcome::Forged,
+                    Outcome::Expired,
+                    Outcome::Replayed,
+                    Outcome::NoKey,
+                ]
+                .map(of),
+            )),
+        );
+        snapshot.add(
+            "syncookies_handovers",
+            "Connections of accepted cookies on their way to the listener",
+            Values::Counter(each(
+                "result",
+                [Outcome::HandedOver, Outcome::HandoverFailed, Outcome::TooEarly].map(of),
+            )),
+        );
+        snapshot.add(
+            "syncookies_unsent",
+            "SYNs to protected listeners that got no cookie, though cookies were due",
+            Values::Counter(each("reason", [Outcome::LeftToHost, Outcome::Unanswered].map(of))),
+        );
+        Ok(())
+    }
+
+    fn evicted_at_last_sweep(&self) -> u64 {
+        lock(&self.last).as_ref().map_or(0, |last| last.census.evicted)
+    }
+
+    fn add_sweeps(&self, snapshot: &mut Snapshot) {
+        let totals = *lock(&self.totals);
+        snapshot.add(
+            "sweep_flows",
+            "What sweeps did with flows: read, removed, or kept because they changed meanwhile or their sockets are there",
+            Values::Counter(each(
+                "outcome",
+                [
+                    ("read", totals.read),
+                    ("removed", totals.removed),
+                    ("changed", totals.changed),
+                    ("alive", totals.alive),
+                ],
+            )),
+        );
+        snapshot.add(
+            "sweep_duration_seconds",
+            "How long sweeps took",
+            Values::Histogram(self.sweeps.clone()),
+        );
+        snapshot.add(
+            "handshake_duration_seconds",
+            "From the SYN to the segment that completed the handshake, counted by the sweep that follows",
+            Values::Histogram(self.handshakes.clone()),
+        );
+    }
+}
+
+impl Snapshot {
+    fn add(&mut self, name: &'static str, help: &'static str, values: Values) {
+        self.0.push(Family { name, help, values });
+    }
+
+    fn add_reports(&mut self, tables: &Tables, telemetry: &Telemetry) -> Result<()> {
+        let mut breaches = Vec::new();
+        for rule in Rule::ALL {
+            for hook in Hook::ALL {
+                let labels =
+                    vec![("name", rule.name().to_owned()), ("direction", hook.name().to_owned())];
+                breaches.push((labels, tables.breaches(*rule, hook)?));
+            }
+        }
+        self.add(
+            "violations",
+            "Breaches of each rule, of every severity",
+            Values::Counter(breaches),
+        );
+        let listeners = telemetry.lost_by_listeners.load(Ordering::Relaxed);
+        self.add(
+            "reports_lost",
+            "Reports lost: the ring buffer was full, or a listener on the socket was too slow",
+            Values::Counter(each(
+                "stage",
+                [("ring", tables.tally(Tally::ReportsLost)?), ("listener", listeners)],
+            )),
+        );
+        self.add(
+            "reports_withheld",
+            "Violations not reported because their flow had them before, or their source too many",
+            Values::Counter(each(
+                "reason",
+                [
+                    ("backed_off", tables.tally(Tally::ReportsBackedOff)?),
+                    ("limited", tables.tally(Tally::ReportsLimited)?),
+                ],
+            )),
+        );
+        Ok(())
+    }
+
+    fn add_programs(&mut self, interfaces: &[Interface], runs: &[Run]) {
+        let mut attached = Vec::new();
+        for interface in interfaces.iter().filter(|interface| interface.attached) {
+            let mut add = |hook: &str, mode: &str| {
+                let labels = vec![
+                    ("interface", interface.name.clone()),
+                    ("hook", hook.to_owned()),
+                    ("mode", mode.to_owned()),
+                ];
+                attached.push((labels, 1));
+            };
+            if let Some(mode) = &interface.xdp {
+                add("in", mode);
+            }
+            add("out", &interface.egress);
+            if let Some(mode) = &interface.handover {
+                add("handover", mode);
+            }
+        }
+        self.add(
+            "program_attached",
+            "1 for each program that is attached",
+            Values::Gauge(attached),
+        );
+        let labels = |run: &Run| {
+            vec![("interface", run.interface.clone()), ("program", run.program.clone())]
+        };
+        self.add(
+            "program_run_seconds",
+            "Time spent in each program, where sysctl kernel.bpf_stats_enabled is 1",
+            Values::CounterOfSeconds(runs.iter().map(|run| (labels(run), run.seconds)).collect()),
+        );
+        self.add(
+            "program_runs",
+            "Runs of each program, where sysctl kernel.bpf_stats_enabled is 1",
+            Values::Counter(runs.iter().map(|run| (labels(run), run.count)).collect()),
+        );
+    }
+}
+
+/// Whether no TCP segment was found in a packet.
+fn is_unparsed(fate: Fate) -> bool {
+    (Fate::TruncatedEthernet as u8..=Fate::BadTcpHeaderLength as u8).contains(&(fate as u8))
+}
+
+/// A series for each value of one label.
+fn each<'a>(
+    label: &'static str,
+    values: impl IntoIterator<Item = (&'a str, u64)>,
+) -> Vec<(Labels, u64)> {
+    values.into_iter().map(|(value, count)| (vec![(label, value.to_owned())], count)).collect()
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // A family without series is left out: not every reader takes one.
+        for family in self.0.iter().filter(|family| !family.values.is_empty()) {
+            family.encode(&mut encoder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Family {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = match &self.values {
+            Values::Counter(_) | Values::CounterOfSeconds(_) => MetricType::Counter,
+            Values::Gauge(_) => MetricType::Gauge,
+            Values::Info(_) => MetricType::Info,
+            Values::Histogram(_) => MetricType::Histogram,
+        };
+        // Units are in the names alone: not every reader takes a unit for every type.
+        let mut encoder = encoder.encode_descriptor(self.name, self.help, None, kind)?;
+        match &self.values {
+            Values::Counter(series) => {
+                for (labels, value) in series {
+                    encoder
+                        .encode_family(labels)?
+                        .encode_counter::<NoLabelSet, u64, u64>(value, None)?;
+                }
+            }
+            Values::CounterOfSeconds(series) => {
+                for (labels, value) in series {
+                    encoder
+                        .encode_family(labels)?
+                        .encode_counter::<NoLabelSet, f64, u64>(value, None)?;
+                }
+            }
+            Values::Gauge(series) => {
+                for (labels, value) in series {
+                    encoder.encode_family(labels)?.encode_gauge(value)?;
+                }
+            }
+            Values::Info(labels) => encoder.encode_info(labels)?,
+            Values::Histogram(histogram) => histogram.encode(encoder)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! Protecting listeners by SYN cookies: what the user asks for, and the agent's part in it.
+//!
+//! The kernel programs answer and check; the agent says for which addresses and ports, with which keys, and what the host
+//! would agree to.
+
+pub mod keys;
+pub mod offer;
+pub mod sockets;
+pub mod target;
+pub mod warden;
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+use tracker_common::{
+    cookie::LIFETIME_NS,
+    protect::{MAX_LISTENERS, Mode},
+};
+
+use crate::{
+    kernel::{netlink::Netlink, protection::Prepared},
+    kfunc,
+    preflight::interface_index,
+    protect::{
+        offer::Sysctls,
+        sockets::{Listening, listening},
+        target::{Target, places},
+    },
+};
+
+/// Seconds for which a key must be used at least, so that the one before it is not needed any more.
+const SHORTEST_ROTATION: u32 = 300;
+const _: () = assert!(SHORTEST_ROTATION as u64 * 1_000_000_000 > 2 * LIFETIME_NS);
+
+/// When SYNs are answered with cookies.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum ModeName {
+    /// Never
+    Off,
+    /// While a listener has too many half-open connections
+    #[default]
+    Auto,
+    /// Always
+    Always,
+}
+
+impl ModeName {
+    /// As the kernel programs are told.
+    #[must_use]
+    pub fn mode(self) -> Mode {
+        match self {
+            Self::Off => Mode::Off,
+            Self::Auto => Mode::Auto,
+            Self::Always => Mode::Always,
+        }
+    }
+}
+
+/// Options of `tracker run` about SYN cookies.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "SYN cookies")]
+pub struct Options {
+    /// Protect listeners of this host by SYN cookies: `80`, `80,443`, `8000-8100`, on every address of the host or on one,
+    /// as in `443@192.0.2.1`; may be given more than once
+    #[arg(long, value_name = "PORTS[@ADDR]")]
+    pub protect: Vec<Target>,
+    /// When SYNs are answered with cookies
+    #[arg(long, value_enum, default_value_t, requires = "protect")]
+    pub syn_cookies: ModeName,
+    /// Half-open connections of a listener from which on they are, with `auto`; three quarters of its backlog where that
+    /// is less
+    #[arg(long, default_value_t = 128, requires = "protect", value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub syn_cookies_at: u32,
+    /// Seconds for which they still are when there is no reason left, with `auto`
+    #[arg(long, default_value_t = 5, requires = "protect", value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub syn_cookies_hold: u32,
+    /// Seconds until cookies are made with another key
+    #[arg(long, default_value_t = 3600, requires = "protect", value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(SHORTEST_ROTATION)..=31_536_000))]
+    pub syn_cookies_rotate: u32,
+}
+
+impl Options {
+    /// Whether anything is to be protected.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.protect.is_empty() && self.syn_cookies != ModeName::Off
+    }
+}
+
+/// Checks that listeners can be protected on this host through these interfaces; `None` where nothing is to be protected.
+///
+/// # Errors
+///
+/// What is missing, and what to do about it.
+pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<Prepared>> {
+    if !options.is_wanted() {
+        return Ok(None);
+    }
+    let prepared = Prepared::for_this_kernel()?;
+    let indexes: Vec<_> =
+        interfaces.iter().map(|name| interface_index(name)).collect::<Result<_>>()?;
+    let host = Netlink::open()?.host(&indexes).await?;
+    let (loopback, others): (Vec<_>, Vec<_>) =
+        interfaces.iter().partition(|name| host.is_loopback(name));
+    if others.is_empty() && !loopback.is_empty() {
+        bail!(
+            "loopback cannot be protected, because nothing sees its packets before the host does; give the interface \
+             that clients come from"
+        );
+    }
+    for name in loopback {
+        tracing::warn!(interface = name.as_str(), "SYNs on loopback are not answered with cookies");
+    }
+
+    let places = places(&options.protect, &host.addresses);
+    if let Some(foreign) = places.foreign.first() {
+        bail!(
+            "--protect: {foreign} is no address of this host in this network namespace, so its SYNs are not this host's to \
+             answer; add it (`ip address add {foreign} dev NAME`), run the agent in the namespace of the listener, or \
+             leave out `@{foreign}`"
+        );
+    }
+    if places.here.len() > MAX_LISTENERS as usize {
+        bail!(
+            "--protect means {} pairs of an address and a port, and {MAX_LISTENERS} can be protected: name fewer ports, \
+             or one address, as in `443@192.0.2.1`",
+            places.here.len()
+        );
+    }
+    check_sysctl(Sysctls::read()?.syncookies, prepared.assign.is_some(), || {
+        let sockets = listening()?;
+        Ok(places.here.iter().find(|place| Listening::at(&sockets, **place).is_mptcp).copied())
+    })?;
+    Ok(Some(prepared))
+}
+
+/// What must be written where the kernel's own cookies are needed.
+const NEEDS_KERNEL_COOKIES: &str = "only the kernel's own cookies can protect it, which need net.ipv4.tcp_syncookies=2: \
+     `sysctl -w net.ipv4.tcp_syncookies=2`. With them only the maximum segment size survives; window scale, SACK, \
+     timestamps and ECN are lost. The kernel then answers every SYN of this host's other listeners with cookies, too";
+
+/// Refuses to start where `net.ipv4.tcp_syncookies` would make protection a pretence.
+fn check_sysctl(
+    value: u32,
+    can_hand_over: bool,
+    mptcp: impl FnOnce() -> Result<Option<SocketAddr>>,
+) -> Result<()> {
+    match value {
+        0 => bail!(
+            "net.ipv4.tcp_syncookies is 0, and the kernel then refuses every connection that a cookie stands for: \
+             `sysctl -w net.ipv4.tcp_syncookies=1`"
+        ),
+        2 => Ok(()),
+        _ if !can_hand_over => bail!(
+            "this kernel cannot be handed connections ({} came with Linux 6.9), and so for every listener: \
+             {NEEDS_KERNEL_COOKIES}",
+            kfunc::ASSIGN
+        ),
+        _ => match mptcp()? {
+            Some(place) => bail!(
+                "the listener at {place} speaks MPTCP, and so cannot be handed connections: {NEEDS_KERNEL_COOKIES}. Or turn \
+                 MPTCP off where the listener is made (programs in Go: GODEBUG=multipathtcp=0)"
+            ),
+            None => Ok(()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(value: u32, can_hand_over: bool, mptcp: Option<&str>) -> Option<String> {
+        let mptcp = mptcp.map(|at| at.parse().expect(at));
+        check_sysctl(value, can_hand_over, || Ok(mptcp)).err().map(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn what_the_sysctl_must_be() {
+        assert_eq!(refusal(1, true, None), None);
+        assert_eq!(refusal(2, true, Some("192.0.2.1:80")), None);
+        assert_eq!(refusal(2, false, None), None);
+        let said = refusal(0, true, None).expect("refused");
+        assert!(said.contains("`sysctl -w net.ipv4.tcp_syncookies=1`"), "{said}");
+        let said = refusal(1, false, None).expect("refused");
+        assert!(said.contains("Linux 6.9") && said.contains("tcp_syncookies=2`"), "{said}");
+        let said = refusal(1, true, Some("[2001:db8::1]:443")).expect("refused");
+        assert!(said.contains("[2001:db8::1]:443 speaks MPTCP"), "{said}");
+        assert!(said.contains("tcp_syncookies=2`") && said.contains("maximum segment size"));
+    }
+}

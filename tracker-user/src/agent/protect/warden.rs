@@ -1,0 +1,483 @@
+//! The agent's part in protection while it runs: it tells the kernel programs which listeners there are and what they
+//! would agree to, gives them keys, and tells users when cookies begin and end.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path};
+
+use anyhow::{Context, Result};
+use tracker_common::{
+    event::Event as Raw,
+    protect::{Listener, ListenerState, MAX_LISTENERS, Mode, Place, Way},
+};
+
+use super::{
+    Options,
+    keys::Keeper,
+    offer::{Offer, Share, Sysctls, mss},
+    sockets::{Listening, ListeningSocket, listening},
+    target::places,
+};
+use crate::{
+    clock::{Clock, monotonic_ns},
+    event::{CookieReason, CookieView, Event},
+    kernel::{
+        listeners::{KeyMap, ListenerMaps},
+        netlink::{Host, Netlink},
+        protection::Prepared,
+    },
+    model::listener::{is_on, socket_address, threshold},
+    record::View,
+};
+
+/// Looks after the protected listeners of one agent.
+pub struct Warden {
+    options: Options,
+    can_hand_over: bool,
+    /// Indexes of the interfaces that clients come from.
+    interfaces: Vec<u32>,
+    share: Share,
+    netlink: Netlink,
+    maps: ListenerMaps,
+    keys: Keeper,
+    known: BTreeMap<SocketAddr, Known>,
+    /// What was wrong last, so that it is said once.
+    trouble: Option<String>,
+}
+
+/// What is known of a place.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// As the kernel programs were told.
+    listener: Listener,
+    /// Who listened there; `None` before that was asked.
+    inodes: Option<Vec<u32>>,
+    /// Since when cookies are sent, and until when, in nanoseconds since boot; `None` where they are not.
+    on: Option<On>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct On {
+    since_ns: u64,
+    until_ns: u64,
+}
+
+/// Why a listener gets the kernel's own cookies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Why {
+    OldKernel,
+    Mptcp,
+    Refused,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OldKernel => {
+                "this kernel cannot be handed connections, which came with Linux 6.9"
+            }
+            Self::Mptcp => "the listener speaks MPTCP",
+            Self::Refused => "the kernel refused to take a connection over for it",
+        })
+    }
+}
+
+/// Whose cookies a listener's clients get, and why not ours.
+fn way(can_hand_over: bool, is_mptcp: bool, is_refused: bool) -> (Way, Option<Why>) {
+    let why = if !can_hand_over {
+        Why::OldKernel
+    } else if is_mptcp {
+        Why::Mptcp
+    } else if is_refused {
+        Why::Refused
+    } else {
+        return (Way::Handover, None);
+    };
+    (Way::Kernel, Some(why))
+}
+
+/// The mode that can be kept to, where the kernel accepts cookies as `net.ipv4.tcp_syncookies` says; `Off` where a
+/// connection that a cookie stands for would be refused.
+fn feasible(asked: Mode, way: Way, syncookies: u32) -> Mode {
+    match (syncookies, way) {
+        (0, _) => Mode::Off,
+        (2, _) | (_, Way::Handover) => asked,
+        (_, Way::Kernel) => Mode::Off,
+    }
+}
+
+/// The interfaces' and the host's state at one moment.
+struct Situation {
+    host: Host,
+    sysctls: Sysctls,
+    sockets: Vec<ListeningSocket>,
+    /// The smallest MTU of the interfaces that clients come from.
+    mtu: u32,
+}
+
+impl Warden {
+    /// Takes over the maps that are pinned in `pins`: the keys and listeners that they hold are kept. `interfaces` are the
+    /// indexes of those that the programs are attached to.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(
+        options: &Options,
+        prepared: &Prepared,
+        pins: &Path,
+        interfaces: Vec<u32>,
+    ) -> Result<Self> {
+        let maps =
+            ListenerMaps::from_pins(pins)?.context("the kernel programs have no map LISTENERS")?;
+        let known = maps
+            .listeners()?
+            .into_iter()
+            .map(|(place, listener)| (place, Known { listener, ..Known::default() }))
+            .collect();
+        let rotation_ns = u64::from(options.syn_cookies_rotate) * 1_000_000_000;
+        Ok(Self {
+            options: options.clone(),
+            can_hand_over: prepared.assign.is_some(),
+            interfaces,
+            share: Share::of_this_kernel()?,
+            netlink: Netlink::open()?,
+            keys: Keeper::new(KeyMap::from_pins(pins)?, rotation_ns, monotonic_ns())?,
+            maps,
+            known,
+            trouble: None,
+        })
+    }
+
+    /// The programs are attached to these interfaces from now on.
+    pub fn set_interfaces(&mut self, indexes: Vec<u32>) {
+        self.interfaces = indexes;
+    }
+
+    /// How many places are protected.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Once a second: looks at the host again, tells the kernel programs what has changed, and makes another key where it
+    /// is time. What could not be done is logged once, and tried again.
+    pub async fn look(&mut self) -> Vec<Event> {
+        let result = match self.situation().await {
+            Ok(situation) => self.update(&situation),
+            Err(error) => Err(error),
+        };
+        let result = result.and_then(|events| {
+            if self.keys.rotate(monotonic_ns())? {
+                tracing::info!("cookies are made with another key from now on");
+            }
+            Ok(events)
+        });
+        let (events, trouble) = match result {
+            Ok(events) => (events, None),
+            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+        };
+        if self.trouble != trouble {
+            match &trouble {
+                Some(trouble) => tracing::error!("looking after protected listeners: {trouble}"),
+                None => tracing::info!("protected listeners are looked after again"),
+            }
+            self.trouble = trouble;
+        }
+        events
+    }
+
+    /// As [`Warden::look`], for the first time: what cannot be done then keeps the agent from starting.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn begin(&mut self) -> Result<Vec<Event>> {
+        let situation = self.situation().await?;
+        self.update(&situation)
+    }
+
+    async fn situation(&self) -> Result<Situation> {
+        let host = self.netlink.host(&self.interfaces).await?;
+        let mtu = self.interfaces.iter().filter_map(|index| Some(host.links.get(index)?.mtu)).min();
+        Ok(Situation {
+            host,
+            sysctls: Sysctls::read()?,
+            sockets: listening()?,
+            // An interface that has gone away brings no SYN.
+            mtu: mtu.unwrap_or(1500),
+        })
+    }
+
+    fn update(&mut self, situation: &Situation) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let clock = Clock::now();
+        let meant = places(&self.options.protect, &situation.host.addresses).here;
+        let gone: Vec<_> =
+            self.known.keys().filter(|place| !meant.contains(place)).copied().collect();
+        for place in gone {
+            self.maps.remove(place)?;
+            tracing::info!(
+                listener = %place,
+                "not protected any more: not asked for, or no address of this host now"
+            );
+            let Some(mut known) = self.known.remove(&place) else { continue };
+            if known.on.take().is_some() {
+                let state = self.maps.state(known.listener.index)?;
+                events.push(ended(place, &known.listener, &state, &clock, clock.monotonic_ns()));
+            }
+        }
+        let mut without_room = 0_usize;
+        for place in meant {
+            let mut known = match self.known.get(&place) {
+                Some(known) => known.clone(),
+                None => match self.free_index() {
+                    Some(index) => self.newcomer(index)?,
+                    None => {
+                        without_room += 1;
+                        continue;
+                    }
+                },
+            };
+            self.update_one(place, &mut known, situation, &clock, &mut events)?;
+            self.known.insert(place, known);
+        }
+        if without_room > 0 {
+            anyhow::bail!(
+                "{without_room} pairs of an address and a port are not protected, because {MAX_LISTENERS} are at most: \
+                 name fewer with --protect"
+            );
+        }
+        Ok(events)
+    }
+
+    fn update_one(
+        &mut self,
+        place: SocketAddr,
+        known: &mut Known,
+        situation: &Situation,
+        clock: &Clock,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        let index = known.listener.index;
+        let at = Listening::at(&situation.sockets, place);
+        let mut state = self.maps.state(index)?;
+        if known.inodes.as_ref().is_some_and(|inodes| *inodes != at.inodes)
+            && state.refused.get() != 0
+        {
+            // Somebody else listens there now, whom the kernel may not refuse.
+            self.maps.forget_state(index)?;
+            state = ListenerState::default();
+        }
+        let (way, why) = way(self.can_hand_over, at.is_mptcp, state.refused.get() != 0);
+        let listener = self.listener(index, place, &at, way, situation);
+        if listener != known.listener || known.inodes.is_none() {
+            self.maps.set(place, &listener)?;
+            tell(place, &known.listener, &listener, known.inodes.is_none(), why, situation);
+        }
+        known.inodes = Some(at.inodes);
+        known.listener = listener;
+
+        let now_ns = clock.monotonic_ns();
+        match (is_on(&listener, &state, now_ns), known.on.take()) {
+            (true, on) => {
+                let is_always = listener.mode == Mode::Always as u8;
+                let until_ns = if is_always { u64::MAX } else { state.cookies_until_ns.get() };
+                known.on = Some(On { since_ns: on.map_or(now_ns, |on| on.since_ns), until_ns });
+                if on.is_none() {
+                    // In the other mode the kernel has said so before, if its report was not lost.
+                    let reason = if is_always {
+                        CookieReason::Always
+                    } else {
+                        CookieReason::of(state.half_open.get(), threshold(&listener, &state))
+                    };
+                    let view = CookieView::new(place, &listener, &state, Some(reason));
+                    events.push(Event::cookie(view, now_ns, clock));
+                }
+            }
+            (false, Some(on)) => {
+                events.push(ended(place, &listener, &state, clock, on.until_ns.min(now_ns)));
+            }
+            (false, None) => {}
+        }
+        Ok(())
+    }
+
+    fn listener(
+        &self,
+        index: u32,
+        place: SocketAddr,
+        at: &Listening,
+        way: Way,
+        situation: &Situation,
+    ) -> Listener {
+        let sysctls = &situation.sysctls;
+        let mss = mss(place.ip(), situation.mtu);
+        let Offer { scale, window } = Offer::new(sysctls, at.buffer, mss, self.share);
+        let mode = feasible(self.options.syn_cookies.mode(), way, sysctls.syncookies);
+        Listener {
+            index,
+            threshold: self.options.syn_cookies_at,
+            hold_ns: u64::from(self.options.syn_cookies_hold) * 1_000_000_000,
+            mss,
+            window,
+            scale,
+            features: sysctls.features,
+            mode: mode as u8,
+            way: way as u8,
+        }
+    }
+
+    /// An index that no place has: of those that were not given away yet, if there are some, so that counters of a place
+    /// that has gone can still be read.
+    fn free_index(&self) -> Option<u32> {
+        let mut taken = [false; MAX_LISTENERS as usize];
+        for known in self.known.values() {
+            if let Some(taken) = taken.get_mut(known.listener.index as usize) {
+                *taken = true;
+            }
+        }
+        let after = taken.iter().rposition(|taken| *taken).map_or(0, |last| last + 1);
+        let index = (after..taken.len()).chain(0..after).find(|index| !taken[*index])?;
+        u32::try_from(index).ok()
+    }
+
+    /// A place that was not known; what another one with its index has left is cleared away.
+    fn newcomer(&mut self, index: u32) -> Result<Known> {
+        self.maps.forget_state(index)?;
+        self.maps.forget_outcomes(index)?;
+        Ok(Known { listener: Listener { index, ..Listener::default() }, ..Known::default() })
+    }
+
+    /// The kernel says that cookies began to be sent.
+    #[must_use]
+    pub fn began(&mut self, raw: &Raw, view: &View) -> Vec<Event> {
+        let mut events = Vec::new();
+        let place = socket_address(&Place {
+            address: raw.key.addresses[0],
+            port: raw.key.ports[0],
+            ..Place::default()
+        });
+        let Some(known) = self.known.get_mut(&place) else { return events };
+        let listener = known.listener;
+        let state = match self.maps.state(listener.index) {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::error!("a listener that cookies are sent for: {error:#}");
+                return events;
+            }
+        };
+        let until_ns = state.cookies_until_ns.get();
+        match known.on {
+            // Found out already, by looking.
+            Some(on) if raw.time_ns <= on.since_ns => return events,
+            // It ended and began again before anybody looked.
+            Some(on) => {
+                let ended_ns = on.until_ns.min(raw.time_ns);
+                events.push(ended(place, &listener, &state, &view.clock, ended_ns));
+            }
+            None => {}
+        }
+        known.on = Some(On { since_ns: raw.time_ns, until_ns });
+        let reason = CookieReason::of(raw.actual, raw.high);
+        let mut cookie = CookieView::new(place, &listener, &state, Some(reason));
+        (cookie.half_open, cookie.threshold) = (raw.actual, raw.high);
+        let mut event = Event::cookie(cookie, raw.time_ns, &view.clock);
+        event.interface = Some(view.interface_name(raw.slot));
+        events.push(event);
+        events
+    }
+
+    /// Ten times a second: whether cookies are not sent any more where they were.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn poll(&mut self) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let clock = Clock::now();
+        for (&place, known) in &mut self.known {
+            let Some(on) = &mut known.on else { continue };
+            let state = self.maps.state(known.listener.index)?;
+            if is_on(&known.listener, &state, clock.monotonic_ns()) {
+                on.until_ns = on.until_ns.max(state.cookies_until_ns.get());
+                continue;
+            }
+            let at_ns = state.cookies_until_ns.get().min(clock.monotonic_ns());
+            events.push(ended(place, &known.listener, &state, &clock, at_ns.max(on.since_ns)));
+            known.on = None;
+        }
+        Ok(events)
+    }
+}
+
+/// Cookies are not sent any more since `at_ns`.
+fn ended(
+    place: SocketAddr,
+    listener: &Listener,
+    state: &ListenerState,
+    clock: &Clock,
+    at_ns: u64,
+) -> Event {
+    Event::cookie(CookieView::new(place, listener, state, None), at_ns, clock)
+}
+
+/// Logs what changes for a place; nothing of a new one that is protected as it should be.
+fn tell(
+    place: SocketAddr,
+    before: &Listener,
+    now: &Listener,
+    is_new: bool,
+    why: Option<Why>,
+    situation: &Situation,
+) {
+    let listener = place;
+    if now.way != before.way {
+        match why {
+            Some(why) => tracing::warn!(
+                %listener,
+                way = Way::Kernel.name(),
+                "clients get the kernel's own cookies, and lose all options but the maximum segment size: {why}"
+            ),
+            None => tracing::info!(
+                %listener,
+                way = Way::Handover.name(),
+                "clients get cookies that keep all options, and the listener is handed the connections"
+            ),
+        }
+    }
+    let is_off = now.mode == Mode::Off as u8;
+    if is_off && (is_new || now.mode != before.mode) {
+        let needed = if now.way == Way::Kernel as u8 { 2 } else { 1 };
+        tracing::error!(
+            %listener,
+            "not protected: net.ipv4.tcp_syncookies is {} and must be {needed}: `sysctl -w \
+             net.ipv4.tcp_syncookies={needed}`",
+            situation.sysctls.syncookies
+        );
+    } else if !is_new && now.mode != before.mode {
+        tracing::info!(%listener, "protected again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways() {
+        assert_eq!(way(true, false, false), (Way::Handover, None));
+        assert_eq!(way(false, false, false), (Way::Kernel, Some(Why::OldKernel)));
+        assert_eq!(way(true, true, true), (Way::Kernel, Some(Why::Mptcp)));
+        assert_eq!(way(true, false, true), (Way::Kernel, Some(Why::Refused)));
+    }
+
+    #[test]
+    fn nothing_is_pretended() {
+        for asked in [Mode::Auto, Mode::Always] {
+            assert_eq!(feasible(asked, Way::Handover, 1), asked);
+            assert_eq!(feasible(asked, Way::Handover, 2), asked);
+            assert_eq!(feasible(asked, Way::Kernel, 2), asked);
+            assert_eq!(feasible(asked, Way::Kernel, 1), Mode::Off);
+            assert_eq!(feasible(asked, Way::Handover, 0), Mode::Off);
+        }
+    }
+}

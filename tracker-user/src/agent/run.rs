@@ -1,0 +1,741 @@
+//! `tracker run`: the agent.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use aya::maps::{Map, MapData, RingBuf};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracker_common::{
+    config::LiveConfig,
+    counters::{Hook, Tally},
+    event::{Event as Raw, Kind},
+    flow::Flow,
+    key::FlowKey,
+    state::State,
+    sweep::{Removal, Timeouts},
+    violation::Rule,
+};
+use zerocopy::FromBytes;
+
+use crate::{
+    agent::settings::Current,
+    attach::{Attaching, EgressChoice, Sizes, XdpChoice},
+    broken::Broken,
+    client::agent::Agent,
+    clock::Clock,
+    event::Event,
+    filter::Filter,
+    hub::{Deletion, Hub},
+    instance::Instance,
+    interfaces::{
+        Interfaces,
+        changes::Changes,
+        wanted::{Name, Wanted},
+    },
+    kernel::protection::Prepared,
+    kernel_side::{self, Found},
+    kfunc::{self, Patched},
+    metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
+    model::format::Format,
+    object, preflight, privileges,
+    protect::{self, warden::Warden},
+    reap::{Reaped, Reaper, SWEEP_INTERVAL, Sweep},
+    record::{Record, View},
+    reload::{Reload, Reread},
+    reported::Reported,
+    service::{self, Watchdog},
+    survey::{Limits, Sources, Survey},
+    tables::Tables,
+};
+
+/// Reports taken from the ring buffer before other things get their turn.
+const BURST: usize = 4096;
+
+/// Events of removed flows that wait to be told; whoever removes more waits, too. A table of millions may end at once.
+const REMOVED: usize = 16_384;
+
+/// Options of `tracker run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// File with more of these flags, by their long names: `protect = ["80,443"]`. Without this, /etc/tracker/tracker.toml if
+    /// it is there. What the command line says wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Interfaces to attach to, also those that come later: names, and patterns of names such as `'veth*'`; may be given more
+    /// than once
+    #[arg(
+        short,
+        long = "interface",
+        required = true,
+        value_delimiter = ',',
+        value_name = "NAME[,NAME]"
+    )]
+    pub interfaces: Vec<Name>,
+    /// Wait for interfaces that are not there yet, instead of refusing to start
+    #[arg(long)]
+    pub wait_for_interfaces: bool,
+    /// When stopped by SIGTERM or ended by an error, leave what is in the kernel at work for the next agent of this name
+    #[arg(long)]
+    pub keep_attached: bool,
+    /// How arriving packets are seen
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp: XdpChoice,
+    /// How leaving packets are seen
+    #[arg(long, value_enum, default_value_t)]
+    pub egress: EgressChoice,
+    /// Zone of the interfaces' flows: the same addresses in another zone are other connections
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub zone: u16,
+    /// Events to write
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "EVENT[,EVENT]",
+        default_value = "violation"
+    )]
+    pub events: Vec<EventName>,
+    /// Form of what is written: `text` as log lines on stderr, `jsonl` on stdout
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Seconds from one sweep of the tables to the next. Longer where millions of flows would make that a load
+    #[arg(long, default_value_t = SWEEP_INTERVAL.as_secs_f64(), value_parser = seconds, value_name = "SECONDS")]
+    pub sweep_interval: f64,
+    /// Report every violation, however often a flow repeats it
+    #[arg(long)]
+    pub every: bool,
+    /// Violations reported a second about one source, in the long run; 0 for no limit. All are counted
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub report_rate: u32,
+    /// Violations reported about one source at once
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub report_burst: u32,
+    /// Serve metrics for Prometheus at /metrics, with /healthz and /readyz: at an address, a port, or both; without any
+    /// at 127.0.0.1:9469
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = metrics::address::DEFAULT)]
+    pub metrics: Option<MetricsAddress>,
+    /// Show the kernel programs' debug messages, at some cost for every packet
+    #[arg(long)]
+    pub kernel_log: bool,
+    /// SYN cookies.
+    #[command(flatten)]
+    pub protect: protect::Options,
+    /// Rules.
+    #[command(flatten)]
+    pub reported: Reported,
+    /// Limits of floods and scans.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Sizes.
+    #[command(flatten)]
+    pub sizes: Sizes,
+    /// Timeouts.
+    #[command(flatten)]
+    pub timeouts: TimeoutOptions,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.01..=3600.0).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0.01 to 3600".to_owned()),
+    }
+}
+
+/// Nanoseconds between two of `rate` reports a second; 0 for no limit.
+fn interval_ns(rate: u32) -> u64 {
+    1_000_000_000_u64.checked_div(rate.into()).unwrap_or_default()
+}
+
+/// The kinds of events by their names on the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum EventName {
+    /// A connection was seen for the first time
+    New,
+    /// Both ends are ESTABLISHED
+    Established,
+    /// A FIN or RST was seen first
+    Closing,
+    /// A connection is gone: closed, expired, or replaced by a newer one
+    Destroy,
+    /// A rule of the protocol was broken
+    Violation,
+    /// SYN cookies begin or end to be sent for a listener
+    Cookie,
+    /// A segment of a connection was seen: every one, so this is a lot
+    Segment,
+    /// All of these but segments
+    All,
+}
+
+impl EventName {
+    /// The kinds that the names stand for.
+    #[must_use]
+    pub fn kinds(names: &[Self]) -> Vec<Kind> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| {
+                names.iter().any(|name| match name {
+                    Self::New => *kind == Kind::New,
+                    Self::Established => *kind == Kind::Established,
+                    Self::Closing => *kind == Kind::Closing,
+                    Self::Destroy => *kind == Kind::Destroy,
+                    Self::Violation => *kind == Kind::Violation,
+                    Self::Cookie => *kind == Kind::Cookie,
+                    Self::Segment => *kind == Kind::Segment,
+                    Self::All => *kind != Kind::Segment,
+                })
+            })
+            .collect()
+    }
+}
+
+macro_rules! timeout_options {
+    ($($field:ident: $state:ident, $default:literal, $doc:literal;)*) => {
+        /// Seconds without a renewing segment after which a flow is removed. Of its ends' states the shorter counts.
+        #[derive(Clone, Copy, Debug, clap::Args)]
+        #[command(next_help_heading = "Timeouts, in seconds")]
+        pub struct TimeoutOptions {
+            $(
+                #[doc = $doc]
+                #[arg(long, default_value_t = $default, value_name = "SECONDS")]
+                #[arg(value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
+                pub $field: u32,
+            )*
+        }
+
+        impl TimeoutOptions {
+            /// As the rules want them.
+            #[must_use]
+            pub fn timeouts(&self) -> Timeouts {
+                let mut timeouts = Timeouts::default();
+                $(timeouts.seconds[State::$state as usize] = self.$field;)*
+                timeouts
+            }
+        }
+    };
+}
+
+timeout_options! {
+    timeout_syn_sent: SynSent, 60, "SYN_SENT";
+    timeout_syn_received: SynReceived, 60, "SYN_RECEIVED";
+    timeout_established: Established, 7440, "ESTABLISHED";
+    timeout_fin_wait_1: FinWait1, 60, "FIN_WAIT_1";
+    timeout_fin_wait_2: FinWait2, 60, "FIN_WAIT_2";
+    timeout_close_wait: CloseWait, 7440, "CLOSE_WAIT";
+    timeout_closing: Closing, 60, "CLOSING";
+    timeout_last_ack: LastAck, 60, "LAST_ACK";
+    timeout_time_wait: TimeWait, 60, "TIME_WAIT, which is 2MSL";
+    timeout_closed: Closed, 10, "CLOSED";
+}
+
+/// Runs the agent with these settings until SIGINT or SIGTERM. On SIGHUP it calls `reread`, which returns them as the
+/// configuration file has them then.
+///
+/// # Errors
+///
+/// What keeps it from starting, or ends it. Nothing stays attached, but what was left before where this one could not take
+/// it over, or everything where that is asked for.
+pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Result<()> {
+    let Current { options, settings, .. } = current;
+    preflight::check()?;
+    let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
+    let changes = Changes::subscribe()?;
+    let names = wanted.at_start(&changes.links().await?)?;
+    let prepared = protect::prepare(&options.protect, &names).await?;
+    let metrics = match options.metrics {
+        Some(at) => Some(metrics::server::bind(at).await?),
+        None => None,
+    };
+    let claim = instance.claim()?;
+    // Listen to signals before anything is attached, so that none leaves something behind.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut reload = Reload::new(reread, settings)?;
+
+    let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
+    let patched = prepared
+        .and_then(|prepared| prepared.assign)
+        .map(|assign| Patched::new(object, kfunc::ASSIGN_PLACEHOLDER, assign))
+        .transpose()?;
+    let attaching = Attaching {
+        object: patched.as_ref().map_or(object, Patched::octets),
+        instance,
+        sizes: &options.sizes,
+        zone: options.zone,
+        xdp: options.xdp,
+        egress: options.egress,
+        protecting: prepared,
+    };
+    let inherited = kernel_side::inherit(instance, &options.sizes).await?;
+    let is_taking_over = inherited.found == Found::Running;
+    let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
+    let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
+    let mut leaves = false;
+    let outcome = match interfaces.begin(&names, &inherited).await {
+        Err(error) if is_taking_over || !inherited.replaced.is_empty() => {
+            let error = error.context(format!(
+                "what the agent before this one has left goes on, and this one cannot take it over (`tracker --instance {} \
+                 detach` removes it)",
+                instance.name()
+            ));
+            leaves = is_taking_over;
+            Err(error)
+        }
+        Err(error) => Err(error),
+        Ok(()) => {
+            privileges::drop_others()?;
+            let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
+            leaves = options.keep_attached;
+            tokio::select! {
+                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics, &mut reload) => result,
+                _ = interrupt.recv() => {
+                    leaves = false;
+                    Ok(())
+                }
+                _ = terminate.recv() => Ok(()),
+            }
+        }
+    };
+    service::stopping();
+    if leaves {
+        if outcome.is_ok() {
+            tracing::info!(
+                "ended; what is in the kernel stays at work for the next agent of this name (`tracker --instance {} \
+                 detach` removes it)",
+                instance.name()
+            );
+        }
+        return outcome;
+    }
+    let removed = kernel_side::remove(&instance.pins()).await.and_then(|_| claim.remove_info());
+    if outcome.is_ok() {
+        removed?;
+        tracing::info!("detached");
+    } else if let Err(error) = removed {
+        tracing::error!("removing what was attached: {error:#}");
+    }
+    outcome
+}
+
+async fn work(
+    options: &Options,
+    instance: &Instance,
+    interfaces: &mut Interfaces<'_>,
+    lost_told: u64,
+    prepared: Option<Prepared>,
+    metrics: Option<Endpoint>,
+    reload: &mut Reload,
+) -> Result<()> {
+    let (settings, reaper_settings) = watch::channel(options.clone());
+    let pins = instance.pins();
+    let timeouts = options.timeouts.timeouts();
+    let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
+    let mut output = Output::new(options);
+
+    let mut warden = match &prepared {
+        Some(prepared) => {
+            let clients = agent.borrow().client_interfaces();
+            Some(Warden::new(&options.protect, prepared, &pins, clients)?)
+        }
+        None => None,
+    };
+    let config = Mutex::new(Tables::from_pins(&pins)?);
+    let live = Arc::new(Mutex::new(live_config(options)));
+    let told_live = Arc::clone(&live);
+    let (wish, deletions) = mpsc::channel(1);
+    let own = own_kinds(&output, warden.is_some());
+    let tell = move |events, trace| {
+        let mut tables = config.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = *told_live.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = LiveConfig { events, trace, ..live };
+        if let Err(error) = tables.configure(config) {
+            tracing::error!("telling the kernel which events are wanted: {error:#}");
+        }
+    };
+    let hub = Hub::new(&own, tell, pins.clone(), wish);
+    let socket = instance.socket();
+    let serving = hub.clone().serve(&socket);
+    tokio::pin!(serving);
+    // The socket exists once the future was polled; only then may others be told.
+    tokio::select! {
+        biased;
+        result = &mut serving => return result,
+        () = std::future::ready(()) => {}
+    }
+    agent.borrow().publish(&instance.info())?;
+    for interface in agent.borrow().interfaces.iter().filter(|interface| interface.attached) {
+        tracing::info!(
+            interface = interface.name,
+            xdp =
+                interface.xdp.as_deref().unwrap_or("none: every packet of loopback passes egress"),
+            egress = interface.egress,
+            "attached"
+        );
+    }
+
+    if let Some(warden) = &mut warden {
+        for event in warden.begin().await? {
+            publish(&hub, &output, Kind::Cookie, &event)?;
+        }
+        tracing::info!(places = warden.count(), "listeners are protected by SYN cookies");
+    }
+
+    let telemetry = match metrics {
+        Some(Endpoint { listener, since_ns }) => {
+            let lost = hub.lost();
+            let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
+            let telemetry = Arc::new(telemetry);
+            telemetry.attached(interfaces.list(), interfaces.attached())?;
+            tracing::info!(at = %listener.local_addr()?, "metrics are served");
+            // Aborted with the runtime.
+            tokio::spawn(metrics::server::serve(listener, Arc::clone(&telemetry)));
+            Some(telemetry)
+        }
+        None => None,
+    };
+
+    let (removed, mut reaped) = mpsc::channel(REMOVED);
+    let watchdog = Watchdog::new(options.sweep_interval);
+    let reaper = reap_for_ever(
+        Orders { settings: reaper_settings, deletions },
+        &pins,
+        &agent,
+        &hub,
+        telemetry.as_deref(),
+        &watchdog,
+        removed,
+    );
+    tokio::pin!(reaper);
+    let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
+    // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
+    let mut events = unsafe { AsyncFd::register(ring) }?;
+    let mut lost =
+        LostReports { tables: Tables::from_pins(&pins)?, agent: &agent, info: instance.info() };
+    let mut second = interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tenth = interval(Duration::from_millis(100));
+    tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    service::ready();
+    loop {
+        tokio::select! {
+            result = &mut serving => return result,
+            result = &mut reaper => return result,
+            ready = events.readable_mut() => {
+                let mut ready = ready?;
+                if drain(ready.get_inner_mut(), &agent.borrow().view(), &hub, &output, warden.as_mut())? {
+                    ready.clear_ready();
+                }
+                tokio::task::yield_now().await;
+            }
+            current = reload.asked_for() => {
+                output = Output::new(&current);
+                *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
+                hub.want(&own_kinds(&output, warden.is_some()));
+                agent.borrow_mut().set_timeouts(&current.timeouts.timeouts());
+                agent.borrow().publish(&instance.info())?;
+                watchdog.swept_every(current.sweep_interval);
+                if let Some(telemetry) = &telemetry {
+                    telemetry.swept_every(current.sweep_interval);
+                }
+                // Its receiver lives as long as this future.
+                let _ = settings.send(current);
+                service::ready();
+            }
+            () = watchdog.due() => {}
+            Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
+            change = interfaces.changed() => {
+                if interfaces.follow(&change?).await? {
+                    agent.borrow_mut().interfaces = interfaces.list();
+                    let agent = agent.borrow();
+                    agent.publish(&instance.info())?;
+                    if let Some(telemetry) = &telemetry {
+                        telemetry.attached(interfaces.list(), interfaces.attached())?;
+                    }
+                    if let Some(warden) = &mut warden {
+                        warden.set_interfaces(agent.client_interfaces());
+                    }
+                }
+            }
+            _ = second.tick() => {
+                lost.report(&hub, &output)?;
+                if let Some(warden) = &mut warden {
+                    for event in warden.look().await {
+                        publish(&hub, &output, Kind::Cookie, &event)?;
+                    }
+                }
+            }
+            _ = tenth.tick(), if warden.is_some() => {
+                if let Some(warden) = &mut warden {
+                    for event in warden.poll()? {
+                        publish(&hub, &output, Kind::Cookie, &event)?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the kernel is told, besides which events are wanted.
+fn live_config(options: &Options) -> LiveConfig {
+    LiveConfig {
+        reported: options.reported.rules(),
+        source_interval_ns: interval_ns(options.report_rate),
+        source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
+        no_back_off: u32::from(options.every),
+        ..LiveConfig::default()
+    }
+}
+
+/// The events that the agent wants for itself.
+fn own_kinds(output: &Output, protects: bool) -> Vec<Kind> {
+    let mut own = output.kinds.clone();
+    if protects && !own.contains(&Kind::Cookie) {
+        // What the agent must know itself, to tell when they end.
+        own.push(Kind::Cookie);
+    }
+    own
+}
+
+/// Passes on what the ring buffer holds, up to a burst; true where it is empty.
+fn drain(
+    events: &mut RingBuf<MapData>,
+    view: &View,
+    hub: &Hub,
+    output: &Output,
+    mut warden: Option<&mut Warden>,
+) -> Result<bool> {
+    for _ in 0..BURST {
+        // Held until it was passed on: what a killed agent had not, the next one does.
+        let Some(item) = events.next() else { return Ok(true) };
+        let Ok(raw) = Raw::read_from_bytes(&item) else {
+            tracing::error!(
+                octets = item.len(),
+                "a report of a length that this version does not know"
+            );
+            continue;
+        };
+        if let Some(warden) = &mut warden
+            && raw.kind == Kind::Cookie as u8
+        {
+            for event in warden.began(&raw, view) {
+                publish(hub, output, Kind::Cookie, &event)?;
+            }
+            continue;
+        }
+        match (Kind::from_code(raw.kind), Event::from_kernel(&raw, view)) {
+            (Some(kind), Ok(event)) => publish(hub, output, kind, &event)?,
+            (_, Err(error)) => {
+                tracing::error!("a report that this version does not know: {error:#}");
+            }
+            (None, Ok(_)) => {}
+        }
+    }
+    Ok(false)
+}
+
+/// What the agent itself writes.
+struct Output {
+    kinds: Vec<Kind>,
+    format: Format,
+}
+
+impl Output {
+    fn new(options: &Options) -> Self {
+        Self { kinds: EventName::kinds(&options.events), format: options.output }
+    }
+
+    fn write(&self, event: &Event, warn: bool) -> Result<()> {
+        match self.format {
+            Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event:#}"),
+            Format::Text => tracing::info!(target: "tracker::event", "{event:#}"),
+            Format::Json | Format::Jsonl => {
+                let mut line = serde_json::to_vec(event)?;
+                line.push(b'\n');
+                io::stdout().lock().write_all(&line).context("writing to stdout")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> {
+    if output.kinds.contains(&kind) {
+        output.write(event, kind == Kind::Violation)?;
+    }
+    hub.send(Some(kind), event);
+    Ok(())
+}
+
+/// Reports that found the ring buffer full: counted by the kernel, told once a second.
+struct LostReports<'a> {
+    tables: Tables,
+    /// With the number of those that were told.
+    agent: &'a RefCell<Agent>,
+    info: PathBuf,
+}
+
+impl LostReports<'_> {
+    fn report(&mut self, hub: &Hub, output: &Output) -> Result<()> {
+        let now = self.tables.tally(Tally::ReportsLost)?;
+        let told = self.agent.borrow().lost_told;
+        if now > told {
+            let event = Event::lost(now - told, &Clock::now());
+            self.agent.borrow_mut().lost_told = now;
+            output.write(&event, true)?;
+            hub.send(None, &event);
+            // For the next agent, should this one be killed.
+            self.agent.borrow().publish(&self.info)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is asked of the sweeps while they go on.
+struct Orders {
+    settings: watch::Receiver<Options>,
+    deletions: mpsc::Receiver<Deletion>,
+}
+
+/// Sweeps the tables at every interval, on a thread of its own: reading a million flows takes a while.
+async fn reap_for_ever(
+    orders: Orders,
+    pins: &Path,
+    agent: &RefCell<Agent>,
+    hub: &Hub,
+    telemetry: Option<&Telemetry>,
+    watchdog: &Watchdog,
+    told: mpsc::Sender<(Kind, Event)>,
+) -> Result<()> {
+    let Orders { mut settings, mut deletions } = orders;
+    let mut options = settings.borrow_and_update().clone();
+    // The verifier takes a while, and events wait for nobody.
+    let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
+    let loading = tokio::task::spawn_blocking(move || Reaper::new(&at, &sizes, timeouts));
+    let mut reaper = loading.await??;
+    if let Some(telemetry) = telemetry {
+        reaper.take_census(telemetry.since_ns());
+    }
+    let mut survey = Survey::new(options.limits);
+    let mut sources = sources(&options);
+    let mut tables = Tables::from_pins(pins)?;
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(next) => {}
+            Ok(()) = settings.changed() => {
+                options = settings.borrow_and_update().clone();
+                reaper.set_timeouts(options.timeouts.timeouts());
+                survey.set_limits(options.limits);
+                sources = self::sources(&options);
+                next = Instant::now();
+                continue;
+            }
+            Some(Deletion { filter, done }) = deletions.recv() => {
+                let view = agent.borrow().view();
+                let at = pins.to_owned();
+                let told = (wants_destroy(&options) || hub.has_listeners()).then(|| told.clone());
+                let deleting = tokio::task::spawn_blocking(move || {
+                    let result = delete(&reaper, &at, &filter, &view, |reaped| {
+                        if let Some(told) = &told {
+                            // The receiver goes only when the agent ends.
+                            let _ = told.blocking_send((Kind::Destroy, reaped.event(&view)));
+                        }
+                    });
+                    (reaper, result)
+                });
+                let result;
+                (reaper, result) = deleting.await?;
+                // Whoever asked may be gone.
+                let _ = done.send(result);
+                continue;
+            }
+        }
+        let began = Instant::now();
+        let reported = options.reported.rules();
+        let view = agent.borrow().view();
+        let (told_by_sweep, wanted) =
+            (told.clone(), wants_destroy(&options) || hub.has_listeners());
+        let sweeping = tokio::task::spawn_blocking(move || {
+            let mut reasons = [0; REASONS.len()];
+            let sweep = reaper.sweep(&mut survey, |reaped| {
+                if let Some(place) = REASONS.iter().position(|reason| *reason == reaped.reason) {
+                    reasons[place] += 1;
+                }
+                // The receiver goes only when the agent ends.
+                if reported.has(Rule::HalfOpenTimeout)
+                    && let Some(event) = reaped.half_open_timeout(&view)
+                {
+                    let Removal { key, flow, .. } = &reaped.removal;
+                    let source = &key.addresses[flow.originator().index()];
+                    if sources.pass(source, view.clock.monotonic_ns()) {
+                        let _ = told_by_sweep.blocking_send((Kind::Violation, event));
+                    }
+                }
+                if wanted {
+                    let _ = told_by_sweep.blocking_send((Kind::Destroy, reaped.event(&view)));
+                }
+            });
+            (reaper, survey, sources, reasons, sweep)
+        });
+        let (reasons, sweep);
+        (reaper, survey, sources, reasons, sweep) = sweeping.await?;
+        for finding in survey.findings() {
+            tables.count_breach(finding.rule, Hook::Ingress)?;
+            if reported.has(finding.rule) {
+                let event = finding.event(&agent.borrow().view());
+                let _ = told.send((Kind::Violation, event)).await;
+            }
+        }
+        let sweep = sweep?;
+        watchdog.swept();
+        if let Some(telemetry) = telemetry {
+            telemetry.swept(&sweep, &reasons);
+        }
+        let pause = sweep.pause(Duration::from_secs_f64(options.sweep_interval));
+        next = began + sweep.took + pause;
+        let Sweep { read, removed, changed, alive, took, .. } = sweep;
+        tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
+    }
+}
+
+/// Removes every flow that is meant, calling `visit` with each; returns how many there were.
+fn delete(
+    reaper: &Reaper,
+    pins: &Path,
+    filter: &Filter,
+    view: &View,
+    visit: impl FnMut(Reaped),
+) -> Result<u64> {
+    let asks = !filter.violation.is_empty();
+    let broken = asks.then(|| Broken::from_pins(pins)).transpose()?;
+    let is_meant = |key: &FlowKey, flow: &Flow, tier| {
+        let mut record = Record::new(key, flow, Some(tier), view);
+        if let Some(broken) = &broken {
+            broken.complete(key, flow, &mut record);
+        }
+        filter.matches(&record)
+    };
+    reaper.delete(is_meant, visit)
+}
+
+fn wants_destroy(options: &Options) -> bool {
+    EventName::kinds(&options.events).contains(&Kind::Destroy)
+}
+
+fn sources(options: &Options) -> Sources {
+    let interval_ns = interval_ns(options.report_rate);
+    Sources::new(interval_ns, interval_ns * u64::from(options.report_burst))
+}

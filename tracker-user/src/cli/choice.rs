@@ -1,0 +1,37 @@
+//! Which flows a command is about, as its arguments say.
+
+use clap::error::ErrorKind;
+use tracker_common::violation::Rule;
+
+use crate::{
+    cli,
+    filter::{Filter, words},
+};
+
+/// A filter by options, by words, or by both.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Choice {
+    /// The same filters in words, as `ss` has them: `state established dport 443 src 10.0.0.0/8`
+    #[arg(value_name = "WORD")]
+    words: Vec<String>,
+    /// The options.
+    #[command(flatten)]
+    options: Filter,
+}
+
+impl Choice {
+    /// What both ask for together. Ends the process where the words are none, or an option says the same.
+    #[must_use]
+    pub fn filter(&self, verb: &str) -> Filter {
+        let both = words(&self.words.join(" ")).and_then(|filter| filter.and(&self.options));
+        both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
+    }
+
+    /// The same where it can be asked for broken rules, too.
+    #[must_use]
+    pub fn filter_with(&self, broken: &[Rule], verb: &str) -> Filter {
+        let broken = Filter { violation: broken.to_vec(), ..Filter::default() };
+        let both = self.filter(verb).and(&broken);
+        both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
+    }
+}

@@ -1,0 +1,78 @@
+//! `tracker config`: what is wrong with a configuration file, and what an agent's settings are.
+
+pub mod file;
+pub mod settings;
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Subcommand, error::ErrorKind};
+
+use crate::{cli::refuse, config::file::PATH};
+
+/// What to do with settings.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Say everything that is wrong with a configuration file, without starting anything
+    Check {
+        /// The file
+        #[arg(default_value = PATH)]
+        file: PathBuf,
+    },
+    /// Show every setting that `tracker run` would have, as a configuration file, and where each comes from
+    Show {
+        /// The flags of `tracker run`, `--config FILE` among them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS OF RUN")]
+        flags: Vec<OsString>,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+///
+/// Where the file is wrong or cannot be read, or stdout cannot be written.
+pub fn run(verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::Check { file } => check(file),
+        Verb::Show { flags } => show(flags),
+    }
+}
+
+fn check(path: &Path) -> Result<()> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let problems = file::problems(&text);
+    if !problems.is_empty() {
+        bail!("{}: {}", path.display(), problems.join("\n"));
+    }
+    writeln!(io::stdout(), "{}: nothing is wrong with it", path.display())?;
+    if !file::names_interfaces(&text) {
+        let _ = writeln!(
+            io::stderr(),
+            "{}: it names no interface, so `tracker run` needs --interface beside it",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn show(flags: &[OsString]) -> Result<()> {
+    let line = ["tracker", "run"].into_iter().map(OsString::from).chain(flags.iter().cloned());
+    match settings::read(line.collect()) {
+        Ok(current) => Ok(write!(io::stdout(), "{current}")?),
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(error) if error.kind() == ErrorKind::MissingRequiredArgument => refuse(
+                "config",
+                error.kind(),
+                "no interface is named: give `--interface NAME`, or a file that names one by `--config FILE`",
+            ),
+            Ok(error) => error.exit(),
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,85 @@
+//! `tracker delete` and `tracker flush`: flows are forgotten before their time. The agent removes them, as it removes those whose
+//! time is over: two processes that did would have one batch between them.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result, anyhow};
+use clap::error::ErrorKind;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+};
+
+use crate::{
+    cli::{choice::Choice, refuse},
+    client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
+    instance::Instance,
+    model::{broken::BrokenFilter, format::Format},
+};
+
+/// Options of `tracker delete`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Which flows; `tracker flows` with the same filters shows them.
+    #[command(flatten)]
+    pub choice: Choice,
+    /// Which rules.
+    #[command(flatten)]
+    pub broken: BrokenFilter,
+}
+
+/// Options of `tracker flush`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FlushOptions {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Deletes the flows that are asked for.
+///
+/// # Errors
+///
+/// Where no agent runs, or it refuses.
+pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
+    let filter = options.choice.filter_with(&options.broken.violation, "delete");
+    if filter.is_empty() {
+        let said = "which flows? `tracker flush` deletes them all";
+        refuse("delete", ErrorKind::MissingRequiredArgument, said);
+    }
+    delete(filter.to_string(), options.output, instance).await
+}
+
+/// Deletes every flow.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn flush(options: &FlushOptions, instance: &Instance) -> Result<()> {
+    delete(String::new(), options.output, instance).await
+}
+
+async fn delete(words: String, output: Format, instance: &Instance) -> Result<()> {
+    const OTHER: &str = "the agent is of another version";
+    let mut stream =
+        UnixStream::connect(instance.socket()).await.map_err(|error| instance.refused(error))?;
+    let mut request = serde_json::to_vec(&DeleteRequest { v: 1, delete: words })?;
+    request.push(b'\n');
+    stream.write_all(&request).await?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).await.context("reading from the agent")?;
+    let answer: DeleteAnswer = serde_json::from_str(&answer).context(OTHER)?;
+    let count = match answer.result {
+        DeleteResult::Deleted(count) => count,
+        DeleteResult::Error(error) => return Err(anyhow!(error)),
+    };
+    let mut out = io::stdout().lock();
+    match output {
+        Format::Text => writeln!(io::stderr(), "{count} flows deleted")?,
+        Format::Json | Format::Jsonl => writeln!(out, "{}", serde_json::to_string(&answer)?)?,
+    }
+    Ok(())
+}

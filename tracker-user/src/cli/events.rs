@@ -1,0 +1,93 @@
+//! `tracker events`: what happens, as it happens.
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::{Context, Result, bail};
+use tracker_common::violation::Rule;
+
+use crate::{
+    cli::choice::Choice,
+    client::request::Request,
+    filter::Filter,
+    instance::Instance,
+    listen::{self, CHUNK, Listener, say_listening},
+    model::broken::rule,
+    model::format::Format,
+    run::EventName,
+    tcp_flags::TcpFlags,
+};
+
+/// Options of `tracker events`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Events to show
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "EVENT[,EVENT]",
+        default_value = "all"
+    )]
+    pub events: Vec<EventName>,
+    /// Form of the output: one line an event, or one JSON record a line
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// End after this many events
+    #[arg(long, value_name = "N")]
+    pub last: Option<u64>,
+    /// Violations of these rules only; `tracker violations` lists the rules
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
+    pub violation: Vec<Rule>,
+    /// Segments with these TCP flags only, and with `!` without them, as in `syn,!ack`
+    #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
+    pub tcp_flags: Option<TcpFlags>,
+    /// Which flows. An event without a flow passes only where nothing is asked for.
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+/// Prints events until SIGINT, SIGTERM, the agent's end, or the number asked for.
+///
+/// # Errors
+///
+/// Where no agent runs, it ends, or stdout cannot be written.
+pub async fn run(options: Options, instance: &Instance) -> Result<()> {
+    if options.output == Format::Json {
+        bail!("events are a stream: use `-o jsonl`");
+    }
+    let filter = options.choice.filter_with(&options.violation, "events");
+    let events =
+        EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
+    let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;
+    say_listening();
+    let mut out = BufWriter::with_capacity(CHUNK, io::stdout().lock());
+    let mut shown = 0;
+    while options.last.is_none_or(|last| shown < last) {
+        // Nothing that is here waits for what is not.
+        if !listener.has_more() {
+            out.flush().context("writing to stdout")?;
+        }
+        let Some(line) = listener.line().await? else { break };
+        if let Some(text) = shown_as(&options, &filter, line)? {
+            writeln!(out, "{text}").context("writing to stdout")?;
+            shown += 1;
+        }
+    }
+    out.flush().context("writing to stdout")
+}
+
+/// How an event is shown, which came in `line`; `None` if it is not asked for.
+fn shown_as(options: &Options, filter: &Filter, line: String) -> Result<Option<String>> {
+    // Who takes all as they come need not wait until each was read.
+    if options.output != Format::Text && filter.is_empty() && options.tcp_flags.is_none() {
+        return Ok(Some(line));
+    }
+    let event = listen::read(&line)?;
+    let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(&event));
+    let is_meant = filter.matches_event(&event) && has_flags;
+    Ok(is_meant.then(|| match options.output {
+        Format::Text => event.to_string(),
+        Format::Json | Format::Jsonl => line,
+    }))
+}

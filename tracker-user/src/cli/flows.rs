@@ -1,0 +1,211 @@
+//! `tracker flows`: every connection, as the maps have it now.
+
+mod columns;
+mod order;
+
+use std::{
+    io::{self, BufWriter, IsTerminal, Write},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    broken::Broken,
+    cli::{choice::Choice, refuse},
+    client::agent::Agent,
+    clock::monotonic_ns,
+    filter::Filter,
+    flows::{columns::Column, order::Key},
+    instance::Instance,
+    model::broken::BrokenFilter,
+    model::format::{Format, Line},
+    record::Record,
+    since::{Since, duration},
+    tables::Tables,
+    terminal,
+};
+
+/// Options of `tracker flows`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Form of the output: one line a flow, one JSON document, or one JSON record a line
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// A table of these columns, in this order
+    #[arg(short, long, value_enum, value_delimiter = ',', value_name = "COLUMN[,COLUMN]")]
+    pub columns: Vec<Column>,
+    /// What flows are sorted by, the least first
+    #[arg(short, long, value_enum, default_value_t)]
+    pub sort: Key,
+    /// The greatest first
+    #[arg(short, long)]
+    pub reverse: bool,
+    /// Look again every so many seconds, until Ctrl-C
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = seconds)]
+    pub watch: Option<f64>,
+    /// The last N lines only, after sorting
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Flows whose first packet was seen longer ago than this, as in `90s` or `2h 30m`
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Filters")]
+    pub older_than: Option<Duration>,
+    /// Flows whose first packet was seen since then: so long ago, as in `5m`, or a time, as in `2026-11-20T13:55:30Z`
+    #[arg(long, value_name = "TIME", help_heading = "Filters")]
+    pub since: Option<Since>,
+    /// Which rules.
+    #[command(flatten)]
+    pub broken: BrokenFilter,
+    /// Which flows.
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+/// Between two looks: seconds from 0.1 to 3600.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.1..=3600.0).contains(&value) => Ok(value),
+        _ => Err("a number of seconds from 0.1 to 3600".to_owned()),
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Document<'a> {
+    v: u32,
+    flows: &'a [Record],
+}
+
+/// The flows of an agent that are asked for, in the order that is.
+///
+/// # Errors
+///
+/// Where no agent runs, or its maps cannot be read.
+pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
+    let filter = options.choice.filter_with(&options.broken.violation, "flows");
+    let tables = Tables::open(instance)?;
+    let view = Agent::find(instance)?.view();
+    let broken = broken(instance, options, &filter)?;
+    let older_than =
+        options.older_than.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    let now_ns = monotonic_ns();
+    let since = options.since.map(|since| since.time(Timestamp::now()));
+    let mut records = Vec::new();
+    tables.each_flow(|key, flow, tier| {
+        if flow.is_dead() {
+            return;
+        }
+        let is_old = |age_ns| now_ns.saturating_sub(flow.created_ns()) > age_ns;
+        if !older_than.is_none_or(is_old) {
+            return;
+        }
+        let mut record = Record::new(key, flow, Some(tier), &view);
+        if since.is_some_and(|since| record.created < since) {
+            return;
+        }
+        if let Some(broken) = &broken {
+            broken.complete(key, flow, &mut record);
+        }
+        if filter.matches(&record) {
+            records.push(record);
+        }
+    })?;
+    records.sort_by(|one, other| options.sort.compare(one, other));
+    if options.reverse {
+        records.reverse();
+    }
+    if let Some(last) = options.last {
+        records.drain(..records.len().saturating_sub(last));
+    }
+    Ok(records)
+}
+
+/// Which rules flows have broken, where that is asked for or shown.
+fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Option<Broken>> {
+    if !filter.violation.is_empty() {
+        return Broken::of(instance).map(Some);
+    }
+    let shows = options.output != Format::Text || options.columns.contains(&Column::BrokenRules);
+    // An agent of an older version does not lend it: then it is not known.
+    Ok(if shows { Broken::of(instance).ok() } else { None })
+}
+
+/// Prints the flows, once or again and again.
+///
+/// # Errors
+///
+/// As [`collect`], and where stdout cannot be written.
+pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
+    if options.output != Format::Text && !options.columns.is_empty() {
+        refuse("flows", ErrorKind::ArgumentConflict, "--columns is for text; JSON has all fields");
+    }
+    let Some(every) = options.watch else {
+        let count = print(options, instance, "")?;
+        if options.output == Format::Text {
+            let _ = writeln!(io::stderr(), "{count} flows shown");
+        }
+        return Ok(());
+    };
+    if options.output == Format::Json {
+        let said = "--watch is a stream, and one JSON document is none: `-o jsonl`";
+        refuse("flows", ErrorKind::ArgumentConflict, said);
+    }
+    // From here on, so that none is missed while something is printed.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tick = interval(Duration::from_secs_f64(every));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let is_screen = io::stdout().is_terminal() && options.output == Format::Text;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = interrupt.recv() => return Ok(()),
+        }
+        let head = match options.output {
+            Format::Text if is_screen => {
+                // Home, and what was there is gone.
+                format!("\x1b[H\x1b[2Jevery {every} s: flows at {:.0}\n\n", Timestamp::now())
+            }
+            Format::Text => format!("flows at {:.0}\n", Timestamp::now()),
+            _ => String::new(),
+        };
+        print(options, instance, &head)?;
+    }
+}
+
+/// Prints them once, and returns how many there are.
+fn print(options: &Options, instance: &Instance, head: &str) -> Result<usize> {
+    let records = collect(instance, options)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    out.write_all(head.as_bytes())?;
+    match options.output {
+        Format::Text if !options.columns.is_empty() => {
+            let table =
+                columns::table(&records, &options.columns, monotonic_ns(), terminal::width());
+            writeln!(out, "{table}")?;
+        }
+        Format::Text => records.iter().try_for_each(|record| writeln!(out, "{record}"))?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut out, &Document { v: 1, flows: &records })?;
+            writeln!(out)?;
+        }
+        Format::Jsonl => {
+            for flow in &records {
+                serde_json::to_writer(&mut out, &Line::new(flow))?;
+                writeln!(out)?;
+            }
+        }
+    }
+    if options.watch.is_some() && options.output == Format::Text {
+        writeln!(out, "{} flows", records.len())?;
+    }
+    out.flush().context("writing to stdout")?;
+    Ok(records.len())
+}

@@ -1,0 +1,29 @@
+//! The command line: a file a verb, and what verbs share.
+//!
+//! It may import from every layer, and nothing imports from it. Begin with [`arguments`], which lists the verbs; each is a
+//! module with `Options` and `run`. Only this layer parses arguments and ends the process.
+
+pub mod arguments;
+pub mod capture;
+pub mod check;
+pub mod choice;
+pub mod config;
+pub mod delete;
+pub mod detach;
+pub mod events;
+pub mod explain;
+pub mod flows;
+pub mod generate;
+pub mod guide;
+pub mod ladder;
+pub mod manual;
+pub mod replay;
+pub mod schema;
+pub mod since;
+pub mod stats;
+pub mod terminal;
+pub mod top;
+pub mod trace;
+pub mod violations;
+
+pub use self::arguments::{Cli, Command, refuse};

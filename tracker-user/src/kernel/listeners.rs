@@ -1,0 +1,201 @@
+//! The maps of protection, as the agent and the other commands use them.
+
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path};
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters, Place};
+use zeroize::Zeroizing;
+
+use crate::model::listener::{place, socket_address};
+
+const LISTENERS: &str = "LISTENERS";
+
+/// [`tracker_common::cookie::Keys`], as words.
+pub type KeyWords = [u64; size_of::<tracker_common::cookie::Keys>() / 8];
+
+type StateWords = [u64; size_of::<ListenerState>() / 8];
+type CounterWords = [u64; size_of::<OutcomeCounters>() / 8];
+
+/// Listeners, what the kernel programs know of them, and what they counted.
+pub struct ListenerMaps {
+    listeners: HashMap<MapData, [u8; size_of::<Place>()], [u64; size_of::<Listener>() / 8]>,
+    states: Array<MapData, StateWords>,
+    counters: PerCpuArray<MapData, CounterWords>,
+}
+
+/// Forgets every listener whose protection an agent before this one was asked for.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn forget_listeners(pins: &Path) -> Result<()> {
+    let Some(mut maps) = ListenerMaps::from_pins(pins)? else { return Ok(()) };
+    for place in maps.listeners()?.into_keys() {
+        maps.remove(place)?;
+    }
+    Ok(())
+}
+
+fn open(pins: &Path, name: &str) -> Result<MapData> {
+    MapData::from_pin(pins.join(name)).with_context(|| format!("opening the pinned map {name}"))
+}
+
+impl ListenerMaps {
+    /// Opens the maps that are pinned in a directory; `None` where the kernel programs there protect nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where they are there and cannot be opened.
+    pub fn from_pins(pins: &Path) -> Result<Option<Self>> {
+        match std::fs::metadata(pins.join(LISTENERS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            metadata => metadata.with_context(|| format!("looking for the map {LISTENERS}"))?,
+        };
+        Self::from_maps(|name| open(pins, name)).map(Some)
+    }
+
+    /// Opens each map by its name with `open`.
+    ///
+    /// # Errors
+    ///
+    /// Where one cannot be opened, or is of another kind.
+    pub fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
+        Ok(Self {
+            listeners: Map::HashMap(open(LISTENERS)?).try_into()?,
+            states: Map::Array(open("LISTENER_STATES")?).try_into()?,
+            counters: Map::PerCpuArray(open("COOKIES")?).try_into()?,
+        })
+    }
+
+    /// Every place with what the kernel programs were told of it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn listeners(&self) -> Result<BTreeMap<SocketAddr, Listener>> {
+        self.listeners
+            .iter()
+            .map(|entry| {
+                let (place, listener) = entry.context("reading the listeners")?;
+                let place: Place = zerocopy::transmute!(place);
+                Ok((socket_address(&place), zerocopy::transmute!(listener)))
+            })
+            .collect()
+    }
+
+    /// Tells the kernel programs of a place.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set(&mut self, at: SocketAddr, listener: &Listener) -> Result<()> {
+        let (place, listener): ([u8; size_of::<Place>()], [u64; size_of::<Listener>() / 8]) =
+            (zerocopy::transmute!(place(at)), zerocopy::transmute!(*listener));
+        self.listeners.insert(place, listener, 0).context("writing a listener")
+    }
+
+    /// Tells the kernel programs to leave a place alone.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn remove(&mut self, at: SocketAddr) -> Result<()> {
+        let place: [u8; size_of::<Place>()] = zerocopy::transmute!(place(at));
+        self.listeners.remove(&place).context("removing a listener")
+    }
+
+    /// What the kernel programs know of the listener with this index.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn state(&self, index: u32) -> Result<ListenerState> {
+        let words = self.states.get(&index, 0).context("reading a listener's state")?;
+        Ok(zerocopy::transmute!(words))
+    }
+
+    /// Makes the kernel programs forget what they know of the listener with this index: they ask again.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn forget_state(&mut self, index: u32) -> Result<()> {
+        let nothing: StateWords = Default::default();
+        self.states.set(index, nothing, 0).context("clearing a listener's state")
+    }
+
+    /// Outcomes at the listener with this index, by [`Outcome`], over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn outcomes(&self, index: u32) -> Result<[u64; Outcome::SLOTS]> {
+        let mut sum = [0; Outcome::SLOTS];
+        for words in self.counters.get(&index, 0).context("reading a listener's counters")?.iter() {
+            // Counters come first; what follows them is of this CPU and second only.
+            for (total, count) in sum.iter_mut().zip(words) {
+                *total += count;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Sets the counters of the listener with this index to zero.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn forget_outcomes(&mut self, index: u32) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
+            anyhow::Error::new(error).context(format!("counting CPUs in {path}"))
+        })?;
+        let zeroes = PerCpuValues::try_from(vec![[0; size_of::<OutcomeCounters>() / 8]; cpus])?;
+        self.counters.set(index, zeroes, 0).context("clearing a listener's counters")
+    }
+}
+
+/// The map of keys.
+pub struct KeyMap {
+    keys: Array<MapData, KeyWords>,
+}
+
+impl KeyMap {
+    /// Opens the map that is pinned in a directory, and makes sure that nobody but its owner may.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not there, or cannot be opened.
+    pub fn from_pins(pins: &Path) -> Result<Self> {
+        use std::{fs, os::unix::fs::PermissionsExt};
+        const NAME: &str = "KEYS";
+        let path = pins.join(NAME);
+        let mode = fs::metadata(&path)
+            .with_context(|| format!("looking for the map {NAME}"))?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                .with_context(|| format!("making {} its owner's alone", path.display()))?;
+        }
+        Ok(Self { keys: Map::Array(open(pins, NAME)?).try_into()? })
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn get(&self) -> Result<Zeroizing<KeyWords>> {
+        Ok(Zeroizing::new(self.keys.get(&0, 0).context("reading the cookies' keys")?))
+    }
+
+    /// Overwrites the keys.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set(&mut self, keys: &Zeroizing<KeyWords>) -> Result<()> {
+        self.keys.set(0, **keys, 0).context("writing the cookies' keys")
+    }
+}

@@ -1,0 +1,22 @@
+//! The kernel's side of an agent: the embedded programs, loading and attaching them, their maps, and what of them outlives
+//! the process.
+//!
+//! It imports from `model` only. Begin with [`attach`], which loads and attaches the programs, and [`kernel_side`], which
+//! finds and removes what an agent has left; [`tables`] reads the maps.
+
+pub mod attach;
+pub mod batch;
+pub mod bpf;
+pub mod broken;
+pub mod btf;
+pub mod instance;
+pub mod kernel_side;
+pub mod kfunc;
+pub mod listeners;
+pub mod netlink;
+pub mod object;
+pub mod preflight;
+pub mod private_bpffs;
+pub mod protection;
+pub mod sock_diag;
+pub mod tables;

@@ -1,0 +1,63 @@
+//! Rules that connections have broken, as records and filters name them.
+
+use std::collections::BTreeMap;
+
+use tracker_common::violation::Rule;
+
+use crate::lookup::{self, Found};
+
+/// Rules that one connection has broken, by their names, and how often.
+pub type BrokenRules = BTreeMap<String, u64>;
+
+/// The filter for them, where something is known of them.
+#[derive(Clone, Debug, Default, Eq, PartialEq, clap::Args)]
+#[command(next_help_heading = "Filters")]
+pub struct BrokenFilter {
+    /// Connections that have broken one of these rules, as far as is remembered; `tracker violations` lists them
+    ///
+    /// Remembered are breaches of the rules that are reported (`tracker run --report`), while somebody asks for VIOLATION
+    /// events, as the agent itself does unless it is told not to: about the last 16,384 pairs of a connection and a rule on
+    /// each interface. What a header alone condemns belongs to no connection, and what sweeps find is not among them
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
+    pub violation: Vec<Rule>,
+}
+
+/// A rule by its name.
+///
+/// # Errors
+///
+/// What there is instead, in a line.
+pub fn rule(text: &str) -> Result<Rule, String> {
+    if let Some(rule) = Rule::from_name(text) {
+        return Ok(rule);
+    }
+    let names = |rules: &[Rule], between| {
+        rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(between)
+    };
+    let meant = match lookup::find(text) {
+        Some(Found::Rule(rule)) => vec![rule],
+        Some(Found::Elsewhere(rules)) => rules.iter().map(|(rule, _)| *rule).collect(),
+        Some(Found::Outside(_)) | None => Vec::new(),
+    };
+    Err(if meant.is_empty() {
+        format!("`{text}` is no rule; there are {}", names(Rule::ALL, ", "))
+    } else {
+        let meant = names(&meant, "`, `");
+        format!(
+            "`{text}` is no rule, but here it is `{meant}`; `tracker violations` lists them all"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_rule_is_answered_with_those_there_are() {
+        assert_eq!(rule("syn_fin"), Ok(Rule::SynFin));
+        assert!(rule("syn_finn").is_err_and(|said| said.contains(", syn_fin,")));
+        let said = rule("bad_SYN_ack").expect_err("Zeek's");
+        assert!(said.contains("here it is `synack_bad_ack`"), "{said}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Protected listeners as users see them: where they are, and when their SYNs are answered with cookies.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail};
+use tracker_common::{
+    key::{Address, mapped},
+    protect::{Listener, ListenerState, Mode, Place, Way},
+};
+
+use crate::record;
+
+/// A place as people write it.
+#[must_use]
+pub fn socket_address(place: &Place) -> SocketAddr {
+    (record::address(place.address), u16::from_be_bytes(place.port)).into()
+}
+
+/// The place at an address and a port.
+#[must_use]
+pub fn place(at: SocketAddr) -> Place {
+    let address: Address = match at.ip().to_canonical() {
+        std::net::IpAddr::V4(address) => mapped(address.octets()),
+        std::net::IpAddr::V6(address) => address.octets(),
+    };
+    Place { address, port: at.port().to_be_bytes(), reserved: [0; 2] }
+}
+
+/// Name of the [`Mode`] with this code.
+///
+/// # Errors
+///
+/// Where there is none.
+pub fn mode_name(code: u8) -> Result<&'static str> {
+    match code {
+        code if code == Mode::Off as u8 => Ok("off"),
+        code if code == Mode::Auto as u8 => Ok("auto"),
+        code if code == Mode::Always as u8 => Ok("always"),
+        other => bail!("unknown mode {other}"),
+    }
+}
+
+/// Name of the [`Way`] with this code.
+///
+/// # Errors
+///
+/// Where there is none.
+pub fn way_name(code: u8) -> Result<&'static str> {
+    [Way::Handover, Way::Kernel]
+        .into_iter()
+        .find(|way| *way as u8 == code)
+        .map(Way::name)
+        .with_context(|| format!("unknown way {code}"))
+}
+
+/// Whether SYNs for a listener are answered with cookies at `now_ns`, nanoseconds since boot.
+#[must_use]
+pub fn is_on(listener: &Listener, state: &ListenerState, now_ns: u64) -> bool {
+    listener.mode == Mode::Always as u8
+        || listener.mode == Mode::Auto as u8 && state.cookies_until_ns.get() > now_ns
+}
+
+/// Half-open connections from which on a listener's SYNs are answered with cookies: its backlog may be short.
+#[must_use]
+pub fn threshold(listener: &Listener, state: &ListenerState) -> u32 {
+    if state.is_listening.get() == 0 {
+        return listener.threshold;
+    }
+    let most = u64::from(state.backlog.get()) * 3 / 4;
+    u32::try_from(most).map_or(listener.threshold, |most| listener.threshold.min(most.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracker_common::cell::U32;
+
+    use super::*;
+
+    #[test]
+    fn places_and_addresses() {
+        for at in ["192.0.2.1:80", "[2001:db8::1]:65535"] {
+            let address = at.parse().expect(at);
+            assert_eq!(socket_address(&place(address)), address);
+        }
+        let mapped = place("[::ffff:192.0.2.1]:80".parse().expect("an address"));
+        assert_eq!(mapped, place("192.0.2.1:80".parse().expect("an address")));
+    }
+
+    #[test]
+    fn a_short_backlog_protects_earlier() {
+        let listener = Listener { threshold: 128, ..Listener::default() };
+        assert_eq!(threshold(&listener, &ListenerState::default()), 128);
+        for (backlog, expected) in [(u32::MAX, 128), (4096, 128), (128, 96), (5, 3), (0, 1)] {
+            let state = ListenerState {
+                is_listening: U32::new(1),
+                backlog: U32::new(backlog),
+                ..ListenerState::default()
+            };
+            assert_eq!(threshold(&listener, &state), expected, "{backlog}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A flow as users see it: one set of names for text, JSON, filters and events.
+
+use std::{collections::HashMap, fmt, net::IpAddr};
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tracker_common::{
+    conn_state::conn_state,
+    flow::{Facts, Flow, fact, flow_flag},
+    key::{Address, End, FlowKey},
+    state::State,
+    sweep::{Tier, Timeouts, states},
+};
+
+use crate::{clock::Clock, model::broken::BrokenRules};
+
+/// One direction of a flow: what one end has sent.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+pub struct Direction {
+    /// RFC 9293's name of this end's state.
+    pub state: String,
+    /// Packets that it sent.
+    pub packets: u64,
+    /// Their octets, IP headers included.
+    pub bytes: u64,
+    /// Octets of its data stream, by its sequence numbers: each counted once, those that were not seen too. Absent where
+    /// it sent nothing but RSTs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stream_bytes: Option<u64>,
+    /// Initial sequence number, where its SYN was seen.
+    pub isn: Option<u32>,
+    /// Highest sequence number sent, plus one.
+    pub seq: Option<u32>,
+    /// Highest acknowledgment sent.
+    pub ack: Option<u32>,
+    /// Window field of its last segment, not scaled.
+    pub window: u16,
+    /// MSS option of its SYN.
+    pub mss: Option<u16>,
+    /// Window scale option of its SYN.
+    pub wscale: Option<u8>,
+    /// SACK permitted option in its SYN.
+    pub sack: bool,
+    /// Timestamps option in its SYN.
+    pub timestamps: bool,
+}
+
+/// A flow.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+pub struct Record {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Always `tcp`.
+    pub protocol: String,
+    /// Address of the end that opened it; of the end seen first, where it was picked up in its middle.
+    pub src: IpAddr,
+    /// The other end's address.
+    pub dst: IpAddr,
+    /// The opener's port.
+    pub sport: u16,
+    /// The other end's port.
+    pub dport: u16,
+    /// What the opener sent.
+    pub orig: Direction,
+    /// What the other end sent.
+    pub reply: Direction,
+    /// Zeek's history.
+    pub history: String,
+    /// Zeek's conn_state.
+    pub conn_state: String,
+    /// `both`, `in` or `out`: the directions that were seen.
+    pub seen: String,
+    /// Picked up after its handshake.
+    pub midstream: bool,
+    /// Violations counted on it.
+    pub violations: u32,
+    /// Rules that it has broken, as far as is remembered, and how often; absent where nobody has looked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub broken_rules: Option<BrokenRules>,
+    /// The interface that saw its first packet.
+    pub interface: String,
+    /// The zone of that interface.
+    pub zone: u16,
+    /// From the SYN to the end of the handshake, in microseconds; absent where not seen.
+    pub rtt_us: Option<u32>,
+    /// `confirmed` or `half_open`: the table it is in; absent where it may be changing tables.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tier: Option<String>,
+    /// When its first packet was seen.
+    pub created: Timestamp,
+    /// The same in nanoseconds since boot; with the key it names one connection.
+    pub created_ns: u64,
+    /// Whole seconds until it is removed, if nothing renews it.
+    pub timeout_s: u32,
+}
+
+/// The address of one end.
+#[must_use]
+pub fn address(address: Address) -> IpAddr {
+    IpAddr::from(address).to_canonical()
+}
+
+/// What is needed to show records: both clocks, the agent's timeouts and its interfaces.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Both clocks.
+    pub clock: Clock,
+    /// The agent's.
+    pub timeouts: Timeouts,
+    /// Names of the agent's interfaces by slot: they may be those of another network namespace.
+    pub names: HashMap<u32, String>,
+}
+
+impl View {
+    /// An interface's name, or `#slot` where the agent has none there.
+    #[must_use]
+    pub fn interface_name(&self, slot: u32) -> String {
+        self.names.get(&slot).cloned().unwrap_or_else(|| format!("#{slot}"))
+    }
+}
+
+impl Record {
+    /// Packets of both ends.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.orig.packets.saturating_add(self.reply.packets)
+    }
+
+    /// Octets of both ends, IP headers included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.orig.bytes.saturating_add(self.reply.bytes)
+    }
+
+    /// What `flow` says.
+    #[must_use]
+    pub fn new(key: &FlowKey, flow: &Flow, tier: Option<Tier>, view: &View) -> Self {
+        let originator = flow.originator();
+        let states = states(flow);
+        let clock = &view.clock;
+        let (seconds, _) = view.timeouts.decide(states);
+        let idle = flow.life().last_seen.elapsed_ns(clock.monotonic_ns()) / 1_000_000_000;
+        let flags = flow.half(End::LOW).facts().flags | flow.half(End::HIGH).facts().flags;
+        let both = [End::LOW, End::HIGH].iter().all(|end| flow.half(*end).facts().seen());
+        Self {
+            family: if key.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned(),
+            protocol: "tcp".to_owned(),
+            src: address(key.addresses[originator.index()]),
+            dst: address(key.addresses[originator.other().index()]),
+            sport: key.port(originator),
+            dport: key.port(originator.other()),
+            orig: Direction::new(flow, originator, states),
+            reply: Direction::new(flow, originator.other(), states),
+            history: flow.history.display(originator).to_string(),
+            conn_state: conn_state(flow).to_owned(),
+            seen: if both {
+                "both"
+            } else if flags & fact::SEEN_IN != 0 {
+                "in"
+            } else {
+                "out"
+            }
+            .to_owned(),
+            midstream: flow.has(flow_flag::MIDSTREAM),
+            violations: flow.violations.get(),
+            broken_rules: None,
+            interface: view.interface_name(flow.slot()),
+            zone: key.zone,
+            rtt_us: Some(flow.handshake_us.get())
+                .filter(|us| *us != 0 && flow.half(originator).facts().has(fact::SYN)),
+            tier: tier.map(|tier| tier.name().to_owned()),
+            created: clock.date(flow.created_ns()),
+            created_ns: flow.created_ns(),
+            timeout_s: seconds.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// The rules that it has broken, as in `syn_isn_change=1,synack_bad_ack=2`; `None` where nothing is known of any.
+    #[must_use]
+    pub fn broken_text(&self) -> Option<String> {
+        let rules = self.broken_rules.as_ref().filter(|rules| !rules.is_empty())?;
+        let rules: Vec<_> = rules.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        Some(rules.join(","))
+    }
+
+    /// Both ends' states, the opener's first.
+    #[must_use]
+    pub fn states(&self) -> [&str; 2] {
+        [&self.orig.state, &self.reply.state]
+    }
+}
+
+impl Direction {
+    fn new(flow: &Flow, end: End, states: [State; 2]) -> Self {
+        let half = flow.half(end);
+        let facts = half.facts();
+        Self {
+            state: states[end.index()].name().to_owned(),
+            packets: half.packets.get(),
+            bytes: half.bytes.get(),
+            stream_bytes: facts.has_end().then(|| stream_bytes(&facts, half.bytes.get())),
+            isn: facts.has(fact::SYN).then_some(facts.isn.0),
+            seq: facts.has_end().then_some(facts.end.0),
+            ack: facts.has(fact::ACK).then_some(facts.ack.0),
+            window: half.window.get(),
+            mss: Some(half.mss.get()).filter(|mss| *mss != 0),
+            wscale: facts
+                .has(fact::WINDOW_SCALE)
+                .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default()),
+            sack: facts.has(fact::SACK),
+            timestamps: facts.has(fact::TIMESTAMPS),
+        }
+    }
+}
+
+/// Octets between the first and the last sequence number, SYN and FIN left out. Numbers wrap after 4 GiB: the packets'
+/// octets, `bytes`, tell how often, unless headers and retransmissions are as many themselves.
+fn stream_bytes(facts: &Facts, bytes: u64) -> u64 {
+    let flags = u32::from(facts.has(fact::SYN)) + u32::from(facts.has(fact::FIN));
+    let end = if facts.has(fact::FIN) { facts.fin.add(1) } else { facts.end };
+    // Fewer than its flags take where the number of its FIN was wrong.
+    let octets = u64::from(end.since(facts.isn).saturating_sub(flags));
+    octets + (bytes.saturating_sub(octets) >> 32 << 32)
+}
+
+impl fmt::Display for Record {
+    /// One line in conntrack's spelling.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tcp 6 {} {}/{}", self.timeout_s, self.orig.state, self.reply.state)?;
+        write!(f, " src={} dst={} sport={} dport={}", self.src, self.dst, self.sport, self.dport)?;
+        write!(f, " packets={} bytes={}", self.orig.packets, self.orig.bytes)?;
+        write!(f, " src={} dst={} sport={} dport={}", self.dst, self.src, self.dport, self.sport)?;
+        write!(f, " packets={} bytes={}", self.reply.packets, self.reply.bytes)?;
+        write!(f, " history={} seen={}", self.history, self.seen)?;
+        if self.midstream {
+            f.write_str(" midstream")?;
+        }
+        write!(f, " violations={} interface={}", self.violations, self.interface)?;
+        if self.zone != 0 {
+            write!(f, " zone={}", self.zone)?;
+        }
+        match self.rtt_us {
+            Some(us) => write!(f, " rtt_us={us}"),
+            None => Ok(()),
+        }
+    }
+}
