@@ -1,11 +1,11 @@
-//! `cargo xtask lint`: rustfmt and clippy, for the host and for BPF.
+//! `cargo xtask lint`: rustfmt, structure, and clippy, for the host and for BPF.
 
 use anyhow::Result;
 use xtask::bpf::Toolchain;
 
-use crate::{host, plan::Purpose, setup::setup};
+use crate::{host, plan::Purpose, setup::setup, structure::structure};
 
-/// Checks formatting and lets clippy check every crate.
+/// Checks formatting and structure, and lets clippy check every crate.
 ///
 /// # Errors
 ///
@@ -13,6 +13,7 @@ use crate::{host, plan::Purpose, setup::setup};
 pub(crate) fn lint() -> Result<()> {
     setup(Purpose::Lint)?;
     host::run(host::cargo().args(["fmt", "--all", "--check"]), "cargo fmt --check")?;
+    structure()?;
     host::run(
         host::cargo()
             .args(["clippy", "--workspace", "--all-targets"])

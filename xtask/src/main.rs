@@ -10,6 +10,7 @@ mod plan;
 mod probe;
 mod run;
 mod setup;
+mod structure;
 mod test;
 mod vm;
 
@@ -49,8 +50,10 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Check formatting, and let clippy check everything, the kernel programs too
+    /// Check formatting and structure, and let clippy check everything, the kernel programs too
     Lint,
+    /// Show how layers import each other, and which files are long and why; fail where an import points upward
+    Structure,
     /// Build a package for Debian in target/package, which needs no toolchain where it is installed
     Package {
         /// Check it with lintian, promtool, systemd and Kubernetes' schemas, and install, use and remove it on a machine of its
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Test { args } => test::test(&args),
         Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
+        Verb::Structure => structure::structure(),
         Verb::Package { check } => package::package(check),
         Verb::Vm(options) => vm::vm(&options),
         Verb::Docs => docs::docs(),

@@ -1,0 +1,455 @@
+//! What becomes of a SYN to a protected listener, and of an acknowledgment that may return a cookie.
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie},
+    programs::XdpContext,
+};
+use tracker_common::{
+    cookie::{self, Agreed, Cookie, LIFETIME_NS, Refused},
+    counters::Hook,
+    event::Kind,
+    flow::Flow,
+    key::End,
+    packet::Packet,
+    protect::{
+        Accepted, Listener, ListenerState, Mode, Outcome, OutcomeCounters, Place, Way, feature,
+    },
+    segment::{Flags, SynOptions},
+    seq::Seq,
+    state::State,
+    track::{Parts, Report, Surroundings},
+    violation::{Breach, Marks, Rule},
+};
+
+use super::{
+    Guarding,
+    handshake::load_timestamps,
+    protection,
+    socket::{Socket, TCP_LISTEN, look_up, read_at},
+};
+use crate::{
+    frame::opaque,
+    maps::{self, Scratch},
+    reports,
+    surroundings::Kernel,
+};
+
+/// What becomes of a segment.
+pub(crate) mod guarded {
+    /// Nothing: it is none of a protected listener's, or goes to the host as any other.
+    pub(crate) const PASSED: u32 = 0;
+    /// It is a SYN,ACK now, and goes back.
+    pub(crate) const ANSWERED: u32 = 1;
+    /// It returns no cookie of ours.
+    pub(crate) const REFUSED: u32 = 2;
+    /// It opens a connection, of which nothing was seen before.
+    pub(crate) const ACCEPTED: u32 = 3;
+}
+
+/// How long what is known of a listener is believed while it is sent cookies for, and while it is not, or not there: it
+/// may begin to listen in the middle of a flood.
+const ASK_WHILE_ON_NS: u64 = 100_000_000;
+const ASK_WHILE_OFF_NS: u64 = 1_000_000;
+
+/// Looks at the packet in [`Scratch`], whose record is `confirmed`, or null: one of [`guarded`].
+#[inline(never)]
+pub(crate) fn guard(
+    ctx: *mut xdp_md,
+    scratch: *mut Scratch,
+    confirmed: *const Flow,
+    now_ns: u64,
+) -> u32 {
+    // SAFETY: this CPU's own element; nothing below writes this part of it.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    let flags =
+        packet.segment.flags.only(Flags::SYN.with(Flags::ACK).with(Flags::RST).with(Flags::FIN));
+    let is_syn = flags == Flags::SYN;
+    let returns = flags.only(Flags::SYN.with(Flags::ACK).with(Flags::RST)) == Flags::ACK;
+    if (!is_syn && !returns) || packet.segment.fragment {
+        return guarded::PASSED;
+    }
+    let host = packet.from.other();
+    // SAFETY: this CPU's own element, another part of it.
+    let guarding = unsafe { &mut (*scratch).guarding };
+    guarding.place = Place {
+        address: packet.key.addresses[host.index()],
+        port: packet.key.ports[host.index()],
+        reserved: [0; 2],
+    };
+    let Some(listener) = maps::LISTENERS.get_ptr(&guarding.place) else { return guarded::PASSED };
+    // SAFETY: stays allocated while the program runs. The agent may be writing another version of it: each member makes
+    // sense by itself.
+    let listener = unsafe { &*listener };
+    let Some(state) = maps::LISTENER_STATES.get_ptr(listener.index) else { return guarded::PASSED };
+    // SAFETY: an array's element is never freed.
+    let state = unsafe { &*state };
+    let Some(counters) = maps::COOKIES.get_ptr(listener.index) else { return guarded::PASSED };
+    // SAFETY: an array's element is never freed; this CPU alone writes it.
+    let counters = unsafe { &*counters };
+    if listener.mode == Mode::Off as u8 {
+        return guarded::PASSED;
+    }
+    // SAFETY: a record, or null; see `tracker_common::track` on races.
+    let confirmed = unsafe { confirmed.as_ref() };
+    let at = At { ctx, scratch, confirmed, listener, state, counters, now_ns };
+    if is_syn { at.take_syn(packet, guarding) } else { at.take_ack(packet, guarding) }
+}
+
+/// Where a segment arrived, and when.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) ctx: *mut xdp_md,
+    pub(super) scratch: *mut Scratch,
+    confirmed: Option<&'a Flow>,
+    pub(super) listener: &'a Listener,
+    state: &'a ListenerState,
+    counters: &'a OutcomeCounters,
+    pub(super) now_ns: u64,
+}
+
+impl At<'_> {
+    #[inline(always)]
+    fn count(&self, outcome: Outcome) {
+        let cell = &self.counters.counts[opaque(outcome as usize) & (Outcome::SLOTS - 1)];
+        cell.set(cell.get() + 1);
+    }
+
+    #[inline(always)]
+    fn is_auto(&self) -> bool {
+        self.listener.mode == Mode::Auto as u8
+    }
+
+    #[inline(always)]
+    fn take_syn(&self, packet: &Packet, guarding: &mut Guarding) -> u32 {
+        if packet.segment.options.has(SynOptions::HAS_SIGNATURE) {
+            self.count(Outcome::LeftToHost);
+            return guarded::PASSED;
+        }
+        // Where the listener has no half-open connection, there is none to be found.
+        if self.is_known(packet, self.state.half_open.get() != 0) || self.is_for_many() {
+            return guarded::PASSED;
+        }
+        if !self.is_on(packet, guarding) {
+            return guarded::PASSED;
+        }
+        let sent = if self.listener.way == Way::Kernel as u8 || self.state.refused.get() != 0 {
+            self.answer_by_kernel(packet, guarding)
+        } else {
+            self.answer(packet, guarding)
+        };
+        if !sent {
+            self.count(Outcome::Unanswered);
+            return guarded::PASSED;
+        }
+        self.count(Outcome::Sent);
+        if self.counters.sends(self.now_ns, self.listener.threshold) && self.is_auto() {
+            self.hold(guarding, 0, 0);
+        }
+        guarded::ANSWERED
+    }
+
+    /// Whether the host knows the connection, by what was seen of it, in the table of half-open ones too or not: then its
+    /// stack is to judge the segment.
+    #[inline(always)]
+    fn is_known(&self, packet: &Packet, in_half_open: bool) -> bool {
+        let host = packet.from.other();
+        let kernel = Kernel::new(self.scratch);
+        if self.confirmed.is_some_and(|flow| !flow.is_dead() && is_open(&kernel, flow, host)) {
+            return true;
+        }
+        if in_half_open && let Some(half_open) = maps::HALF_OPEN.get_ptr(&packet.key) {
+            // SAFETY: the element stays allocated while the program runs: see `tracker_common::track` on races.
+            let flow = unsafe { &(*half_open).flow };
+            return !flow.is_dead()
+                && flow.half(host).facts().seen()
+                && is_open(&kernel, flow, host);
+        }
+        false
+    }
+
+    /// Whether the frame was sent to a group of stations, or to all.
+    #[inline(always)]
+    fn is_for_many(&self) -> bool {
+        if maps::interface().raw_ip != 0 {
+            return false;
+        }
+        let context = XdpContext::new(self.ctx);
+        let (data, end) = (context.data(), context.data_end());
+        if data + 14 > end {
+            return true;
+        }
+        // SAFETY: within the packet, as just compared.
+        let first = unsafe { core::ptr::read(data as *const u8) };
+        first & 1 != 0
+    }
+
+    /// Whether SYNs are answered with cookies now.
+    #[inline(always)]
+    fn is_on(&self, packet: &Packet, guarding: &mut Guarding) -> bool {
+        let (state, now_ns) = (self.state, self.now_ns);
+        let was_on = !self.is_auto() || now_ns < state.cookies_until_ns.get();
+        let is_sending = was_on && state.is_listening.get() != 0;
+        let patience = if is_sending { ASK_WHILE_ON_NS } else { ASK_WHILE_OFF_NS };
+        let asked_ns = state.asked_ns.get();
+        if asked_ns == 0 || now_ns.wrapping_sub(asked_ns) >= patience {
+            state.asked_ns.set(now_ns);
+            self.ask(packet, guarding);
+        }
+        if state.is_listening.get() == 0 {
+            return false;
+        }
+        if !self.is_auto() {
+            return true;
+        }
+        // A short backlog would be full before.
+        let limit = self.listener.threshold.min(state.backlog.get() / 4 * 3).max(1);
+        let half_open = state.half_open.get();
+        if half_open >= if was_on { limit / 2 } else { limit } {
+            self.hold(guarding, half_open, limit);
+            return true;
+        }
+        was_on
+    }
+
+    /// Sends cookies for a while from now on, and says so where none were sent before.
+    #[inline(always)]
+    fn hold(&self, guarding: &Guarding, half_open: u32, limit: u32) {
+        let old = self.state.cookies_until_ns.get();
+        let until = self.now_ns.wrapping_add(self.listener.hold_ns);
+        if until.wrapping_sub(old).cast_signed() < ASK_WHILE_ON_NS.cast_signed() {
+            return;
+        }
+        let began = self.now_ns >= old;
+        // Whoever comes second finds another value, and need not say it again.
+        if self.state.cookies_until_ns.compare_exchange(old, until) && began {
+            reports::announce_cookies(self.scratch, &guarding.place, self.now_ns, half_open, limit);
+        }
+    }
+
+    /// Asks the host whether somebody listens, and how many half-open connections there are.
+    #[inline(always)]
+    fn ask(&self, packet: &Packet, guarding: &mut Guarding) {
+        // No connection has port 0, so that only a listener is found.
+        let Some(socket) = self.look_up(packet, guarding, 0) else {
+            self.state.is_listening.set(0);
+            return;
+        };
+        let listens = socket.state() == TCP_LISTEN;
+        self.state.is_listening.set(u32::from(listens));
+        if listens {
+            let protection = protection();
+            // SAFETY: a socket that is held.
+            let tcp = unsafe { bpf_skc_to_tcp_sock(socket.0.cast()) };
+            if !tcp.is_null() {
+                // SAFETY: a member of the kernel's structure; the agent has found out where it is.
+                let half_open = unsafe { read_at(tcp as usize, protection.half_open_at) };
+                // SAFETY: as above.
+                let backlog = unsafe { read_at(tcp as usize, protection.backlog_at) };
+                self.state.half_open.set(half_open);
+                self.state.backlog.set(backlog);
+            }
+        }
+        socket.release();
+    }
+
+    /// The host's socket for what a client's port sends to the place.
+    #[inline(always)]
+    pub(super) fn look_up(
+        &self,
+        packet: &Packet,
+        guarding: &mut Guarding,
+        port: u16,
+    ) -> Option<Socket> {
+        look_up(self.ctx.cast(), packet, &mut guarding.tuple, port)
+    }
+
+    #[inline(always)]
+    fn take_ack(&self, packet: &Packet, guarding: &mut Guarding) -> u32 {
+        let until = self.state.cookies_until_ns.get();
+        if self.is_auto() && (until == 0 || self.now_ns >= until.wrapping_add(LIFETIME_NS)) {
+            return guarded::PASSED;
+        }
+        if self.is_known(packet, true) {
+            return guarded::PASSED;
+        }
+        let timestamps = load_timestamps(self.ctx, self.scratch, guarding);
+        let checked = tracker_check_cookie(u32::from(timestamps), self.now_ns);
+        if checked == IS_OURS && !self.was_accepted(packet, guarding.cookie.isn) {
+            let (agreed, cookie) = (guarding.agreed, guarding.cookie);
+            return self.accept(packet, guarding, &agreed, &cookie, Way::Handover);
+        }
+        let reason = if checked == IS_OURS {
+            Refused::Replayed
+        } else if checked == Refused::Expired as u32 {
+            Refused::Expired
+        } else if checked == Refused::NoKey as u32 {
+            Refused::NoKey
+        } else {
+            Refused::Forged
+        };
+        self.refuse(packet, guarding, reason)
+    }
+
+    /// Whether this very cookie has become a connection before. While that lives, nobody asks.
+    #[inline(always)]
+    fn was_accepted(&self, packet: &Packet, cookie: Seq) -> bool {
+        let Some(accepted) = maps::ACCEPTED.get_ptr(&packet.key) else { return false };
+        // SAFETY: the element stays allocated while the program runs. Where it is evicted meanwhile, another
+        // connection's is read, whose cookie is another one.
+        let accepted = unsafe { &*accepted };
+        accepted.cookie == cookie.0 && accepted.client_isn == packet.segment.seq.sub(1).0
+    }
+
+    /// Drops a segment that returns no cookie of ours, unless the host knows better.
+    #[inline(always)]
+    fn refuse(&self, packet: &Packet, guarding: &mut Guarding, reason: Refused) -> u32 {
+        let port = packet.key.port(packet.from);
+        let headers = self.load_headers(guarding);
+        // A connection from before this program, or one that its tables have lost; or nobody listens.
+        let Some(socket) = self.look_up(packet, guarding, port) else { return guarded::PASSED };
+        let listens = socket.state() == TCP_LISTEN;
+        let mut is_kernels = false;
+        if listens && let Some(tcp_len) = headers {
+            // SAFETY: a listener that is held, and headers of the lengths given.
+            let error = unsafe {
+                bpf_tcp_check_syncookie(
+                    socket.0.cast(),
+                    guarding.ip.as_mut_ptr().cast(),
+                    40,
+                    guarding.tcp.as_mut_ptr().cast(),
+                    tcp_len,
+                )
+            };
+            is_kernels = error == 0;
+        }
+        socket.release();
+        if !listens {
+            return guarded::PASSED;
+        }
+        let mut reason = reason;
+        if is_kernels {
+            let isn = packet.segment.ack.sub(1);
+            if !self.was_accepted(packet, isn) {
+                let agreed = Agreed { scale: 15, ..Agreed::default() };
+                let cookie = Cookie { isn, timestamp_offset: 0 };
+                return self.accept(packet, guarding, &agreed, &cookie, Way::Kernel);
+            }
+            reason = Refused::Replayed;
+        }
+        if reason as u8 != Refused::Replayed as u8 && has_ended(packet) {
+            // It crossed the other end's RST, or the last segment: the host answers it as any that comes too late.
+            return guarded::PASSED;
+        }
+        self.count(match reason {
+            Refused::Forged => Outcome::Forged,
+            Refused::Expired => Outcome::Expired,
+            Refused::Replayed => Outcome::Replayed,
+            Refused::NoKey => Outcome::NoKey,
+        });
+        let kernel = Kernel::new(self.scratch);
+        kernel.count_breach(Rule::CookieBad, Hook::Ingress);
+        kernel.report(&Report {
+            now_ns: self.now_ns,
+            kinds: Kind::Violation.bit(),
+            packet,
+            hook: Hook::Ingress,
+            breach: Breach { rule: Rule::CookieBad, low: 0, high: 0, actual: packet.segment.ack.0 },
+            marks: Marks::NONE,
+            before: [State::Closed; 2],
+            after: [State::Closed; 2],
+            flow: None,
+        });
+        guarded::REFUSED
+    }
+
+    /// Remembers a connection, for the listener and against a second one by the same cookie.
+    #[inline(always)]
+    fn accept(
+        &self,
+        packet: &Packet,
+        guarding: &mut Guarding,
+        agreed: &Agreed,
+        cookie: &Cookie,
+        way: Way,
+    ) -> u32 {
+        let mut features = 0;
+        for (is, bit) in [
+            (agreed.is_scaled(), feature::WINDOW_SCALE),
+            (agreed.sack, feature::SACK),
+            (agreed.timestamps, feature::TIMESTAMPS),
+            (agreed.ecn, feature::ECN),
+        ] {
+            if is {
+                features |= bit;
+            }
+        }
+        guarding.accepted = Accepted {
+            at_ns: self.now_ns,
+            handed_ns: 0,
+            index: self.listener.index,
+            client_isn: packet.segment.seq.sub(1).0,
+            cookie: cookie.isn.0,
+            timestamp_offset: cookie.timestamp_offset,
+            mss: agreed.mss(&packet.key.addresses[0]),
+            client_scale: agreed.scale,
+            host_scale: self.listener.scale,
+            features,
+            // The kernel checks its own cookies.
+            is_done: u8::from(way as u8 == Way::Kernel as u8),
+            way: way as u8,
+            reserved: 0,
+        };
+        let _ = maps::ACCEPTED.insert(&packet.key, &guarding.accepted, 0);
+        self.count(Outcome::Accepted);
+        self.counters.returned.set(self.counters.returned.get() + 1);
+        guarding.arrived = *packet;
+        guarded::ACCEPTED
+    }
+}
+
+/// In place of a [`Refused`].
+const IS_OURS: u32 = 0xff;
+
+/// Checks the cookie that the segment in [`Scratch`] returns: [`IS_OURS`], and then what it says is there, or the code of a
+/// [`Refused`]. `timestamps` says whether the segment has the option. A global function, as those of `answer.rs`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return Refused::NoKey as u32 };
+    let Some(keys) = maps::KEYS.get_ptr(0) else { return Refused::NoKey as u32 };
+    // SAFETY: an array's element is never freed; nobody writes the key of a period that has begun.
+    let keys = unsafe { &*keys };
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
+    match cookie::check(keys, &parsed.packet, timestamps != 0, now_ns) {
+        Ok((agreed, cookie)) => {
+            (guarding.agreed, guarding.cookie) = (agreed, cookie);
+            IS_OURS
+        }
+        Err(reason) => reason as u32,
+    }
+}
+
+/// Whether the segment's addresses and ports are those of a connection that is still remembered. None that goes on gets
+/// here.
+#[inline(always)]
+fn has_ended(packet: &Packet) -> bool {
+    // SAFETY: the elements stay allocated while the program runs: see `tracker_common::track` on races.
+    let confirmed = maps::CONFIRMED.get_ptr(&packet.key).map(|flow| unsafe { &*flow });
+    // SAFETY: as above.
+    let half_open = || maps::HALF_OPEN.get_ptr(&packet.key).map(|flow| unsafe { &(*flow).flow });
+    let host = packet.from.other();
+    confirmed
+        .or_else(half_open)
+        .is_some_and(|flow| !flow.is_dead() && flow.half(host).facts().seen())
+}
+
+/// Whether an end of a flow is not CLOSED.
+#[inline(always)]
+fn is_open(kernel: &Kernel, flow: &Flow, end: End) -> bool {
+    // Not by an index: the compiler would make a pointer by an OR, which the verifier refuses.
+    let [low, high] = kernel.states(flow).map(|state| opaque(state as usize));
+    let state = if end.is_high() { high } else { low };
+    state != State::Closed as usize
+}
