@@ -106,7 +106,7 @@ pub(crate) fn announce_cookies(
     event.key.ports[0] = place.port;
     event.slot = maps::interface().slot;
     (event.actual, event.high) = (half_open, limit);
-    send(event, Kind::Cookie, 0);
+    tracker_send(0, Kind::Cookie as u32, 0);
 }
 
 /// Sends what was filed, and forgets it.
@@ -119,23 +119,17 @@ pub(crate) fn deliver(scratch: *mut Scratch) {
     }
 }
 
-/// A global function: the verifier checks it once, not at every call.
+// These are global functions: the verifier checks each once, and not on every path to a call.
+
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn tracker_deliver() -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
-    let Some(config) = maps::CONFIG.get_ptr(0) else { return 1 };
-    // SAFETY: an array's element is never freed.
-    let config = unsafe { &*config };
     for n in 0..MOST_REPORTS {
         // SAFETY: this CPU's own element.
-        let reports = unsafe { &mut (*scratch).reports };
-        if n < reports.count as usize
-            && let Some(filed) = reports.filed.get_mut(n)
-        {
-            // SAFETY: as above; another part of it.
-            let repeated = unsafe { &mut (*scratch).repeated };
-            deliver_one(filed, config, repeated);
+        if n < unsafe { (*scratch).reports.count } as usize {
+            #[allow(clippy::cast_possible_truncation)] // few
+            tracker_deliver_one(n as u32);
         }
     }
     // SAFETY: as above.
@@ -143,10 +137,15 @@ extern "C" fn tracker_deliver() -> u32 {
     0
 }
 
+/// Sends what is wanted of the report at `n`, in the order in which it is to be read.
 #[inline(never)]
-fn deliver_one(filed: &mut Filed, config: &LiveConfig, repeated: &mut Repeated) -> u32 {
+#[unsafe(no_mangle)]
+extern "C" fn tracker_deliver_one(n: u32) -> u32 {
+    let Some(config) = maps::CONFIG.get_ptr(0) else { return 1 };
+    // SAFETY: an array's element is never freed.
+    let config = unsafe { &*config };
+    let Some(filed) = filed(n) else { return 1 };
     let wanted = wanted(config, filed.kinds, Marks(filed.marks));
-    // In the order in which they are to be read.
     for kind in
         [Kind::Destroy, Kind::New, Kind::Segment, Kind::Violation, Kind::Established, Kind::Closing]
     {
@@ -154,20 +153,30 @@ fn deliver_one(filed: &mut Filed, config: &LiveConfig, repeated: &mut Repeated) 
             continue;
         }
         match kind {
-            Kind::Violation => violations(filed, config, repeated),
+            Kind::Violation => violations(n, filed, config),
             Kind::Segment if !config.trace.matches(&filed.event.key) => {}
-            _ => send(&mut filed.event, kind, 0),
+            _ => {
+                tracker_send(n, kind as u32, 0);
+            }
         }
     }
     0
 }
 
+/// The report at `n`.
+#[inline(always)]
+fn filed<'a>(n: u32) -> Option<&'a mut Filed> {
+    let scratch = maps::SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element, and no caller keeps two of these.
+    unsafe { &mut (*scratch).reports }.filed.get_mut(n as usize)
+}
+
 /// Sends the breach and the marks that are to be reported.
 #[inline(always)]
-fn violations(filed: &mut Filed, config: &LiveConfig, repeated: &mut Repeated) {
+fn violations(n: u32, filed: &mut Filed, config: &LiveConfig) {
     let own = filed.kinds & Kind::Violation.bit() != 0;
-    if own && may_report(&filed.event, config, filed.rule, repeated) {
-        send(&mut filed.event, Kind::Violation, filed.rule);
+    if own && tracker_may_report(n, filed.rule) != 0 {
+        tracker_send(n, Kind::Violation as u32, filed.rule);
     }
     if own {
         // The numbers were the breach's.
@@ -179,8 +188,8 @@ fn violations(filed: &mut Filed, config: &LiveConfig, repeated: &mut Repeated) {
             break;
         }
         let rule = left.trailing_zeros();
-        if may_report(&filed.event, config, rule, repeated) {
-            send(&mut filed.event, Kind::Violation, rule);
+        if tracker_may_report(n, rule) != 0 {
+            tracker_send(n, Kind::Violation as u32, rule);
         }
         left &= left - 1;
     }
@@ -188,6 +197,19 @@ fn violations(filed: &mut Filed, config: &LiveConfig, repeated: &mut Repeated) {
 
 /// Whether a breach is one of those that are reported, and neither its flow nor its source has had too many.
 #[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_may_report(n: u32, rule: u32) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(config) = maps::CONFIG.get_ptr(0) else { return 0 };
+    // SAFETY: an array's element is never freed.
+    let config = unsafe { &*config };
+    let Some(filed) = filed(n) else { return 0 };
+    // SAFETY: this CPU's own element, another part of it.
+    let repeated = unsafe { &mut (*scratch).repeated };
+    u32::from(may_report(&filed.event, config, rule, repeated))
+}
+
+#[inline(always)]
 fn may_report(event: &Event, config: &LiveConfig, rule: u32, repeated: &mut Repeated) -> bool {
     #[allow(clippy::cast_possible_truncation)] // a rule's code
     let code = rule as u8;
@@ -240,17 +262,20 @@ fn take_token(event: &Event, config: &LiveConfig) -> bool {
     }
 }
 
-/// Writes a report of one kind into the ring buffer.
-#[inline(always)]
-fn send(event: &mut Event, kind: Kind, rule: u32) {
-    event.kind = kind as u8;
-    #[allow(clippy::cast_possible_truncation)] // a rule's code
+/// Writes the report at `n` into the ring buffer, as one of that kind.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_send(n: u32, kind: u32, rule: u32) -> u32 {
+    let Some(filed) = filed(n) else { return 1 };
+    let event = &mut filed.event;
+    #[allow(clippy::cast_possible_truncation)] // the codes of a kind and of a rule
     {
-        event.rule = rule as u8;
+        (event.kind, event.rule) = (kind as u8, rule as u8);
     }
     // Who replays a capture looks after every packet.
     let how = if maps::interface().replay == 0 { 0 } else { u64::from(BPF_RB_NO_WAKEUP) };
     if maps::EVENTS.output::<Event>(&*event, how).is_err() {
         maps::tally(Tally::ReportsLost);
     }
+    0
 }
