@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
@@ -95,6 +95,70 @@ impl Pair {
     fn join(&self) -> Result<()> {
         cable((&self.host, INTERFACE), (&self.peer, INTERFACE))
     }
+}
+
+/// Two network cards on a cable of their own, in a virtual machine: the ends of a [`Pair`]. When it is dropped, the kernel
+/// gives them back to the namespace that the machine began with.
+#[derive(Debug)]
+pub struct CardPair(Pair);
+
+impl CardPair {
+    /// Takes the cards whose hardware addresses end in the pair's number and in 0 for the host's end, 1 for the peer's.
+    /// `cargo xtask vm` gives machines such cards. They are up, and silent until they have addresses.
+    ///
+    /// # Errors
+    ///
+    /// Where there are no such cards.
+    pub fn take(pair: u8) -> Result<Self> {
+        let cards = Self(Pair { host: Namespace::new()?, peer: Namespace::new()? });
+        for (end, namespace) in [&cards.0.host, &cards.0.peer].into_iter().enumerate() {
+            namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+            let address = format!("52:54:00:00:{pair:02x}:{end:02x}");
+            let mut found = None;
+            // The last one who had them may have gone a moment ago.
+            eventually(&format!("there is a network card {address}"), || {
+                found = card(&address)?;
+                Ok(found.is_some())
+            })?;
+            let name = found.context("a card")?;
+            let command = ["link", "set", "dev", &name, "netns", &namespace.path()];
+            crate::namespace::run("ip", &command)?;
+            namespace.run("ip", &["link", "set", "dev", &name, "name", INTERFACE])?;
+            namespace.run("ip", &["link", "set", INTERFACE, "up"])?;
+        }
+        Ok(cards)
+    }
+
+    /// The namespaces.
+    #[must_use]
+    pub fn pair(&self) -> &Pair {
+        &self.0
+    }
+
+    /// Gives both ends [`address`]es.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn address(&self) -> Result<()> {
+        for namespace in [&self.0.host, &self.0.peer] {
+            namespace.sysctl(&format!("net/ipv6/conf/{INTERFACE}/disable_ipv6"), "0")?;
+        }
+        self.0.address()
+    }
+}
+
+/// The name of the card with a hardware address, in this program's own namespace.
+fn card(address: &str) -> Result<Option<String>> {
+    for entry in std::fs::read_dir("/sys/class/net")? {
+        let entry = entry?;
+        // One that is just leaving has none any more.
+        let Ok(text) = std::fs::read_to_string(entry.path().join("address")) else { continue };
+        if text.trim() == address {
+            return Ok(entry.file_name().into_string().ok());
+        }
+    }
+    Ok(None)
 }
 
 /// Makes a veth pair, either end in the namespace and with the name given, and brings both up.

@@ -109,6 +109,19 @@ impl Namespace {
     }
 }
 
+/// Runs a command where this program is, and returns what it printed.
+///
+/// # Errors
+///
+/// As [`Namespace::run`].
+pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("starting {program}: `cargo xtask setup` installs it"))?;
+    text(program, arguments, &output)
+}
+
 fn text(program: &str, arguments: &[&str], output: &Output) -> Result<String> {
     if !output.status.success() {
         bail!(

@@ -119,5 +119,20 @@ fn has_virtualization() -> bool {
     has && File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
-/// Pairs of network cards on a cable. The last two digits of their addresses are the pair and the end.
-const CARDS: [[&str; 2]; 2] = [["virtio-net-pci", "virtio-net-pci"], ["vmxnet3", "virtio-net-pci"]];
+/// Pairs of network cards on a cable. The last two numbers of their addresses are the pair and the end.
+const CARDS: [[&str; 2]; 2] =
+    [["virtio-net-pci", "virtio-net-pci"], ["vmxnet3", "virtio-net-pci"]];
+
+/// The pair of cards with two queues.
+const QUEUES: usize = CARDS.len();
+
+/// Makes the cable of that pair, then becomes QEMU.
+const CABLES: &str = "set -e
+echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+ip link add cable type bridge
+for end in 0 1; do
+    ip tuntap add dev end$end mode tap multi_queue vnet_hdr
+    ip link set dev end$end master cable up
+done
+ip link set dev cable up
+exec \"$@\"";

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -135,7 +135,6 @@ pub(crate) fn build(selection: &Selection) -> Result<Vec<Built>> {
             "--message-format=json-render-diagnostics",
         ])
         .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
-        .args(OUTSIDE.into_iter().flat_map(|name| ["--test", name]))
         .args(selection.programs.iter().flat_map(|program| ["--test", &program.name]))
         .stderr(Stdio::inherit())
         .output()
@@ -163,9 +162,6 @@ pub(crate) fn build(selection: &Selection) -> Result<Vec<Built>> {
     Ok(built)
 }
 
-/// Programs that are built beside those that are asked for.
-const OUTSIDE: [&str; 0] = [];
-
 fn executables(messages: &str) -> Result<Vec<Built>> {
     let mut built = Vec::new();
     for line in messages.lines() {
@@ -180,10 +176,4 @@ fn executables(messages: &str) -> Result<Vec<Built>> {
         }
     }
     Ok(built)
-}
-
-/// The tests that a program has.
-pub(crate) fn tests_of(program: &Built) -> Result<Vec<String>> {
-    let text = host::text(Command::new(&program.path).args(["--list", "--format", "terse"]))?;
-    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
