@@ -15,7 +15,7 @@ mod suite;
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
+    path::Path,
     sync::{Mutex, PoisonError},
     thread,
     time::Instant,
@@ -128,15 +128,15 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     }
     if options.write {
         outcomes.sort_by(|one, other| one.kernel.version.cmp(&other.kernel.version));
-        page::write(&outcomes, &absences)?;
+        page::write(&outcomes)?;
     }
     Ok(())
 }
 
 fn one(
     kernel: &Kernel,
-    payload: &PathBuf,
-    directory: &std::path::Path,
+    payload: &Path,
+    directory: &Path,
     selection: &Selection,
     absences: &Absences,
 ) -> Result<Outcome> {

@@ -71,11 +71,23 @@ impl Outcome {
         self.endings.values().filter(|ending| **ending == Ending::Passed).count()
     }
 
+    /// What a program printed after `name`.
+    pub(crate) fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.iter().find_map(|line| line.strip_prefix(name))
+    }
+
+    /// The kernel programs, and how many instructions the verifier has followed in each.
+    pub(crate) fn verified(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.facts.iter().filter_map(|line| {
+            let (program, count) = line.split_once(" of ")?.0.rsplit_once(' ')?;
+            program.contains(": tracker_").then_some((program, count))
+        })
+    }
+
     fn of_text(version: &Version, text: &str, absences: &Absences) -> Read {
         let mut read = Read::default();
         let mut program = String::new();
-        let mut announced = 0;
-        let mut ended = 0;
+        let (mut announced, mut ended) = (0, 0);
         for line in text.lines().map(str::trim_end) {
             if let Some(name) = line.strip_prefix("@@ begin ") {
                 (program, announced, ended) = (name.to_owned(), 0, 0);
@@ -102,8 +114,9 @@ impl Outcome {
                     (Ending::Passed, None) => {}
                 }
                 read.endings.insert(test, ending);
-            } else if line.contains(" of ") && line.contains(": tracker_") {
-                read.facts.push(line.to_owned());
+            } else if program == "verifier" {
+                // The first line of a test's follows its name.
+                read.facts.push(line.rsplit(" ... ").next().unwrap_or(line).to_owned());
             }
         }
         read

@@ -1,22 +1,75 @@
 //! docs/kernels.md, from what a run showed.
 
-use std::fs;
+use std::{collections::BTreeMap, fmt::Write, fs};
 
 use anyhow::{Context, Result};
 
-use super::{absence::Absences, outcome::Outcome};
+use super::outcome::{Ending, Outcome};
 use crate::host;
+
+const HEAD: &str = "# Kernels
+
+`cargo xtask vm --write` writes this page. It boots Debian's packages of each kernel in QEMU, and runs the tests of `tests/tests`
+inside: the same programs that `cargo test` runs on the host. `cargo xtask test` boots 6.1, 6.12 and the newest with a part of
+them.
+
+tracker needs Linux 6.1 or newer with BTF (`CONFIG_DEBUG_INFO_BTF`). What differs from kernel to kernel is chosen by asking the
+kernel, never by its version:
+
+| Needed for | Chosen | Otherwise |
+|---|---|---|
+| leaving packets | tcx (since 6.6) | clsact |
+| connections that a SYN cookie opens | tracker's own cookies and `bpf_sk_assign_tcp_reqsk` (since 6.9) | the kernel's cookies, which need `net.ipv4.tcp_syncookies=2` |
+| arriving packets | native XDP | generic XDP where the driver has none |
+
+";
 
 /// Writes the page.
 ///
 /// # Errors
 ///
 /// Where it cannot be written.
-pub(crate) fn write(outcomes: &[Outcome], _absences: &Absences) -> Result<()> {
+pub(crate) fn write(outcomes: &[Outcome]) -> Result<()> {
     let page = host::workspace().join("docs/kernels.md");
-    let mut text = String::new();
+    fs::write(&page, text(outcomes)?).with_context(|| format!("writing {}", page.display()))
+}
+
+fn text(outcomes: &[Outcome]) -> Result<String> {
+    let mut text = HEAD.to_owned();
+    text.push_str("## Tests\n\n| Kernel | Leaving packets | Cookies | Passed | Absent |\n|---|---|---|---|---|\n");
     for outcome in outcomes {
-        text.push_str(&format!("{outcome}\n"));
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} |",
+            outcome.kernel.release,
+            outcome.fact("egress: ").unwrap_or("?"),
+            outcome.fact("cookies: ").unwrap_or("?"),
+            outcome.endings.values().filter(|ending| **ending == Ending::Passed).count(),
+            outcome.absent.len(),
+        )?;
     }
-    fs::write(&page, text).with_context(|| format!("writing {}", page.display()))
+    text.push_str("\n## Instructions that the verifier follows\n\nThe kernel's limit is 1,000,000, the project's 500,000.\n\n");
+    let mut counts = BTreeMap::<&str, Vec<Option<&str>>>::new();
+    for (index, outcome) in outcomes.iter().enumerate() {
+        for (program, count) in outcome.verified() {
+            counts.entry(program).or_insert_with(|| vec![None; outcomes.len()])[index] = Some(count);
+        }
+    }
+    let names: Vec<_> = outcomes.iter().map(|outcome| outcome.kernel.name.as_str()).collect();
+    writeln!(text, "| Program | {} |\n|---|{}", names.join(" | "), "--:|".repeat(names.len()))?;
+    for (program, counts) in counts {
+        let counts: Vec<_> = counts.into_iter().map(|count| count.unwrap_or("-")).collect();
+        writeln!(text, "| {program} | {} |", counts.join(" | "))?;
+    }
+    text.push_str("\n## Absences\n\nThese tests must fail on these kernels; one that passes fails the run.\n\n| Test | Kernels | Reason |\n|---|---|---|\n");
+    let mut absences = BTreeMap::<(&str, &str), Vec<&str>>::new();
+    for outcome in outcomes {
+        for (test, reason) in &outcome.absent {
+            absences.entry((test, reason)).or_default().push(&outcome.kernel.name);
+        }
+    }
+    for ((test, reason), kernels) in absences {
+        writeln!(text, "| `{test}` | {} | {reason} |", kernels.join(", "))?;
+    }
+    Ok(text)
 }
