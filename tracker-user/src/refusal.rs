@@ -72,7 +72,7 @@ impl Refusal {
             "The verifier's whole log stands above. Report this to the developers of tracker, with the output of \
              `tracker -v check`"
         } else {
-            "-v prints the verifier's whole log. Report this to the developers of tracker, with the output of `tracker -v \
+            "`-v` prints the verifier's whole log. Report this to the developers of tracker, with the output of `tracker -v \
              check`"
         }
     }
@@ -142,8 +142,11 @@ fn chain(error: &dyn Error) -> String {
 fn is_told(line: &str) -> bool {
     let line = line.trim();
     let is_count = line.starts_with("processed ") && line.contains(" insns ");
+    // An instruction that was begun: its number, and nothing behind the colon.
+    let is_number = line.strip_suffix(':').is_some_and(|number| number.parse::<u32>().is_ok());
     !(line.is_empty()
         || is_count
+        || is_number
         || line.starts_with("verification time ")
         || line.starts_with("stack depth "))
 }
@@ -152,5 +155,98 @@ fn shortened(line: &str) -> String {
     match line.char_indices().nth(WIDTH) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Logs of kernels of Debian, which refused an older version of the programs.
+    const BY_6_1: &str = include_str!("refusal/linux-6.1.log");
+    const BY_6_12: &str = include_str!("refusal/linux-6.12.log");
+
+    fn said(log: &str) -> String {
+        let refusal = Refusal {
+            program: "tracker_egress".to_owned(),
+            release: "6.12.118+deb13-cloud-amd64".to_owned(),
+            cause: "Invalid argument (os error 22)".to_owned(),
+            log: log.to_owned(),
+        };
+        refusal.reason()
+    }
+
+    #[test]
+    fn before_verification() {
+        assert_eq!(
+            said(BY_6_1),
+            "Linux 6.12.118+deb13-cloud-amd64 refuses tracker_egress (Invalid argument (os error 22)); its verifier ends with\n    \
+             back-edge from insn 1061 to 1062"
+        );
+    }
+
+    #[test]
+    fn during_verification() {
+        let said = said(BY_6_12);
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.len(), 1 + LINES, "{said}");
+        assert_eq!(
+            lines[LINES],
+            "    math between pkt pointer and register with unbounded min value is not allowed"
+        );
+        // The source that it is about.
+        assert!(lines[2].starts_with("    ; ") && lines[2].ends_with("@ frame.rs:182"), "{said}");
+        assert!(!said.contains("stack depth") && !said.contains("processed"), "{said}");
+    }
+
+    #[test]
+    fn without_a_log() {
+        let said = said("");
+        assert!(
+            said.ends_with("refuses tracker_egress (Invalid argument (os error 22))"),
+            "{said}"
+        );
+        // Statistics say nothing of the reason.
+        assert_eq!(said, self::said("\nverification time 3 usec\nstack depth 0\n"));
+    }
+
+    #[test]
+    fn the_whole_message() {
+        let by_verifier = ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(libc::EACCES),
+            verifier_log: aya_obj::VerifierLog::new(BY_6_12.to_owned()),
+        };
+        let said = Refusal::new("tracker_ingress", &by_verifier).to_string();
+        assert!(
+            said.contains("refuses tracker_ingress (Permission denied (os error 13))"),
+            "{said}"
+        );
+        assert!(said.contains("\n`-v` prints the verifier's whole log. Report this"), "{said}");
+        // Nothing is to be reported of what was no verifier's decision.
+        let other = ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(libc::ENOMEM),
+            verifier_log: aya_obj::VerifierLog::new(String::new()),
+        };
+        let said = Refusal::new("tracker_ingress", &other).to_string();
+        assert!(said.ends_with("refuses tracker_ingress (Cannot allocate memory (os error 12))"));
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let long = "é".repeat(WIDTH + 1);
+        assert_eq!(shortened(&long), format!("{}…", "é".repeat(WIDTH)));
+        assert_eq!(shortened(&long[..WIDTH * 2]), "é".repeat(WIDTH));
+    }
+
+    #[test]
+    fn a_container_that_forbids_it() {
+        let refused = |number| {
+            let io_error = io::Error::from_raw_os_error(number);
+            let error = aya::maps::MapError::CreateError { name: "EVENTS".to_owned(), io_error };
+            format!("{:#}", of_object(EbpfError::MapError(error)))
+        };
+        let said = refused(libc::EPERM);
+        assert!(said.contains("seccomp") && said.contains("creating the maps"), "{said}");
+        assert!(refused(libc::ENOMEM).starts_with("creating the maps"));
     }
 }

@@ -16,7 +16,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::plan::Purpose;
+use crate::{package::build::Target, plan::Purpose};
 
 /// What a contributor types.
 #[derive(Debug, Parser)]
@@ -54,8 +54,14 @@ enum Verb {
     Package {
         /// Check it with lintian, promtool, systemd and Kubernetes' schemas, and install, use and remove it on a machine of its
         /// own; needs root
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["target", "is_static"])]
         check: bool,
+        /// Build for this processor, as in `aarch64-unknown-linux-gnu`, instead of this machine's
+        #[arg(long, value_name = "TRIPLE")]
+        target: Option<Target>,
+        /// Build an archive (tar.gz) with a static program, which runs on any Linux, instead of a package
+        #[arg(long = "static")]
+        is_static: bool,
     },
     /// Write docs/violations.md anew, from the vocabulary in tracker-common, and docs/schema, from what the commands print
     Docs,
@@ -68,7 +74,9 @@ fn main() -> ExitCode {
         Verb::Test { args } => test::test(&args),
         Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
-        Verb::Package { check } => package::package(check),
+        Verb::Package { check, target, is_static } => {
+            package::package(package::Options { target, is_static, checks: check })
+        }
         Verb::Docs => docs::docs(),
     };
     if let Err(error) = result {
