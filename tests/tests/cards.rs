@@ -203,8 +203,7 @@ fn a_driver_that_learned_native_xdp_late() -> Result<()> {
 #[test]
 fn a_driver_without_native_xdp_says_so() -> Result<()> {
     let cards = CardPair::take(LATE_XDP)?;
-    let agent =
-        Agent::start(&cards.pair().host, &["--interface", INTERFACE, "--xdp", "generic"])?;
+    let agent = Agent::start(&cards.pair().host, &["--interface", INTERFACE, "--xdp", "generic"])?;
     cards.address()?;
     ensure!(mode(&agent)? == "generic", "generic XDP was asked for");
     connections_are_tracked(&cards, &agent)

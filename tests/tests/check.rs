@@ -76,6 +76,80 @@ fn what_protection_needs() -> Result<()> {
     Ok(())
 }
 
+/// The names of the programs that were accepted, by what they are for.
+fn accepted(findings: &[Value], check: &str) -> Result<Vec<String>> {
+    let found = findings.iter().find(|finding| finding["check"] == check);
+    let found = found.with_context(|| format!("nothing is said of {check}: {findings:?}"))?;
+    assert_eq!(found["verdict"], "ok", "{found}");
+    let programs = found["programs"].as_array().context("programs")?;
+    for program in programs {
+        // Less cannot track anything.
+        assert!(
+            program["verified_instructions"].as_u64().is_some_and(|count| count > 500),
+            "{program}"
+        );
+    }
+    programs
+        .iter()
+        .map(|program| Ok(program["name"].as_str().context("a name")?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_programs_are_loaded_and_nothing_stays() -> Result<()> {
+    let pair = Pair::silent()?;
+    pair.host.run("ip", &["tuntap", "add", "tun0", "mode", "tun"])?;
+    let (found, code) = findings(&pair.host, &["--interface", &format!("{INTERFACE},tun0,lo")])?;
+    assert_eq!(code, Some(0), "{found:?}");
+    for kind in ["Ethernet", "raw IP"] {
+        let observing = accepted(&found, &format!("programs for {kind}"))?;
+        assert_eq!(observing, ["tracker_egress", "tracker_ingress"]);
+        let protecting = accepted(&found, &format!("programs that protect, {kind}"))?;
+        assert_eq!(protecting, ["tracker_egress", "tracker_handover", "tracker_ingress"]);
+    }
+    assert_eq!(accepted(&found, "programs that sweep")?, ["tracker_sweep", "tracker_walk"]);
+    let links = pair.host.run("ip", &["-details", "link"])?;
+    assert!(!links.contains("xdp"), "{links}");
+    assert_eq!(pair.host.run("tc", &["filter", "show", "dev", INTERFACE, "egress"])?, "");
+
+    // On loopback alone there is no XDP.
+    let (found, _) = findings(&pair.host, &["--interface", "lo"])?;
+    assert_eq!(accepted(&found, "programs for loopback")?, ["tracker_egress"]);
+    Ok(())
+}
+
+#[test]
+fn what_the_verifier_followed_is_told_where_asked_for() -> Result<()> {
+    let arguments = ["check", "--interface", "lo"];
+    let (stdout, _, _) = run_tracker(&arguments, None)?;
+    let line = |stdout: &str| -> Result<String> {
+        let found = stdout.lines().find(|line| line.contains("programs for loopback"));
+        Ok(found.context("a line of the programs")?.to_owned())
+    };
+    assert_eq!(line(&stdout)?, "ok       programs for loopback: accepted: tracker_egress");
+    let (stdout, _, _) = run_tracker(&[&["-v"], &arguments[..]].concat(), None)?;
+    assert!(line(&stdout)?.ends_with(" instructions verified)"), "{stdout}");
+    Ok(())
+}
+
+#[test]
+fn an_agents_capabilities_are_enough() -> Result<()> {
+    let pair = Pair::silent()?;
+    let mut command = pair.host.command("setpriv");
+    for set in ["--inh-caps", "--bounding-set"] {
+        command.args([set, "-all,+net_admin,+bpf,+perfmon"]);
+    }
+    let output = command
+        .arg(tracker()?)
+        .args(["check", "--interface", INTERFACE, "-o", "jsonl"])
+        .output()?;
+    let stdout = String::from_utf8(output.stdout)?;
+    let found: Vec<Value> = stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert_eq!(accepted(&found, "programs for Ethernet")?.len(), 2);
+    Ok(())
+}
+
 #[test]
 fn what_a_user_may_not() -> Result<()> {
     let directory = std::env::temp_dir().join(format!("tracker-check-{}", std::process::id()));
@@ -91,5 +165,7 @@ fn what_a_user_may_not() -> Result<()> {
     let stdout = String::from_utf8(output.stdout)?;
     assert_eq!(output.status.code(), Some(1), "{stdout}");
     assert!(stdout.contains("failure  capabilities: ") && stdout.contains("CAP_BPF"), "{stdout}");
+    // What cannot be tried is not said to be so or so.
+    assert!(!stdout.contains("programs"), "{stdout}");
     Ok(())
 }

@@ -163,8 +163,19 @@ fn s4_netem_loses_reorders_and_copies() -> Result<()> {
     let pair = Pair::with_addresses()?;
     for namespace in [&pair.host, &pair.peer] {
         let netem = [
-            "qdisc", "add", "dev", INTERFACE, "root", "netem", "delay", "4ms", "3ms", "loss", "3%",
-            "duplicate", "2%",
+            "qdisc",
+            "add",
+            "dev",
+            INTERFACE,
+            "root",
+            "netem",
+            "delay",
+            "4ms",
+            "3ms",
+            "loss",
+            "3%",
+            "duplicate",
+            "2%",
         ];
         namespace.run("tc", &netem).context("netem")?;
     }

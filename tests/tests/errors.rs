@@ -36,6 +36,62 @@ fn not_root() -> Result<()> {
     Ok(())
 }
 
+/// Each verb that loads programs, and what it says.
+fn each_loading_verb(mut command: impl FnMut() -> Result<Command>) -> Result<Vec<String>> {
+    let verbs: [&[&str]; 3] =
+        [&["check"], &["run", "--interface", "lo"], &["replay", "/nonexistent.pcap"]];
+    let mut said = Vec::new();
+    for verb in verbs {
+        let output = command()?.args(["--instance", "errors-kernel"]).args(verb).output()?;
+        let stderr = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {stderr}");
+        said.push(String::from_utf8(output.stdout)? + &stderr);
+    }
+    Ok(said)
+}
+
+#[test]
+fn an_old_kernel() -> Result<()> {
+    let said = each_loading_verb(|| {
+        let mut command = Command::new(tracker()?);
+        // SAFETY: this is one system call.
+        unsafe {
+            command.pre_exec(|| {
+                // To this process and those that it starts, the kernel is a Linux 2.6 (personality(2)).
+                const UNAME26: libc::c_ulong = 0x0002_0000;
+                match libc::personality(UNAME26) {
+                    -1 => Err(std::io::Error::last_os_error()),
+                    _ => Ok(()),
+                }
+            });
+        }
+        Ok(command)
+    })?;
+    for said in said {
+        assert!(
+            said.contains("Linux 2.6 is older than 6.1, the oldest that tracker supports"),
+            "{said}"
+        );
+        assert!(!said.contains("accepted:"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_kernel_without_types() -> Result<()> {
+    let said = each_loading_verb(|| {
+        let mut command = Command::new("unshare");
+        let hide = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"";
+        command.args(["--mount", "sh", "-c", hide]).arg(tracker()?);
+        Ok(command)
+    })?;
+    for said in said {
+        assert!(said.contains(" has no BTF (/sys/kernel/btf/vmlinux is missing)"), "{said}");
+        assert!(!said.contains("accepted:"), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn no_such_interface() -> Result<()> {
     let pair = Pair::silent()?;

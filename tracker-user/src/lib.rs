@@ -11,7 +11,7 @@ pub mod model;
 
 // Modules by themselves, without their layers.
 pub use self::{
-    agent::{hub, interfaces, metrics, privileges, protect, reap, reload, run, service},
+    agent::{hub, interfaces, metrics, privileges, protect, reap, reload, run, service, trial},
     cli::{
         capture, check, config, delete, detach, events, explain, flows, generate, guide, ladder,
         manual, replay, schema, since, stats, terminal, top, trace, violations,
@@ -19,7 +19,7 @@ pub use self::{
     client::{lent, listen},
     kernel::{
         attach, batch, bpf, broken, btf, instance, kernel_side, kfunc, object, preflight,
-        private_bpffs, sock_diag, tables,
+        private_bpffs, refusal, sock_diag, tables,
     },
     model::{clock, event, filter, lookup, record, reported, scope, survey, tcp_flags},
 };

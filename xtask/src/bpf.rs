@@ -87,6 +87,14 @@ fn distribution_path() -> OsString {
     path
 }
 
+/// The distribution's cargo, with its own compiler, whatever an outer cargo is.
+#[must_use]
+pub fn distribution_cargo() -> Command {
+    let mut command = clean(Command::new("/usr/bin/cargo"));
+    command.env("RUSTC", "/usr/bin/rustc").env("PATH", distribution_path());
+    command
+}
+
 /// The compilers that are ready to use, the preferred one first.
 #[must_use]
 pub fn compilers() -> Vec<Compiler> {
@@ -173,6 +181,8 @@ pub enum Error {
     NoLinker(Compiler),
     /// cargo said no; its own words went to stderr.
     Cargo,
+    /// So did llvm-strip.
+    Strip,
     /// Something could not be started or written.
     Io(io::Error),
 }
@@ -193,6 +203,7 @@ impl fmt::Display for Error {
             Self::Cargo => {
                 f.write_str("the kernel programs could not be compiled; cargo's messages are above")
             }
+            Self::Strip => f.write_str("llvm-strip failed; its message is above"),
             Self::Io(error) => write!(f, "building the kernel programs: {error}"),
         }
     }
@@ -245,11 +256,9 @@ impl Toolchain {
     pub fn cargo(&self, verb: &str, package: &str, target_dir: &Path) -> Command {
         let mut command = match self.compiler.origin {
             Origin::Distribution => {
-                let mut command = clean(Command::new("/usr/bin/cargo"));
-                command.env("RUSTC", "/usr/bin/rustc");
+                let mut command = distribution_cargo();
                 // `asm!` for BPF is unstable, and this compiler is a stable one.
                 command.env("RUSTC_BOOTSTRAP", "1");
-                command.env("PATH", distribution_path());
                 command.arg(verb);
                 command
             }
@@ -300,7 +309,37 @@ impl Toolchain {
         if !command.status()?.success() {
             return Err(Error::Cargo);
         }
-        fs::copy(target_dir.join(TARGET).join("bpf").join(package), to)?;
-        Ok(())
+        self.strip(&target_dir.join(TARGET).join("bpf").join(package), to)
+    }
+
+    /// Copies an object without the debugging information that no kernel is given (DWARF): three quarters of it. Types and
+    /// lines of source, which the verifier shows, are elsewhere (BTF, BTF.ext) and stay. Where there is no llvm-strip the
+    /// copy is as it was.
+    fn strip(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let Some(strip) = self.llvm_strip() else {
+            fs::copy(from, to)?;
+            return Ok(());
+        };
+        let status =
+            Command::new(strip).arg("--strip-debug").arg(from).arg("-o").arg(to).status()?;
+        if status.success() { Ok(()) } else { Err(Error::Strip) }
+    }
+
+    /// The llvm-strip of the compiler's LLVM, or one on the PATH.
+    fn llvm_strip(&self) -> Option<PathBuf> {
+        const NAME: &str = "llvm-strip";
+        let own = match self.compiler.origin {
+            Origin::Distribution => {
+                Some(PathBuf::from(format!("/usr/lib/llvm-{}/bin/{NAME}", self.compiler.llvm)))
+            }
+            // rustup's component llvm-tools.
+            Origin::Rustup => capture(rustc(Origin::Rustup).args(["--print", "target-libdir"]))
+                .and_then(|libraries| {
+                    Some(Path::new(libraries.trim()).parent()?.join("bin").join(NAME))
+                }),
+        };
+        let path = env::var_os("PATH").unwrap_or_default();
+        let on_path = env::split_paths(&path).map(|directory| directory.join(NAME));
+        own.into_iter().chain(on_path).find(|candidate| candidate.is_file())
     }
 }

@@ -1,8 +1,13 @@
 //! Debian's package manager, where there is one.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::host;
 
@@ -53,6 +58,62 @@ fn has_candidate(policy: &str) -> bool {
 pub(crate) fn has(package: &str) -> bool {
     capture(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}\n", package]))
         .is_some_and(|text| text.lines().any(|status| status == "installed"))
+}
+
+/// The version of an installed package.
+///
+/// # Errors
+///
+/// Where it is not installed.
+pub(crate) fn version(package: &str) -> Result<String> {
+    let version = capture(Command::new("dpkg-query").args(["-W", "-f=${Version}", package]));
+    version.with_context(|| format!("{package} is not installed"))
+}
+
+/// Unpacks a package of another architecture into a directory that does not exist yet. It comes from where this system's
+/// packages come from, by an apt with folders of its own: this system's lists and packages stay as they are.
+///
+/// # Errors
+///
+/// Where it cannot be fetched; apt-get's own words went to stderr.
+pub(crate) fn unpack_foreign(package: &str, architecture: &str, directory: &Path) -> Result<()> {
+    let mut work = directory.as_os_str().to_owned();
+    work.push(".new");
+    let work = PathBuf::from(work);
+    match fs::remove_dir_all(&work) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let (state, cache) = (work.join("apt/state"), work.join("apt/cache"));
+    fs::create_dir_all(state.join("lists/partial"))?;
+    fs::create_dir_all(cache.join("archives/partial"))?;
+    let status = state.join("status");
+    fs::write(&status, "")?;
+    let apt = |verb: &[&str]| {
+        let mut command = apt_get();
+        command.current_dir(&work).args(["-o", &format!("APT::Architecture={architecture}")]);
+        command.args(["-o", &format!("APT::Architectures={architecture}")]);
+        // Root's apt fetches as another user, who may not write here.
+        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]);
+        for (folder, place) in
+            [("Dir::State", &state), ("Dir::State::status", &status), ("Dir::Cache", &cache)]
+        {
+            command.arg("-o").arg(format!("{folder}={}", place.display()));
+        }
+        host::run(command.args(verb), &format!("apt-get {}", verb.join(" ")))
+    };
+    apt(&["-q", "update"])?;
+    apt(&["-q", "download", package])?;
+    let files = fs::read_dir(&work)?.collect::<Result<Vec<_>, _>>()?;
+    let archive =
+        files.iter().map(fs::DirEntry::path).find(|path| path.extension() == Some("deb".as_ref()));
+    let archive = archive.context("apt-get has downloaded nothing")?;
+    host::run(
+        Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(work.join("root")),
+        "dpkg-deb",
+    )?;
+    fs::rename(work.join("root"), directory)?;
+    Ok(fs::remove_dir_all(&work)?)
 }
 
 fn capture(command: &mut Command) -> Option<String> {

@@ -18,7 +18,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::plan::Purpose;
+use crate::{package::build::Target, plan::Purpose};
 
 /// What a contributor types.
 #[derive(Debug, Parser)]
@@ -58,8 +58,14 @@ enum Verb {
     Package {
         /// Check it with lintian, promtool, systemd and Kubernetes' schemas, and install, use and remove it on a machine of its
         /// own; needs root
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["target", "is_static"])]
         check: bool,
+        /// Build for this processor, as in `aarch64-unknown-linux-gnu`, instead of this machine's
+        #[arg(long, value_name = "TRIPLE")]
+        target: Option<Target>,
+        /// Build an archive (tar.gz) with a static program, which runs on any Linux, instead of a package
+        #[arg(long = "static")]
+        is_static: bool,
     },
     /// Boot packaged kernels in virtual machines, and run the tests inside
     Vm(vm::Options),
@@ -75,7 +81,9 @@ fn main() -> ExitCode {
         Verb::Bench { args } => bench::bench(&args),
         Verb::Lint => lint::lint(),
         Verb::Structure => structure::structure(),
-        Verb::Package { check } => package::package(check),
+        Verb::Package { check, target, is_static } => {
+            package::package(package::Options { target, is_static, checks: check })
+        }
         Verb::Vm(options) => vm::vm(&options),
         Verb::Docs => docs::docs(),
     };

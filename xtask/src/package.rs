@@ -1,5 +1,7 @@
-//! `cargo xtask package`: a package for Debian, which needs no toolchain where it is installed.
+//! `cargo xtask package`: a package for Debian, or an archive with a static program for anything else. Neither needs a
+//! toolchain where it is installed.
 
+pub(crate) mod build;
 mod check;
 mod machine;
 
@@ -12,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use self::build::{Build, Target};
 use crate::{host, plan::Purpose, setup::setup};
 
 /// Alerts for Prometheus.
@@ -41,6 +44,21 @@ const FILES: [(&str, &str, u32); 14] = [
     (DASHBOARD, "usr/share/doc/tracker/examples/grafana.json", 0o644),
 ];
 
+/// The same for an archive.
+const ARCHIVED: [(&str, &str); 11] = [
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+    ("LICENSE-MIT", "LICENSE-MIT"),
+    ("packaging/tracker.service", "tracker.service"),
+    ("packaging/tracker.toml", "tracker.toml"),
+    ("README.md", "README.md"),
+    ("CHANGELOG.md", "CHANGELOG.md"),
+    ("docs/violations.md", "docs/violations.md"),
+    ("docs/metrics.md", "docs/metrics.md"),
+    ("docs/guide.md", "docs/guide.md"),
+    (ALERTS, "examples/tracker.rules.yml"),
+    (DASHBOARD, "examples/grafana.json"),
+];
+
 /// Whom the package names.
 const MAINTAINER: &str = "The tracker developers <tracker@localhost>";
 
@@ -51,38 +69,89 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("tracker.fish", "usr/share/fish/vendor_completions.d/tracker.fish"),
 ];
 
-/// Builds the command, and a package with it in target/package; tries it, where that is asked for.
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Options {
+    /// For which processor; without, for this machine's.
+    pub(crate) target: Option<Target>,
+    /// An archive with a static program instead of a package for Debian.
+    pub(crate) is_static: bool,
+    /// Whether the package is tried.
+    pub(crate) checks: bool,
+}
+
+/// The command, built.
+struct Programs<'a> {
+    /// To be packaged.
+    program: &'a Path,
+    /// For which processor that is.
+    target: Target,
+    /// The same for this machine, which writes manual pages and completions.
+    own: &'a Path,
+}
+
+/// Builds the command, and a package or an archive with it in target/package; tries it, where that is asked for.
 ///
 /// # Errors
 ///
 /// Where something cannot be built, dpkg-deb is missing, or something is wrong with the package.
-pub(crate) fn package(checks: bool) -> Result<()> {
+pub(crate) fn package(options: Options) -> Result<()> {
     setup(Purpose::Run)?;
-    host::run(
-        host::cargo().args(["build", "--release", "--package", "tracker-user"]),
-        "cargo build",
-    )?;
-    let target = host::target_dir()?;
-    let package = assemble(&target.join("release/tracker"), &target.join("package"))?;
+    let (here, is_static) = (Target::here()?, options.is_static);
+    let target = options.target.unwrap_or(here);
+    let program = Build { target, is_static }.run()?;
+    let own = if target == here {
+        program.clone()
+    } else {
+        Build { target: here, is_static: false }.run()?
+    };
+    let directory = host::target_dir()?;
+    let programs = Programs { program: &program, target, own: &own };
+    let packages = directory.join("package");
+    let package = if is_static {
+        assemble_archive(&programs, &packages)?
+    } else {
+        assemble(&programs, &packages)?
+    };
     println!("{}", package.display());
-    if checks { check::check(&package, &target.join("tools")) } else { Ok(()) }
+    if options.checks { check::check(&package, &directory.join("tools")) } else { Ok(()) }
+}
+
+/// Puts an archive together in `directory`, and returns it: the program, which needs nothing else on any Linux, and what goes
+/// with it.
+fn assemble_archive(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
+    let name = format!("tracker-{}-{}", env!("CARGO_PKG_VERSION"), programs.target);
+    let parent = directory.join("archive");
+    let root = parent.join(&name);
+    remove_all(&parent)?;
+    install_program(programs, &root.join("tracker"))?;
+    for (from, to) in ARCHIVED {
+        copy(&host::workspace().join(from), &root.join(to), 0o644)?;
+    }
+    for (page, section) in write_manual(programs.own, &directory.join("man"))? {
+        let name = page.file_name().context("a page")?;
+        copy(&page, &root.join(format!("man/man{section}")).join(name), 0o644)?;
+    }
+    write_completions(programs.own, &root.join("completions"))?;
+    let archive = directory.join(format!("{name}.tar.gz"));
+    let mut tar = Command::new("tar");
+    // The same files make the same archive.
+    tar.args(["--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
+    tar.args(["--mode=u=rwX,go=rX", "--use-compress-program=gzip -9 --no-name"]);
+    host::run(tar.arg("--file").arg(&archive).arg("--directory").arg(&parent).arg(&name), "tar")?;
+    Ok(archive)
 }
 
 /// Puts a package together in `directory`, and returns it.
-fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
+fn assemble(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
     let root = directory.join("root");
-    match fs::remove_dir_all(&root) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let installed = root.join("usr/bin/tracker");
-    copy(program, &installed, 0o755)?;
-    host::run(Command::new("strip").arg(&installed), "strip")?;
+    remove_all(&root)?;
+    install_program(programs, &root.join("usr/bin/tracker"))?;
     for (from, to, mode) in FILES {
         copy(&host::workspace().join(from), &root.join(to), mode)?;
     }
     let man = root.join("usr/share/man");
-    for (page, section) in write_manual(program, &directory.join("man"))? {
+    for (page, section) in write_manual(programs.own, &directory.join("man"))? {
         let to = man.join(format!("man{section}")).join(page.file_name().context("a page")?);
         copy(&page, &to, 0o644)?;
         compress(&to)?;
@@ -92,17 +161,14 @@ fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
     write(&changelog, &changelog_of_the_package()?)?;
     compress(&changelog)?;
     let completions = directory.join("completions");
-    host::run(
-        Command::new(program).args(["generate", "completions"]).arg(&completions),
-        "tracker generate",
-    )?;
+    write_completions(programs.own, &completions)?;
     for (from, to) in COMPLETIONS {
         copy(&completions.join(from), &root.join(to), 0o644)?;
     }
     write(&root.join("usr/share/doc/tracker/copyright"), &copyright()?)?;
     write(&root.join("DEBIAN/conffiles"), "/etc/tracker/tracker.toml\n")?;
-    let architecture = architecture()?;
-    write(&root.join("DEBIAN/control"), &control(program, &architecture)?)?;
+    let architecture = programs.target.debian();
+    write(&root.join("DEBIAN/control"), &control(programs.program, architecture)?)?;
 
     let version = env!("CARGO_PKG_VERSION");
     let package = directory.join(format!("tracker_{version}_{architecture}.deb"));
@@ -113,12 +179,22 @@ fn assemble(program: &Path, directory: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
+/// Copies the program to `to`, without its symbols.
+fn install_program(programs: &Programs<'_>, to: &Path) -> Result<()> {
+    copy(programs.program, to, 0o755)?;
+    host::run(programs.target.tool("strip")?.arg(to), "strip")
+}
+
+fn write_completions(program: &Path, directory: &Path) -> Result<()> {
+    host::run(
+        Command::new(program).args(["generate", "completions"]).arg(directory),
+        "tracker generate",
+    )
+}
+
 /// Writes the manual pages into an empty directory: each, and the section that its name says.
 fn write_manual(program: &Path, directory: &Path) -> Result<Vec<(PathBuf, String)>> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    remove_all(directory)?;
     host::run(Command::new(program).args(["generate", "man"]).arg(directory), "tracker generate")?;
     let mut pages = Vec::new();
     for page in fs::read_dir(directory)? {
@@ -173,15 +249,6 @@ fn glibc(program: &[u8]) -> Option<(u32, u32)> {
         .max()
 }
 
-fn architecture() -> Result<String> {
-    let output = Command::new("dpkg")
-        .arg("--print-architecture")
-        .output()
-        .context("packages are built on Debian and its like, with dpkg")?;
-    ensure!(output.status.success(), "dpkg --print-architecture: {}", output.status);
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
 fn copyright() -> Result<String> {
     let mit = fs::read_to_string(host::workspace().join("LICENSE-MIT"))?;
     Ok(format!(
@@ -189,6 +256,16 @@ fn copyright() -> Result<String> {
          /usr/share/common-licenses/Apache-2.0, as you like. Its kernel programs declare themselves `Dual MIT/GPL`; the GPL's\n\
          version 2 is in /usr/share/common-licenses/GPL-2.\n\n{mit}"
     ))
+}
+
+/// Removes a directory, which need not be there.
+fn remove_all(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| directory.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn compress(path: &Path) -> Result<()> {
@@ -254,7 +331,8 @@ mod tests {
         let program = built.join("tracker");
         ensure!(program.exists(), "`cargo build --release --package tracker-user` comes first");
         let directory = built.join("package-test");
-        let package = assemble(&program, &directory)?;
+        let programs = Programs { program: &program, target: Target::here()?, own: &program };
+        let package = assemble(&programs, &directory)?;
         let output = Command::new("dpkg-deb").arg("--contents").arg(&package).output()?;
         let contents = String::from_utf8(output.stdout)?;
         let has = |path: &str| contents.lines().any(|line| line.ends_with(path));
@@ -303,6 +381,29 @@ mod tests {
         let settings = cluster.split_once("tracker.toml: |\n").context("it has settings")?.1;
         fs::write(&file, settings.split("---").next().unwrap_or_default())?;
         check_settings(&program, &file)
+    }
+
+    #[test]
+    fn an_archive() -> Result<()> {
+        let built = std::env::current_exe()?.ancestors().nth(2).map(Path::to_owned);
+        let built = built.context("this program is not in cargo's target directory")?;
+        let program = built.join("tracker");
+        let target = Target::here()?;
+        let programs = Programs { program: &program, target, own: &program };
+        let archive = assemble_archive(&programs, &built.join("archive-test"))?;
+        let output = Command::new("tar").arg("--list").arg("--file").arg(&archive).output()?;
+        let contents = String::from_utf8(output.stdout)?;
+        let name = format!("tracker-{}-{target}", env!("CARGO_PKG_VERSION"));
+        let has = |path: &str| contents.lines().any(|line| line == format!("{name}/{path}"));
+        for path in ["tracker", "man/man1/tracker-run.1", "man/man5/tracker.toml.5"] {
+            ensure!(has(path), "{path}: {contents}");
+        }
+        ensure!(ARCHIVED.iter().all(|(_, to)| has(to)), "{contents}");
+        let completions = COMPLETIONS.map(|(name, _)| format!("completions/{name}"));
+        ensure!(completions.iter().all(|path| has(path)), "{contents}");
+        // Nothing lies beside the one directory.
+        ensure!(contents.lines().all(|line| line.starts_with(&format!("{name}/"))), "{contents}");
+        Ok(())
     }
 
     /// They are right, and say what to attach to.

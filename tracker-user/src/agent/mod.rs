@@ -14,3 +14,4 @@ pub mod reload;
 pub mod run;
 pub mod service;
 pub mod settings;
+pub mod trial;

@@ -4,6 +4,7 @@ mod living;
 mod walker;
 
 use std::{
+    os::fd::AsFd,
     path::Path,
     time::{Duration, Instant},
 };
@@ -36,9 +37,13 @@ use crate::{
     object,
     reap::{living::Living, walker::Walker},
     record::View,
+    refusal::Refusal,
     survey::Survey,
-    tables::Tables,
+    tables::{Tables, take_map},
 };
+
+/// The program that removes flows.
+const SWEEP: &str = "tracker_sweep";
 
 /// Time between two sweeps, where nothing else is asked for.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -153,8 +158,7 @@ impl Reaper {
     /// What the kernel says.
     pub fn new(pins: &Path, sizes: &Sizes, timeouts: Timeouts) -> Result<Self> {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
-        let sweep: &mut SchedClassifier = program(&mut ebpf, "tracker_sweep")?;
-        sweep.load().context("the verifier refused tracker_sweep")?;
+        load_sweep(&mut ebpf)?;
         let tables = Tables::from_pins(pins)?;
         let walker = Walker::new(&mut ebpf, tables.confirmed())?;
         Ok(Self {
@@ -344,6 +348,27 @@ pub fn removal(key: &FlowKey, flow: &Flow, tier: Tier, timeouts: &Timeouts) -> R
     }
 }
 
+/// Loads the program that removes flows.
+///
+/// # Errors
+///
+/// What the kernel says; [`Refusal`] where its verifier refuses.
+pub(crate) fn load_sweep(ebpf: &mut Ebpf) -> Result<()> {
+    let sweep: &mut SchedClassifier = program(ebpf, SWEEP)?;
+    Ok(sweep.load().map_err(|error| Refusal::new(SWEEP, &error))?)
+}
+
+/// Loads what a [`Reaper`] loads, and binds it to the object's own tables.
+///
+/// # Errors
+///
+/// As [`load_sweep`].
+pub(crate) fn try_programs(ebpf: &mut Ebpf) -> Result<()> {
+    load_sweep(ebpf)?;
+    let confirmed = take_map(ebpf, "CONFIRMED")?;
+    Walker::new(ebpf, confirmed.fd().as_fd()).map(drop)
+}
+
 /// Asks the kernel, through a loaded `tracker_sweep` and the tables that it was loaded with, to remove a batch of
 /// [`BATCH`] flows at most; each entry then says what became of it.
 ///
@@ -354,10 +379,8 @@ pub fn remove(ebpf: &Ebpf, tables: &Tables, batch: &mut [Removal]) -> Result<()>
     let count = u32::try_from(batch.len()).unwrap_or(u32::MAX).min(BATCH);
     write_array(tables.removals(), batch.as_mut_bytes(), size_of::<Removal>())
         .context("writing the batch of removals")?;
-    let sweep: &SchedClassifier = ebpf
-        .program("tracker_sweep")
-        .context("the object has no program tracker_sweep")?
-        .try_into()?;
+    let sweep: &SchedClassifier =
+        ebpf.program(SWEEP).context("the object has no program tracker_sweep")?.try_into()?;
     // A frame of the least length that the kernel takes for one.
     let mut frame = [0; 64];
     frame[..4].copy_from_slice(&count.to_ne_bytes());

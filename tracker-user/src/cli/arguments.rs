@@ -42,7 +42,7 @@ pub enum Command {
     /// Check a configuration file, or show every setting that an agent would have
     #[command(subcommand)]
     Config(config::Verb),
-    /// Look at what an agent would meet here, without attaching anything, and say what to do about it
+    /// Say what would stop or limit an agent here, and the fix; loads the kernel programs, and attaches nothing
     Check(check::Options),
     /// Forget flows before their time, as `conntrack -D` does: what they send next begins them anew, in their middle
     Delete(delete::Options),

@@ -1,4 +1,7 @@
-//! `tracker check`: what an agent would meet on this host, before anything is loaded or attached.
+//! `tracker check`: what would stop or limit an agent on this host, and the fix. It loads the kernel programs, and attaches
+//! nothing.
+
+mod programs;
 
 use std::{
     fmt, fs,
@@ -20,10 +23,20 @@ use crate::{
         wanted::{Name, Wanted},
         xdp_features::has_native_xdp,
     },
+    kernel_side::links,
     kfunc,
     model::format::{Format, Line},
     preflight, protect,
+    trial::Accepted,
 };
+
+/// Without these, nothing can be loaded.
+const FIRST: [&str; 2] = [KERNEL, CAPABILITIES];
+const KERNEL: &str = "kernel";
+const CAPABILITIES: &str = "capabilities";
+
+/// The index of loopback, in every network namespace (include/net/net_namespace.h).
+const LOOPBACK: u32 = 1;
 
 /// Options of `tracker check`.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,11 +75,14 @@ pub(crate) struct Finding {
     interface: Option<String>,
     /// What was found and, where it is not as it should be, what to do.
     message: String,
+    /// The programs that the kernel's verifier has accepted, where they were loaded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    programs: Vec<Accepted>,
 }
 
 impl Finding {
     fn new(verdict: Verdict, check: &'static str, message: impl Into<String>) -> Self {
-        Self { verdict, check, interface: None, message: message.into() }
+        Self { verdict, check, interface: None, message: message.into(), programs: Vec::new() }
     }
 
     /// What is as it should be, or an agent's refusal.
@@ -93,7 +109,8 @@ impl fmt::Display for Finding {
         if let Some(interface) = &self.interface {
             write!(f, " of {interface}")?;
         }
-        write!(f, ": {}", self.message)
+        // What the verifier says takes lines of its own.
+        write!(f, ": {}", self.message.replace('\n', "\n         "))
     }
 }
 
@@ -103,19 +120,25 @@ pub(crate) struct Document<'a> {
     findings: &'a [Finding],
 }
 
-/// Looks, and says what it has found.
+/// Looks, loads what an agent would load, and says what it has found.
 ///
 /// # Errors
 ///
 /// Where an agent would not start, or stdout cannot be written.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
     let mut findings = host(instance)?;
+    let may_load = findings
+        .iter()
+        .all(|finding| !(FIRST.contains(&finding.check) && finding.verdict == Verdict::Failure));
     let links = Changes::subscribe()?.links().await?;
     let names = if options.interfaces.is_empty() {
         links.iter().map(|link| link.name.clone()).collect()
     } else {
         Wanted::new(&options.interfaces, false).at_start(&links)?
     };
+    if may_load {
+        findings.extend(programs::findings(&names, options.protect.is_wanted()));
+    }
     for Link { index, name } in links.iter().filter(|link| names.contains(&link.name)) {
         findings.extend(interface(instance, *index, name).await);
     }
@@ -156,23 +179,28 @@ fn host(instance: &Instance) -> Result<Vec<Finding>> {
     let release = uname()?.release().to_string_lossy().into_owned();
     let mut findings = vec![
         Finding::of(
-            "kernel",
+            KERNEL,
             preflight::check_kernel_here().map(|()| format!("Linux {release}, with BTF")),
         ),
         Finding::of(
-            "capabilities",
+            CAPABILITIES,
             preflight::check_capabilities_here().map(|()| "this user may attach".to_owned()),
         ),
         bpf_filesystem(instance),
         jit(),
     ];
-    findings.push(if preflight::kernel_at_least((6, 6))? {
+    // Who may not ask is answered by the release.
+    let has_tcx = match links::has_tcx(LOOPBACK) {
+        Ok(has_tcx) => has_tcx,
+        Err(_) => preflight::kernel_at_least((6, 6))?,
+    };
+    findings.push(if has_tcx {
         Finding::new(Verdict::Ok, "egress", "tcx")
     } else {
         Finding::new(
             Verdict::Warning,
             "egress",
-            "this kernel is older than 6.6: a filter on the clsact qdisc takes the place of tcx, and who replaces qdiscs \
+            "this kernel has no tcx (Linux 6.6): a filter on the clsact qdisc takes its place, and who replaces qdiscs \
              removes it",
         )
     });

@@ -30,8 +30,12 @@ use crate::{
         slots::{Mode, Purpose, Slot},
         xdp_holder,
     },
-    preflight::{interface_index, kernel_at_least},
+    preflight::interface_index,
+    refusal::{self, Refusal},
 };
+
+/// The program that sees arriving packets.
+pub const INGRESS: &str = "tracker_ingress";
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -143,7 +147,8 @@ pub fn load_protecting(
     load_with(loader, object, sizes, &config, &protection)
 }
 
-fn load_with<'a>(
+/// The same by a loader that says where maps are pinned.
+pub(crate) fn load_with<'a>(
     mut loader: EbpfLoader<'a>,
     object: &[u8],
     sizes: &Sizes,
@@ -157,7 +162,29 @@ fn load_with<'a>(
         .override_global("INTERFACE", config.as_bytes(), true)
         .override_global("PROTECTION", protection.as_bytes(), protection.enabled != 0)
         .load(object)
-        .context("creating the maps")
+        .map_err(refusal::of_object)
+}
+
+/// Loads the program that sees packets for this purpose.
+///
+/// # Errors
+///
+/// What the kernel says; [`Refusal`] where its verifier refuses.
+pub(crate) fn load_classifier(ebpf: &mut Ebpf, purpose: Purpose) -> Result<&mut SchedClassifier> {
+    let classifier: &mut SchedClassifier = program(ebpf, purpose.program())?;
+    classifier.load().map_err(|error| Refusal::new(purpose.program(), &error))?;
+    Ok(classifier)
+}
+
+/// Loads the program that sees arriving packets.
+///
+/// # Errors
+///
+/// As [`load_classifier`].
+pub(crate) fn load_ingress(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    let ingress: &mut Xdp = program(ebpf, INGRESS)?;
+    ingress.load().map_err(|error| Refusal::new(INGRESS, &error))?;
+    Ok(ingress)
 }
 
 /// The program of this name and kind, checked by the kernel's verifier.
@@ -277,9 +304,9 @@ impl Attaching<'_> {
         ifindex: u32,
         purpose: Purpose,
     ) -> Result<&'static str> {
-        let classifier: &mut SchedClassifier = program(ebpf, purpose.program())?;
-        classifier.load().with_context(|| format!("the verifier refused {}", purpose.program()))?;
-        let has_tcx = kernel_at_least((6, 6))?;
+        let classifier = load_classifier(ebpf, purpose)?;
+        let has_tcx = links::has_tcx(ifindex)
+            .with_context(|| format!("asking for the programs on {}", slot.interface))?;
         let link = if has_tcx { tcx_link(slot, purpose, ifindex)? } else { None };
         let filters = filters(ifindex, purpose.hook()).await?;
         self.remove_orphans(slot, &filters, purpose)?;
@@ -317,8 +344,7 @@ impl Attaching<'_> {
 
     async fn attach_xdp(&self, ebpf: &mut Ebpf, slot: &Slot, ifindex: u32) -> Result<Mode> {
         let name = slot.interface.as_str();
-        let ingress: &mut Xdp = program(ebpf, "tracker_ingress")?;
-        ingress.load().context("the verifier refused tracker_ingress")?;
+        let ingress = load_ingress(ebpf)?;
         let there = xdp_program(ifindex).await?;
         for mode in Mode::ALL {
             let Some((link, program)) = links::open(&slot.xdp(mode))? else { continue };
@@ -472,10 +498,14 @@ fn pin_xdp(ingress: &mut Xdp, id: XdpLinkId, slot: &Slot, mode: Mode) -> Result<
     Ok(mode)
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum LinkKind {
+/// What frames of an interface begin with.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum LinkKind {
+    /// An Ethernet header.
     Ethernet,
+    /// An Ethernet header too, and what leaves arrives.
     Loopback,
+    /// The IP header.
     RawIp,
 }
 
@@ -507,7 +537,8 @@ fn hardware_type(name: &str) -> Result<u16> {
     // SAFETY: all zeroes is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from.cast_signed();
+        // Signed on some processors, and not on others.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     // SAFETY: the request lives until the call returns, and is what this ioctl reads and writes.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) } < 0 {

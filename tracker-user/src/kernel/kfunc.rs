@@ -34,9 +34,8 @@ impl Patched {
     ///
     /// Where it is no object, or calls no such helper.
     pub fn new(object: &[u8], placeholder: i32, function: u32) -> Result<Self> {
-        let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
-        let copy = &mut words.as_mut_bytes()[..object.len()];
-        copy.copy_from_slice(object);
+        let mut patched = Self::copy_of(object);
+        let copy = patched.octets_mut();
         let file = object::File::parse(object).context("the kernel programs are no object")?;
         let mut calls = 0;
         for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
@@ -50,7 +49,21 @@ impl Patched {
         if calls == 0 {
             bail!("the kernel programs call no helper {placeholder:#x}");
         }
-        Ok(Self { words, length: object.len() })
+        Ok(patched)
+    }
+
+    /// A copy as it is.
+    #[must_use]
+    pub fn copy_of(object: &[u8]) -> Self {
+        let words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
+        let mut copy = Self { words, length: object.len() };
+        copy.octets_mut().copy_from_slice(object);
+        copy
+    }
+
+    /// The object, to be changed.
+    pub fn octets_mut(&mut self) -> &mut [u8] {
+        &mut self.words.as_mut_bytes()[..self.length]
     }
 
     /// The object.

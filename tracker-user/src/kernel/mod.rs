@@ -18,5 +18,6 @@ pub mod object;
 pub mod preflight;
 pub mod private_bpffs;
 pub mod protection;
+pub mod refusal;
 pub mod sock_diag;
 pub mod tables;

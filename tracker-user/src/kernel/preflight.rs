@@ -94,15 +94,18 @@ fn kernel_version(release: &str) -> (u32, u32) {
 
 fn check_kernel(release: &str, btf: &Path) -> Result<()> {
     if kernel_version(release) < OLDEST_KERNEL {
+        let (here, oldest) = (kernel_version(release), OLDEST_KERNEL);
         bail!(
-            "this kernel is {release}; tracker needs Linux {}.{} or newer",
-            OLDEST_KERNEL.0,
-            OLDEST_KERNEL.1
+            "Linux {}.{} is older than {}.{}, the oldest that tracker supports; this is {release}",
+            here.0,
+            here.1,
+            oldest.0,
+            oldest.1
         );
     }
     if !btf.exists() {
         bail!(
-            "this kernel has no BTF ({} is missing); use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions \
+            "Linux {release} has no BTF ({} is missing); use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions \
              ship it",
             btf.display()
         );
@@ -159,13 +162,20 @@ mod tests {
         let here = Path::new("/");
         assert!(check_kernel("6.1.0-13-amd64", here).is_ok());
         assert!(check_kernel("7.0-rc1", here).is_ok());
-        assert!(
-            message(check_kernel("5.15.0-91-generic", here)).contains("needs Linux 6.1 or newer")
+        assert_eq!(
+            message(check_kernel("5.15.0-91-generic", here)),
+            "Linux 5.15 is older than 6.1, the oldest that tracker supports; this is 5.15.0-91-generic"
         );
-        assert!(
-            message(check_kernel("6.18.0", Path::new("/nonexistent")))
-                .contains("CONFIG_DEBUG_INFO_BTF")
-        );
+        for (release, said) in [
+            ("6.0.19", "Linux 6.0 is older"),
+            ("5.14.0-503.el9.x86_64", "Linux 5.14 is older"),
+            ("4.19", "Linux 4.19 is older"),
+            ("nonsense", "Linux 0.0 is older"),
+        ] {
+            assert!(message(check_kernel(release, here)).starts_with(said), "{release}");
+        }
+        let without = check_kernel("6.18.0-cloud", Path::new("/nonexistent"));
+        assert!(message(without).starts_with("Linux 6.18.0-cloud has no BTF (/nonexistent"));
     }
 
     #[test]

@@ -130,8 +130,7 @@ fn has_virtualization() -> bool {
 }
 
 /// Pairs of network cards on a cable. The last two numbers of their addresses are the pair and the end.
-const CARDS: [[&str; 2]; 2] =
-    [["virtio-net-pci", "virtio-net-pci"], ["vmxnet3", "virtio-net-pci"]];
+const CARDS: [[&str; 2]; 2] = [["virtio-net-pci", "virtio-net-pci"], ["vmxnet3", "virtio-net-pci"]];
 
 /// The pair of cards with two queues.
 const QUEUES: usize = CARDS.len();

@@ -52,7 +52,8 @@ fn text(outcomes: &[Outcome]) -> Result<String> {
     let mut counts = BTreeMap::<&str, Vec<Option<&str>>>::new();
     for (index, outcome) in outcomes.iter().enumerate() {
         for (program, count) in outcome.verified() {
-            counts.entry(program).or_insert_with(|| vec![None; outcomes.len()])[index] = Some(count);
+            counts.entry(program).or_insert_with(|| vec![None; outcomes.len()])[index] =
+                Some(count);
         }
     }
     let names: Vec<_> = outcomes.iter().map(|outcome| outcome.kernel.name.as_str()).collect();

@@ -1,10 +1,6 @@
 //! Which test programs run in a virtual machine, and how they are built.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Stdio,
-};
+use std::{fs, path::PathBuf, process::Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;

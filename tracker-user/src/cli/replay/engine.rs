@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     maps::{Array, Map, MapData, RingBuf},
-    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{TestRun, TestRunOptions, Xdp},
 };
 use tracker_common::{
     config::{InterfaceConfig, LiveConfig, Replayed, TraceFilter},
@@ -27,13 +27,13 @@ use super::{
     flow::ReplayedFlow,
 };
 use crate::{
-    attach::{Sizes, load, program},
+    attach::{Sizes, load, load_ingress},
     capture::Packet,
     clock::Clock,
     event::{EndView, Event},
     object,
     private_bpffs::PrivateBpffs,
-    reap::{Reaped, SWEEP_INTERVAL, removal, remove},
+    reap::{Reaped, SWEEP_INTERVAL, load_sweep, removal, remove},
     record::{Record, View},
     survey::{Limits, Survey},
     tables::{Tables, take_map},
@@ -97,12 +97,8 @@ impl Engine {
         let interface = InterfaceConfig { replay: 1, ..InterfaceConfig::default() };
         let mut ebpf = load(object::PLAIN, &pins.path(), &sizes, interface)?;
         drop(pins);
-        program::<Xdp>(&mut ebpf, "tracker_ingress")?
-            .load()
-            .context("the verifier refused tracker_ingress")?;
-        program::<SchedClassifier>(&mut ebpf, "tracker_sweep")?
-            .load()
-            .context("the verifier refused tracker_sweep")?;
+        load_ingress(&mut ebpf)?;
+        load_sweep(&mut ebpf)?;
         let mut tables = Tables::take(&mut ebpf)?;
         tables.configure(LiveConfig {
             events: config.events | Kind::Segment.bit() | Kind::Destroy.bit(),

@@ -77,6 +77,20 @@ pub fn tcx_programs(ifindex: u32, purpose: Purpose) -> io::Result<Vec<u32>> {
     Ok(ids[..usize::try_from(query.count).unwrap_or_default().min(64)].to_vec())
 }
 
+/// Whether this kernel attaches by tcx (Linux 6.6, CONFIG_NET_XGRESS), asked for an interface that exists.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn has_tcx(ifindex: u32) -> io::Result<bool> {
+    match tcx_programs(ifindex, Purpose::Egress) {
+        Ok(_) => Ok(true),
+        // It knows no such place.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The link that is pinned there, and the id of its program; `None` where there is none.
 ///
 /// # Errors
