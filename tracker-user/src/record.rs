@@ -9,6 +9,7 @@ use tracker_common::{
     conn_state::conn_state,
     flow::{Facts, Flow, fact, flow_flag},
     key::{Address, End, FlowKey},
+    segment::SynOptions,
     state::State,
     sweep::{Tier, Timeouts, states},
 };
@@ -38,7 +39,7 @@ pub struct Direction {
     pub window: u16,
     /// MSS option of its SYN.
     pub mss: Option<u16>,
-    /// Window scale option of its SYN.
+    /// Window scale option of its SYN; `null` where it had none, or a capture has cut it off.
     pub wscale: Option<u8>,
     /// SACK permitted option in its SYN.
     pub sack: bool,
@@ -207,7 +208,8 @@ impl Direction {
             mss: Some(half.mss.get()).filter(|mss| *mss != 0),
             wscale: facts
                 .has(fact::WINDOW_SCALE)
-                .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default()),
+                .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default())
+                .filter(|scale| *scale != SynOptions::UNKNOWN_SCALE),
             sack: facts.has(fact::SACK),
             timestamps: facts.has(fact::TIMESTAMPS),
         }

@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, hash_map::Entry},
+    mem,
 };
 
 use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
@@ -41,6 +42,8 @@ pub(super) struct Connection {
     pub(super) span: Span,
     /// When it is due, if nothing renews it.
     deadline_ns: u64,
+    /// When it is looked at: its place in the queue. Not after `deadline_ns`.
+    queued_ns: u64,
 }
 
 /// Why a connection's record is gone.
@@ -66,7 +69,8 @@ pub(super) struct Ended {
 #[derive(Default)]
 pub(super) struct Connections {
     live: HashMap<Id, Connection>,
-    /// Deadlines; one that is not its connection's any more is passed over.
+    /// When each is looked at. One that was renewed meanwhile is queued again then, not with each of its packets; an
+    /// entry that is not its connection's any more is passed over.
     queue: BinaryHeap<Reverse<(u64, Id)>>,
     ended: Vec<Ended>,
     /// How many of those that live speak against each subject of a survey.
@@ -91,7 +95,8 @@ impl Connections {
             key: *key,
             flow: Flow::default(),
             span,
-            deadline_ns: 0,
+            deadline_ns,
+            queued_ns: u64::MAX,
         });
         for subject in subjects(key, flow) {
             *self.attempts.entry(subject).or_default() += 1;
@@ -99,8 +104,9 @@ impl Connections {
         retract(&mut self.attempts, key, &connection.flow);
         connection.flow.clone_from(flow);
         connection.span.extend(timestamp_ns);
-        if connection.deadline_ns != deadline_ns {
-            connection.deadline_ns = deadline_ns;
+        connection.deadline_ns = deadline_ns;
+        if deadline_ns < connection.queued_ns {
+            connection.queued_ns = deadline_ns;
             self.queue.push(Reverse((deadline_ns, id)));
         }
     }
@@ -113,12 +119,19 @@ impl Connections {
     pub(super) fn due(&mut self, now_ns: u64, most: usize) -> Vec<(u64, Id)> {
         let mut due = Vec::new();
         while due.len() < most
-            && let Some(Reverse((deadline_ns, id))) = self.queue.peek().copied()
-            && deadline_ns <= now_ns
+            && let Some(Reverse((queued_ns, id))) = self.queue.peek().copied()
+            && queued_ns <= now_ns
         {
             self.queue.pop();
-            if self.live.get(&id).is_some_and(|connection| connection.deadline_ns == deadline_ns) {
-                due.push((deadline_ns, id));
+            let Some(connection) = self.live.get_mut(&id) else { continue };
+            if connection.queued_ns != queued_ns {
+                continue;
+            }
+            if connection.deadline_ns > queued_ns {
+                connection.queued_ns = connection.deadline_ns;
+                self.queue.push(Reverse((connection.deadline_ns, id)));
+            } else {
+                due.push((queued_ns, id));
             }
         }
         due
@@ -139,9 +152,14 @@ impl Connections {
         &self.attempts
     }
 
-    /// Those whose record is gone.
+    /// Those whose record is gone, and that were not taken.
     pub(super) fn ended(&self) -> &[Ended] {
         &self.ended
+    }
+
+    /// Takes them.
+    pub(super) fn take_ended(&mut self) -> Vec<Ended> {
+        mem::take(&mut self.ended)
     }
 
     /// Those whose record is not known to be gone.
