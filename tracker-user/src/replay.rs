@@ -307,8 +307,7 @@ impl<'a> Shown<'a> {
             flow
         });
         let since = self.since;
-        let living =
-            living.filter(|flow| since.is_none_or(|since| flow.record.created >= since));
+        let living = living.filter(|flow| since.is_none_or(|since| flow.record.created >= since));
         let mut count = 0;
         if let Some(mut ladders) = self.ladders {
             count = ladders.finish(living)?;

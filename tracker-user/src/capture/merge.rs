@@ -130,8 +130,11 @@ mod tests {
 
     #[test]
     fn the_earliest_comes_first_and_of_two_the_one_named_first() {
-        let (read, broken) =
-            read(vec![part("a", &[2, 5, 5], &[]), part("b", &[], &[]), part("c", &[1, 2, 5, 9], &[])]);
+        let (read, broken) = read(vec![
+            part("a", &[2, 5, 5], &[]),
+            part("b", &[], &[]),
+            part("c", &[1, 2, 5, 9], &[]),
+        ]);
         assert_eq!(read, [(2, 1), (0, 1), (2, 2), (0, 2), (0, 3), (2, 3), (2, 4)]);
         assert_eq!(broken, [None; 3]);
     }

@@ -178,10 +178,7 @@ impl Run {
         let state = State::from_code(fixed[33]).context("an unknown state")?;
         let ended = Ended {
             id: number(0),
-            span: Span {
-                first_ns: number(8).cast_signed(),
-                last_ns: number(16).cast_signed(),
-            },
+            span: Span { first_ns: number(8).cast_signed(), last_ns: number(16).cast_signed() },
             at_ns: number(24),
             gone: match REASONS.get(usize::from(fixed[32])) {
                 Some(reason) => Gone::Ended(*reason, state),

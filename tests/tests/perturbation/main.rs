@@ -1,0 +1,142 @@
+//! What a network does to packets, or a tracker misses of them, is no violation: every connection of the public captures
+//! that is in order, with each packet left out, doubled, swapped with the next, and with runs of packets left out.
+
+mod connection;
+mod variant;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use anyhow::Result;
+use tracker_common::segment::Flags;
+use tracker_tests::captures::corpus;
+
+use crate::{
+    connection::{Connection, Outcome, of_capture, track},
+    variant::Variant,
+};
+
+/// A connection that is in order, and what comes of it.
+struct Orderly {
+    connection: Connection,
+    outcome: Outcome,
+}
+
+/// A variant that was reported more than once, or ended otherwise.
+struct Offence {
+    variant: Variant,
+    outcome: Outcome,
+}
+
+fn whole(connection: &Connection) -> Outcome {
+    track(connection.frames.iter().map(|frame| (frame, frame.timestamp_ns)))
+}
+
+/// One connection with a whole handshake, a whole close, and nothing reported.
+fn is_orderly(connection: &Connection, outcome: &Outcome) -> bool {
+    let [end] = &outcome.ends[..] else { return false };
+    let has = |flags: Flags| connection.frames.iter().any(|frame| frame.has(flags));
+    outcome.reports.is_empty()
+        && matches!(end.conn_state, "SF" | "RSTO" | "RSTR")
+        && !end.midstream
+        && has(Flags::SYN)
+        && has(Flags::SYN.with(Flags::ACK))
+}
+
+fn orderly() -> Result<Vec<Orderly>> {
+    let mut all = Vec::new();
+    for capture in corpus::captures()?.iter().filter(|capture| capture.packets > 5) {
+        for connection in of_capture(&capture.path)? {
+            let outcome = whole(&connection);
+            if is_orderly(&connection, &outcome) {
+                all.push(Orderly { connection, outcome });
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn offences(orderly: &Orderly) -> (usize, Vec<Offence>) {
+    let mut count = 0;
+    let mut offences = Vec::new();
+    for variant in Variant::all(&orderly.connection) {
+        count += 1;
+        let outcome = variant.outcome(&orderly.connection);
+        if outcome.reports.len() > 1 || outcome.ends != orderly.outcome.ends {
+            offences.push(Offence { variant, outcome });
+        }
+    }
+    (count, offences)
+}
+
+/// Runs all variants, on all processors.
+fn run(all: &[Orderly]) -> Vec<(usize, Vec<Offence>)> {
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut results: Vec<_> = thread::scope(|scope| {
+        let work = || {
+            let mut done = Vec::new();
+            while let Some((n, one)) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, all.get(n)?)))
+            {
+                done.push((n, offences(one)));
+            }
+            done
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
+    });
+    results.sort_unstable_by_key(|(n, _)| *n);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[test]
+fn no_variant_is_reported_twice_or_ends_otherwise() -> Result<()> {
+    let all = orderly()?;
+    let results = run(&all);
+    let mut text = String::new();
+    let mut sums: BTreeMap<_, usize> = BTreeMap::new();
+    for (orderly, (_, offences)) in all.iter().zip(&results) {
+        let connection = &orderly.connection;
+        for Offence { variant, outcome } in offences {
+            let ends: Vec<_> = outcome.ends.iter().map(ToString::to_string).collect();
+            let reports: BTreeSet<_> = outcome.reports.iter().map(|rule| rule.name()).collect();
+            *sums
+                .entry((
+                    variant.kind,
+                    outcome.reports.len() > 1,
+                    outcome.ends != orderly.outcome.ends,
+                ))
+                .or_default() += 1;
+            writeln!(
+                text,
+                "{} | {} | {} at {} of {} | {} -> {} | {} {:?}",
+                connection.capture,
+                connection.name(),
+                variant.kind,
+                variant.at + 1,
+                connection.frames.len(),
+                orderly.outcome.ends[0],
+                ends.join(" + "),
+                outcome.reports.len(),
+                reports
+            )?;
+        }
+    }
+    let count: usize = results.iter().map(|(count, _)| count).sum();
+    let offences: usize = results.iter().map(|(_, offences)| offences.len()).sum();
+    println!("{} connections, {count} variants, {offences} offend", all.len());
+    for ((kind, reported, otherwise), count) in &sums {
+        println!("{kind}: reported twice {reported}, ends otherwise {otherwise}: {count}");
+    }
+    if let Some(path) = std::env::var_os("TRACKER_PERTURBATION") {
+        std::fs::write(path, &text)?;
+    }
+    assert_eq!(offences, 0);
+    Ok(())
+}
