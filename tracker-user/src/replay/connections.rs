@@ -179,3 +179,44 @@ fn retract(attempts: &mut HashMap<Subject, u32>, key: &FlowKey, flow: &Flow) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tracker_common::key::End;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A record that a packet at `now_ns` has renewed.
+    fn flow(created_ns: u64, now_ns: u64) -> Flow {
+        let flow = Flow::default();
+        flow.start(created_ns, End::LOW, 0, 0);
+        assert!(flow.renew(now_ns));
+        flow
+    }
+
+    #[test]
+    fn a_connection_is_queued_once_however_many_packets_renew_it() {
+        let mut connections = Connections::default();
+        let (key, timeouts) = (FlowKey::default(), Timeouts::default());
+        let mut now_ns = SECOND;
+        for _ in 0..10_000 {
+            now_ns += SECOND / 10;
+            for created_ns in [SECOND, 2 * SECOND] {
+                let flow = flow(created_ns, now_ns);
+                connections.saw(&key, &flow, 0, now_ns, &timeouts);
+            }
+            assert!(connections.due(now_ns, 100).is_empty());
+            assert_eq!(connections.queue.len(), 2);
+        }
+        // One of them goes on.
+        let later_ns = now_ns + SECOND;
+        connections.saw(&key, &flow(SECOND, later_ns), 0, later_ns, &timeouts);
+        let deadlines = [2 * SECOND, SECOND].map(|id| connections.live[&id].deadline_ns);
+        assert!(connections.due(deadlines[0] - 1, 100).is_empty());
+        assert_eq!(connections.due(deadlines[0], 100), [(deadlines[0], 2 * SECOND)]);
+        assert!(connections.due(deadlines[1] - 1, 100).is_empty());
+        assert_eq!(connections.due(deadlines[1], 100), [(deadlines[1], SECOND)]);
+    }
+}
