@@ -131,36 +131,43 @@ pub(crate) fn of_capture(path: &str) -> Result<Vec<Connection>> {
     Ok(found)
 }
 
+/// When each packet comes, on the kernel programs' clock: as a replay has it.
+pub(crate) fn times<'a>(
+    packets: impl IntoIterator<Item = (&'a Frame, i64)>,
+) -> impl Iterator<Item = (&'a Frame, u64)> {
+    let mut clock: Option<(i64, u64)> = None;
+    packets.into_iter().map(move |(frame, timestamp_ns)| {
+        let since = |first: i64| timestamp_ns.saturating_sub(first).max(0).cast_unsigned();
+        let (first, now_ns) = clock.map_or((timestamp_ns, START_NS), |(first, last)| {
+            (first, (START_NS + since(first)).max(last + STEP_NS))
+        });
+        clock = Some((first, now_ns));
+        (frame, now_ns)
+    })
+}
+
 /// Tracks packets in this order, each with the time that it comes at, as a replay does.
 pub(crate) fn track<'a>(packets: impl IntoIterator<Item = (&'a Frame, i64)>) -> Outcome {
     let mut config = LiveConfig { events: 0, ..Host::report_all() };
     config.events |= Kind::Violation.bit() | Kind::Destroy.bit();
     let mut host = Host::new(usize::MAX, config);
     let mut outcome = Outcome::default();
-    let mut clock: Option<(i64, u64)> = None;
     let mut key = None;
-    for (frame, timestamp_ns) in packets {
-        let since = |first: i64| timestamp_ns.saturating_sub(first).max(0).cast_unsigned();
-        let (first, now_ns) = clock.map_or((timestamp_ns, START_NS), |(first, last)| {
-            (first, (START_NS + since(first)).max(last + STEP_NS))
-        });
-        clock = Some((first, now_ns));
+    for (frame, now_ns) in times(packets) {
         key = Some(frame.packet.key);
         expire(&mut host, &frame.packet.key, now_ns, &mut outcome);
         let captured = Captured { octets: &frame.octets, wire_len: frame.wire_len as usize };
         host.frame(&captured, InterfaceConfig::default(), Hook::Ingress, now_ns);
         for event in host.take_events() {
+            let rule = Rule::from_code(event.rule).filter(|rule| rule.is_violation());
             if event.kind == Kind::Destroy as u8 {
                 outcome.ends.push(Ending::of(&event.flow));
-            } else if let Some(rule) =
-                Rule::from_code(event.rule).filter(|rule| rule.is_violation())
-            {
+            } else if let Some(rule) = rule {
                 outcome.reports.push(rule);
             }
         }
     }
     if let Some(key) = key {
-        // The half-open one of two is the newer.
         let living = alive(&host, &key);
         outcome.ends.extend(living.iter().map(|(flow, _)| Ending::of(flow)));
     }

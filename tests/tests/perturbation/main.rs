@@ -2,6 +2,7 @@
 //! that is in order, with each packet left out, doubled, swapped with the next, and with runs of packets left out.
 
 mod connection;
+mod kernel;
 mod variant;
 
 use std::{
@@ -12,12 +13,13 @@ use std::{
     thread,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tracker_common::segment::Flags;
 use tracker_tests::captures::corpus;
 
 use crate::{
     connection::{Connection, Outcome, of_capture, track},
+    kernel::{File, Summary},
     variant::Variant,
 };
 
@@ -138,5 +140,32 @@ fn no_variant_is_reported_twice_or_ends_otherwise() -> Result<()> {
         std::fs::write(path, &text)?;
     }
     assert_eq!(offences, 0);
+    Ok(())
+}
+
+#[test]
+fn the_kernel_programs_say_the_same() -> Result<()> {
+    let all = orderly()?;
+    let mut file = File::default();
+    let mut expected = Vec::new();
+    for Orderly { connection, .. } in &all {
+        for variant in Variant::all(connection) {
+            file.add(variant.packets(connection));
+            let Outcome { ends, reports } = variant.outcome(connection);
+            let summary = Summary::new(ends.iter().map(ToString::to_string), &reports);
+            expected.push((connection, variant, summary));
+        }
+    }
+    let found = file.replay()?;
+    ensure!(found.len() == expected.len(), "{} of {}", found.len(), expected.len());
+    let differ = found.iter().zip(&expected).filter(|(found, (.., summary))| *found != summary);
+    let differ: Vec<_> = differ
+        .map(|(found, (connection, Variant { kind, at }, summary))| {
+            let (capture, ends) = (&connection.capture, connection.name());
+            format!("{capture} | {ends} | {kind} at {} | {summary:?} | {found:?}", at + 1)
+        })
+        .collect();
+    println!("{} variants through the kernel programs", found.len());
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
     Ok(())
 }

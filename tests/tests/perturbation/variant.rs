@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::connection::{Connection, Outcome, track};
+use crate::connection::{Connection, Frame, Outcome, track};
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -90,10 +90,18 @@ impl Variant {
         }
     }
 
+    /// Its packets, each with the time that it comes at.
+    pub(crate) fn packets<'a>(
+        &self,
+        connection: &'a Connection,
+    ) -> impl Iterator<Item = (&'a Frame, i64)> {
+        let frames = &connection.frames;
+        let order = self.order(frames.len()).into_iter();
+        order.map(|(n, time)| (&frames[n], frames[time].timestamp_ns))
+    }
+
     /// What comes of it.
     pub(crate) fn outcome(&self, connection: &Connection) -> Outcome {
-        let frames = &connection.frames;
-        let order = self.order(frames.len());
-        track(order.into_iter().map(|(n, time)| (&frames[n], frames[time].timestamp_ns)))
+        track(self.packets(connection))
     }
 }
