@@ -3,6 +3,7 @@
 
 mod connection;
 mod kernel;
+mod loss;
 mod variant;
 
 use std::{
@@ -117,7 +118,7 @@ fn no_variant_is_reported_twice_or_ends_otherwise() -> Result<()> {
                 .or_default() += 1;
             writeln!(
                 text,
-                "{} | {} | {} at {} of {} | {} -> {} | {} {:?}",
+                "{} | {} | {} at {} of {} | {} -> {} | {} {:?} | {:?}",
                 connection.capture,
                 connection.name(),
                 variant.kind,
@@ -126,7 +127,8 @@ fn no_variant_is_reported_twice_or_ends_otherwise() -> Result<()> {
                 orderly.outcome.ends[0],
                 ends.join(" + "),
                 outcome.reports.len(),
-                reports
+                reports,
+                loss::Loss::of(connection, *variant)
             )?;
         }
     }
