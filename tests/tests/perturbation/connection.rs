@@ -1,6 +1,6 @@
 //! Connections of captures, and what tracking makes of their packets.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use tracker_common::{
@@ -106,7 +106,7 @@ pub(crate) struct Outcome {
 pub(crate) fn of_capture(path: &str) -> Result<Vec<Connection>> {
     let mut capture = Capture::open(&corpus::directory().join(path)).context(path.to_owned())?;
     let mut found: Vec<Connection> = Vec::new();
-    let mut places: BTreeMap<([[u8; 16]; 2], [[u8; 2]; 2]), usize> = BTreeMap::new();
+    let mut places: HashMap<FlowKey, usize> = HashMap::new();
     while let Some(captured) = capture.next()? {
         let mut parsed = Parsed::default();
         let frame = Captured { octets: captured.frame, wire_len: captured.wire_len as usize };
@@ -121,8 +121,7 @@ pub(crate) fn of_capture(path: &str) -> Result<Vec<Connection>> {
             packet: parsed.packet,
             ip_at: parsed.ip_at as usize,
         };
-        let key = frame.packet.key;
-        let place = *places.entry((key.addresses, key.ports)).or_insert_with(|| {
+        let place = *places.entry(frame.packet.key).or_insert_with(|| {
             found.push(Connection { capture: path.to_owned(), frames: Vec::new() });
             found.len() - 1
         });
