@@ -64,7 +64,7 @@ pub mod fact {
     pub const FIN_AHEAD: u32 = 1 << 22;
     /// Its history has a `q`.
     pub const SYN_MIXED: u32 = 1 << 23;
-    /// Where its window scale shift stands, four bits: 0 to 14, or [`SynOptions::UNKNOWN_SCALE`].
+    /// Where its window scale shift stands, four bits.
     pub const SCALE_SHIFT: u32 = 24;
     /// Its history has an `i`.
     pub const FIN_MIXED: u32 = 1 << 28;
@@ -126,7 +126,7 @@ impl Facts {
     }
 
     /// Shift for windows that this end sends to `peer` after the handshake: only if both offered it (RFC 7323 section
-    /// 2.2). Where a SYN or its options were not seen, the largest that is possible.
+    /// 2.2). Where a SYN was not seen, the largest that is possible.
     #[inline(always)]
     #[must_use]
     pub const fn scale(&self, peer: &Self) -> u32 {
@@ -135,10 +135,7 @@ impl Facts {
         }
         let agreed =
             self.has(fact::WINDOW_SCALE) && (peer.has(fact::WINDOW_SCALE) || !peer.has(fact::SYN));
-        let shift = self.flags >> fact::SCALE_SHIFT & 15;
-        // Of options that were cut off, the largest that is possible likewise.
-        let shift = if shift == SynOptions::UNKNOWN_SCALE as u32 { 14 } else { shift };
-        if agreed { shift } else { 0 }
+        if agreed { self.flags >> fact::SCALE_SHIFT & 15 } else { 0 }
     }
 
     /// Takes over what a SYN segment's options offer.

@@ -130,8 +130,7 @@ fn of_syn(me: &Facts, peer: &Facts, segment: &Segment) -> Marks {
     }
     // A SYN after its own answer was merely seen late (H17).
     let crossing = !me.has(fact::SYN) && peer.has(fact::SYN) && !peer.has(fact::SYN_ACK);
-    let options = segment.options.present & (SynOptions::HAS_FAST_OPEN | SynOptions::CUT_OFF);
-    let fast_open = segment.payload > 0 && options == SynOptions::HAS_FAST_OPEN;
+    let fast_open = segment.payload > 0 && segment.options.has(SynOptions::HAS_FAST_OPEN);
     Marks::NONE
         .with_if(Rule::Retransmission, again && !me.has(fact::SYN_ACK))
         .with_if(Rule::RepeatedSynNoAck, again && me.has(fact::SYN_ACK))

@@ -113,24 +113,18 @@ impl SynOptions {
     /// The segment is signed (MD5, RFC 2385, or TCP-AO, RFC 5925).
     pub const HAS_SIGNATURE: u8 = 64;
 
-    /// Options were there, and the capture has cut them off.
-    pub const CUT_OFF: u8 = 128;
+    /// The most octets of options that a TCP header can carry.
+    pub const MAX: usize = 40;
 
-    /// The window scale that is not known: one more than the largest that there is (RFC 7323 section 2.3).
-    pub const UNKNOWN_SCALE: u8 = 15;
-
-    /// Options that were cut off. What would permit something is taken to be among them: no rule can be broken by what
-    /// nobody has seen.
+    /// Options that a capture has cut off. Whatever would permit something is taken to be among them: nothing that was not
+    /// seen can break a rule. Nobody sends just these.
     pub const UNKNOWN: Self = Self {
         mss: 0,
-        window_scale: Self::UNKNOWN_SCALE,
-        present: Self::CUT_OFF | Self::HAS_WINDOW_SCALE | Self::HAS_FAST_OPEN,
+        window_scale: 14,
+        present: Self::HAS_WINDOW_SCALE | Self::HAS_FAST_OPEN,
         timestamp: Seq(0),
         timestamp_echo: Seq(0),
     };
-
-    /// The most octets of options that a TCP header can carry.
-    pub const MAX: usize = 40;
 
     /// Reads the options of a SYN segment: the first `len` octets of `bytes`.
     #[inline(always)]

@@ -196,7 +196,7 @@ impl Direction {
     fn new(flow: &Flow, end: End, states: [State; 2]) -> Self {
         let half = flow.half(end);
         let facts = half.facts();
-        Self {
+        let mut direction = Self {
             state: states[end.index()].name().to_owned(),
             packets: half.packets.get(),
             bytes: half.bytes.get(),
@@ -208,11 +208,23 @@ impl Direction {
             mss: Some(half.mss.get()).filter(|mss| *mss != 0),
             wscale: facts
                 .has(fact::WINDOW_SCALE)
-                .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default())
-                .filter(|scale| *scale != SynOptions::UNKNOWN_SCALE),
+                .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default()),
             sack: facts.has(fact::SACK),
             timestamps: facts.has(fact::TIMESTAMPS),
+        };
+        if direction.has_unknown_options(&facts) {
+            direction.wscale = None;
         }
+        direction
+    }
+
+    /// Whether a capture has cut the options of its SYN off ([`SynOptions::UNKNOWN`]).
+    fn has_unknown_options(&self, facts: &Facts) -> bool {
+        facts.has(fact::FAST_OPEN)
+            && self.wscale == Some(SynOptions::UNKNOWN.window_scale)
+            && self.mss.is_none()
+            && !self.sack
+            && !self.timestamps
     }
 }
 
