@@ -102,7 +102,15 @@ pub(crate) struct Outcome {
     pub(crate) reports: Vec<Rule>,
 }
 
-/// Connections of a capture with more than a few packets.
+impl Outcome {
+    /// How all of them ended.
+    pub(crate) fn end(&self) -> String {
+        let ends: Vec<_> = self.ends.iter().map(ToString::to_string).collect();
+        ends.join(" + ")
+    }
+}
+
+/// The connections of a capture.
 pub(crate) fn of_capture(path: &str) -> Result<Vec<Connection>> {
     let mut capture = Capture::open(&corpus::directory().join(path)).context(path.to_owned())?;
     let mut found: Vec<Connection> = Vec::new();
