@@ -58,10 +58,10 @@ impl Host {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         }
         let packets = capture();
-        fs::write(
-            directory.join("capture.pcap"),
-            pcap(Order::Little, Form::Microseconds, ETHERNET, &packets),
-        )?;
+        for name in ["capture.pcap", "in.pcap", "out.pcap"] {
+            let file = pcap(Order::Little, Form::Microseconds, ETHERNET, &packets);
+            fs::write(directory.join(name), file)?;
+        }
         let file = Ng::new(Order::Little).interface(1, 0, &[]);
         let file = packets.iter().fold(file, Ng::simple);
         fs::write(directory.join("capture.pcapng"), file.file())?;

@@ -7,7 +7,7 @@ use tracker_tests::{
     namespace::Namespace,
     segment::{
         Segment,
-        flag::{ACK, PSH, SYN},
+        flag::{ACK, PSH, RST, SYN},
     },
     wire::Wire,
 };
@@ -83,6 +83,52 @@ fn p1_chains_that_end_elsewhere() -> Result<()> {
     fate(&bench, "not_ip", 1)?;
     assert!(bench.agent.flows(&[])?.is_empty());
     Ok(())
+}
+
+#[test]
+fn p1_ipv6_addresses_that_no_packet_has() -> Result<()> {
+    let bench = Bench::new()?;
+    let tcp = Connection::inbound(&bench);
+    tcp.handshake()?;
+    // An IPv4 connection's addresses, mapped into IPv6: an RST that would end it.
+    let v6 = tcp.ipv6();
+    let mapped = |address: [u8; 4]| [&[0; 10][..], &[0xff, 0xff], &address].concat();
+    let with = |segment: &Segment, at: usize, address: &[u8]| {
+        let mut frame = segment.frame();
+        frame[at..at + 16].copy_from_slice(address);
+        frame
+    };
+    let (source, destination) = (14 + 8, 14 + 24);
+    let rst = v6.c(RST, 1001, 0);
+    let v4 = tcp.c(RST, 1001, 0).frame();
+    let address = |at: usize| mapped([v4[at], v4[at + 1], v4[at + 2], v4[at + 3]]);
+    let mut both = with(&rst, source, &address(26));
+    both[destination..destination + 16].copy_from_slice(&address(30));
+    bench.arrive(&both)?;
+    fate(&bench, "bad_ipv6_address", 1)?;
+    assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
+    // Either side mapped, and a multicast source.
+    bench.arrive(&with(&rst, source, &address(26)))?;
+    bench.arrive(&with(&rst, destination, &address(30)))?;
+    let all_nodes = [&[0xff, 0x02][..], &[0; 13], &[1]].concat();
+    bench.arrive(&with(&v6.c(SYN, 1, 0), source, &all_nodes))?;
+    fate(&bench, "bad_ipv6_address", 4)?;
+    assert_eq!(bench.agent.flows(&[])?.len(), 1);
+    // Addresses that only look like it: IPv4-compatible, translated (RFC 6145), and an interface's.
+    for (n, near) in [
+        [&[0; 12][..], &[192, 0, 2, 1]].concat(),
+        [&[0; 8][..], &[0xff, 0xff, 0, 0, 192, 0, 2, 1]].concat(),
+        [&[0xfe, 0x80][..], &[0; 8], &[0xff, 0xff, 192, 0, 2, 1]].concat(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        bench.arrive(&with(&v6.c(SYN, 1, 0), source, near))?;
+        bench.settle()?;
+        assert_eq!(bench.agent.flows(&[])?.len(), 2 + n);
+    }
+    fate(&bench, "bad_ipv6_address", 4)?;
+    bench.nothing_reported()
 }
 
 #[test]

@@ -206,6 +206,7 @@ fn every_form_of_pcap() -> Result<()> {
         (Order::Little, Form::Nanoseconds),
         (Order::Big, Form::Nanoseconds),
         (Order::Little, Form::Modified),
+        (Order::Big, Form::Modified),
     ] {
         // Half a microsecond is lost where there are no nanoseconds.
         let packets: Vec<_> = packets
@@ -308,6 +309,7 @@ type Header = Box<dyn Fn(u16) -> Vec<u8>>;
 fn every_link_type() -> Result<()> {
     let packets = two_families();
     let family = |ether_type: u16, v6: u32| if ether_type == 0x0800 { 2u32 } else { v6 };
+    let ppp = |ether_type: u16| if ether_type == 0x0800 { 0x21u8 } else { 0x57 };
     let mut links: Vec<(u32, Header)> = vec![
         (1, Box::new(|ether_type| [&[0; 12][..], &ether_type.to_be_bytes()].concat())),
         // The upper bits of the number tell of a frame check sequence.
@@ -326,6 +328,11 @@ fn every_link_type() -> Result<()> {
             }),
         ),
         (276, Box::new(|ether_type| [&ether_type.to_be_bytes()[..], &[0; 18]].concat())),
+        (9, Box::new(move |ether_type| [&[0xff, 0x03, 0x00][..], &[ppp(ether_type)]].concat())),
+        (9, Box::new(move |ether_type| vec![0x00, ppp(ether_type)])),
+        // A protocol number in one octet.
+        (9, Box::new(move |ether_type| vec![0xff, 0x03, ppp(ether_type)])),
+        (9, Box::new(move |ether_type| vec![ppp(ether_type)])),
     ];
     // What these two say in their number instead, an interface of pcapng each.
     let by_version = {
@@ -343,6 +350,61 @@ fn every_link_type() -> Result<()> {
         let file = pcap(Order::Little, Form::Nanoseconds, link, &packets);
         assert_two_families(&replay(&file, &[])?, &format!("link type {link}"));
     }
+    Ok(())
+}
+
+/// A frame's packet as NFLOG hands it over: after an attribute that says what it is and one that nobody knows, before one
+/// more; their numbers are in the byte order of whoever has written the file.
+fn on_nflog(packet: &Packet, order: Order, family: Option<u8>) -> Packet {
+    let u16 = |value: u16| match order {
+        Order::Little => value.to_le_bytes(),
+        Order::Big => value.to_be_bytes(),
+    };
+    let attribute = |kind: u16, value: &[u8]| {
+        let len = u16::try_from(value.len() + 4).expect("a short attribute");
+        let mut octets = [u16(len), u16(kind)].concat();
+        octets.extend(value);
+        octets.resize(octets.len().next_multiple_of(4), 0);
+        octets
+    };
+    let (ethernet, payload) = packet.octets.split_at(14);
+    let by_type = if ethernet[12] == 8 { 2 } else { 10 };
+    let octets = [
+        vec![family.unwrap_or(by_type), 0, 0, 100],
+        attribute(1, &[&ethernet[12..14], &[1, 0]].concat()),
+        attribute(10, b"a prefix\0"),
+        attribute(9, payload),
+        attribute(11, &[0, 0, 0, 0]),
+    ]
+    .concat();
+    Packet::new(packet.time_ns, octets)
+}
+
+#[test]
+fn nflog_in_both_byte_orders() -> Result<()> {
+    let packets = two_families();
+    for order in Order::ALL {
+        // Of a bridge's or an interface's packets the family says nothing, but an attribute does.
+        for family in [None, Some(7), Some(5)] {
+            let packets: Vec<_> =
+                packets.iter().map(|packet| on_nflog(packet, order, family)).collect();
+            let file = pcap(order, Form::Nanoseconds, 239, &packets);
+            assert_two_families(&replay(&file, &[])?, &format!("{order:?} {family:?}"));
+            let ng = Ng::new(order).interface(239, 0, &[(9, &[9])]);
+            let ng = packets.iter().fold(ng, |ng, packet| ng.enhanced(0, packet.time_ns, packet));
+            assert_two_families(&replay(&ng.file(), &[])?, &format!("{order:?} {family:?}"));
+        }
+    }
+    // The kernel was asked for the headers only: what is missing is part of the packet all the same.
+    let short: Vec<_> = packets
+        .iter()
+        .map(|packet| {
+            let headers = if packet.octets[12] == 8 { 54 } else { 74 };
+            on_nflog(&packet.clone().snapped(headers), Order::Little, None)
+        })
+        .collect();
+    let file = pcap(Order::Little, Form::Nanoseconds, 239, &short);
+    assert_two_families(&replay(&file, &[])?, "headers only");
     Ok(())
 }
 
@@ -374,14 +436,30 @@ fn what_link_headers_cannot_say_is_counted() -> Result<()> {
         (0, &[0, 0, 0], "truncated_ethernet"),
         (113, &[0; 15], "truncated_ethernet"),
         (276, &[8, 0], "truncated_ethernet"),
+        (9, &[], "truncated_ethernet"),
+        (9, &[0xff, 0x03], "truncated_ethernet"),
+        (9, &[0xff, 0x03, 0], "truncated_ethernet"),
+        (239, &[2, 0, 0], "truncated_ethernet"),
+        (239, &[2, 0, 0, 0, 8, 0, 1], "truncated_ethernet"),
+        // No packet among the attributes, and lengths that say nothing.
+        (239, &[2, 0, 0, 0, 0, 8, 0, 1, 8, 0, 0, 0], "truncated_ethernet"),
+        (239, &[2, 0, 0, 0, 0, 0, 0, 9, 0x45], "truncated_ethernet"),
+        (239, &[2, 0, 0, 0, 0, 3, 0, 9, 0x45], "truncated_ethernet"),
         // And right behind it.
         (1, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0], "truncated_ip"),
         (0, &[0, 0, 0, 2], "truncated_ip"),
         (101, &[], "truncated_ip"),
+        (9, &[0, 0x21], "truncated_ip"),
+        (9, &[0x57], "truncated_ip"),
+        (239, &[10, 0, 0, 0, 0, 4, 0, 9], "truncated_ip"),
+        (239, &[10, 0, 0, 0, 1, 0, 0, 9, 0x60, 0, 0, 0], "truncated_ip"),
         // No IP.
         (101, &[0x50; 40], "not_ip"),
         (0, &[0, 0, 0, 7, 0x45], "not_ip"),
         (108, &[2, 0, 0, 0, 0x45], "not_ip"),
+        (9, &[0xc0, 0x21, 1, 1, 0, 4], "not_ip"),
+        (9, &[0xff, 0x03, 0x80, 0x21, 1, 1], "not_ip"),
+        (239, &[7, 0, 0, 0, 0, 5, 0, 9, 0x45], "not_ip"),
         (228, &[0x65; 40], "bad_ip_header"),
     ] {
         let document = of(link, octets)?;
@@ -407,6 +485,50 @@ fn snapped_captures() -> Result<()> {
         (13, HashMap::from([("truncated_ethernet", 13)])),
     ] {
         assert_eq!(counts(&snapped(snap)?["packets"]), expected, "{snap}");
+    }
+    Ok(())
+}
+
+#[test]
+fn options_that_were_cut_off() -> Result<()> {
+    // MSS 1460 and a window scale of 10; then SACK permitted, timestamps, NOP, scale, as Linux sends them.
+    let short = [2, 4, 5, 0xb4, 1, 3, 3, 10];
+    let long = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 10];
+    for options in [&short[..], &long] {
+        let talk = Talk::v4();
+        let (client, server) = (talk.client, talk.server);
+        let segment = |flags, seq, ack| Segment::new(client, server, flags, seq, ack);
+        let back = |flags, seq, ack| Segment::new(server, client, flags, seq, ack);
+        // 100 of a window is 102,400 octets.
+        let stamps = [1, 1, 8, 10, 0, 0, 0, 8, 0, 0, 0, 7];
+        let talk = talk
+            .frame(segment(SYN, 1000, 0).options(options).frame())
+            .frame(back(SYN | ACK, 5000, 1001).options(options).frame())
+            .frame(segment(ACK, 1001, 5001).options(&stamps).window(100).frame())
+            .frame(back(PSH | ACK, 5001, 1001).options(&stamps).window(100).data(50_000).frame())
+            .frame(back(PSH | ACK, 55_001, 1001).options(&stamps).window(100).data(50_000).frame())
+            .frame(segment(ACK, 1001, 105_001).options(&stamps).window(100).frame())
+            .frame(segment(FIN | ACK, 1001, 105_001).options(&stamps).window(100).frame())
+            .frame(back(FIN | ACK, 105_001, 1002).options(&stamps).window(100).frame())
+            .frame(segment(ACK, 1002, 105_002).options(&stamps).window(100).frame());
+        // Within the options of the SYNs, of all segments, and right behind the TCP header.
+        for snap in [14 + 40 + options.len(), 66, 60, 55, 54] {
+            let packets: Vec<_> =
+                talk.packets.iter().map(|packet| packet.clone().snapped(snap)).collect();
+            let file = pcap(Order::Little, Form::Nanoseconds, 1, &packets);
+            let document = replay(&file, &["--report", "violation,minor,information"])?;
+            assert_eq!(counts(&document["packets"]), HashMap::from([("tracked", 9)]), "{snap}");
+            assert_eq!(counts(&document["violations"]), HashMap::new(), "{snap}");
+            let flow = &document["flows"][0];
+            assert_eq!((&flow["conn_state"], &flow["history"]), (&json!("SF"), &json!("ShAdFf")));
+            assert_eq!(flow["rtt_us"], 31_250);
+            let is_whole = snap >= 54 + options.len();
+            for end in ["orig", "reply"] {
+                let read = (&flow[end]["mss"], &flow[end]["wscale"]);
+                let known = (&json!(1460), &json!(10));
+                assert_eq!(read, if is_whole { known } else { (&Value::Null, &Value::Null) });
+            }
+        }
     }
     Ok(())
 }
@@ -825,8 +947,8 @@ fn files_that_are_no_captures() -> Result<()> {
     assert_broken(
         &pcap(Order::Big, Form::Microseconds, 147, &[]),
         0,
-        "link type 147 is not understood; these are: 0 (null), 1 (ethernet), 12 (raw_ip), 14 (raw_ip), 101 (raw_ip), \
-         108 (loop), 113 (linux_sll), 228 (ipv4), 229 (ipv6), 276 (linux_sll2)",
+        "link type 147 is not understood; these are: 0 (null), 1 (ethernet), 9 (ppp), 12 (raw_ip), 14 (raw_ip), \
+         101 (raw_ip), 108 (loop), 113 (linux_sll), 228 (ipv4), 229 (ipv6), 239 (nflog), 276 (linux_sll2)",
     )?;
     let (_, stderr, status) = run_tracker(&["replay", "/nonexistent.pcap"], None)?;
     assert_eq!(status.code(), Some(1));
@@ -971,9 +1093,14 @@ fn damaged_files_are_read_without_a_panic() -> Result<()> {
     let ng = Ng::new(Order::Big).interface(113, 60, &[(9, &[6]), (2, b"any")]);
     let packets = two_families();
     let ng = packets.iter().fold(ng, |ng, packet| ng.enhanced(0, START, packet).simple(packet));
+    let logged =
+        |order| -> Vec<_> { packets.iter().map(|packet| on_nflog(packet, order, None)).collect() };
     let files = [
         ng.file(),
         pcap(Order::Little, Form::Modified, 276, &packets),
+        pcap(Order::Big, Form::Modified, 9, &packets),
+        pcap(Order::Little, Form::Microseconds, 239, &logged(Order::Little)),
+        Ng::new(Order::Big).interface(239, 0, &[]).simple(&logged(Order::Big)[0]).file(),
         fs::read(captures().join("zeek/tcp/retransmit-timeout.pcapng"))?,
         fs::read(captures().join("zeek/tcp/timeout-with-pings.pcap"))?,
     ];
@@ -1117,12 +1244,97 @@ fn text_and_lines() -> Result<()> {
 fn wrong_use() -> Result<()> {
     for arguments in [
         &["replay"][..],
-        &["replay", "a.pcap", "b.pcap"],
+        &["replay", "-o", "json"],
         &["replay", "--report", "no_such_rule", "a.pcap"],
         &["run", "--interface", "lo", "--report", "no_such_rule"],
     ] {
         let (stdout, stderr, status) = run_tracker(arguments, None)?;
         assert_eq!((status.code(), stdout.as_str()), (Some(2), ""), "{stderr}");
+    }
+    Ok(())
+}
+
+#[test]
+fn several_files_are_one_capture() -> Result<()> {
+    let packets = two_families();
+    // Each packet in one of three files, of other forms, as they come; the second file is of another link type.
+    let part =
+        |n: usize| -> Vec<Packet> { packets.iter().skip(n).step_by(3).map(Clone::clone).collect() };
+    let raw: Vec<_> = part(1).iter().map(|packet| on_link(packet, |_| Vec::new())).collect();
+    let ng = Ng::new(Order::Little).interface(1, 0, &[(9, &[9])]);
+    let ng = part(2).iter().fold(ng, |ng, packet| ng.enhanced(0, packet.time_ns, packet));
+    let files = [
+        File::new(&pcap(Order::Little, Form::Nanoseconds, 1, &part(0)))?,
+        File::new(&pcap(Order::Big, Form::Nanoseconds, 101, &raw))?,
+        File::new(&ng.file())?,
+    ];
+    let names: Vec<_> = files.iter().map(File::name).collect();
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let names = order.map(|n| names[n]);
+        let arguments = [&["replay", "-o", "json", "-e", "all"][..], &names].concat();
+        let (stdout, stderr, status) = run_tracker(&arguments, None)?;
+        ensure!(status.success() && stderr.is_empty(), "{status}: {stderr}");
+        let document: Value = serde_json::from_str(&stdout)?;
+        assert_two_families(&document, "three files");
+        let capture = &document["capture"];
+        assert_eq!((&capture["packets"], &capture["format"]), (&json!(13), &json!("mixed")));
+        assert_eq!(capture["file"], names.join(", "));
+        assert_eq!(
+            capture["link_types"],
+            json!([{"link_type": 1, "name": "ethernet", "packets": 9}, {"link_type": 101, "name": "raw_ip", "packets": 4}])
+        );
+        let each = list(&document["captures"]);
+        let said: Vec<_> = each.iter().map(|file| (&file["file"], &file["packets"])).collect();
+        let right = order.map(|n| (json!(files[n].name()), json!(part(n).len())));
+        assert_eq!(said, right.iter().map(|(file, count)| (file, count)).collect::<Vec<_>>());
+        // The first packet is the first of the first file, whatever place that has.
+        let new = &document["events"][0];
+        assert_eq!((&new["event"], &new["packet"]), (&json!("NEW"), &json!(1)));
+        assert_eq!(new["file"], files[0].name());
+    }
+    // One file is as it was.
+    let document = replay(&pcap(Order::Little, Form::Nanoseconds, 1, &packets), &["-e", "new"])?;
+    assert_eq!(document.get("captures"), None);
+    assert_eq!(document["events"][0].get("file"), None);
+    // In words.
+    let (stdout, stderr, _) = run_tracker(&[&["replay", "-e", "new"][..], &names].concat(), None)?;
+    let first = format!("{}#1 2023-11-14T22:13:20.000000Z [NEW] ", names[0]);
+    assert!(stdout.starts_with(&first), "{stdout}");
+    for (name, rest) in [
+        (names[0], "format=pcap packets=5 "),
+        (names[1], "format=pcap packets=4 "),
+        (names[2], "format=pcapng packets=4 "),
+    ] {
+        assert!(stderr.contains(&format!("capture {name} {rest}")), "{stderr}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_with_one_of_several_files() -> Result<()> {
+    let whole = pcap(Order::Little, Form::Nanoseconds, 1, &two_families());
+    let good = File::new(&whole)?;
+    let bad = File::new(&whole[..whole.len() - 1])?;
+    let unknown = Ng::new(Order::Little).interface(147, 0, &[]).simple(&two_families()[0]);
+    let unknown = File::new(&unknown.file())?;
+    let files = [bad.name(), good.name(), unknown.name()];
+    let (stdout, stderr, status) = run_tracker(&[&["replay"][..], &files].concat(), None)?;
+    assert_eq!(status.code(), Some(1));
+    // The others were read.
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("tracker: ")).collect();
+    let [error] = errors[..] else { anyhow::bail!("{stderr}") };
+    let starts = format!("tracker: {}: broken at offset ", bad.name());
+    let then = format!("; {}: link type 147 is not understood; ", unknown.name());
+    assert!(error.starts_with(&starts) && error.contains(&then), "{error}");
+    // What cannot be read at all ends it before it begins.
+    for (files, error) in [
+        ([good.name(), "/nonexistent.pcap"], "/nonexistent.pcap: opening it: "),
+        (["-", "-"], "standard input (`-`) can be read once only"),
+    ] {
+        let (stdout, stderr, status) = run_tracker(&[&["replay"][..], &files].concat(), None)?;
+        assert_eq!((status.code(), stdout.as_str()), (Some(1), ""));
+        assert!(stderr.starts_with(&format!("tracker: {error}")), "{stderr}");
     }
     Ok(())
 }

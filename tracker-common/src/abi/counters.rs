@@ -93,6 +93,8 @@ fates! {
     CookieSent = 17, "cookie_sent";
     /// An acknowledgment that returned no valid cookie, and was dropped.
     CookieRefused = 18, "cookie_refused";
+    /// See [`Unparsed::BadIpv6Address`].
+    BadIpv6Address = 19, "bad_ipv6_address";
 }
 
 impl Fate {
@@ -116,6 +118,7 @@ impl From<Unparsed> for Fate {
             Unparsed::SplitTcpHeader => Self::SplitTcpHeader,
             Unparsed::TruncatedTcp => Self::TruncatedTcp,
             Unparsed::BadTcpHeaderLength => Self::BadTcpHeaderLength,
+            Unparsed::BadIpv6Address => Self::BadIpv6Address,
         }
     }
 }

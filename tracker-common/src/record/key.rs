@@ -146,6 +146,21 @@ impl Words {
         ])
     }
 
+    /// Whether it is an IPv4 address mapped into IPv6, as [`is_mapped`] says of octets.
+    #[inline(always)]
+    pub(crate) const fn is_mapped(self) -> bool {
+        const PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+        self.0[0] == 0 && self.0[1] & PREFIX == MAPPED
+    }
+
+    /// Whether it is an IPv6 multicast address (RFC 4291 section 2.7).
+    #[inline(always)]
+    pub(crate) const fn is_multicast(self) -> bool {
+        const FIRST: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0, 0]);
+        self.0[0] & FIRST == FIRST
+    }
+
     #[inline(always)]
     const fn octets(self) -> Address {
         let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
@@ -182,6 +197,28 @@ mod tests {
             prop_assert!((there.addresses[0], there.ports[0]) <= (there.addresses[1], there.ports[1]));
             prop_assert_eq!((there.addresses[from.index()], there.ports[from.index()]), a);
         }
+
+        #[test]
+        fn words_are_what_their_octets_are(address: Address, v4: [u8; 4]) {
+            for address in [address, mapped(v4)] {
+                prop_assert_eq!(Words::of(&address).is_mapped(), is_mapped(&address));
+                prop_assert_eq!(Words::of(&address).is_multicast(), address[0] == 0xff);
+            }
+        }
+    }
+
+    #[test]
+    fn mapped_is_all_of_the_prefix() {
+        let address = mapped([192, 0, 2, 1]);
+        assert!(Words::of(&address).is_mapped());
+        for at in 0..12 {
+            let mut other = address;
+            other[at] ^= 1;
+            assert!(!Words::of(&other).is_mapped(), "{at}");
+        }
+        let mut all_nodes = address;
+        all_nodes[0] = 0xff;
+        assert!(Words::of(&all_nodes).is_multicast());
     }
 
     #[test]

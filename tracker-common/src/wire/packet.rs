@@ -86,6 +86,9 @@ pub enum Unparsed {
     TruncatedTcp,
     /// A data offset below 5, or past the end of the packet.
     BadTcpHeaderLength,
+    /// An IPv6 packet with an address that none may have: a multicast source (RFC 4291 section 2.7), or an IPv4-mapped
+    /// address on either side, whose key would be an IPv4 connection's. Linux drops both sources (`ip6_rcv_core`).
+    BadIpv6Address,
 }
 
 /// IPv6 extension headers that are followed before a packet is given up. RFC 8200 knows six kinds, each wanted once.
@@ -326,8 +329,11 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize, parsed: &mut Parsed) -> Result<
         n => n as usize + size_of::<Ipv6>(),
     };
     let ip_len = ip_length(frame, at, stated)?;
-    parsed.source = Words::of(&header.source);
-    parsed.destination = Words::of(&header.destination);
+    let (source, destination) = (Words::of(&header.source), Words::of(&header.destination));
+    if source.is_mapped() || source.is_multicast() || destination.is_mapped() {
+        return Err(Unparsed::BadIpv6Address);
+    }
+    (parsed.source, parsed.destination) = (source, destination);
     let mut next = header.next_header;
     let mut offset = size_of::<Ipv6>();
     let mut first_fragment = false;
@@ -414,13 +420,16 @@ fn tcp<B: Bytes + ?Sized>(
     let segment = &mut packet.segment;
     if segment.has(Flags::SYN) {
         if header_len > 20 {
-            segment.options =
-                frame.options(options_at, (header_len - 20) as usize).ok_or(truncated)?;
+            // They are in the IP packet. Where they are not in the frame, a capture left them out.
+            segment.options = frame
+                .options(options_at, (header_len - 20) as usize)
+                .unwrap_or(SynOptions::UNKNOWN);
             segment.timestamp = segment.options.timestamp;
             segment.has_timestamp = segment.options.has(SynOptions::HAS_TIMESTAMPS);
         }
-    } else if header_len >= 32 {
-        let options: TimestampOption = frame.read(options_at).ok_or(truncated)?;
+    } else if header_len >= 32
+        && let Some(options) = frame.read::<TimestampOption>(options_at)
+    {
         segment.timestamp = Seq(options.value.get());
         segment.has_timestamp = options.head.get() == TimestampOption::HEAD;
     }

@@ -116,6 +116,16 @@ impl SynOptions {
     /// The most octets of options that a TCP header can carry.
     pub const MAX: usize = 40;
 
+    /// Options that a capture has cut off. Whatever would permit something is taken to be among them: nothing that was not
+    /// seen can break a rule. Nobody sends just these.
+    pub const UNKNOWN: Self = Self {
+        mss: 0,
+        window_scale: 14,
+        present: Self::HAS_WINDOW_SCALE | Self::HAS_FAST_OPEN,
+        timestamp: Seq(0),
+        timestamp_echo: Seq(0),
+    };
+
     /// Reads the options of a SYN segment: the first `len` octets of `bytes`.
     #[inline(always)]
     #[must_use]

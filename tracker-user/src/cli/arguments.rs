@@ -58,7 +58,7 @@ pub enum Command {
     /// Write manual pages and completions, for `cargo xtask package`
     #[command(hide = true, subcommand)]
     Generate(generate::Verb),
-    /// Push a capture through the kernel programs, and show its connections and what happened to them
+    /// Push captures through the kernel programs, and show their connections and what happened to them
     Replay(replay::Options),
 }
 

@@ -1,11 +1,12 @@
 //! Captures as files hold them (pcap, pcapng), one packet after the other, each as an Ethernet frame.
 //!
-//! The formats' fields are decoded by `pcap-parser`; the octets are cut into records here. So a record whose length
-//! says nonsense is told from one that the file's end cuts off, at an offset, and nothing larger than a record is held
-//! in memory.
+//! The blocks' fields of pcapng are decoded by `pcap-parser`; the octets are cut into records here. So a record whose
+//! length says nonsense is told from one that the file's end cuts off, at an offset, and nothing larger than a record is
+//! held in memory.
 
 mod legacy;
 mod link;
+mod merge;
 mod ng;
 mod source;
 
@@ -22,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::merge::{Merged, Part};
 use self::{legacy::Legacy, link::Link, ng::Ng, source::Source};
 
 /// The most octets of one packet that a capture is believed to hold; libpcap stops at a quarter of it.
@@ -89,8 +91,23 @@ pub struct Capture {
     format: Format,
     packets: u64,
     links: BTreeMap<u32, u64>,
+    /// The packet that was read last.
+    current: Option<Current>,
     /// Where a frame is built that does not stand in the file as one.
     built: Vec<u8>,
+}
+
+/// A packet that was read, of a link type that is understood.
+struct Current {
+    timestamp_ns: i64,
+    wire_len: u32,
+    frame: Frame,
+}
+
+enum Frame {
+    /// As it stands in the source's buffer.
+    Whole(Range<usize>),
+    Built,
 }
 
 enum Format {
@@ -156,7 +173,8 @@ impl Capture {
                 octets.join(" ")
             );
         };
-        Ok(Self { source, format, packets: 0, links: BTreeMap::new(), built: Vec::new() })
+        let (links, built) = (BTreeMap::new(), Vec::new());
+        Ok(Self { source, format, packets: 0, links, current: None, built })
     }
 
     /// `pcap` or `pcapng`.
@@ -202,21 +220,52 @@ impl Capture {
     /// Where the file is broken. What came before was read; there is nothing to be had after it.
     #[allow(clippy::should_implement_trait)] // an iterator's items cannot borrow from it
     pub fn next(&mut self) -> Result<Option<Packet<'_>>, Broken> {
+        self.advance()?;
+        Ok(self.current())
+    }
+
+    /// Reads the next packet of a link type that is understood, which [`Capture::current`] then returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Capture::next`].
+    fn advance(&mut self) -> Result<(), Broken> {
+        self.current = None;
         loop {
             let raw = match &mut self.format {
                 Format::Legacy(legacy) => legacy.next(&mut self.source),
                 Format::Ng(ng) => ng.next(&mut self.source),
             };
             let raw = raw.map_err(|error| Broken { after_packet: self.packets, ..error })?;
-            let Some(Raw { link, timestamp_ns, wire_len, data }) = raw else { return Ok(None) };
+            let Some(Raw { link, timestamp_ns, wire_len, data }) = raw else { return Ok(()) };
             self.packets += 1;
             *self.links.entry(link).or_default() += 1;
-            if let Some(link) = Link::of(link) {
-                let data = &self.source.buffer()[data];
-                let (frame, wire_len) = link.frame(data, wire_len, &mut self.built);
-                return Ok(Some(Packet { number: self.packets, timestamp_ns, wire_len, frame }));
-            }
+            let is_big_endian = match &self.format {
+                Format::Legacy(legacy) => legacy.is_big_endian,
+                Format::Ng(ng) => ng.big_endian,
+            };
+            let Some(link) = Link::of(link) else { continue };
+            let octets = &self.source.buffer()[data.clone()];
+            let built = link.build(octets, wire_len, is_big_endian, &mut self.built);
+            let (frame, wire_len) =
+                built.map_or((Frame::Whole(data), wire_len), |len| (Frame::Built, len));
+            self.current = Some(Current { timestamp_ns, wire_len, frame });
+            return Ok(());
         }
+    }
+
+    /// The packet that was read last; `None` before the first and after the last.
+    fn current(&self) -> Option<Packet<'_>> {
+        let Current { timestamp_ns, wire_len, frame } = self.current.as_ref()?;
+        Some(Packet {
+            number: self.packets,
+            timestamp_ns: *timestamp_ns,
+            wire_len: *wire_len,
+            frame: match frame {
+                Frame::Whole(range) => &self.source.buffer()[range.clone()],
+                Frame::Built => &self.built,
+            },
+        })
     }
 }
 

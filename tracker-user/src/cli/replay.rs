@@ -1,5 +1,6 @@
-//! `tracker replay`: a capture, pushed through the very kernel programs that watch interfaces.
+//! `tracker replay`: captures, pushed through the very kernel programs that watch interfaces.
 
+mod archive;
 mod breaches;
 mod checksum;
 mod clock;
@@ -12,16 +13,23 @@ pub(crate) mod summary;
 
 use std::{
     collections::VecDeque,
-    io::{BufWriter, IsTerminal, stdout},
+    fs,
+    io::{BufWriter, IsTerminal, StdoutLock, stdout},
+    iter, mem,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tracker_common::{config::LiveConfig, event::Kind, violation::Rule};
 
-use self::{breaches::Breaches, ladders::Ladders, output::Output};
+use self::{
+    archive::{Archive, Archived},
+    breaches::Breaches,
+    ladders::Ladders,
+    output::Output,
+};
 pub use self::{
     engine::{Engine, INTERFACE},
     flow::ReplayedFlow,
@@ -29,7 +37,7 @@ pub use self::{
 };
 use crate::{
     attach::Sizes,
-    capture::{Broken, Capture, nothing_understood},
+    capture::{Merged, Part, nothing_understood},
     event::Event,
     filter::Filter,
     model::broken::rule,
@@ -47,9 +55,12 @@ const LARGE: u64 = 8 << 20;
 /// Options of `tracker replay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The capture, pcap or pcapng; `-` for standard input
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// Captures, pcap or pcapng; `-` for standard input
+    ///
+    /// Several are one capture: their packets come in the order of their times, as mergecap has it; of two at one moment,
+    /// that of the file that is named first
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
     /// Events to show
     #[arg(
         short,
@@ -131,125 +142,233 @@ impl Options {
     }
 }
 
-/// Replays a capture, and prints what happened.
+/// Replays captures, and prints what happened.
 ///
 /// # Errors
 ///
-/// Where the file is no capture or is broken (what came before that is printed first), the kernel refuses, or stdout
-/// cannot be written.
+/// Where a file is no capture or is broken (what came before that, and the other files, are printed first), the kernel
+/// refuses, stdout cannot be written, or there is no room on disk for connections that have ended.
 pub fn run(options: &Options) -> Result<()> {
     preflight::check_replay()?;
-    let name = options.file.display().to_string();
-    let mut capture = Capture::open(&options.file).with_context(|| name.clone())?;
+    let mut captures = Merged::open(&options.files)?;
     let Options { sizes, timeouts, limits, .. } = options;
     let mut engine = Engine::new(sizes, timeouts.timeouts(), options.live_config(), *limits)?;
     let progress = progress(options);
-    let is_terminal = stdout().is_terminal();
-    let is_live = options.file == Path::new("-") || is_terminal;
-    let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
-    let mut output = Output::new(options.output, is_live, in_the_way.clone());
-    let filter = Filter { violation: options.violation.clone(), ..options.filter.clone() };
-    let since = options.since.map(|since| since.time(Timestamp::now()));
-    let is_since = |time: Timestamp| since.is_none_or(|since| time >= since);
-    let mut ladders =
-        options.ladder.then(|| Ladders::new(BufWriter::new(stdout().lock()), &filter, in_the_way));
-    let mut summary = Summary::new(&name);
-    let kinds = options.kinds();
-    let mut breaches = Breaches::default();
-    let mut show = |events: Vec<Event>| -> Result<()> {
-        for mut event in events {
-            let is_told = breaches.take(&event) || options.every;
-            if let Some(ladders) = &mut ladders {
-                let Some(flow) = event.flow.as_mut().filter(|flow| is_since(flow.created)) else {
-                    continue;
-                };
-                breaches.complete(flow);
-                ladders.event(event)?;
-                continue;
-            }
-            let is_asked_for = event.violation.is_none() || kinds.contains(&Kind::Violation);
-            if is_told && is_asked_for && is_since(event.time) && filter.matches_event(&event) {
-                output.event(&event)?;
-            }
-        }
-        Ok(())
-    };
-    let mut broken = None;
-    loop {
-        match next(&mut capture, &mut engine, options, &mut summary) {
-            Ok(Some(events)) => show(events)?,
-            Ok(None) => break,
-            Err(error) => {
-                broken = Some(error.downcast::<Broken>()?);
-                break;
-            }
-        }
-        progress.set_position(capture.position());
+    let mut shown = Shown::new(options, &progress);
+    let mut summary = Summary::new(captures.parts().iter().map(|part| part.name.as_str()));
+    while let Some(events) = next(&mut captures, &mut engine, options, &mut summary)? {
+        shown.events(events)?;
+        shown.ended(&mut engine)?;
+        progress.set_position(captures.position());
     }
-    show(engine.finish()?)?;
+    shown.events(engine.finish()?)?;
+    shown.ended(&mut engine)?;
     progress.finish_and_clear();
-    summary.finish(&capture, &engine, broken.clone())?;
-    let flows = engine.flows()?.map(|mut flow| {
-        breaches.complete(&mut flow.record);
-        flow
-    });
-    let mut flows = flows.filter(|flow| is_since(flow.record.created));
-    let mut shown = 0;
-    if let Some(mut ladders) = ladders {
-        shown = ladders.finish(flows)?;
-    } else if !options.no_flows {
-        let mut meant = flows.by_ref().filter(|flow| filter.matches(&flow.record));
-        let mut show = |flow: &ReplayedFlow| -> Result<()> {
-            shown += 1;
-            output.flow(flow)
-        };
-        match options.last {
-            Some(last) => last_of(meant, last).iter().try_for_each(&mut show)?,
-            None => meant.try_for_each(|flow| show(&flow))?,
-        }
-    }
-    output.finish(&summary, (!options.no_flows).then_some(shown))?;
-    if let Some(broken) = broken {
-        return Err(broken).context(name);
-    }
-    let links: Vec<_> = capture.links().collect();
-    if capture.packets() > 0 && capture.skipped() == capture.packets() {
-        bail!("{name}: {}", nothing_understood(&links));
+    summary.finish(captures.parts(), &engine)?;
+    shown.finish(&engine, &summary)?;
+    let errors: Vec<_> = captures.parts().iter().filter_map(error).collect();
+    if !errors.is_empty() {
+        bail!("{}", errors.join("; "));
     }
     Ok(())
 }
 
-/// Replays the next packet; `None` at the capture's end.
+/// What is wrong with a file, after it was read as far as it could be.
+fn error(part: &Part) -> Option<String> {
+    let Part { name, capture, broken } = part;
+    if let Some(broken) = broken {
+        return Some(format!("{name}: {broken}"));
+    }
+    let is_nothing_understood = capture.packets() > 0 && capture.skipped() == capture.packets();
+    is_nothing_understood.then(|| {
+        let links: Vec<_> = capture.links().collect();
+        format!("{name}: {}", nothing_understood(&links))
+    })
+}
+
+/// Replays the next packet; `None` at the captures' end.
 fn next(
-    capture: &mut Capture,
+    captures: &mut Merged,
     engine: &mut Engine,
     options: &Options,
     summary: &mut Summary,
 ) -> Result<Option<Vec<Event>>> {
-    let Some(packet) = capture.next()? else { return Ok(None) };
-    summary.saw(packet.timestamp_ns);
+    let Some((index, packet)) = captures.next() else { return Ok(None) };
+    summary.saw(index, packet.timestamp_ns);
     if options.verify_checksums && checksum::is_wrong(&packet) {
         summary.bad_checksums += 1;
         return Ok(Some(Vec::new()));
     }
-    engine.push(&packet).map(Some)
+    let mut events = engine.push(&packet)?;
+    if captures.parts().len() > 1 {
+        for event in events.iter_mut().filter(|event| event.packet.is_some()) {
+            event.file = Some(captures.parts()[index].name.clone());
+        }
+    }
+    Ok(Some(events))
+}
+
+/// What is printed, and what waits to be.
+struct Shown<'a> {
+    options: &'a Options,
+    filter: Filter,
+    kinds: Vec<Kind>,
+    since: Option<Timestamp>,
+    output: Output,
+    ladders: Option<Ladders<BufWriter<StdoutLock<'static>>>>,
+    breaches: Breaches,
+    archive: Archive,
+}
+
+impl<'a> Shown<'a> {
+    fn new(options: &'a Options, progress: &ProgressBar) -> Self {
+        let is_terminal = stdout().is_terminal();
+        let is_live = options.files.iter().any(|file| file == Path::new("-")) || is_terminal;
+        let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
+        let filter = Filter { violation: options.violation.clone(), ..options.filter.clone() };
+        Self {
+            options,
+            kinds: options.kinds(),
+            since: options.since.map(|since| since.time(Timestamp::now())),
+            output: Output::new(options.output, is_live, in_the_way.clone()),
+            ladders: options
+                .ladder
+                .then(|| Ladders::new(BufWriter::new(stdout().lock()), &filter, in_the_way)),
+            filter,
+            breaches: Breaches::default(),
+            archive: Archive::default(),
+        }
+    }
+
+    fn is_since(&self, time: Timestamp) -> bool {
+        self.since.is_none_or(|since| time >= since)
+    }
+
+    fn events(&mut self, events: Vec<Event>) -> Result<()> {
+        for mut event in events {
+            let is_told = self.breaches.take(&event) || self.options.every;
+            if self.options.ladder {
+                let since = self.since;
+                let is_since = |time: Timestamp| since.is_none_or(|since| time >= since);
+                let Some(flow) = event.flow.as_mut().filter(|flow| is_since(flow.created)) else {
+                    continue;
+                };
+                self.breaches.complete(flow);
+                if let Some(ladders) = &mut self.ladders {
+                    ladders.event(event)?;
+                }
+                continue;
+            }
+            let is_asked_for = event.violation.is_none() || self.kinds.contains(&Kind::Violation);
+            let is_shown = is_told && is_asked_for && self.is_since(event.time);
+            if is_shown && self.filter.matches_event(&event) {
+                self.output.event(&event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over connections that have ended: nothing is said of them any more, but for how they ended.
+    fn ended(&mut self, engine: &mut Engine) -> Result<()> {
+        let all = engine.take_ended();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let mut view = engine.view();
+        for ended in all {
+            let broken = self.breaches.forget(ended.id);
+            if self.options.no_flows && !self.options.ladder {
+                continue;
+            }
+            if self.options.ladder || !self.filter.is_empty() || self.since.is_some() {
+                let mut flow = engine.ended(&ended, &mut view);
+                breaches::write(&mut flow.record, &broken);
+                if !self.is_since(flow.record.created) {
+                    continue;
+                }
+                if let Some(ladders) = &mut self.ladders {
+                    ladders.ended(flow)?;
+                    continue;
+                }
+                if !self.filter.matches(&flow.record) {
+                    continue;
+                }
+            }
+            self.archive.add(Archived { ended, broken })?;
+        }
+        Ok(())
+    }
+
+    /// Prints connections, those that live among those that have ended, and the summary.
+    fn finish(mut self, engine: &Engine, summary: &Summary) -> Result<()> {
+        let breaches = mem::take(&mut self.breaches);
+        let living = engine.flows()?.map(|mut flow| {
+            breaches.complete(&mut flow.record);
+            flow
+        });
+        let since = self.since;
+        let living = living.filter(|flow| since.is_none_or(|since| flow.record.created >= since));
+        let mut count = 0;
+        if let Some(mut ladders) = self.ladders {
+            count = ladders.finish(living)?;
+        } else if !self.options.no_flows {
+            let living = living.filter(|flow| self.filter.matches(&flow.record));
+            let mut view = engine.view();
+            let ended = self.archive.into_sorted().map(|archived| {
+                let Archived { ended, broken } = archived?;
+                let mut flow = engine.ended(&ended, &mut view);
+                breaches::write(&mut flow.record, &broken);
+                Ok(flow)
+            });
+            let flows = in_order(ended, living);
+            let mut show = |flow: &ReplayedFlow| -> Result<()> {
+                count += 1;
+                self.output.flow(flow)
+            };
+            match self.options.last {
+                Some(last) => last_of(flows, last)?.iter().try_for_each(&mut show)?,
+                None => {
+                    for flow in flows {
+                        show(&flow?)?;
+                    }
+                }
+            }
+        }
+        self.output.finish(summary, (!self.options.no_flows).then_some(count))
+    }
+}
+
+/// Both in the order of their first packets, in which each is.
+fn in_order(
+    ended: impl Iterator<Item = Result<ReplayedFlow>>,
+    living: impl Iterator<Item = ReplayedFlow>,
+) -> impl Iterator<Item = Result<ReplayedFlow>> {
+    let (mut ended, mut living) = (ended.peekable(), living.peekable());
+    iter::from_fn(move || match (ended.peek(), living.peek()) {
+        (Some(Ok(one)), Some(other)) if other.record.created_ns < one.record.created_ns => {
+            living.next().map(Ok)
+        }
+        (Some(_), _) => ended.next(),
+        (None, _) => living.next().map(Ok),
+    })
 }
 
 /// The last `count` of these.
-fn last_of<T>(all: impl Iterator<Item = T>, count: usize) -> VecDeque<T> {
+fn last_of<T>(all: impl Iterator<Item = Result<T>>, count: usize) -> Result<VecDeque<T>> {
     let mut last = VecDeque::new();
     for one in all {
-        last.push_back(one);
+        last.push_back(one?);
         if last.len() > count {
             last.pop_front();
         }
     }
-    last
+    Ok(last)
 }
 
 /// A bar on stderr, for somebody who would otherwise wonder; hidden where nobody looks, or it is over in a moment.
 fn progress(options: &Options) -> ProgressBar {
-    let size = std::fs::metadata(&options.file).map_or(0, |metadata| metadata.len());
+    let len = |file: &PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let size = options.files.iter().map(len).sum();
     if size < LARGE || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

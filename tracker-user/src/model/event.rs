@@ -41,6 +41,9 @@ pub struct Event {
     /// The number of the packet in the capture that is being replayed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub packet: Option<u64>,
+    /// The capture with this packet, where several are replayed together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<String>,
     /// The interface that saw the segment.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub interface: Option<String>,
@@ -266,6 +269,7 @@ impl Event {
             time: view.clock.date(raw.time_ns),
             time_ns: raw.time_ns,
             packet: None,
+            file: None,
             interface: Some(view.interface_name(raw.slot)),
             segment: Some(SegmentView {
                 hook: hook.name().to_owned(),
@@ -366,6 +370,7 @@ impl Event {
             time: clock.date(clock.monotonic_ns()),
             time_ns: clock.monotonic_ns(),
             packet: None,
+            file: None,
             interface: None,
             segment: None,
             states: None,
@@ -421,9 +426,13 @@ impl Event {
 }
 
 impl fmt::Display for Event {
-    /// One line, as `conntrack -E` writes it where it has a word for it, after the packet's number in a replay; the
+    /// One line, as `conntrack -E` writes it where it has a word for it, after the packet's number in a replay, which comes
+    /// after its file's name where there are several; the
     /// alternate form leaves the time to the log that it is written into.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            f.write_str(file)?;
+        }
         if let Some(packet) = self.packet {
             write!(f, "#{packet} ")?;
         }

@@ -9,6 +9,7 @@ use tracker_common::{
     conn_state::conn_state,
     flow::{Facts, Flow, fact, flow_flag},
     key::{Address, End, FlowKey},
+    segment::SynOptions,
     state::State,
     sweep::{Tier, Timeouts, states},
 };
@@ -38,7 +39,7 @@ pub struct Direction {
     pub window: u16,
     /// MSS option of its SYN.
     pub mss: Option<u16>,
-    /// Window scale option of its SYN.
+    /// Window scale option of its SYN; `null` where it had none, or a capture has cut it off.
     pub wscale: Option<u8>,
     /// SACK permitted option in its SYN.
     pub sack: bool,
@@ -195,7 +196,7 @@ impl Direction {
     fn new(flow: &Flow, end: End, states: [State; 2]) -> Self {
         let half = flow.half(end);
         let facts = half.facts();
-        Self {
+        let mut direction = Self {
             state: states[end.index()].name().to_owned(),
             packets: half.packets.get(),
             bytes: half.bytes.get(),
@@ -210,7 +211,20 @@ impl Direction {
                 .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default()),
             sack: facts.has(fact::SACK),
             timestamps: facts.has(fact::TIMESTAMPS),
+        };
+        if direction.has_unknown_options(&facts) {
+            direction.wscale = None;
         }
+        direction
+    }
+
+    /// Whether a capture has cut the options of its SYN off ([`SynOptions::UNKNOWN`]).
+    fn has_unknown_options(&self, facts: &Facts) -> bool {
+        facts.has(fact::FAST_OPEN)
+            && self.wscale == Some(SynOptions::UNKNOWN.window_scale)
+            && self.mss.is_none()
+            && !self.sack
+            && !self.timestamps
     }
 }
 

@@ -413,6 +413,7 @@ impl Snapshot {
 /// Whether no TCP segment was found in a packet.
 fn is_unparsed(fate: Fate) -> bool {
     (Fate::TruncatedEthernet as u8..=Fate::BadTcpHeaderLength as u8).contains(&(fate as u8))
+        || fate as u8 == Fate::BadIpv6Address as u8
 }
 
 /// A series for each value of one label.

@@ -15,13 +15,18 @@ pub(super) enum Link {
     /// Linux's "any" device.
     Sll,
     Sll2,
+    /// RFC 1661's header, behind the two octets of RFC 1662's framing or not.
+    Ppp,
+    /// What netfilter's NFLOG hands over: an address family, and attributes of which one is the packet.
+    Nflog,
 }
 
 /// By number, as pcap and pcapng write it: <https://www.tcpdump.org/linktypes.html>. Raw IP is 101; 12 and 14 are what
 /// some systems' own headers call it.
-const LINKS: [(u32, Link); 10] = [
+const LINKS: [(u32, Link); 12] = [
     (0, Link::Null),
     (1, Link::Ethernet),
+    (9, Link::Ppp),
     (12, Link::Raw),
     (14, Link::Raw),
     (101, Link::Raw),
@@ -29,6 +34,7 @@ const LINKS: [(u32, Link); 10] = [
     (113, Link::Sll),
     (228, Link::Ipv4),
     (229, Link::Ipv6),
+    (239, Link::Nflog),
     (276, Link::Sll2),
 ];
 
@@ -39,6 +45,21 @@ const ETHER_NONE: u16 = 0xffff;
 
 /// Octets of an Ethernet header.
 const HEADER: usize = 14;
+
+/// NFULA_PACKET_HDR: begins with the Ethernet type of what was logged, big-endian.
+const NFLOG_HEADER: u16 = 1;
+
+/// NFULA_PAYLOAD: the packet, from its IP header on.
+const NFLOG_PAYLOAD: u16 = 9;
+
+/// Where a packet begins behind its link header, and how long it is.
+struct Payload<'a> {
+    ether_type: u16,
+    /// What was captured of it.
+    octets: &'a [u8],
+    /// All of its octets on the wire.
+    wire_len: u32,
+}
 
 /// What is understood, for errors about what is not.
 pub(super) fn understood() -> String {
@@ -62,46 +83,126 @@ impl Link {
             Self::Loop => "loop",
             Self::Sll => "linux_sll",
             Self::Sll2 => "linux_sll2",
+            Self::Ppp => "ppp",
+            Self::Nflog => "nflog",
         }
     }
 
-    /// The packet as an Ethernet frame, and its length on the wire as one. What ends inside its link header is a frame
-    /// that ends inside its Ethernet header.
-    pub(super) fn frame<'a>(
+    /// Builds the packet as an Ethernet frame, and returns its length on the wire as one; `None` where it is one. What
+    /// ends inside its link header is a frame that ends inside its Ethernet header. `is_big_endian` is the file's byte
+    /// order.
+    pub(super) fn build(
         self,
-        data: &'a [u8],
+        data: &[u8],
         wire_len: u32,
-        built: &'a mut Vec<u8>,
-    ) -> (&'a [u8], u32) {
-        let Some((header_len, ether_type)) = self.header(data) else { return (data, wire_len) };
+        is_big_endian: bool,
+        built: &mut Vec<u8>,
+    ) -> Option<u32> {
+        let payload = match self {
+            Self::Ethernet => return None,
+            Self::Ppp => ppp(data, wire_len),
+            Self::Nflog => nflog(data, is_big_endian),
+            _ => self.fixed(data, wire_len),
+        };
         built.clear();
-        let Some(payload) = data.get(header_len..) else { return (built, wire_len) };
+        let Some(Payload { ether_type, octets, wire_len }) = payload else { return Some(wire_len) };
         built.resize(HEADER - 2, 0);
         built.extend(ether_type.to_be_bytes());
-        built.extend(payload);
-        // 20 octets at most.
-        #[allow(clippy::cast_possible_truncation)]
-        let wire_len = wire_len.saturating_sub(header_len as u32).saturating_add(HEADER as u32);
-        (built, wire_len)
+        built.extend(octets);
+        #[allow(clippy::cast_possible_truncation)] // 14
+        Some(wire_len.saturating_add(HEADER as u32))
     }
 
-    /// Octets of its header, and the type of what follows; `None` for Ethernet's own.
-    fn header(self, data: &[u8]) -> Option<(usize, u16)> {
+    /// What follows a header of one length; `None` where that was cut off.
+    fn fixed(self, data: &[u8], wire_len: u32) -> Option<Payload<'_>> {
         let ether_type_at = |at: usize| {
             data.get(at..at + 2)
                 .map_or(ETHER_NONE, |octets| u16::from_be_bytes([octets[0], octets[1]]))
         };
-        Some(match self {
-            Self::Ethernet => return None,
-            Self::Raw => (0, version(data.first().copied())),
+        let (header_len, ether_type) = match self {
             Self::Ipv4 => (0, ETHER_IPV4),
             Self::Ipv6 => (0, ETHER_IPV6),
             Self::Null => (4, family(data, true)),
             Self::Loop => (4, family(data, false)),
             Self::Sll => (16, ether_type_at(14)),
             Self::Sll2 => (20, ether_type_at(0)),
-        })
+            Self::Raw | Self::Ethernet | Self::Ppp | Self::Nflog => {
+                (0, version(data.first().copied()))
+            }
+        };
+        Payload::behind(data, header_len, wire_len, ether_type)
     }
+}
+
+impl<'a> Payload<'a> {
+    /// What follows `header_len` octets; `None` where there are fewer.
+    fn behind(data: &'a [u8], header_len: usize, wire_len: u32, ether_type: u16) -> Option<Self> {
+        let octets = data.get(header_len..)?;
+        #[allow(clippy::cast_possible_truncation)] // 20 at most
+        let wire_len = wire_len.saturating_sub(header_len as u32);
+        Some(Self { ether_type, octets, wire_len })
+    }
+}
+
+/// PPP's protocol number has one octet where that is odd, and else two (RFC 1661 section 6.5).
+fn ppp(data: &[u8], wire_len: u32) -> Option<Payload<'_>> {
+    let at = if data.starts_with(&[0xff, 0x03]) { 2 } else { 0 };
+    let first = *data.get(at)?;
+    let (header_len, protocol) = if first & 1 == 1 {
+        (at + 1, u16::from(first))
+    } else {
+        (at + 2, u16::from_be_bytes([first, *data.get(at + 1)?]))
+    };
+    let ether_type = match protocol {
+        0x0021 => ETHER_IPV4,
+        0x0057 => ETHER_IPV6,
+        _ => ETHER_NONE,
+    };
+    Payload::behind(data, header_len, wire_len, ether_type)
+}
+
+/// NFLOG: an address family, a version, a resource id, and then attributes, each of a length and a type in the byte order
+/// of the host that has written the file, padded to four octets. `None` where there is no packet among them.
+fn nflog(data: &[u8], is_big_endian: bool) -> Option<Payload<'_>> {
+    let number = |octets: &[u8]| {
+        let octets = [octets[0], octets[1]];
+        if is_big_endian { u16::from_be_bytes(octets) } else { u16::from_le_bytes(octets) }
+    };
+    let mut ether_type = match data.first()? {
+        2 => ETHER_IPV4,
+        10 => ETHER_IPV6,
+        _ => ETHER_NONE,
+    };
+    let mut rest = data.get(4..)?;
+    loop {
+        let head = rest.get(..4)?;
+        let len = usize::from(number(&head[..2]));
+        let value_len = len.checked_sub(4)?;
+        let value = &rest[4..rest.len().min(len)];
+        match number(&head[2..]) {
+            NFLOG_HEADER if ether_type == ETHER_NONE && value.len() >= 2 => {
+                ether_type = u16::from_be_bytes([value[0], value[1]]);
+            }
+            NFLOG_PAYLOAD => {
+                // The kernel copies as much of a packet as it was asked for, and nobody says how much that was.
+                let wire_len = ip_len(value).max(u32::try_from(value_len).unwrap_or(u32::MAX));
+                return Some(Payload { ether_type, octets: value, wire_len });
+            }
+            _ => {}
+        }
+        rest = rest.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+/// The length that an IP header says; 0 where there is none.
+fn ip_len(packet: &[u8]) -> u32 {
+    let number = |at: usize| packet.get(at..at + 2).map(|octets| [octets[0], octets[1]]);
+    let length = match packet.first().map(|octet| octet >> 4) {
+        Some(4) => number(2).map(|octets| u16::from_be_bytes(octets).into()),
+        Some(6) => number(4).map(|octets| 40 + u32::from(u16::from_be_bytes(octets))),
+        _ => None,
+    };
+    length.unwrap_or_default()
 }
 
 /// Nothing at all is an IP packet that was cut off.

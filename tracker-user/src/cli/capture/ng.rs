@@ -20,7 +20,7 @@ pub(super) fn is_ng(magic: &[u8]) -> bool {
 
 #[derive(Default)]
 pub(super) struct Ng {
-    big_endian: bool,
+    pub(super) big_endian: bool,
     interfaces: Vec<Interface>,
     /// The last packet's time, for packets that have none.
     last_ns: i64,

@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, hash_map::Entry},
+    mem,
 };
 
 use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
@@ -41,6 +42,8 @@ pub(super) struct Connection {
     pub(super) span: Span,
     /// When it is due, if nothing renews it.
     deadline_ns: u64,
+    /// When it is looked at: its place in the queue. Not after `deadline_ns`.
+    queued_ns: u64,
 }
 
 /// Why a connection's record is gone.
@@ -66,7 +69,8 @@ pub(super) struct Ended {
 #[derive(Default)]
 pub(super) struct Connections {
     live: HashMap<Id, Connection>,
-    /// Deadlines; one that is not its connection's any more is passed over.
+    /// When each is looked at. One that was renewed meanwhile is queued again then, not with each of its packets; an
+    /// entry that is not its connection's any more is passed over.
     queue: BinaryHeap<Reverse<(u64, Id)>>,
     ended: Vec<Ended>,
     /// How many of those that live speak against each subject of a survey.
@@ -91,7 +95,8 @@ impl Connections {
             key: *key,
             flow: Flow::default(),
             span,
-            deadline_ns: 0,
+            deadline_ns,
+            queued_ns: u64::MAX,
         });
         for subject in subjects(key, flow) {
             *self.attempts.entry(subject).or_default() += 1;
@@ -99,8 +104,9 @@ impl Connections {
         retract(&mut self.attempts, key, &connection.flow);
         connection.flow.clone_from(flow);
         connection.span.extend(timestamp_ns);
-        if connection.deadline_ns != deadline_ns {
-            connection.deadline_ns = deadline_ns;
+        connection.deadline_ns = deadline_ns;
+        if deadline_ns < connection.queued_ns {
+            connection.queued_ns = deadline_ns;
             self.queue.push(Reverse((deadline_ns, id)));
         }
     }
@@ -113,12 +119,19 @@ impl Connections {
     pub(super) fn due(&mut self, now_ns: u64, most: usize) -> Vec<(u64, Id)> {
         let mut due = Vec::new();
         while due.len() < most
-            && let Some(Reverse((deadline_ns, id))) = self.queue.peek().copied()
-            && deadline_ns <= now_ns
+            && let Some(Reverse((queued_ns, id))) = self.queue.peek().copied()
+            && queued_ns <= now_ns
         {
             self.queue.pop();
-            if self.live.get(&id).is_some_and(|connection| connection.deadline_ns == deadline_ns) {
-                due.push((deadline_ns, id));
+            let Some(connection) = self.live.get_mut(&id) else { continue };
+            if connection.queued_ns != queued_ns {
+                continue;
+            }
+            if connection.deadline_ns > queued_ns {
+                connection.queued_ns = connection.deadline_ns;
+                self.queue.push(Reverse((connection.deadline_ns, id)));
+            } else {
+                due.push((queued_ns, id));
             }
         }
         due
@@ -139,9 +152,14 @@ impl Connections {
         &self.attempts
     }
 
-    /// Those whose record is gone.
+    /// Those whose record is gone, and that were not taken.
     pub(super) fn ended(&self) -> &[Ended] {
         &self.ended
+    }
+
+    /// Takes them.
+    pub(super) fn take_ended(&mut self) -> Vec<Ended> {
+        mem::take(&mut self.ended)
     }
 
     /// Those whose record is not known to be gone.
@@ -159,5 +177,46 @@ fn retract(attempts: &mut HashMap<Subject, u32>, key: &FlowKey, flow: &Flow) {
                 count.remove();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracker_common::key::End;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A record that a packet at `now_ns` has renewed.
+    fn flow(created_ns: u64, now_ns: u64) -> Flow {
+        let flow = Flow::default();
+        flow.start(created_ns, End::LOW, 0, 0);
+        assert!(flow.renew(now_ns));
+        flow
+    }
+
+    #[test]
+    fn a_connection_is_queued_once_however_many_packets_renew_it() {
+        let mut connections = Connections::default();
+        let (key, timeouts) = (FlowKey::default(), Timeouts::default());
+        let mut now_ns = SECOND;
+        for _ in 0..10_000 {
+            now_ns += SECOND / 10;
+            for created_ns in [SECOND, 2 * SECOND] {
+                let flow = flow(created_ns, now_ns);
+                connections.saw(&key, &flow, 0, now_ns, &timeouts);
+            }
+            assert!(connections.due(now_ns, 100).is_empty());
+            assert_eq!(connections.queue.len(), 2);
+        }
+        // One of them goes on.
+        let later_ns = now_ns + SECOND;
+        connections.saw(&key, &flow(SECOND, later_ns), 0, later_ns, &timeouts);
+        let deadlines = [2 * SECOND, SECOND].map(|id| connections.live[&id].deadline_ns);
+        assert!(connections.due(deadlines[0] - 1, 100).is_empty());
+        assert_eq!(connections.due(deadlines[0], 100), [(deadlines[0], 2 * SECOND)]);
+        assert!(connections.due(deadlines[1] - 1, 100).is_empty());
+        assert_eq!(connections.due(deadlines[1], 100), [(deadlines[1], SECOND)]);
     }
 }

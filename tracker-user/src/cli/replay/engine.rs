@@ -292,8 +292,23 @@ impl Engine {
         self.wanted & Kind::Violation.bit() != 0 && self.reported.has(rule)
     }
 
-    /// Every connection so far, in the order of their first packets: those that live, as they are after the last
-    /// packet, and those that ended, as they were last.
+    /// Takes the connections that have ended since the last call, in the order in which they did.
+    pub(super) fn take_ended(&mut self) -> Vec<Ended> {
+        self.connections.take_ended()
+    }
+
+    /// What [`Engine::ended`] needs, and overwrites.
+    pub(super) fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// A connection that has ended, as users see it.
+    pub(super) fn ended(&self, ended: &Ended, view: &mut View) -> ReplayedFlow {
+        self.flow(&Stored::Ended(ended), view)
+    }
+
+    /// Every connection so far that was not taken, in the order of their first packets: those that live, as they are after
+    /// the last packet, and those that ended, as they were last.
     ///
     /// # Errors
     ///

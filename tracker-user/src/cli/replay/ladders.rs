@@ -50,6 +50,8 @@ struct Diagram {
     record: Record,
     entries: Vec<Entry>,
     has_ended: bool,
+    /// How it ended, where no event says so, or how the capture leaves it.
+    note: Option<String>,
     /// Its beginning was drawn.
     goes_on: bool,
 }
@@ -91,6 +93,20 @@ impl<W: Write> Ladders<W> {
         if let Some(record) = event.flow {
             diagram.record = record;
         }
+        self.put(id, diagram)
+    }
+
+    /// A connection has ended. Most have said so by an event; those that were evicted have not.
+    pub(super) fn ended(&mut self, flow: ReplayedFlow) -> Result<()> {
+        let id = flow.record.created_ns;
+        match self.conclude(flow) {
+            Some(diagram) => self.put(id, diagram),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a diagram wait, and writes what no older one is in the way of.
+    fn put(&mut self, id: Id, diagram: Diagram) -> Result<()> {
         self.size += diagram.size();
         self.waiting.insert(id, diagram);
         while self.size > self.most
@@ -98,7 +114,7 @@ impl<W: Write> Ladders<W> {
         {
             let Some((id, diagram)) = self.waiting.pop_first() else { break };
             self.size -= diagram.size();
-            self.draw(&diagram, None)?;
+            self.draw(&diagram)?;
             if !diagram.has_ended {
                 self.begun.insert(id, diagram.ladder);
             }
@@ -106,19 +122,35 @@ impl<W: Write> Ladders<W> {
         Ok(())
     }
 
-    /// Writes what is left, and how the capture's end leaves it; says how many connections were drawn.
+    /// The diagram of a connection that was not drawn to its end, with a last note where it needs one.
+    fn conclude(&mut self, flow: ReplayedFlow) -> Option<Diagram> {
+        let ReplayedFlow { record, end, .. } = flow;
+        let id = record.created_ns;
+        if !self.waiting.contains_key(&id) && !self.begun.contains_key(&id) {
+            return None;
+        }
+        let mut diagram = self.take(id, &record);
+        if !diagram.has_ended {
+            diagram.note = Some(last_note(&record, end.as_ref()));
+        }
+        diagram.has_ended = true;
+        diagram.record = record;
+        Some(diagram)
+    }
+
+    /// Writes what is left, and how the capture's end leaves `flows`; says how many connections were drawn.
     pub(super) fn finish(
         &mut self,
         flows: impl IntoIterator<Item = ReplayedFlow>,
     ) -> Result<usize> {
-        for ReplayedFlow { record, end, .. } in flows {
-            let id = record.created_ns;
-            if self.waiting.contains_key(&id) || self.begun.contains_key(&id) {
-                let mut diagram = self.take(id, &record);
-                diagram.record = record;
-                let note = (!diagram.has_ended).then(|| last_note(&diagram.record, end.as_ref()));
-                self.draw(&diagram, note.as_deref())?;
+        for flow in flows {
+            let id = flow.record.created_ns;
+            if let Some(diagram) = self.conclude(flow) {
+                self.waiting.insert(id, diagram);
             }
+        }
+        for (_, diagram) in mem::take(&mut self.waiting) {
+            self.draw(&diagram)?;
         }
         Ok(self.drawn)
     }
@@ -136,10 +168,11 @@ impl<W: Write> Ladders<W> {
             record: record.clone(),
             entries: Vec::new(),
             has_ended: false,
+            note: None,
         }
     }
 
-    fn draw(&mut self, diagram: &Diagram, note: Option<&str>) -> Result<()> {
+    fn draw(&mut self, diagram: &Diagram) -> Result<()> {
         if !self.filter.matches(&diagram.record) {
             return Ok(());
         }
@@ -156,7 +189,7 @@ impl<W: Write> Ladders<W> {
             for entry in &diagram.entries {
                 layout.entry(out, entry, &header, "")?;
             }
-            if let Some(note) = note {
+            if let Some(note) = &diagram.note {
                 layout.note(out, note, "")?;
             }
             // Somebody may be waiting for it, and the bar must not stand in its middle.
