@@ -23,9 +23,10 @@ use crate::{
     flow::{Flow, HalfOpen},
     forget::Forget,
     key::FlowKey,
-    limit::{self, is_due},
+    limit::Repeated,
     packet::{Bytes, Packet, Parsed, Unparsed, parse},
     predict::track_predicted,
+    report::{self, Delivery, Filed, MOST_REPORTS, wanted},
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
     track::{
@@ -34,9 +35,6 @@ use crate::{
     },
     violation::{Marks, Rule, Rules},
 };
-
-/// Reports that the kernel programs keep until a step of tracking is over.
-const MOST_REPORTS: usize = 2;
 
 /// A captured frame: its first octets, and how many it had on the wire.
 #[derive(Clone, Copy, Debug)]
@@ -103,17 +101,6 @@ impl<V: Clone> Table<V> {
     }
 }
 
-/// A report that waits for its step's end.
-#[derive(Debug)]
-struct Filed {
-    /// All but the kind and the rule.
-    event: Event,
-    marks: Marks,
-    kinds: u32,
-    /// Its own breach's.
-    rule: Rule,
-}
-
 /// A host that tracks what is shown to it.
 #[derive(Debug)]
 pub struct Host {
@@ -124,7 +111,7 @@ pub struct Host {
     config: LiveConfig,
     filed: RefCell<Vec<Filed>>,
     /// How often a connection broke a rule, for each interface.
-    repeated: RefCell<HashMap<(u32, FlowKey, u32, u8), u64>>,
+    repeated: RefCell<HashMap<(u32, Repeated), u64>>,
     /// When a source's bucket is full again, for each interface.
     sources: RefCell<HashMap<(u32, u32), u64>>,
     events: RefCell<Vec<Event>>,
@@ -293,85 +280,9 @@ impl Host {
 
     /// Sends what was filed, and forgets it.
     fn deliver(&self) {
-        for mut filed in self.filed.take() {
-            let wanted = self.wanted(filed.kinds, filed.marks);
-            // In the order in which they are to be read.
-            for kind in [
-                Kind::Destroy,
-                Kind::New,
-                Kind::Segment,
-                Kind::Violation,
-                Kind::Established,
-                Kind::Closing,
-            ] {
-                if wanted & kind.bit() == 0 {
-                    continue;
-                }
-                match kind {
-                    Kind::Violation => self.deliver_violations(&mut filed),
-                    Kind::Segment if !self.config.trace.matches(&filed.event.key) => {}
-                    _ => self.send(&filed.event, kind, 0),
-                }
-            }
+        for filed in self.filed.take() {
+            report::deliver(&Delivering { host: self, filed: RefCell::new(filed) });
         }
-    }
-
-    fn deliver_violations(&self, filed: &mut Filed) {
-        if filed.kinds & Kind::Violation.bit() != 0 {
-            if self.may_report(&filed.event, filed.rule) {
-                self.send(&filed.event, Kind::Violation, filed.rule as u8);
-            }
-            // The numbers were the breach's.
-            (filed.event.low, filed.event.high, filed.event.actual) = (0, 0, 0);
-        }
-        for rule in Rule::ALL.iter().filter(|rule| (**rule as u8) < 64) {
-            if filed.marks.has(*rule) && self.may_report(&filed.event, *rule) {
-                self.send(&filed.event, Kind::Violation, *rule as u8);
-            }
-        }
-    }
-
-    fn wanted(&self, kinds: u32, marks: Marks) -> u32 {
-        let marked = marks.0 & self.config.reported.0[0] != 0;
-        (kinds | (u32::from(marked) * Kind::Violation.bit())) & self.config.events
-    }
-
-    fn may_report(&self, event: &Event, rule: Rule) -> bool {
-        if !self.config.reported.has(rule) {
-            return false;
-        }
-        let slot = self.interface.slot;
-        if event.has_flow != 0 {
-            let connection = (slot, event.key, event.flow.life().generation, rule as u8);
-            let mut repeated = self.repeated.borrow_mut();
-            let count = repeated.entry(connection).or_default();
-            *count += 1;
-            if self.config.no_back_off == 0 && !is_due(*count, rule.back_off()) {
-                self.tally(Tally::ReportsBackedOff);
-                return false;
-            }
-        }
-        let LiveConfig { source_interval_ns: interval, source_burst_ns: burst, .. } = self.config;
-        if interval == 0 {
-            return true;
-        }
-        let source = &event.key.addresses[usize::from(event.from)];
-        let mut sources = self.sources.borrow_mut();
-        let full_at = sources.entry((slot, limit::bucket(source))).or_default();
-        match limit::take_token(*full_at, event.time_ns, interval, burst) {
-            Some(next) => {
-                *full_at = next;
-                true
-            }
-            None => {
-                self.tally(Tally::ReportsLimited);
-                false
-            }
-        }
-    }
-
-    fn send(&self, event: &Event, kind: Kind, rule: u8) {
-        self.events.borrow_mut().push(Event { kind: kind as u8, rule, ..event.clone() });
     }
 }
 
@@ -437,7 +348,7 @@ impl Surroundings for Host {
     }
 
     fn report(&self, report: &Report<'_>) {
-        if self.wanted(report.kinds, report.marks) == 0 {
+        if wanted(&self.config, report.kinds, report.marks) == 0 {
             return;
         }
         let mut filed = self.filed.borrow_mut();
@@ -445,28 +356,51 @@ impl Surroundings for Host {
             self.tally(Tally::ReportsLost);
             return;
         }
-        let segment = &report.packet.segment;
-        let event = Event {
-            time_ns: report.now_ns,
-            key: report.packet.key,
-            from: report.packet.from.code(),
-            hook: report.hook as u8,
-            before: report.before.map(|state| state as u8),
-            after: report.after.map(|state| state as u8),
-            slot: self.slot(),
-            seq: segment.seq.0,
-            ack: segment.ack.0,
-            payload: segment.payload,
-            low: report.breach.low,
-            high: report.breach.high,
-            actual: report.breach.actual,
-            flags: segment.flags.0,
-            window: segment.window,
-            has_flow: u32::from(report.flow.is_some()),
-            flow: report.flow.cloned().unwrap_or_default(),
-            ..Event::default()
-        };
-        let Report { kinds, marks, breach, .. } = *report;
-        filed.push(Filed { event, marks, kinds, rule: breach.rule });
+        let mut new = Filed::default();
+        new.write(report, self.slot());
+        new.event.flow = report.flow.cloned().unwrap_or_default();
+        filed.push(new);
+    }
+}
+
+/// A report on its way.
+struct Delivering<'a> {
+    host: &'a Host,
+    filed: RefCell<Filed>,
+}
+
+impl Delivery for Delivering<'_> {
+    fn config(&self) -> &LiveConfig {
+        &self.host.config
+    }
+
+    fn filed<T>(&self, with: impl FnOnce(&mut Filed) -> T) -> T {
+        with(&mut self.filed.borrow_mut())
+    }
+
+    fn not_sent(&self, why: Tally) {
+        self.host.tally(why);
+    }
+
+    fn repeat(&self, repeated: Repeated) -> u64 {
+        let mut all = self.host.repeated.borrow_mut();
+        let count = all.entry((self.host.slot(), repeated)).or_default();
+        *count += 1;
+        *count
+    }
+
+    fn bucket(&self, bucket: u32, take: impl FnOnce(u64) -> Option<u64>) -> bool {
+        let mut sources = self.host.sources.borrow_mut();
+        let full_at = sources.entry((self.host.slot(), bucket)).or_default();
+        let next = take(*full_at);
+        *full_at = next.unwrap_or(*full_at);
+        next.is_some()
+    }
+
+    fn send(&self, kind: Kind, rule: u32) {
+        let event = self.filed.borrow().event.clone();
+        #[allow(clippy::cast_possible_truncation)] // a rule's code
+        let event = Event { kind: kind as u8, rule: rule as u8, ..event };
+        self.host.events.borrow_mut().push(event);
     }
 }

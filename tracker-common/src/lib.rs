@@ -25,12 +25,12 @@ pub mod wire;
 
 pub use crate::{
     abi::{config, counters, event},
-    cookies::{answer, cookie, protect},
+    cookies::{answer, cookie, handshake, protect},
     platform::{cell, forget},
     record::{conn_state, flow, history, key, state, time},
     rules::{judge, predict, violation},
     sweeping::{sweep, walk},
-    tracking::{limit, notes, track},
+    tracking::{limit, notes, report, track},
     wire::{packet, segment, seq},
 };
 

@@ -12,6 +12,7 @@ mod protect;
 mod reports;
 mod surroundings;
 mod sweep;
+mod table;
 
 use core::ptr;
 
@@ -213,7 +214,7 @@ fn fate(scratch: *mut Scratch, confirmed: *const Flow, hook: Hook, now_ns: u64) 
 fn confirmed(scratch: *mut Scratch) -> *const Flow {
     // SAFETY: this CPU's own element.
     let key = unsafe { &(*scratch).parsed.packet.key };
-    maps::CONFIRMED.get_ptr(key).unwrap_or(ptr::null())
+    table::confirmed(key).map_or(ptr::null(), ptr::from_ref)
 }
 
 /// The half-open table's, likewise.
@@ -221,7 +222,7 @@ fn confirmed(scratch: *mut Scratch) -> *const Flow {
 fn half_open(scratch: *mut Scratch) -> *const HalfOpen {
     // SAFETY: this CPU's own element.
     let key = unsafe { &(*scratch).parsed.packet.key };
-    maps::HALF_OPEN.get_ptr(key).unwrap_or(ptr::null())
+    table::half_open(key).map_or(ptr::null(), ptr::from_ref)
 }
 
 #[inline(always)]

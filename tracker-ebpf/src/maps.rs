@@ -1,4 +1,4 @@
-//! The maps, and what is counted in them.
+//! The maps besides the tables of flows, and what is counted in them.
 
 use aya_ebpf::{
     macros::map,
@@ -8,7 +8,7 @@ use tracker_common::{
     config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
     cookie::Keys,
     counters::{Fate, Hook, PacketCounters, Tally},
-    flow::{Flow, HalfOpen},
+    flow::HalfOpen,
     key::FlowKey,
     limit::{self, Repeated},
     packet::Parsed,
@@ -26,15 +26,6 @@ use crate::{frame::opaque, parts::PartsState, protect::Guarding, reports::Report
 #[unsafe(no_mangle)]
 static INTERFACE: InterfaceConfig =
     InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, reserved: 0 };
-
-/// Flows that nothing evicts. The agent sets the size, for which memory is taken at once: an insertion cannot fail for want
-/// of memory so, and is no dearer where there are many flows (docs/performance.md).
-#[map]
-pub(crate) static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, 0);
-
-/// Flows that the next flood may evict. The agent sets the size.
-#[map]
-pub(crate) static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::pinned(1, 0);
 
 /// How often each connection broke each rule that is reported. Where a flood evicts an entry, a report comes again.
 #[map]

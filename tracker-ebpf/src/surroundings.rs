@@ -1,12 +1,12 @@
 //! The kernel's maps and clock as [`Surroundings`].
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use tracker_common::{
     config::InterfaceConfig,
     counters::Hook,
     flow::{Flow, HalfOpen},
     forget::Forget,
     key::FlowKey,
+    report::{MOST_MARKS, wanted},
     sweep::Tables,
     track::{Inserted, Report, Surroundings},
     violation::{Marks, Rule},
@@ -14,7 +14,7 @@ use tracker_common::{
 
 use crate::{
     maps::{self, Scratch, interface},
-    reports::{self, MOST_MARKS},
+    reports, table,
 };
 
 pub(crate) struct Kernel {
@@ -32,25 +32,22 @@ impl Kernel {
 impl Tables for Kernel {
     #[inline(always)]
     fn confirmed(&self, key: &FlowKey) -> Option<&Flow> {
-        // SAFETY: the element stays allocated while the program runs. It may be deleted and used for another key
-        // meanwhile: see `tracker_common::track` on races.
-        maps::CONFIRMED.get_ptr(key).map(|flow| unsafe { &*flow })
+        table::confirmed(key)
     }
 
     #[inline(always)]
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
-        // SAFETY: as above.
-        maps::HALF_OPEN.get_ptr(key).map(|flow| unsafe { &*flow })
+        table::half_open(key)
     }
 
     #[inline(always)]
     fn delete_confirmed(&self, key: &FlowKey) {
-        let _ = maps::CONFIRMED.remove(key);
+        table::delete_confirmed(key);
     }
 
     #[inline(always)]
     fn delete_half_open(&self, key: &FlowKey) {
-        let _ = maps::HALF_OPEN.remove(key);
+        table::delete_half_open(key);
     }
 }
 
@@ -68,7 +65,7 @@ impl Surroundings for Kernel {
 
     #[inline(always)]
     fn insert_half_open(&self, key: &FlowKey, flow: &HalfOpen, replace: bool) -> Inserted {
-        outcome(maps::HALF_OPEN.insert(key, flow, how(replace)))
+        table::insert_half_open(key, flow, replace)
     }
 
     #[inline(always)]
@@ -85,7 +82,7 @@ impl Surroundings for Kernel {
             unsafe { to.add(n).write_volatile(from.add(n).read_volatile()) };
         }
         // SAFETY: written above.
-        outcome(maps::CONFIRMED.insert(key, unsafe { &*copy }, how(replace)))
+        table::insert_confirmed(key, unsafe { &*copy }, replace)
     }
 
     #[inline(always)]
@@ -112,24 +109,9 @@ impl Surroundings for Kernel {
         let config = unsafe { &*config };
         // SAFETY: this CPU's own element.
         let reports = unsafe { &mut (*self.scratch).reports };
-        if reports::wanted(config, report.kinds, report.marks) != 0 {
+        if wanted(config, report.kinds, report.marks) != 0 {
             reports::file(report, self.interface.slot, reports);
         }
-    }
-}
-
-#[inline(always)]
-fn how(replace: bool) -> u64 {
-    u64::from(if replace { BPF_ANY } else { BPF_NOEXIST })
-}
-
-#[inline(always)]
-fn outcome(result: Result<(), i32>) -> Inserted {
-    const EEXIST: i32 = 17;
-    match result {
-        Ok(()) => Inserted::Done,
-        Err(error) if error == -EEXIST => Inserted::Exists,
-        Err(_) => Inserted::Full,
     }
 }
 

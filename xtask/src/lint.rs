@@ -1,11 +1,11 @@
-//! `cargo xtask lint`: rustfmt, structure, and clippy, for the host and for BPF.
+//! `cargo xtask lint`: rustfmt, structure, dependencies, and clippy, for the host and for BPF.
 
 use anyhow::Result;
 use xtask::bpf::Toolchain;
 
-use crate::{host, plan::Purpose, setup::setup, structure::structure};
+use crate::{dependencies::dependencies, host, plan::Purpose, setup::setup, structure::structure};
 
-/// Checks formatting and structure, and lets clippy check every crate.
+/// Checks formatting, structure and dependencies, and lets clippy check every crate.
 ///
 /// # Errors
 ///
@@ -14,6 +14,7 @@ pub(crate) fn lint() -> Result<()> {
     setup(Purpose::Lint)?;
     host::run(host::cargo().args(["fmt", "--all", "--check"]), "cargo fmt --check")?;
     structure()?;
+    dependencies()?;
     host::run(
         host::cargo()
             .args(["clippy", "--workspace", "--all-targets"])

@@ -2,6 +2,7 @@
 
 mod bench;
 mod debian;
+mod dependencies;
 mod docs;
 mod host;
 mod lint;

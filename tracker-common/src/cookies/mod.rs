@@ -1,6 +1,7 @@
 //! SYN cookies. Begin with [`cookie`], the number itself; [`answer`] is the SYN,ACK that carries it, [`protect`] what agent
-//! and programs exchange.
+//! and programs exchange, [`handshake`] what an accepted cookie stands for.
 
 pub mod answer;
 pub mod cookie;
+pub mod handshake;
 pub mod protect;

@@ -143,6 +143,30 @@ pub struct ListenerState {
     pub refused: U32,
 }
 
+/// Half-open connections of a listener from which on its SYNs are answered with cookies, in [`Mode::Auto`]: `threshold`, or
+/// three quarters of `backlog` where that is less, because a short backlog is full before. At least 1.
+#[inline(always)]
+#[must_use]
+pub const fn cookie_limit(threshold: u32, backlog: u32) -> u32 {
+    let most = backlog - backlog.div_ceil(4);
+    let limit = if threshold < most { threshold } else { most };
+    at_least_1(limit)
+}
+
+#[inline(always)]
+const fn at_least_1(limit: u32) -> u32 {
+    if limit == 0 { 1 } else { limit }
+}
+
+/// Whether `half_open` connections are a reason to send cookies, where the limit is [`cookie_limit`]. Where they are sent
+/// already, half as many are: a listener at its limit would begin and end all the time. None are never a reason.
+#[inline(always)]
+#[must_use]
+pub const fn needs_cookies(half_open: u32, limit: u32, was_on: bool) -> bool {
+    let limit = if was_on { at_least_1(limit / 2) } else { limit };
+    half_open >= limit
+}
+
 macro_rules! outcomes {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
         /// What becomes of SYNs and cookies, counted per place and CPU.
@@ -267,3 +291,41 @@ pub struct Accepted {
 
 /// How many [`Accepted`] are remembered.
 pub const MAX_ACCEPTED: u32 = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_backlog_is_protected_earlier() {
+        for (backlog, expected) in [
+            (u32::MAX, 128),
+            (4096, 128),
+            (172, 128),
+            (171, 128),
+            (170, 127),
+            (128, 96),
+            // 5.25, not three times 7 / 4 = 1.
+            (7, 5),
+            (5, 3),
+            (4, 3),
+            (2, 1),
+            (1, 1),
+            (0, 1),
+        ] {
+            assert_eq!(cookie_limit(128, backlog), expected, "{backlog}");
+            assert_eq!(cookie_limit(1, backlog), 1, "{backlog}");
+        }
+    }
+
+    #[test]
+    fn cookies_end_at_half_of_what_they_begin_at() {
+        let reasons =
+            |limit, was_on| (0..9).filter(|n| needs_cookies(*n, limit, was_on)).collect::<Vec<_>>();
+        assert_eq!(reasons(7, false), [7, 8]);
+        assert_eq!(reasons(7, true), [3, 4, 5, 6, 7, 8]);
+        assert_eq!(reasons(6, true), [3, 4, 5, 6, 7, 8]);
+        // They end, whatever the limit.
+        assert_eq!(reasons(1, true), [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+}

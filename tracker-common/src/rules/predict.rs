@@ -26,7 +26,7 @@ const OF_RECEIVER: u32 = fact::SYN | fact::ACK | fact::EDGE;
 const OF_NEITHER: u32 = fact::FIN | fact::RST;
 
 /// Writes the segment into the confirmed flow that has its key, if it was to be expected: what comes before
-/// [`crate::track::track`], where nobody wants to hear of every segment. True where nothing is left to be done; if not,
+/// [`crate::track::in_order`], where nobody wants to hear of every segment. True where nothing is left to be done; if not,
 /// nothing was written. `now_ns` is asked for the time only if it is needed; it may be old by a few milliseconds, because only
 /// a flow's timer depends on it.
 #[inline(always)]

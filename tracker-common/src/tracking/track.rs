@@ -166,25 +166,9 @@ pub struct Report<'a> {
 
 const NO_BREACH: Breach = Breach { rule: Rule::NullFlags, low: 0, high: 0, actual: 0 };
 
-/// Tracks one packet, seen at `hook` at `now_ns`, and says what became of it.
-#[inline(always)]
-pub fn track<S: Surroundings>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
-    let confirmed = s.confirmed(&packet.key);
-    in_order(
-        || track_illegal(s, packet, hook, now_ns),
-        || track_confirmed(s, confirmed?, packet, hook, now_ns),
-        || {
-            let half_open = s.half_open(&packet.key);
-            let place = prepare(s, confirmed, half_open, packet, hook, now_ns);
-            track_half_open(s, half_open, packet, hook, now_ns, place)
-                .inspect(|_| settle(s, half_open, place, confirmed.is_some(), packet, hook, now_ns))
-        },
-    )
-    .unwrap_or(Fate::NotInserted)
-}
-
-/// The order of [`track_illegal`], [`track_confirmed`] and [`track_half_open`], for callers that must give each a stack
-/// frame of its own.
+/// Tracks one packet: [`track_illegal`], [`track_confirmed`], then [`prepare`], [`track_half_open`] and [`settle`], the last
+/// three twice if need be. Each is the caller's to call, which gives it a stack frame of its own and delivers what it
+/// reports. `None` is [`Fate::NotInserted`].
 #[inline(always)]
 pub fn in_order<T>(
     illegal: impl FnOnce() -> Option<T>,
@@ -194,7 +178,7 @@ pub fn in_order<T>(
     illegal().or_else(confirmed).or_else(&half_open).or_else(&half_open)
 }
 
-/// The first part of [`track`]: packets that are illegal by themselves. `None` for all others.
+/// The first part of tracking: packets that are illegal by themselves. `None` for all others.
 #[inline(always)]
 pub fn track_illegal<S: Surroundings>(
     s: &S,
@@ -210,7 +194,7 @@ pub fn track_illegal<S: Surroundings>(
     Some(Fate::Illegal)
 }
 
-/// The second part of [`track`]: packets of confirmed flows, of which `flow` has the packet's key. `None` for all others,
+/// The second part of tracking: packets of confirmed flows, of which `flow` has the packet's key. `None` for all others,
 /// which [`track_half_open`] takes.
 #[inline(always)]
 pub fn track_confirmed<S: Surroundings>(
@@ -713,7 +697,7 @@ fn refusal(flow: &Flow) -> Marks {
     Marks::NONE.with_if(Rule::Refused, refused).with_if(Rule::StaleSyn, stale)
 }
 
-/// The third part of [`track`], between [`prepare`] and [`settle`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
+/// The third part of tracking, between [`prepare`] and [`settle`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
 /// at the same moment; a second call then finds it.
 #[inline(always)]
 pub fn track_half_open<S: Surroundings>(

@@ -9,11 +9,12 @@ use tracker_common::{
     cookie::{self, Agreed, Cookie, LIFETIME_NS, Refused},
     counters::Hook,
     event::Kind,
-    flow::Flow,
+    flow::{Flow, HalfOpen},
     key::End,
     packet::Packet,
     protect::{
-        Accepted, Listener, ListenerState, Mode, Outcome, OutcomeCounters, Place, Way, feature,
+        Accepted, Listener, ListenerState, Mode, Outcome, OutcomeCounters, Place, Way,
+        cookie_limit, feature, needs_cookies,
     },
     segment::{Flags, SynOptions},
     seq::Seq,
@@ -33,6 +34,7 @@ use crate::{
     maps::{self, Scratch},
     reports,
     surroundings::Kernel,
+    table,
 };
 
 /// What becomes of a segment.
@@ -158,9 +160,7 @@ impl At<'_> {
         if self.confirmed.is_some_and(|flow| !flow.is_dead() && is_open(&kernel, flow, host)) {
             return true;
         }
-        if in_half_open && let Some(half_open) = maps::HALF_OPEN.get_ptr(&packet.key) {
-            // SAFETY: the element stays allocated while the program runs: see `tracker_common::track` on races.
-            let flow = unsafe { &(*half_open).flow };
+        if in_half_open && let Some(HalfOpen { flow, .. }) = table::half_open(&packet.key) {
             return !flow.is_dead()
                 && flow.half(host).facts().seen()
                 && is_open(&kernel, flow, host);
@@ -202,10 +202,9 @@ impl At<'_> {
         if !self.is_auto() {
             return true;
         }
-        // A short backlog would be full before.
-        let limit = self.listener.threshold.min(state.backlog.get() / 4 * 3).max(1);
+        let limit = cookie_limit(self.listener.threshold, state.backlog.get());
         let half_open = state.half_open.get();
-        if half_open >= if was_on { limit / 2 } else { limit } {
+        if needs_cookies(half_open, limit, was_on) {
             self.hold(guarding, half_open, limit);
             return true;
         }
@@ -435,12 +434,9 @@ extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
 /// here.
 #[inline(always)]
 fn has_ended(packet: &Packet) -> bool {
-    // SAFETY: the elements stay allocated while the program runs: see `tracker_common::track` on races.
-    let confirmed = maps::CONFIRMED.get_ptr(&packet.key).map(|flow| unsafe { &*flow });
-    // SAFETY: as above.
-    let half_open = || maps::HALF_OPEN.get_ptr(&packet.key).map(|flow| unsafe { &(*flow).flow });
+    let half_open = || table::half_open(&packet.key).map(|half_open| &half_open.flow);
     let host = packet.from.other();
-    confirmed
+    table::confirmed(&packet.key)
         .or_else(half_open)
         .is_some_and(|flow| !flow.is_dead() && flow.half(host).facts().seen())
 }

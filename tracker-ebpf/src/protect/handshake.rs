@@ -4,19 +4,14 @@ use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::bpf_xdp_load_bytes,
 };
-use tracker_common::{
-    cookie::LIFETIME_NS,
-    key::is_mapped,
-    protect::{Accepted, feature},
-    segment::{Flags, Segment, SynOptions},
-    seq::Seq,
-};
+use tracker_common::{handshake, protect::feature, segment::SynOptions};
 
 use super::Guarding;
 use crate::{
     frame::opaque,
     maps::{self, Scratch},
     surroundings::Kernel,
+    table,
 };
 
 /// Where options can be copied from.
@@ -97,19 +92,12 @@ extern "C" fn tracker_parse_timestamps(len: u32) -> u64 {
     u64::from(options.timestamp.0) << 32 | u64::from(options.timestamp_echo.0)
 }
 
-/// Nanoseconds since boot when the accepted connection's SYN was answered: by its timestamp's echo, or `now_ns`.
+/// [`handshake::answered_ns`] of the accepted connection.
 #[inline(always)]
 pub(crate) fn answered_ns(scratch: *mut Scratch, now_ns: u64) -> u64 {
     // SAFETY: this CPU's own element.
     let guarding = unsafe { &(*scratch).guarding };
-    let accepted = &guarding.accepted;
-    if accepted.features & feature::TIMESTAMPS == 0 {
-        return now_ns;
-    }
-    #[allow(clippy::cast_possible_truncation)] // the clock of timestamps wraps
-    let clock = ((now_ns / 1_000_000) as u32).wrapping_add(accepted.timestamp_offset);
-    let age_ns = u64::from(clock.wrapping_sub(guarding.timestamp_echo)) * 1_000_000;
-    if age_ns < LIFETIME_NS { now_ns.saturating_sub(age_ns) } else { now_ns }
+    handshake::answered_ns(&guarding.accepted, guarding.timestamp_echo, now_ns)
 }
 
 /// Puts the SYN that nobody remembered in the arrived packet's place.
@@ -120,23 +108,9 @@ pub(crate) extern "C" fn tracker_put_syn() -> u32 {
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     let (accepted, arrived) = (&guarding.accepted, &guarding.arrived);
-    let mut flags = Flags::SYN;
-    if accepted.features & feature::ECN != 0 {
-        flags = flags.with(Flags::ECE).with(Flags::CWR);
-    }
-    let window = u32::from(arrived.segment.window) << (shift(accepted.client_scale));
     parsed.packet.key = arrived.key;
     parsed.packet.from = arrived.from;
-    #[allow(clippy::cast_possible_truncation)] // limited
-    let window = window.min(0xffff) as u16;
-    parsed.packet.segment = of_handshake(
-        accepted,
-        &arrived.key,
-        [accepted.client_isn, 0],
-        flags,
-        (window, accepted.mss, shift(accepted.client_scale)),
-        guarding.timestamp,
-    );
+    parsed.packet.segment = handshake::syn(accepted, arrived, guarding.timestamp);
     0
 }
 
@@ -148,25 +122,11 @@ pub(crate) extern "C" fn tracker_put_syn_ack() -> u32 {
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     let (accepted, arrived) = (&guarding.accepted, &guarding.arrived);
-    let mut flags = Flags::SYN.with(Flags::ACK);
-    if accepted.features & feature::ECN != 0 {
-        flags = flags.with(Flags::ECE);
-    }
-    let (mut window, mut mss) = (0, 0);
-    if let Some(listener) = maps::LISTENERS.get_ptr(&guarding.place) {
-        // SAFETY: as in `guard`.
-        let listener = unsafe { &*listener };
-        (window, mss) = (listener.window, listener.mss);
-    }
+    // SAFETY: as in `guard`.
+    let listener = maps::LISTENERS.get_ptr(&guarding.place).map(|listener| unsafe { &*listener });
     parsed.packet.from = arrived.from.other();
-    parsed.packet.segment = of_handshake(
-        accepted,
-        &arrived.key,
-        [accepted.cookie, accepted.client_isn.wrapping_add(1)],
-        flags,
-        (window, mss, accepted.host_scale),
-        guarding.timestamp_echo,
-    );
+    parsed.packet.segment =
+        handshake::syn_ack(accepted, arrived, listener, guarding.timestamp_echo);
     0
 }
 
@@ -180,60 +140,9 @@ pub(crate) extern "C" fn tracker_put_back() -> u32 {
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     parsed.packet = guarding.arrived;
     if guarding.accepted.features & feature::TIMESTAMPS == 0
-        && let Some(half_open) = maps::HALF_OPEN.get_ptr(&parsed.packet.key)
+        && let Some(half_open) = table::half_open(&parsed.packet.key)
     {
-        // SAFETY: the element stays allocated while the program runs.
-        unsafe { (*half_open).flow.handshake_us.set(u32::MAX) };
+        half_open.flow.handshake_us.set(u32::MAX);
     }
     0
-}
-
-#[inline(always)]
-fn shift(scale: u8) -> u8 {
-    if scale > 14 { 0 } else { scale }
-}
-
-#[inline(always)]
-fn of_handshake(
-    accepted: &Accepted,
-    key: &tracker_common::key::FlowKey,
-    [seq, ack]: [u32; 2],
-    flags: Flags,
-    (window, mss, scale): (u16, u16, u8),
-    timestamp: u32,
-) -> Segment {
-    let has = |bit| accepted.features & bit != 0;
-    let mut present = 0;
-    let mut ip_len = if is_mapped(&key.addresses[0]) { 20 + 20 + 4 } else { 40 + 20 + 4 };
-    if has(feature::WINDOW_SCALE) {
-        present |= SynOptions::HAS_WINDOW_SCALE;
-        ip_len += 4;
-    }
-    if has(feature::SACK) {
-        present |= SynOptions::HAS_SACK;
-    }
-    if has(feature::TIMESTAMPS) {
-        present |= SynOptions::HAS_TIMESTAMPS;
-        ip_len += 12;
-    } else if has(feature::SACK) {
-        ip_len += 4;
-    }
-    let timestamp = Seq(timestamp);
-    Segment {
-        seq: Seq(seq),
-        ack: Seq(ack),
-        flags,
-        window,
-        options: SynOptions {
-            mss,
-            window_scale: scale,
-            present,
-            timestamp,
-            timestamp_echo: Seq(0),
-        },
-        timestamp,
-        has_timestamp: has(feature::TIMESTAMPS),
-        ip_len,
-        ..Segment::default()
-    }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail};
 use tracker_common::{
     key::{Address, mapped},
-    protect::{Listener, ListenerState, Mode, Place, Way},
+    protect::{Listener, ListenerState, Mode, Place, Way, cookie_limit},
 };
 
 use crate::record;
@@ -66,8 +66,7 @@ pub fn threshold(listener: &Listener, state: &ListenerState) -> u32 {
     if state.is_listening.get() == 0 {
         return listener.threshold;
     }
-    let most = u64::from(state.backlog.get()) * 3 / 4;
-    u32::try_from(most).map_or(listener.threshold, |most| listener.threshold.min(most.max(1)))
+    cookie_limit(listener.threshold, state.backlog.get())
 }
 
 #[cfg(test)]
@@ -90,7 +89,7 @@ mod tests {
     fn a_short_backlog_protects_earlier() {
         let listener = Listener { threshold: 128, ..Listener::default() };
         assert_eq!(threshold(&listener, &ListenerState::default()), 128);
-        for (backlog, expected) in [(u32::MAX, 128), (4096, 128), (128, 96), (5, 3), (0, 1)] {
+        for (backlog, expected) in [(u32::MAX, 128), (4096, 128), (128, 96), (7, 5), (0, 1)] {
             let state = ListenerState {
                 is_listening: U32::new(1),
                 backlog: U32::new(backlog),
