@@ -2,15 +2,17 @@
 
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    ffi::OsString,
+    io::{self, IsTerminal},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracker_user::{
     check,
+    cli::failed,
     cli::{Cli, Command},
     config::{
         self,
@@ -22,11 +24,14 @@ use tracker_user::{
 };
 
 fn main() -> ExitCode {
-    let cli = match command_line() {
+    let arguments: Vec<_> = env::args_os().collect();
+    let form = failed::form(&arguments);
+    let cli = match command_line(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "tracker: {error:#}");
-            return ExitCode::from(2);
+            // A configuration file is a part of the command line.
+            let code = failed::say(&error, form);
+            return ExitCode::from(if code == 0 { 0 } else { 2 });
         }
     };
     log_to_stderr(cli.verbose);
@@ -34,23 +39,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has enough of it, as in `tracker flows | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Not eprintln!, which panics where stderr is closed.
-            let _ = writeln!(io::stderr(), "tracker: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => ExitCode::from(failed::say(&error, form)),
     }
 }
 
-/// The command line and, for `tracker run`, the configuration file. Ends the process where they are wrong.
-fn command_line() -> Result<Cli> {
-    let Completed { arguments, file } = file::complete(env::args_os().collect())?;
-    Ok(Cli::try_parse_from(arguments).unwrap_or_else(|error| {
-        if let Some(file) = file.filter(|_| error.use_stderr()) {
-            let _ = writeln!(io::stderr(), "tracker: with what {} says:", file.display());
+/// The command line and, for `tracker run`, the configuration file.
+fn command_line(arguments: Vec<OsString>) -> Result<Cli> {
+    let Completed { arguments, file } = file::complete(arguments)?;
+    Cli::try_parse_from(arguments).map_err(|error| match file {
+        Some(file) if error.use_stderr() => {
+            Error::from(error).context(format!("with what {} says", file.display()))
         }
-        error.exit()
-    }))
+        _ => error.into(),
+    })
 }
 
 fn execute(cli: Cli) -> Result<()> {
@@ -105,7 +106,7 @@ fn log_to_stderr(verbose: u8) {
         .init();
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+fn is_broken_pipe(error: &Error) -> bool {
     error.chain().any(|cause| {
         let kind = cause
             .downcast_ref::<io::Error>()

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{choice::Choice, refuse},
+    cli::{choice::Choice, refusal},
     client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
     instance::Instance,
     model::{broken::BrokenFilter, format::Format},
@@ -45,10 +45,10 @@ pub struct FlushOptions {
 ///
 /// Where no agent runs, or it refuses.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
-    let filter = options.choice.filter_with(&options.broken.violation, "delete");
+    let filter = options.choice.filter_with(&options.broken.violation, "delete")?;
     if filter.is_empty() {
         let said = "which flows? `tracker flush` deletes them all";
-        refuse("delete", ErrorKind::MissingRequiredArgument, said);
+        return Err(refusal("delete", ErrorKind::MissingRequiredArgument, said));
     }
     delete(filter.to_string(), options.output, instance).await
 }

@@ -56,7 +56,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("events are a stream: use `-o jsonl`");
     }
-    let filter = options.choice.filter_with(&options.violation, "events");
+    let filter = options.choice.filter_with(&options.violation, "events")?;
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
     let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;

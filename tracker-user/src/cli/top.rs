@@ -71,7 +71,7 @@ pub struct Options {
 ///
 /// Where stdin or stdout is no terminal, no agent runs, or its maps cannot be read.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
-    let filter = options.choice.filter_with(&options.broken.violation, "top");
+    let filter = options.choice.filter_with(&options.broken.violation, "top")?;
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         bail!(
             "stdin and stdout are not both a terminal: `tracker flows --watch` writes into a pipe"

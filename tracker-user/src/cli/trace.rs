@@ -56,20 +56,20 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("segments are a stream: use `-o jsonl`");
     }
-    let filter = options.choice.filter("trace");
+    let filter = options.choice.filter("trace")?;
     if !filter.violation.is_empty() {
-        cli::refuse(
+        return Err(cli::refusal(
             "trace",
             ErrorKind::ArgumentConflict,
             "`violation` chooses flows and events; of segments it is not known before they have passed",
-        );
+        ));
     }
     if filter.is_empty() && !options.all {
-        cli::refuse(
+        return Err(cli::refusal(
             "trace",
             ErrorKind::MissingRequiredArgument,
             "say whose segments, as in `tracker trace --port 443` or `--addr 192.0.2.0/24`, or `--all`",
-        );
+        ));
     }
     let events = [Kind::Segment, Kind::Violation, Kind::Destroy].map(|kind| kind.name().to_owned());
     let trace = Some(filter.scope());

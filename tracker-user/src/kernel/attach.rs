@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
@@ -30,6 +30,7 @@ use crate::{
         slots::{Mode, Purpose, Slot},
         xdp_holder,
     },
+    model::failure::Failure,
     preflight::interface_index,
     refusal::{self, Refusal},
 };
@@ -390,7 +391,7 @@ impl Attaching<'_> {
             return anyhow::Error::new(error).context(format!("attaching XDP to {name}"));
         }
         let there = xdp_program(ifindex).await.ok().flatten();
-        anyhow!("{}", in_the_way(self.instance, name, there))
+        Failure::InUse(in_the_way(self.instance, name, there)).into()
     }
 }
 

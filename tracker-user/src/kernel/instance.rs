@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
@@ -15,7 +15,7 @@ use nix::{
 };
 use tracker_common::LAYOUT_VERSION;
 
-use crate::kernel_side::directories;
+use crate::{kernel_side::directories, model::failure::Failure};
 
 /// One agent by name: two of them can run on one host, each with its own interfaces.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,19 +68,28 @@ impl Instance {
         self.run_dir.join(format!("{}.sock", self.name))
     }
 
+    /// That no agent of this name is running; `why` says what shows it.
+    #[must_use]
+    pub fn not_running(&self, why: &str) -> Failure {
+        Failure::NoAgent(format!(
+            "no agent named `{}` is running{why}; start one with `tracker run --interface NAME`",
+            self.name
+        ))
+    }
+
     /// What a connection to the socket that failed comes from, and what to do about it.
     #[must_use]
     pub fn refused(&self, error: io::Error) -> anyhow::Error {
         let socket = self.socket();
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow!(
-                "no agent named `{}` is running; start one with `tracker run --interface NAME`",
-                self.name
-            ),
-            io::ErrorKind::PermissionDenied => anyhow!(
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                self.not_running("").into()
+            }
+            io::ErrorKind::PermissionDenied => Failure::NotPermitted(format!(
                 "{} may be read by root and its group only: run this with sudo, or as a user of that group",
                 socket.display()
-            ),
+            ))
+            .into(),
             _ => anyhow::Error::new(error).context(format!("connecting to {}", socket.display())),
         }
     }
@@ -250,7 +259,7 @@ fn lock(path: &Path, refusal: impl Fn(&str) -> String) -> Result<Flock<File>> {
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
             let holder = fs::read_to_string(path).unwrap_or_default();
-            Err(anyhow!(refusal(holder.trim())))
+            Err(Failure::InUse(refusal(holder.trim())).into())
         }
         Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }

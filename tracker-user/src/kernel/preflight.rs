@@ -8,6 +8,8 @@ use nix::{
     sys::utsname::uname,
 };
 
+use crate::model::failure::Failure;
+
 /// The oldest kernel whose helpers and verifier the programs are written for.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
@@ -127,7 +129,9 @@ fn check_capabilities(status: &str, what: &str, needed: &Needed) -> Result<()> {
         .map(|(_, name)| *name)
         .collect();
     if !missing.is_empty() {
-        bail!("{what} needs root (missing: {}); run this with sudo", missing.join(", "));
+        let missing = missing.join(", ");
+        let said = format!("{what} needs root (missing: {missing}); run this with sudo");
+        return Err(Failure::NotPermitted(said).into());
     }
     Ok(())
 }
