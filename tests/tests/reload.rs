@@ -202,7 +202,8 @@ fn as_user(program: &str, bpffs: &str, run: &str) -> Result<()> {
     let status = agent.wait()?;
     checked?;
     ensure!(status.success(), "{status}");
-    ensure!(fs::read_dir(format!("{bpffs}/tracker/v3")).map_or(0, Iterator::count) == 0);
+    let version = tracker_common::LAYOUT_VERSION;
+    ensure!(fs::read_dir(format!("{bpffs}/tracker/v{version}")).map_or(0, Iterator::count) == 0);
     let left = pair.host.run("ip", &["-details", "link", "show", INTERFACE])?;
     ensure!(!left.contains("xdp"), "{left}");
     Ok(())
