@@ -36,7 +36,7 @@ use tracker_common::{config::TraceFilter, event::Kind};
 
 use crate::{
     clock::Clock,
-    event::Event,
+    event::{Event, Stage},
     filter::{self, Filter},
     lent,
     scope::Scope,
@@ -375,7 +375,7 @@ impl Hub {
     /// Counts events that a listener was too slow for, and adds the line that tells it.
     fn add_lost(&self, count: u64, lines: &mut Vec<u8>) -> Result<()> {
         self.lost.fetch_add(count, Ordering::Relaxed);
-        lines.extend_from_slice(&to_line(&Event::lost(count, &Clock::now()))?);
+        lines.extend_from_slice(&to_line(&Event::lost(count, Stage::Listener, &Clock::now()))?);
         Ok(())
     }
 }

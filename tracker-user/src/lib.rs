@@ -55,3 +55,4 @@ pub mod terminal;
 pub mod top;
 pub mod trace;
 pub mod violations;
+pub mod writer;

@@ -24,6 +24,7 @@ use crate::{
     attach::{Attached, Interface},
     metrics::{census::Census, ledger::Ledger, programs::Programs},
     reap::Sweep,
+    writer::Writers,
 };
 
 /// Bounds of the handshakes' histogram in seconds: from a neighbour's round trip to that of a lost SYN sent again thrice.
@@ -48,8 +49,16 @@ pub struct Telemetry {
     totals: Mutex<Totals>,
     handshakes: Histogram,
     sweeps: Histogram,
-    /// Reports that listeners on the socket were too slow for.
-    lost_by_listeners: Arc<AtomicU64>,
+    lost: Lost,
+}
+
+/// What counts reports that are lost within the agent.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Those that listeners on the socket were too slow for.
+    pub by_listeners: Arc<AtomicU64>,
+    /// Those that stdout and stderr have not taken.
+    pub by_output: Writers,
 }
 
 /// The last sweep.
@@ -81,12 +90,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Telemetry {
     /// Nothing noted yet.
     #[must_use]
-    pub fn new(
-        pins: PathBuf,
-        sweep_interval: f64,
-        since_ns: u64,
-        lost_by_listeners: Arc<AtomicU64>,
-    ) -> Self {
+    pub fn new(pins: PathBuf, sweep_interval: f64, since_ns: u64, lost: Lost) -> Self {
         let telemetry = Self {
             pins,
             since_ns,
@@ -98,7 +102,7 @@ impl Telemetry {
             totals: Mutex::default(),
             handshakes: Histogram::new(HANDSHAKE_BOUNDS),
             sweeps: Histogram::new(SWEEP_BOUNDS),
-            lost_by_listeners,
+            lost,
         };
         telemetry.swept_every(sweep_interval);
         telemetry

@@ -3,13 +3,12 @@
 use std::{
     cell::RefCell,
     ffi::OsString,
-    io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use aya::maps::{Map, MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
@@ -36,7 +35,7 @@ use crate::{
     cli::Format,
     clock::Clock,
     config::settings::Current,
-    event::Event,
+    event::{Event, Stage},
     filter::Filter,
     hub::{Deletion, Hub},
     instance::Instance,
@@ -47,16 +46,17 @@ use crate::{
     },
     kernel_side::{self, Found},
     kfunc::{self, Patched},
-    metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
+    metrics::{self, Lost, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
     object, preflight, privileges,
     protect::{self, Prepared, warden::Warden},
     reap::{Reaped, Reaper, SWEEP_INTERVAL, Sweep},
     record::{Record, View},
-    reload::Reload,
+    reload::{Changed, Reload},
     reported::Reported,
     service::{self, Watchdog},
     survey::{Limits, Sources, Survey},
     tables::Tables,
+    writer::{self, Content, OnError, Writers},
 };
 
 /// Reports taken from the ring buffer before other things get their turn.
@@ -109,6 +109,10 @@ pub struct Options {
     /// Form of what is written: `text` as log lines on stderr, `jsonl` on stdout
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+    /// What to do where stdout or stderr cannot be written: a closed pipe, a full disk. A reader that only stalls loses reports, and
+    /// the agent says how many
+    #[arg(long, value_enum, default_value_t)]
+    pub on_output_error: OnError,
     /// Seconds from one sweep of the tables to the next. Longer where millions of flows would make that a load
     #[arg(long, default_value_t = SWEEP_INTERVAL.as_secs_f64(), value_parser = seconds, value_name = "SECONDS")]
     pub sweep_interval: f64,
@@ -242,13 +246,18 @@ timeout_options! {
 }
 
 /// Runs the agent with these settings, which are what `arguments` mean, until SIGINT or SIGTERM. SIGHUP has it read the
-/// configuration file anew.
+/// configuration file anew. Whatever becomes of what `writers` write, it goes on, unless it is asked to end.
 ///
 /// # Errors
 ///
 /// What keeps it from starting, or ends it. Nothing stays attached, but what was left before where this one could not take
 /// it over, or everything where that is asked for.
-pub async fn run(current: Current, instance: &Instance, arguments: Vec<OsString>) -> Result<()> {
+pub async fn run(
+    current: Current,
+    instance: &Instance,
+    arguments: Vec<OsString>,
+    writers: &Writers,
+) -> Result<()> {
     let Current { options, settings, .. } = current;
     preflight::check()?;
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
@@ -299,8 +308,10 @@ pub async fn run(current: Current, instance: &Instance, arguments: Vec<OsString>
             privileges::drop_others()?;
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             leaves = options.keep_attached;
+            let start =
+                Start { options: &options, instance, lost_told, prepared, metrics, writers };
             tokio::select! {
-                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics, &mut reload) => result,
+                result = work(start, &mut interfaces, &mut reload) => result,
                 _ = interrupt.recv() => {
                     leaves = false;
                     Ok(())
@@ -330,20 +341,28 @@ pub async fn run(current: Current, instance: &Instance, arguments: Vec<OsString>
     outcome
 }
 
-async fn work(
-    options: &Options,
-    instance: &Instance,
-    interfaces: &mut Interfaces<'_>,
+/// What an agent begins its work with.
+struct Start<'a> {
+    options: &'a Options,
+    instance: &'a Instance,
+    /// Lost reports that the agent before has told of.
     lost_told: u64,
     prepared: Option<Prepared>,
     metrics: Option<Endpoint>,
+    writers: &'a Writers,
+}
+
+async fn work(
+    start: Start<'_>,
+    interfaces: &mut Interfaces<'_>,
     reload: &mut Reload,
 ) -> Result<()> {
+    let Start { options, instance, lost_told, prepared, metrics, writers } = start;
     let (settings, reaper_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
     let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
-    let mut output = Output::new(options);
+    let mut output = Output::new(options, writers);
 
     let mut warden = match &prepared {
         Some(prepared) => {
@@ -395,7 +414,7 @@ async fn work(
 
     let telemetry = match metrics {
         Some(Endpoint { listener, since_ns }) => {
-            let lost = hub.lost();
+            let lost = Lost { by_listeners: hub.lost(), by_output: writers.clone() };
             let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
             let telemetry = Arc::new(telemetry);
             telemetry.attached(interfaces.list(), interfaces.attached())?;
@@ -409,8 +428,9 @@ async fn work(
 
     let (removed, mut reaped) = mpsc::channel(REMOVED);
     let watchdog = Watchdog::new(options.sweep_interval);
+    let (taken_over, mut is_taken_over) = mpsc::channel(1);
     let reaper = reap_for_ever(
-        Orders { settings: reaper_settings, deletions },
+        Orders { settings: reaper_settings, taken_over, deletions },
         &pins,
         &agent,
         &hub,
@@ -422,8 +442,15 @@ async fn work(
     let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
-    let mut lost =
-        LostReports { tables: Tables::from_pins(&pins)?, agent: &agent, info: instance.info() };
+    let mut lost = LostReports {
+        tables: Tables::from_pins(&pins)?,
+        agent: &agent,
+        info: instance.info(),
+        output_told: 0,
+        log_lines_told: 0,
+    };
+    let mut trouble = OutputTrouble::default();
+    let mut reloaded: Option<Changed> = None;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tenth = interval(Duration::from_millis(100));
@@ -440,8 +467,9 @@ async fn work(
                 }
                 tokio::task::yield_now().await;
             }
-            current = reload.asked_for() => {
-                output = Output::new(&current);
+            why = writers.failed(), if output.on_error == OnError::Exit => bail!("{why}"),
+            (current, changed) = reload.asked_for(), if reloaded.is_none() => {
+                output = Output::new(&current, writers);
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
                 hub.want(&own_kinds(&output, warden.is_some()));
                 agent.borrow_mut().set_timeouts(&current.timeouts.timeouts());
@@ -452,7 +480,14 @@ async fn work(
                 }
                 // Its receiver lives as long as this future.
                 let _ = settings.send(current);
-                service::ready();
+                reloaded = Some(changed);
+            }
+            Some(()) = is_taken_over.recv() => {
+                // Whoever reads this finds the new values everywhere.
+                if let Some(changed) = reloaded.take() {
+                    changed.say();
+                    service::ready();
+                }
             }
             () = watchdog.due() => {}
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
@@ -470,6 +505,7 @@ async fn work(
                 }
             }
             _ = second.tick() => {
+                trouble.tell(writers);
                 lost.report(&hub, &output)?;
                 if let Some(warden) = &mut warden {
                     for event in warden.look().await {
@@ -550,24 +586,74 @@ fn drain(
 struct Output {
     kinds: Vec<Kind>,
     format: Format,
+    on_error: OnError,
+    writers: Writers,
 }
 
 impl Output {
-    fn new(options: &Options) -> Self {
-        Self { kinds: EventName::kinds(&options.events), format: options.output }
+    fn new(options: &Options, writers: &Writers) -> Self {
+        Self {
+            kinds: EventName::kinds(&options.events),
+            format: options.output,
+            on_error: options.on_output_error,
+            writers: writers.clone(),
+        }
     }
 
     fn write(&self, event: &Event, warn: bool) -> Result<()> {
         match self.format {
-            Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event:#}"),
-            Format::Text => tracing::info!(target: "tracker::event", "{event:#}"),
-            Format::Json | Format::Jsonl => {
-                let mut line = serde_json::to_vec(event)?;
-                line.push(b'\n');
-                io::stdout().lock().write_all(&line).context("writing to stdout")?;
-            }
+            Format::Text if warn => tracing::warn!(target: writer::VIOLATION, "{event:#}"),
+            Format::Text => tracing::info!(target: writer::EVENT, "{event:#}"),
+            Format::Json | Format::Jsonl => self.write_json(Content::Report, event)?,
         }
         Ok(())
+    }
+
+    fn write_json(&self, content: Content, event: &Event) -> Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.writers.out.write(content, line);
+        Ok(())
+    }
+
+    /// Writes that reports were lost, which is no report itself; false where it would be lost, too.
+    fn tell_lost(&self, event: &Event) -> Result<bool> {
+        let is_text = self.format == Format::Text;
+        let writer = if is_text { &self.writers.err } else { &self.writers.out };
+        if !writer.has_room() {
+            return Ok(false);
+        }
+        if is_text {
+            tracing::warn!("{event:#}");
+        } else {
+            self.write_json(Content::Log, event)?;
+        }
+        Ok(true)
+    }
+}
+
+/// Says once that stdout cannot be written, and once that it can again. Where stderr cannot, nobody would hear it.
+#[derive(Default)]
+struct OutputTrouble {
+    is_told: bool,
+}
+
+impl OutputTrouble {
+    fn tell(&mut self, writers: &Writers) {
+        match (writers.out.error(), self.is_told) {
+            (Some(error), false) => {
+                tracing::error!(
+                    "stdout cannot be written: {error}. Tracking goes on, and what it does not take is counted as lost \
+                     (`--on-output-error exit` ends the agent)"
+                );
+                self.is_told = true;
+            }
+            (None, true) => {
+                tracing::info!("stdout can be written again");
+                self.is_told = false;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -579,12 +665,15 @@ fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> 
     Ok(())
 }
 
-/// Reports that found the ring buffer full: counted by the kernel, told once a second.
+/// Reports that found the ring buffer full, which the kernel counts, and those that the agent's output did not take: told once a
+/// second.
 struct LostReports<'a> {
     tables: Tables,
     /// With the number of those that were told.
     agent: &'a RefCell<Agent>,
     info: PathBuf,
+    output_told: u64,
+    log_lines_told: u64,
 }
 
 impl LostReports<'_> {
@@ -592,12 +681,29 @@ impl LostReports<'_> {
         let now = self.tables.tally(Tally::ReportsLost)?;
         let told = self.agent.borrow().lost_told;
         if now > told {
-            let event = Event::lost(now - told, &Clock::now());
+            let event = Event::lost(now - told, Stage::Ring, &Clock::now());
             self.agent.borrow_mut().lost_told = now;
             output.write(&event, true)?;
             hub.send(None, &event);
             // For the next agent, should this one be killed.
             self.agent.borrow().publish(&self.info)?;
+        }
+        self.report_output(output)
+    }
+
+    /// Listeners on the socket have lost none of these.
+    fn report_output(&mut self, output: &Output) -> Result<()> {
+        let lost = output.writers.reports_lost();
+        if lost > self.output_told {
+            let event = Event::lost(lost - self.output_told, Stage::Output, &Clock::now());
+            if output.tell_lost(&event)? {
+                self.output_told = lost;
+            }
+        }
+        let lines = output.writers.log_lines_lost();
+        if lines > self.log_lines_told && output.writers.err.has_room() {
+            tracing::warn!("{} lines of this log were lost", lines - self.log_lines_told);
+            self.log_lines_told = lines;
         }
         Ok(())
     }
@@ -606,6 +712,8 @@ impl LostReports<'_> {
 /// What is asked of the sweeps while they go on.
 struct Orders {
     settings: watch::Receiver<Options>,
+    /// Told when sweeps go by settings that are new.
+    taken_over: mpsc::Sender<()>,
     deletions: mpsc::Receiver<Deletion>,
 }
 
@@ -619,7 +727,7 @@ async fn reap_for_ever(
     watchdog: &Watchdog,
     told: mpsc::Sender<(Kind, Event)>,
 ) -> Result<()> {
-    let Orders { mut settings, mut deletions } = orders;
+    let Orders { mut settings, taken_over, mut deletions } = orders;
     let mut options = settings.borrow_and_update().clone();
     // The verifier takes a while, and events wait for nobody.
     let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
@@ -641,6 +749,8 @@ async fn reap_for_ever(
                 survey.set_limits(options.limits);
                 sources = self::sources(&options);
                 next = Instant::now();
+                // Nobody asks again before this was taken.
+                let _ = taken_over.try_send(());
                 continue;
             }
             Some(Deletion { filter, done }) = deletions.recv() => {

@@ -349,14 +349,24 @@ impl Snapshot {
             "Breaches of each rule, of every severity",
             Values::Counter(breaches),
         );
-        let listeners = telemetry.lost_by_listeners.load(Ordering::Relaxed);
+        let listeners = telemetry.lost.by_listeners.load(Ordering::Relaxed);
+        let output = telemetry.lost.by_output.reports_lost();
         self.add(
             "reports_lost",
-            "Reports lost: the ring buffer was full, or a listener on the socket was too slow",
+            "Reports lost: the ring buffer was full, a listener on the socket was too slow, or stdout or stderr was not read",
             Values::Counter(each(
                 "stage",
-                [("ring", tables.tally(Tally::ReportsLost)?), ("listener", listeners)],
+                [
+                    ("ring", tables.tally(Tally::ReportsLost)?),
+                    ("listener", listeners),
+                    ("output", output),
+                ],
             )),
+        );
+        self.add(
+            "log_lines_lost",
+            "Lines of the agent's log lost, events aside: stderr was not read, or could not be written",
+            Values::Counter(vec![(Vec::new(), telemetry.lost.by_output.log_lines_lost())]),
         );
         self.add(
             "reports_withheld",
