@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +17,7 @@ use crate::{
     kernel_side::{links, slots::slots},
     lent::Lent,
     lookup::{self, Found},
+    map_forms,
     record::Record,
     tables::Source,
 };
@@ -54,17 +54,15 @@ impl Broken {
     ///
     /// As [`Broken::of`].
     pub fn from_pins(directory: &Path) -> Result<Self> {
-        let maps = pins(directory)?.into_iter().map(|pin| {
-            MapData::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))
-        });
+        let maps = pins(directory)?.into_iter().map(|pin| map_forms::open(&pin));
         Self::read(&maps.collect::<Result<Vec<_>>>()?)
     }
 
     fn read(maps: &[MapData]) -> Result<Self> {
         let mut all = Self::default();
         for map in maps {
-            let mut walk =
-                Walk::new(map.fd().as_fd(), size_of::<Repeated>(), size_of::<u64>(), STEP);
+            let mut walk = Walk::new(map, size_of::<Repeated>(), size_of::<u64>(), STEP)
+                .context("reading which rules were broken")?;
             while let Some((keys, values)) =
                 walk.step().context("reading which rules were broken")?
             {

@@ -115,7 +115,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
     } else {
         Wanted::new(&options.interfaces, false).at_start(&links)?
     };
-    for Link { index, name } in links.iter().filter(|link| names.contains(&link.name)) {
+    for Link { index, name, .. } in links.iter().filter(|link| names.contains(&link.name)) {
         findings.extend(interface(instance, *index, name).await);
     }
     if options.protect.is_wanted() {

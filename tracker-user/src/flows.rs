@@ -23,6 +23,7 @@ use crate::{
     broken::{Broken, BrokenFilter},
     cli::{Format, Line, refuse},
     clock::monotonic_ns,
+    farewell,
     filter::{Choice, Filter},
     flows::{columns::Column, order::Key},
     instance::Instance,
@@ -157,6 +158,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         refuse("flows", ErrorKind::ArgumentConflict, said);
     }
     // From here on, so that none is missed while something is printed.
+    farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -11,6 +11,7 @@ pub mod server;
 pub mod snapshot;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 
 use crate::{
     attach::{Attached, Interface},
+    interfaces::presence::Missing,
     metrics::{census::Census, ledger::Ledger, programs::Programs},
     reap::Sweep,
     writer::Writers,
@@ -43,6 +45,8 @@ pub struct Telemetry {
     /// Longest time between two sweeps that is taken for health.
     patience: Mutex<Duration>,
     attached: Mutex<(Vec<Interface>, Programs)>,
+    /// Programs that should be attached, and are not.
+    missing: Mutex<BTreeSet<Missing>>,
     unparsed: Mutex<Ledger<{ Fate::SLOTS }>>,
     cookies: Mutex<Ledger<{ Outcome::SLOTS }>>,
     last: Mutex<Option<LastSweep>>,
@@ -96,6 +100,7 @@ impl Telemetry {
             since_ns,
             patience: Mutex::default(),
             attached: Mutex::default(),
+            missing: Mutex::default(),
             unparsed: Mutex::default(),
             cookies: Mutex::default(),
             last: Mutex::default(),
@@ -134,6 +139,11 @@ impl Telemetry {
         Ok(())
     }
 
+    /// Notes which programs are missing, of those that should be attached.
+    pub fn missing(&self, missing: BTreeSet<Missing>) {
+        *lock(&self.missing) = missing;
+    }
+
     /// Notes what a sweep has found.
     pub fn swept(&self, sweep: &Sweep, reasons: &[u64; 3]) {
         let mut totals = lock(&self.totals);
@@ -161,6 +171,9 @@ impl Telemetry {
     pub fn readiness(&self) -> Result<(), String> {
         if !lock(&self.attached).0.iter().any(|interface| interface.attached) {
             return Err("attached to no interface".to_owned());
+        }
+        if let Some(Missing { interface, hook }) = lock(&self.missing).first() {
+            return Err(format!("the program at {interface} ({hook}) is gone"));
         }
         match &*lock(&self.last) {
             None => Err("no sweep was done yet".to_owned()),

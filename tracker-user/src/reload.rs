@@ -12,9 +12,10 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 11] = [
     "events",
     "every",
+    "on-detach",
     "on-output-error",
     "output",
     "port-scan-limit",

@@ -34,18 +34,20 @@ use crate::{
     broken::Broken,
     cli::Format,
     clock::Clock,
+    condition::{Condition, is_shortage},
     config::settings::Current,
     event::{Event, Stage},
     filter::Filter,
     hub::{Deletion, Hub},
-    instance::Instance,
+    instance::{Claim, Instance},
     interfaces::{
-        Interfaces,
+        Interfaces, OnDetach,
         changes::Changes,
         wanted::{Name, Wanted},
     },
-    kernel_side::{self, Found},
+    kernel_side::{self, Found, kept::KeptPins},
     kfunc::{self, Patched},
+    map_forms,
     metrics::{self, Lost, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
     object, preflight, privileges,
     protect::{self, Prepared, warden::Warden},
@@ -56,6 +58,7 @@ use crate::{
     service::{self, Watchdog},
     survey::{Limits, Sources, Survey},
     tables::Tables,
+    warnings::Warnings,
     writer::{self, Content, OnError, Writers},
 };
 
@@ -94,6 +97,9 @@ pub struct Options {
     /// How leaving packets are seen
     #[arg(long, value_enum, default_value_t)]
     pub egress: EgressChoice,
+    /// What to do where programs of the agent are gone from an interface that is there: it looks every two seconds
+    #[arg(long, value_enum, default_value_t)]
+    pub on_detach: OnDetach,
     /// Zone of the interfaces' flows: the same addresses in another zone are other connections
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub zone: u16,
@@ -260,6 +266,7 @@ pub async fn run(
 ) -> Result<()> {
     let Current { options, settings, .. } = current;
     preflight::check()?;
+    preflight::raise_open_files()?;
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
@@ -268,7 +275,7 @@ pub async fn run(
         Some(at) => Some(metrics::server::bind(at).await?),
         None => None,
     };
-    let claim = instance.claim()?;
+    let mut claim = instance.claim()?;
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -289,6 +296,8 @@ pub async fn run(
         protecting: prepared,
     };
     let inherited = kernel_side::inherit(instance, &options.sizes).await?;
+    // Others are replaced, and this is new where they are.
+    claim.keep()?;
     let is_taking_over = inherited.found == Found::Running;
     let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
     let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
@@ -311,7 +320,7 @@ pub async fn run(
             let start =
                 Start { options: &options, instance, lost_told, prepared, metrics, writers };
             tokio::select! {
-                result = work(start, &mut interfaces, &mut reload) => result,
+                result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
                 _ = interrupt.recv() => {
                     leaves = false;
                     Ok(())
@@ -321,7 +330,7 @@ pub async fn run(
         }
     };
     service::stopping();
-    if leaves {
+    if leaves || claim.is_displaced() {
         if outcome.is_ok() {
             tracing::info!(
                 "ended; what is in the kernel stays at work for the next agent of this name (`tracker --instance {} \
@@ -356,6 +365,7 @@ async fn work(
     start: Start<'_>,
     interfaces: &mut Interfaces<'_>,
     reload: &mut Reload,
+    claim: &mut Claim,
 ) -> Result<()> {
     let Start { options, instance, lost_told, prepared, metrics, writers } = start;
     let (settings, reaper_settings) = watch::channel(options.clone());
@@ -439,13 +449,14 @@ async fn work(
         removed,
     );
     tokio::pin!(reaper);
-    let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
+    let ring = RingBuf::try_from(Map::RingBuf(map_forms::open(&pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
     let mut lost = LostReports {
         tables: Tables::from_pins(&pins)?,
         agent: &agent,
-        info: instance.info(),
+        instance,
+        publishing: Condition::default(),
         output_told: 0,
         log_lines_told: 0,
     };
@@ -455,6 +466,18 @@ async fn work(
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tenth = interval(Duration::from_millis(100));
     tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut upkeep = Upkeep {
+        instance,
+        kept: KeptPins::of(&pins)?,
+        on_detach: options.on_detach,
+        trouble: Condition::default(),
+        has_lost_sight: false,
+        looked: Instant::now(),
+    };
+    let mut warnings = Warnings::new(&lost.tables, options.sizes)?;
+    let mut check = interval(CHECK_INTERVAL);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut publishing = Condition::default();
     service::ready();
     loop {
         tokio::select! {
@@ -472,8 +495,9 @@ async fn work(
                 output = Output::new(&current, writers);
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
                 hub.want(&own_kinds(&output, warden.is_some()));
+                upkeep.on_detach = current.on_detach;
                 agent.borrow_mut().set_timeouts(&current.timeouts.timeouts());
-                agent.borrow().publish(&instance.info())?;
+                publish_info(&agent.borrow(), instance, &mut publishing);
                 watchdog.swept_every(current.sweep_interval);
                 if let Some(telemetry) = &telemetry {
                     telemetry.swept_every(current.sweep_interval);
@@ -492,21 +516,34 @@ async fn work(
             () = watchdog.due() => {}
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
             change = interfaces.changed() => {
-                if interfaces.follow(&change?).await? {
-                    agent.borrow_mut().interfaces = interfaces.list();
-                    let agent = agent.borrow();
-                    agent.publish(&instance.info())?;
-                    if let Some(telemetry) = &telemetry {
-                        telemetry.attached(interfaces.list(), interfaces.attached())?;
-                    }
-                    if let Some(warden) = &mut warden {
-                        warden.set_interfaces(agent.client_interfaces());
-                    }
+                let has_changed = match change {
+                    Ok(change) => interfaces.follow(&change).await,
+                    Err(error) => Err(error),
+                };
+                let is_change = upkeep.followed(has_changed);
+                if is_change || upkeep.is_time() {
+                    check.reset_immediately();
+                }
+                if is_change {
+                    note_interfaces(interfaces, &agent, telemetry.as_deref(), warden.as_mut());
+                    publish_info(&agent.borrow(), instance, &mut publishing);
+                    upkeep.update();
+                }
+            }
+            _ = check.tick() => {
+                if upkeep.look(claim, interfaces, telemetry.as_deref()).await? {
+                    note_interfaces(interfaces, &agent, telemetry.as_deref(), warden.as_mut());
+                    publish_info(&agent.borrow(), instance, &mut publishing);
+                    upkeep.update();
+                }
+                if !instance.info().exists() {
+                    publish_info(&agent.borrow(), instance, &mut publishing);
                 }
             }
             _ = second.tick() => {
                 trouble.tell(writers);
                 lost.report(&hub, &output)?;
+                warnings.look(&lost.tables)?;
                 if let Some(warden) = &mut warden {
                     for event in warden.look().await {
                         publish(&hub, &output, Kind::Cookie, &event)?;
@@ -519,6 +556,149 @@ async fn work(
                         publish(&hub, &output, Kind::Cookie, &event)?;
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Between two looks at what the agent claims to have: its programs, pins, lock and files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Keeps what the agent claims to have.
+struct Upkeep<'a> {
+    instance: &'a Instance,
+    kept: KeptPins,
+    on_detach: OnDetach,
+    trouble: Condition,
+    /// Whether a change of interfaces could not be followed, so that all of them must be looked at.
+    has_lost_sight: bool,
+    looked: Instant,
+}
+
+impl Upkeep<'_> {
+    /// Whether interfaces have changed, as far as that could be followed.
+    fn followed(&mut self, outcome: Result<bool>) -> bool {
+        match outcome {
+            Ok(has_changed) => has_changed,
+            Err(error) => {
+                tracing::error!("following interfaces: {error:#}; this is tried again");
+                self.has_lost_sight = true;
+                true
+            }
+        }
+    }
+
+    /// Whether it may look again: interfaces may change often.
+    fn is_time(&self) -> bool {
+        self.looked.elapsed() >= CHECK_INTERVAL / 8
+    }
+
+    /// Looks, and makes anew what was removed. True where interfaces were attached to.
+    ///
+    /// # Errors
+    ///
+    /// Where another agent has the name now.
+    async fn look(
+        &mut self,
+        claim: &mut Claim,
+        interfaces: &mut Interfaces<'_>,
+        telemetry: Option<&Telemetry>,
+    ) -> Result<bool> {
+        self.looked = Instant::now();
+        let outcome = self.keep(claim, interfaces, telemetry).await;
+        if claim.is_displaced() {
+            return outcome;
+        }
+        match outcome {
+            Ok(has_changed) => {
+                if self.trouble.end().is_some() {
+                    tracing::info!("what the agent has in the kernel and in its directories is as it should be again");
+                }
+                Ok(has_changed)
+            }
+            Err(error) => {
+                if self.trouble.seen(1, std::time::Instant::now()) {
+                    tracing::error!(
+                        "looking after what the agent has in the kernel and in its directories: {error:#}; this is tried again"
+                    );
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    async fn keep(
+        &mut self,
+        claim: &mut Claim,
+        interfaces: &mut Interfaces<'_>,
+        telemetry: Option<&Telemetry>,
+    ) -> Result<bool> {
+        for made in claim.keep()? {
+            tracing::warn!(path = %made.display(), "it was removed, and is made anew");
+        }
+        let restored = self.kept.restore()?;
+        if restored > 0 {
+            tracing::warn!(
+                pins = %self.instance.pins().display(),
+                "{restored} pins of maps were removed, and are made anew"
+            );
+        }
+        interfaces.keep_slots()?;
+        let mut has_changed = false;
+        if self.has_lost_sight {
+            has_changed = interfaces.look_anew().await?;
+            self.has_lost_sight = false;
+        }
+        let missing = interfaces.missing().await?;
+        if let Some(telemetry) = telemetry {
+            telemetry.missing(missing.clone());
+        }
+        if self.on_detach == OnDetach::Reattach {
+            has_changed |= interfaces.attach_again(&missing).await?;
+        }
+        if has_changed && let Some(telemetry) = telemetry {
+            telemetry.missing(interfaces.missing().await?);
+        }
+        Ok(has_changed)
+    }
+
+    /// Holds what has come with an interface.
+    fn update(&mut self) {
+        if let Err(error) = self.kept.update() {
+            tracing::error!("holding the pins of maps: {error:#}");
+        }
+    }
+}
+
+/// Others learn which interfaces there are now.
+fn note_interfaces(
+    interfaces: &Interfaces<'_>,
+    agent: &RefCell<Agent>,
+    telemetry: Option<&Telemetry>,
+    warden: Option<&mut Warden>,
+) {
+    agent.borrow_mut().interfaces = interfaces.list();
+    if let Some(telemetry) = telemetry
+        && let Err(error) = telemetry.attached(interfaces.list(), interfaces.attached())
+    {
+        tracing::error!("metrics of interfaces that have changed: {error:#}");
+    }
+    if let Some(warden) = warden {
+        warden.set_interfaces(agent.borrow().client_interfaces());
+    }
+}
+
+/// Tells other commands. A directory that cannot be written stops nothing.
+fn publish_info(agent: &Agent, instance: &Instance, trouble: &mut Condition) {
+    match agent.publish(&instance.info()) {
+        Ok(()) => {
+            if trouble.end().is_some() {
+                tracing::info!("other commands are told of this agent again");
+            }
+        }
+        Err(error) => {
+            if trouble.seen(1, std::time::Instant::now()) {
+                tracing::error!("telling other commands of this agent: {error:#}");
             }
         }
     }
@@ -671,7 +851,8 @@ struct LostReports<'a> {
     tables: Tables,
     /// With the number of those that were told.
     agent: &'a RefCell<Agent>,
-    info: PathBuf,
+    instance: &'a Instance,
+    publishing: Condition,
     output_told: u64,
     log_lines_told: u64,
 }
@@ -686,7 +867,7 @@ impl LostReports<'_> {
             output.write(&event, true)?;
             hub.send(None, &event);
             // For the next agent, should this one be killed.
-            self.agent.borrow().publish(&self.info)?;
+            publish_info(&self.agent.borrow(), self.instance, &mut self.publishing);
         }
         self.report_output(output)
     }
@@ -731,8 +912,21 @@ async fn reap_for_ever(
     let mut options = settings.borrow_and_update().clone();
     // The verifier takes a while, and events wait for nobody.
     let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
-    let loading = tokio::task::spawn_blocking(move || Reaper::new(&at, &sizes, timeouts));
-    let mut reaper = loading.await??;
+    let mut trouble = Condition::default();
+    let mut reaper = loop {
+        let at = at.clone();
+        let loading = tokio::task::spawn_blocking(move || Reaper::new(&at, &sizes, timeouts));
+        match loading.await? {
+            Ok(reaper) => break reaper,
+            Err(error) if is_shortage(&error) => {
+                if trouble.seen(1, std::time::Instant::now()) {
+                    tracing::error!("loading what is needed for sweeping: {error:#}; this is tried again");
+                }
+                sleep_until(Instant::now() + SWEEP_INTERVAL).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     if let Some(telemetry) = telemetry {
         reaper.take_census(telemetry.since_ns());
     }
@@ -803,13 +997,28 @@ async fn reap_for_ever(
         let (reasons, sweep);
         (reaper, survey, sources, reasons, sweep) = sweeping.await?;
         for finding in survey.findings() {
-            tables.count_breach(finding.rule, Hook::Ingress)?;
+            if let Err(error) = tables.count_breach(finding.rule, Hook::Ingress) {
+                tracing::error!("counting a breach: {error:#}");
+            }
             if reported.has(finding.rule) {
                 let event = finding.event(&agent.borrow().view());
                 let _ = told.send((Kind::Violation, event)).await;
             }
         }
-        let sweep = sweep?;
+        let sweep = match sweep {
+            Ok(sweep) => sweep,
+            Err(error) => {
+                // What runs short may come back. Whoever watches sees that no sweep ends.
+                if trouble.seen(1, began.into_std()) {
+                    tracing::error!("sweeping: {error:#}; this is tried again, and nothing expires meanwhile");
+                }
+                next = Instant::now() + SWEEP_INTERVAL;
+                continue;
+            }
+        };
+        if let Some(over) = trouble.end() {
+            tracing::info!("sweeping works again, after {} attempts", over.count);
+        }
         watchdog.swept();
         if let Some(telemetry) = telemetry {
             telemetry.swept(&sweep, &reasons);

@@ -36,6 +36,7 @@ use self::{
 };
 use crate::{
     broken::BrokenFilter,
+    farewell,
     filter::{Choice, Filter},
     hub::Request,
     instance::Instance,
@@ -83,6 +84,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     }
     // What is wrong from the beginning is said where it can be read afterwards.
     Tables::open(instance)?;
+    farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let terminal = ratatui::try_init().context("preparing the terminal")?;

@@ -1,6 +1,6 @@
 //! What one scrape reads, and how it is written.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::{collections::BTreeSet, fmt, sync::atomic::Ordering};
 
 use anyhow::Result;
 use prometheus_client::{
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     attach::Interface,
     clock::monotonic_ns,
+    interfaces::presence::Missing,
     protect::{is_on, maps::ListenerMaps},
     tables::Tables,
 };
@@ -94,7 +95,7 @@ impl Telemetry {
         snapshot.add_reports(&tables, self)?;
         let cookies = ListenerMaps::from_pins(&self.pins)?;
         self.add_cookies(&mut snapshot, &tables, cookies.as_ref())?;
-        snapshot.add_programs(&interfaces, &runs);
+        snapshot.add_programs(&interfaces, &runs, &lock(&self.missing));
         Ok(snapshot)
     }
 
@@ -382,16 +383,27 @@ impl Snapshot {
         Ok(())
     }
 
-    fn add_programs(&mut self, interfaces: &[Interface], runs: &[Run]) {
+    fn add_programs(
+        &mut self,
+        interfaces: &[Interface],
+        runs: &[Run],
+        missing: &BTreeSet<Missing>,
+    ) {
+        let is_missing = |interface: &Interface, hook: &str| {
+            missing.iter().any(|one| one.interface == interface.name && one.hook == hook)
+        };
         let mut attached = Vec::new();
-        for interface in interfaces.iter().filter(|interface| interface.attached) {
+        // One that has gone has none; one whose programs have, should have them.
+        let should_be_attached =
+            |interface: &&Interface| interface.attached || is_missing(interface, "out");
+        for interface in interfaces.iter().filter(should_be_attached) {
             let mut add = |hook: &str, mode: &str| {
                 let labels = vec![
                     ("interface", interface.name.clone()),
                     ("hook", hook.to_owned()),
                     ("mode", mode.to_owned()),
                 ];
-                attached.push((labels, 1));
+                attached.push((labels, u64::from(!is_missing(interface, hook))));
             };
             if let Some(mode) = &interface.xdp {
                 add("in", mode);
@@ -403,7 +415,7 @@ impl Snapshot {
         }
         self.add(
             "program_attached",
-            "1 for each program that is attached",
+            "1 for each program that is attached, 0 for each that should be",
             Values::Gauge(attached),
         );
         let labels = |run: &Run| {

@@ -8,7 +8,7 @@ use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters,
 use zeroize::Zeroizing;
 
 use super::{place, socket_address};
-use crate::{instance::Instance, tables::Source};
+use crate::{instance::Instance, map_forms, tables::Source};
 
 const LISTENERS: &str = "LISTENERS";
 
@@ -39,7 +39,7 @@ pub fn forget_listeners(pins: &Path) -> Result<()> {
 }
 
 fn open(pins: &Path, name: &str) -> Result<MapData> {
-    MapData::from_pin(pins.join(name)).with_context(|| format!("opening the pinned map {name}"))
+    map_forms::open(&pins.join(name))
 }
 
 impl ListenerMaps {
@@ -69,6 +69,7 @@ impl ListenerMaps {
     }
 
     fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
+        let mut open = |name: &str| map_forms::check(name, open(name)?);
         Ok(Self {
             listeners: Map::HashMap(open(LISTENERS)?).try_into()?,
             states: Map::Array(open("LISTENER_STATES")?).try_into()?,
