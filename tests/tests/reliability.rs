@@ -21,7 +21,7 @@ use nix::{
 };
 use serde_json::Value;
 use tracker_tests::{
-    agent::{PATIENCE, eventually, run_tracker, tracker},
+    agent::{PATIENCE, eventually, receive, run_tracker, tracker},
     lab::{INTERFACE, Pair},
     segment::{
         Segment,
@@ -65,7 +65,7 @@ impl Unread {
             .spawn()?;
         let agent = Self { name, directory, child };
         let mut said = [0; 64];
-        let length = ready.recv(&mut said).context("it was never ready")?;
+        let length = receive(&ready, &mut said).context("it was never ready")?;
         ensure!(said[..length].starts_with(b"READY=1"));
         Ok(agent)
     }

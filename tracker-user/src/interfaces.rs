@@ -277,12 +277,12 @@ impl<'a> Interfaces<'a> {
         let mut missing = BTreeSet::new();
         for Held { slot, attached, .. } in &self.attached {
             let interface = &slot.interface;
-            // What is said of one that has just gone is no news.
-            if attached.interface.ifindex != if_nametoindex(interface.as_str()).unwrap_or_default() {
-                continue;
-            }
-            for hook in presence::missing(slot, attached).await? {
-                missing.insert(Missing { interface: interface.clone(), hook });
+            let hooks = presence::missing(slot, attached).await;
+            // What is said of one that has just gone, or was renamed, is no news.
+            let index = if_nametoindex(interface.as_str()).unwrap_or_default();
+            if attached.interface.ifindex == index {
+                let hooks = hooks?.into_iter();
+                missing.extend(hooks.map(|hook| Missing { interface: interface.clone(), hook }));
             }
         }
         // Those that could not be attached to again have none of their programs.
@@ -295,8 +295,12 @@ impl<'a> Interfaces<'a> {
         for Missing { interface, hook } in missing.difference(&self.told) {
             tracing::error!(interface, hook, "the program there is gone, though nobody has asked the agent: packets are missed");
         }
+        let is_attached =
+            |name: &str| self.attached.iter().any(|held| held.slot.interface == name);
         for Missing { interface, hook } in self.told.difference(&missing) {
-            tracing::warn!(interface, hook, "there is a program again");
+            if is_attached(interface) {
+                tracing::warn!(interface, hook, "there is a program again");
+            }
         }
         self.told.clone_from(&missing);
         Ok(missing)

@@ -45,7 +45,10 @@ use crate::{
         changes::Changes,
         wanted::{Name, Wanted},
     },
-    kernel_side::{self, Found, kept::KeptPins},
+    kernel_side::{
+        self, Found,
+        kept::{KeptPins, MapIds, ensure_pinned},
+    },
     kfunc::{self, Patched},
     map_forms,
     metrics::{self, Lost, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
@@ -436,11 +439,12 @@ async fn work(
         None => None,
     };
 
+    let kept = KeptPins::of(&pins)?;
     let (removed, mut reaped) = mpsc::channel(REMOVED);
     let watchdog = Watchdog::new(options.sweep_interval);
     let (taken_over, mut is_taken_over) = mpsc::channel(1);
     let reaper = reap_for_ever(
-        Orders { settings: reaper_settings, taken_over, deletions },
+        Orders { settings: reaper_settings, taken_over, deletions, maps: kept.ids()? },
         &pins,
         &agent,
         &hub,
@@ -468,7 +472,7 @@ async fn work(
     tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut upkeep = Upkeep {
         instance,
-        kept: KeptPins::of(&pins)?,
+        kept,
         on_detach: options.on_detach,
         trouble: Condition::default(),
         has_lost_sight: false,
@@ -516,6 +520,7 @@ async fn work(
             () = watchdog.due() => {}
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
             change = interfaces.changed() => {
+                upkeep.prepare(claim)?;
                 let has_changed = match change {
                     Ok(change) => interfaces.follow(&change).await,
                     Err(error) => Err(error),
@@ -627,12 +632,20 @@ impl Upkeep<'_> {
         }
     }
 
-    async fn keep(
-        &mut self,
-        claim: &mut Claim,
-        interfaces: &mut Interfaces<'_>,
-        telemetry: Option<&Telemetry>,
-    ) -> Result<bool> {
+    /// Makes sure that programs which are loaded now get the agent's maps.
+    ///
+    /// # Errors
+    ///
+    /// Where another agent has the name now.
+    fn prepare(&mut self, claim: &mut Claim) -> Result<()> {
+        match self.keep_pins(claim) {
+            Err(error) if claim.is_displaced() => Err(error),
+            // What it is about is said when it is looked at next.
+            _ => Ok(()),
+        }
+    }
+
+    fn keep_pins(&mut self, claim: &mut Claim) -> Result<()> {
         for made in claim.keep()? {
             tracing::warn!(path = %made.display(), "it was removed, and is made anew");
         }
@@ -643,15 +656,29 @@ impl Upkeep<'_> {
                 "{restored} pins of maps were removed, and are made anew"
             );
         }
-        interfaces.keep_slots()?;
-        let mut has_changed = false;
-        if self.has_lost_sight {
-            has_changed = interfaces.look_anew().await?;
-            self.has_lost_sight = false;
+        Ok(())
+    }
+
+    async fn keep(
+        &mut self,
+        claim: &mut Claim,
+        interfaces: &mut Interfaces<'_>,
+        telemetry: Option<&Telemetry>,
+    ) -> Result<bool> {
+        let kept = self.keep_pins(claim).and_then(|()| interfaces.keep_slots());
+        if claim.is_displaced() {
+            return kept.map(|()| false);
         }
         let missing = interfaces.missing().await?;
         if let Some(telemetry) = telemetry {
             telemetry.missing(missing.clone());
+        }
+        // Programs that are loaded without the agent's maps would count in others.
+        kept?;
+        let mut has_changed = false;
+        if self.has_lost_sight {
+            has_changed = interfaces.look_anew().await?;
+            self.has_lost_sight = false;
         }
         if self.on_detach == OnDetach::Reattach {
             has_changed |= interfaces.attach_again(&missing).await?;
@@ -890,11 +917,16 @@ impl LostReports<'_> {
     }
 }
 
+/// How often loading what sweeps is tried where nothing runs short.
+const ATTEMPTS: u32 = 10;
+
 /// What is asked of the sweeps while they go on.
 struct Orders {
     settings: watch::Receiver<Options>,
     /// Told when sweeps go by settings that are new.
     taken_over: mpsc::Sender<()>,
+    /// What is swept.
+    maps: MapIds,
     deletions: mpsc::Receiver<Deletion>,
 }
 
@@ -908,17 +940,24 @@ async fn reap_for_ever(
     watchdog: &Watchdog,
     told: mpsc::Sender<(Kind, Event)>,
 ) -> Result<()> {
-    let Orders { mut settings, taken_over, mut deletions } = orders;
+    let Orders { mut settings, taken_over, mut deletions, maps } = orders;
     let mut options = settings.borrow_and_update().clone();
     // The verifier takes a while, and events wait for nobody.
     let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
     let mut trouble = Condition::default();
+    let mut attempts = 0;
     let mut reaper = loop {
-        let at = at.clone();
-        let loading = tokio::task::spawn_blocking(move || Reaper::new(&at, &sizes, timeouts));
+        let (at, maps) = (at.clone(), maps.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let reaper = Reaper::new(&at, &sizes, timeouts)?;
+            ensure_pinned(&maps)?;
+            anyhow::Ok(reaper)
+        });
+        attempts += 1;
         match loading.await? {
             Ok(reaper) => break reaper,
-            Err(error) if is_shortage(&error) => {
+            // The pins may be gone, and are made anew.
+            Err(error) if is_shortage(&error) || attempts < ATTEMPTS => {
                 if trouble.seen(1, std::time::Instant::now()) {
                     tracing::error!("loading what is needed for sweeping: {error:#}; this is tried again");
                 }
@@ -1016,8 +1055,8 @@ async fn reap_for_ever(
                 continue;
             }
         };
-        if let Some(over) = trouble.end() {
-            tracing::info!("sweeping works again, after {} attempts", over.count);
+        if let Some(over) = trouble.over(Instant::now().into_std()) {
+            tracing::info!(failures = over.count, "sweeping works again");
         }
         watchdog.swept();
         if let Some(telemetry) = telemetry {

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
-use aya::maps::MapData;
+use anyhow::{Context, Result, ensure};
+use aya::maps::{MapData, MapInfo};
 
 use crate::kernel_side::{create_private, slots::slots};
 
@@ -43,6 +43,22 @@ pub(crate) fn identity(path: &Path) -> Result<Option<Identity>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("looking for {}", path.display())),
     }
+}
+
+/// Ids of maps that all interfaces share, by their pins.
+pub type MapIds = BTreeMap<PathBuf, u32>;
+
+/// Makes sure that the pins are those of these maps: what was loaded by them goes with the agent.
+///
+/// # Errors
+///
+/// Where one is not there, or of another map.
+pub fn ensure_pinned(ids: &MapIds) -> Result<()> {
+    for (pin, id) in ids {
+        let is_it = MapInfo::from_pin(pin).is_ok_and(|info| info.id() == *id);
+        ensure!(is_it, "{} is not of the agent's map now", pin.display());
+    }
+    Ok(())
 }
 
 impl KeptPins {
@@ -87,6 +103,16 @@ impl KeptPins {
             }
         }
         Ok(())
+    }
+
+    /// Ids of the maps, by their pins.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn ids(&self) -> Result<MapIds> {
+        let shared = self.maps.iter().filter(|(path, _)| path.parent() == Some(&self.pins));
+        shared.map(|(path, kept)| Ok((path.clone(), kept.map.info()?.id()))).collect()
     }
 
     /// Makes anew what is not there any more: how many there were.
