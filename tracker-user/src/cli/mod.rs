@@ -12,6 +12,7 @@ pub mod delete;
 pub mod detach;
 pub mod events;
 pub mod explain;
+pub mod farewell;
 pub mod flows;
 pub mod generate;
 pub mod guide;
