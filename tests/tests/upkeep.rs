@@ -97,10 +97,8 @@ fn get(namespace: &Namespace, path: &str) -> Result<(u16, String)> {
 fn what_is_detached_is_attached_again() -> Result<()> {
     for egress in ["tcx", "clsact"] {
         let pair = Pair::silent()?;
-        let agent = Agent::start(
-            &pair.host,
-            &["--interface", INTERFACE, "--egress", egress, "--metrics"],
-        )?;
+        let agent =
+            Agent::start(&pair.host, &["--interface", INTERFACE, "--egress", egress, "--metrics"])?;
         all_are_counted(&pair, &agent, 1)?;
         let at = slot(&agent);
         let ways: [&dyn Fn() -> Result<()>; 3] = [
@@ -369,7 +367,8 @@ impl MemoryLimit {
     fn new(bytes: u64) -> Result<Self> {
         let base = Path::new("/sys/fs/cgroup");
         let (at, limit) = if base.join("cgroup.controllers").exists() {
-            fs::write(base.join("cgroup.subtree_control"), "+memory").context("cgroup.subtree_control")?;
+            fs::write(base.join("cgroup.subtree_control"), "+memory")
+                .context("cgroup.subtree_control")?;
             (base.to_owned(), "memory.max")
         } else {
             (base.join("memory"), "memory.limit_in_bytes")
@@ -468,8 +467,7 @@ fn a_map_of_another_form_is_never_read() -> Result<()> {
         ensure!(status.code() == Some(1), "{status}: {said}");
         ensure!(said.contains(&format!("not the map {name}")), "{said}");
         if name != "EVENTS" && name != "REMOVALS" {
-            let (_, said, status) =
-                run_tracker(&["--instance", killed.name(), "stats"], None)?;
+            let (_, said, status) = run_tracker(&["--instance", killed.name(), "stats"], None)?;
             ensure!(status.code() == Some(1) && said.contains("not the map"), "{said}");
         }
         fs::remove_file(&pin)?;

@@ -134,7 +134,8 @@ impl Instance {
         fs::create_dir_all(at).with_context(|| format!("creating {}", at.display()))?;
         trusted_paths::check(at, Sharing::Sticky)?;
         if !self.has_bpffs()? {
-            let mut inside = fs::read_dir(at).with_context(|| format!("reading {}", at.display()))?;
+            let mut inside =
+                fs::read_dir(at).with_context(|| format!("reading {}", at.display()))?;
             ensure!(
                 inside.next().is_none(),
                 "{} holds something, which a BPF filesystem mounted there would hide; name an empty directory with --bpffs",

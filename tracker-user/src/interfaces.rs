@@ -287,16 +287,20 @@ impl<'a> Interfaces<'a> {
         }
         // Those that could not be attached to again have none of their programs.
         for gone in self.gone.iter().filter(|gone| self.again.contains_key(&gone.ifindex)) {
-            let hooks = [("in", gone.xdp.is_some()), ("out", true), ("handover", gone.handover.is_some())];
+            let hooks =
+                [("in", gone.xdp.is_some()), ("out", true), ("handover", gone.handover.is_some())];
             for (hook, _) in hooks.into_iter().filter(|(_, was_there)| *was_there) {
                 missing.insert(Missing { interface: gone.name.clone(), hook });
             }
         }
         for Missing { interface, hook } in missing.difference(&self.told) {
-            tracing::error!(interface, hook, "the program there is gone, though nobody has asked the agent: packets are missed");
+            tracing::error!(
+                interface,
+                hook,
+                "the program there is gone, though nobody has asked the agent: packets are missed"
+            );
         }
-        let is_attached =
-            |name: &str| self.attached.iter().any(|held| held.slot.interface == name);
+        let is_attached = |name: &str| self.attached.iter().any(|held| held.slot.interface == name);
         for Missing { interface, hook } in self.told.difference(&missing) {
             if is_attached(interface) {
                 tracing::warn!(interface, hook, "there is a program again");
@@ -341,8 +345,12 @@ impl<'a> Interfaces<'a> {
 
     async fn attempt_again(&mut self) -> Result<bool> {
         let now = Instant::now();
-        let due: Vec<_> =
-            self.again.iter().filter(|(_, attempt)| attempt.at <= now).map(|(index, _)| *index).collect();
+        let due: Vec<_> = self
+            .again
+            .iter()
+            .filter(|(_, attempt)| attempt.at <= now)
+            .map(|(index, _)| *index)
+            .collect();
         if due.is_empty() {
             return Ok(false);
         }

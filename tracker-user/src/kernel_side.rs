@@ -22,11 +22,11 @@ use nix::net::if_::if_nametoindex;
 use crate::{
     attach::Sizes,
     instance::Instance,
-    map_forms,
     kernel_side::{
         filters::{filters, remove_qdisc},
         slots::{Mode, Purpose, Slot, slots},
     },
+    map_forms,
 };
 
 impl Purpose {

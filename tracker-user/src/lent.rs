@@ -18,7 +18,11 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize};
 use tracker_common::config::MAX_INTERFACES;
 
-use crate::{broken, hub::{DeleteAnswer, DeleteResult, LendRequest}, instance::Instance};
+use crate::{
+    broken,
+    hub::{DeleteAnswer, DeleteResult, LendRequest},
+    instance::Instance,
+};
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
 const LENT: [&str; 10] = [

@@ -51,10 +51,7 @@ impl Listener {
         if let Some(error) = first.error {
             bail!(error);
         }
-        ensure!(
-            first.event.as_deref() == Some("LISTENING"),
-            "the agent is of another version"
-        );
+        ensure!(first.event.as_deref() == Some("LISTENING"), "the agent is of another version");
         Ok(Some(listener))
     }
 

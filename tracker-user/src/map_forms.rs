@@ -50,8 +50,7 @@ const INDEX: usize = size_of::<u32>();
 /// Where it cannot be opened, or is not what the programs of this version have under that name.
 pub fn open(pin: &Path) -> Result<MapData> {
     let name = pin.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let map =
-        MapData::from_pin(pin).with_context(|| format!("opening the pinned map {name}"))?;
+    let map = MapData::from_pin(pin).with_context(|| format!("opening the pinned map {name}"))?;
     check(name, map).with_context(|| pin.display().to_string())
 }
 

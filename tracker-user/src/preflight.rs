@@ -139,9 +139,11 @@ fn check_capabilities(status: &str, what: &str, needed: &Needed) -> Result<()> {
 ///
 /// What the kernel says.
 pub fn raise_open_files() -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("asking for the limit of open files")?;
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("asking for the limit of open files")?;
     if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising the limit of open files")?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+            .context("raising the limit of open files")?;
     }
     Ok(())
 }
@@ -212,8 +214,12 @@ mod tests {
     #[test]
     fn clocks() {
         assert!(check_clock("").is_ok());
-        assert!(check_clock("monotonic           0         0\nboottime           99         0\n").is_ok());
-        for shifted in ["monotonic     1         0\nboottime 0 0\n", "monotonic    -5         0\n"] {
+        assert!(
+            check_clock("monotonic           0         0\nboottime           99         0\n")
+                .is_ok()
+        );
+        for shifted in ["monotonic     1         0\nboottime 0 0\n", "monotonic    -5         0\n"]
+        {
             assert!(message(check_clock(shifted)).contains("time namespace"));
         }
     }

@@ -617,7 +617,9 @@ impl Upkeep<'_> {
         match outcome {
             Ok(has_changed) => {
                 if self.trouble.end().is_some() {
-                    tracing::info!("what the agent has in the kernel and in its directories is as it should be again");
+                    tracing::info!(
+                        "what the agent has in the kernel and in its directories is as it should be again"
+                    );
                 }
                 Ok(has_changed)
             }
@@ -959,7 +961,9 @@ async fn reap_for_ever(
             // The pins may be gone, and are made anew.
             Err(error) if is_shortage(&error) || attempts < ATTEMPTS => {
                 if trouble.seen(1, std::time::Instant::now()) {
-                    tracing::error!("loading what is needed for sweeping: {error:#}; this is tried again");
+                    tracing::error!(
+                        "loading what is needed for sweeping: {error:#}; this is tried again"
+                    );
                 }
                 sleep_until(Instant::now() + SWEEP_INTERVAL).await;
             }
@@ -1049,7 +1053,9 @@ async fn reap_for_ever(
             Err(error) => {
                 // What runs short may come back. Whoever watches sees that no sweep ends.
                 if trouble.seen(1, began.into_std()) {
-                    tracing::error!("sweeping: {error:#}; this is tried again, and nothing expires meanwhile");
+                    tracing::error!(
+                        "sweeping: {error:#}; this is tried again, and nothing expires meanwhile"
+                    );
                 }
                 next = Instant::now() + SWEEP_INTERVAL;
                 continue;

@@ -117,9 +117,8 @@ impl Tables {
     ///
     /// What the kernel says.
     pub fn each_flow(&self, mut visit: impl FnMut(&FlowKey, &Flow, Tier)) -> Result<()> {
-        let mut walk =
-            Walk::new(&self.confirmed, size_of::<FlowKey>(), size_of::<Flow>(), STEP)
-                .context("reading the confirmed flows")?;
+        let mut walk = Walk::new(&self.confirmed, size_of::<FlowKey>(), size_of::<Flow>(), STEP)
+            .context("reading the confirmed flows")?;
         while let Some((keys, values)) = walk.step().context("reading the confirmed flows")? {
             for (key, flow) in pairs::<Flow>(keys, values) {
                 visit(&key, &flow, Tier::Confirmed);

@@ -25,8 +25,8 @@ pub enum Sharing {
 ///
 /// The first that somebody else may change, and what to do about it.
 pub fn check(directory: &Path, sharing: Sharing) -> Result<()> {
-    let absolute = path::absolute(directory)
-        .with_context(|| format!("finding {}", directory.display()))?;
+    let absolute =
+        path::absolute(directory).with_context(|| format!("finding {}", directory.display()))?;
     let Some(there) = absolute.ancestors().find(|path| path.exists()) else { return Ok(()) };
     let real = fs::canonicalize(there).with_context(|| there.display().to_string())?;
     for path in there.ancestors().chain(real.ancestors()) {

@@ -105,7 +105,10 @@ impl Writers {
     /// Reports that neither stream has taken.
     #[must_use]
     pub fn reports_lost(&self) -> u64 {
-        [&self.out, &self.err].map(|writer| writer.0.reports_lost.load(Ordering::Relaxed)).iter().sum()
+        [&self.out, &self.err]
+            .map(|writer| writer.0.reports_lost.load(Ordering::Relaxed))
+            .iter()
+            .sum()
     }
 
     /// Other lines that stderr has not taken.

@@ -84,8 +84,8 @@ impl KeptPins {
             let directory = path.parent();
             directory == Some(&self.pins) || slots.iter().any(|slot| directory == Some(&slot.path))
         });
-        let entries = fs::read_dir(&self.pins)
-            .with_context(|| format!("reading {}", self.pins.display()))?;
+        let entries =
+            fs::read_dir(&self.pins).with_context(|| format!("reading {}", self.pins.display()))?;
         let mut paths = Vec::new();
         for entry in entries {
             let entry = entry?;

@@ -1,8 +1,6 @@
 //! The HTTP server: `/metrics`, `/healthz` and `/readyz`.
 
-use std::{
-    collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
