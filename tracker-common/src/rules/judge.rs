@@ -1305,7 +1305,8 @@ fn rule_reset<F: Forget>(
         && segment.ack == peer.isn.add(1);
     let began =
         if me.has(fact::SYN) && low.since(me.isn) < STALE { me.isn } else { low.sub(STALE) };
-    let of_other = (other_isns && offers.is_young) || (me.has(fact::REFUSED) && segment.seq == me.refused_end);
+    let of_other =
+        (other_isns && offers.is_young) || (me.has(fact::REFUSED) && segment.seq == me.refused_end);
     if midstream || of_other || answers_nonsense || answers_syn || segment.seq.within(began, low) {
         // A late one, also of the SYN or the connection before, which its receiver drops; in a flow picked up in its middle,
         // or after a gap, too little is known to tell.

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::error::ErrorKind;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -71,6 +71,9 @@ async fn delete(words: String, output: Format, instance: &Instance) -> Result<()
     stream.write_all(&request).await?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).await.context("reading from the agent")?;
+    if answer.is_empty() {
+        bail!("the agent has ended, or serves no more clients now");
+    }
     let answer: DeleteAnswer = serde_json::from_str(&answer).context(OTHER)?;
     let count = match answer.result {
         DeleteResult::Deleted(count) => count,

@@ -61,20 +61,27 @@ pub fn say(error: &Error, form: Format) -> u8 {
             }
             usage.print()
         }
-        (Format::Text, None) => writeln!(stderr, "tracker: {error:#}"),
-        (Format::Json | Format::Jsonl, _) => {
-            let message = match (usage, context(error)) {
-                (Some(usage), Some(context)) => format!("{context}: {}", first_paragraph(usage)),
-                (Some(usage), None) => first_paragraph(usage),
-                (None, _) => format!("{error:#}"),
-            };
-            let document = Document { v: 1, error: View { kind: kind(error), message } };
-            serde_json::to_writer(&mut stderr, &document)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(stderr))
-        }
+        _ => stderr.write_all(line(error, form).as_bytes()),
     };
     if usage.is_some() { 2 } else { 1 }
+}
+
+/// The line that says why a command has failed, with its end.
+#[must_use]
+pub fn line(error: &Error, form: Format) -> String {
+    if form == Format::Text {
+        return format!("tracker: {error:#}\n");
+    }
+    let usage = error.chain().find_map(|cause| cause.downcast_ref::<clap::Error>());
+    let message = match (usage, context(error)) {
+        (Some(usage), Some(context)) => format!("{context}: {}", first_paragraph(usage)),
+        (Some(usage), None) => first_paragraph(usage),
+        (None, _) => format!("{error:#}"),
+    };
+    let document = Document { v: 1, error: View { kind: kind(error), message } };
+    // Text and a number, which are JSON always.
+    let text = serde_json::to_string(&document).unwrap_or_default();
+    format!("{text}\n")
 }
 
 /// What stands before the error of a command line.

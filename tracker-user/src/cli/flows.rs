@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     broken::Broken,
-    cli::{choice::Choice, refusal},
+    cli::{choice::Choice, farewell, refusal},
     client::agent::Agent,
     clock::monotonic_ns,
     filter::Filter,
@@ -160,6 +160,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
     }
     // From here on, so that none is missed while something is printed.
+    farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

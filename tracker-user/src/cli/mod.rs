@@ -14,6 +14,7 @@ pub mod detach;
 pub mod events;
 pub mod explain;
 pub mod failed;
+pub mod farewell;
 pub mod flows;
 pub mod generate;
 pub mod guide;

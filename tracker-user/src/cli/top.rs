@@ -35,8 +35,13 @@ use self::{
     screen::Theme,
 };
 use crate::{
-    cli::choice::Choice, client::request::Request, filter::Filter, instance::Instance,
-    model::broken::BrokenFilter, tables::Tables, terminal,
+    cli::{choice::Choice, farewell},
+    client::request::Request,
+    filter::Filter,
+    instance::Instance,
+    model::broken::BrokenFilter,
+    tables::Tables,
+    terminal,
 };
 
 /// The screen is drawn no more often than this, however much happens; a key is answered at once.
@@ -79,6 +84,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     }
     // What is wrong from the beginning is said where it can be read afterwards.
     Tables::open(instance)?;
+    farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let terminal = ratatui::try_init().context("preparing the terminal")?;

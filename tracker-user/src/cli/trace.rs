@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use tracker_common::event::Kind;
 
 use crate::{
-    cli::{self, choice::Choice},
+    cli::{self, choice::Choice, farewell},
     client::request::Request,
     event::Event,
     instance::Instance,
@@ -74,7 +74,8 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     let events = [Kind::Segment, Kind::Violation, Kind::Destroy].map(|kind| kind.name().to_owned());
     let trace = Some(filter.scope());
     let request = Request { v: 1, events: events.to_vec(), trace };
-    let mut listener = Listener::connect(instance, &request).await?;
+    farewell::end_when_asked()?;
+    let Some(mut listener) = Listener::connect(instance, &request).await? else { return Ok(()) };
     say_listening();
     let mut screen = Screen::new();
     let mut segments = 0;
