@@ -88,7 +88,7 @@ pub(crate) fn connections() -> Result<()> {
 Written by the command above.
 
 {CLIENTS} clients connect to a server from another network namespace, over a veth pair: kernel sockets, each of which connects,
-sends an octet, gets it back, and closes; {connections} connections a round, as fast as it goes. Clients have a core, and the server another.
+sends a byte, gets it back, and closes; {connections} connections a round, as fast as it goes. Clients have a core, and the server another.
 The contenders are those of *Forwarding*, on the server's interface (nf_conntrack by a rule of its input chain). They take
 turns, {ROUNDS} times; medians, in brackets the least and the most. *Of nothing's* compares with nothing's in the same round.
 
