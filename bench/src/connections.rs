@@ -146,7 +146,7 @@ fn joined(handle: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
     handle.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
 }
 
-/// Takes one server's share of connections: gives the octet back, and closes after the client.
+/// Takes one server's share of connections: gives the byte back, and closes after the client.
 fn serve(cores: Cores, listener: &socket2::Socket) -> Result<()> {
     Task::this_thread().pin(cores.server)?;
     for _ in 0..CONNECTIONS / CLIENTS {

@@ -140,7 +140,7 @@ impl Map {
     }
 }
 
-/// Octets of a cache's slabs.
+/// Bytes of a cache's slabs.
 fn slab(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
     let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));

@@ -1,6 +1,9 @@
 //! Words that the documentation avoids, because its readers have better ones.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Arg, Command, CommandFactory};
@@ -27,11 +30,14 @@ const NOT_YET: [&str; 3] = ["docs/conformance.md", "docs/internals.md", "docs/vi
 /// The same for the help of commands, by their names.
 const HELP_NOT_YET: [&str; 0] = [];
 
-fn root() -> std::path::PathBuf {
+/// Faults in the comments of all sources, at most. Lower it when there are fewer.
+const IN_COMMENTS: usize = 364;
+
+fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// README.md, CONTRIBUTING.md, CHANGELOG.md and all of docs/, by their paths from the project's root.
+/// README.md, CONTRIBUTING.md and all of docs/, by their paths from the project's root.
 fn pages() -> Result<Vec<(String, String)>> {
     let mut paths = ["README.md", "CONTRIBUTING.md"].map(str::to_owned).to_vec();
     for page in fs::read_dir(root().join("docs"))? {
@@ -140,6 +146,53 @@ fn help_uses_the_fields_words() -> Result<()> {
     check(&all, &HELP_NOT_YET)
 }
 
+/// The Rust files below a directory.
+fn sources(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, into)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The comments of a source, a line for each of its lines; the others are empty.
+fn comments(source: &str) -> String {
+    let comment = |line: &str| {
+        let (code, text) = line.split_once("//")?;
+        let is_comment = code.is_empty() || code.ends_with(' ');
+        is_comment.then(|| text.trim_start_matches(['/', '!']).trim_start().to_owned())
+    };
+    source.lines().map(|line| comment(line).unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn comments_do_not_get_worse() -> Result<()> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(root())? {
+        let package = entry?.path();
+        for directory in ["src", "tests"].map(|directory| package.join(directory)) {
+            if package.join("Cargo.toml").is_file() && directory.is_dir() {
+                sources(&directory, &mut paths)?;
+            }
+        }
+    }
+    ensure!(paths.len() >= 100, "few sources: {}", paths.len());
+    let (mut count, mut said) = (0, Vec::new());
+    for path in paths {
+        let faults = faults(&comments(&fs::read_to_string(&path)?));
+        count += faults.len();
+        if !faults.is_empty() {
+            said.push(format!("{}:\n{}", path.display(), faults.join("\n")));
+        }
+    }
+    ensure!(count <= IN_COMMENTS, "{count} faults, not {IN_COMMENTS}:\n{}", said.join("\n"));
+    Ok(())
+}
+
 #[test]
 fn faults_are_found() {
     for wrong in [
@@ -151,6 +204,10 @@ fn faults_are_found() {
     ] {
         assert_eq!(faults(wrong).len(), 1, "{wrong}: {:?}", faults(wrong));
     }
+    assert_eq!(
+        comments("let x = 1; // Octets.\n/// As above.\n\"https://octet\""),
+        "Octets.\nAs above.\n"
+    );
     for right in [
         "The last octopus is silent.",
         "The first half\nof it. Off we go.",
