@@ -25,7 +25,7 @@ const WORDS: [(&str, &str); 11] = [
 ];
 
 /// Pages that still have some. A page that has none any more must be taken out, so that the list only shrinks.
-const NOT_YET: [&str; 3] = ["docs/conformance.md", "docs/internals.md", "docs/violations.md"];
+const NOT_YET: [&str; 2] = ["docs/conformance.md", "docs/violations.md"];
 
 /// The same for the help of commands, by their names.
 const HELP_NOT_YET: [&str; 0] = [];
