@@ -298,6 +298,15 @@ fn readme_says_what_was_measured() -> Result<()> {
         conformance.contains(&format!("{of_all} sequences of crafted segments")),
         "docs/conformance.md has another number of sequences than {of_all}"
     );
+    for (before, after) in [("own cookies cost ", " ns"), ("serve ", ":")] {
+        let number = table.replace('\n', " ");
+        let number = number.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+        let number = number.with_context(|| format!("`{before}`"))?.0;
+        ensure!(
+            performance.contains(&format!(" {number} ")),
+            "{number} is not in docs/performance.md"
+        );
+    }
     for row in ["ns added", "CPU time", "Real connections"] {
         let found = numbers(row);
         ensure!(found.len() >= 3, "{row}: {found:?}");
