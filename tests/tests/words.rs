@@ -66,7 +66,8 @@ fn prose(line: &str) -> String {
     let parts: Vec<_> = line.split('`').collect();
     // Without a partner, the last one opens a span that ends in another line.
     let is_paired = parts.len() % 2 == 1;
-    let is_prose = |index: &usize| index % 2 == 0 || (!is_paired && index + 1 == parts.len());
+    let is_prose =
+        |index: &usize| index.is_multiple_of(2) || (!is_paired && index + 1 == parts.len());
     (0..parts.len()).filter(is_prose).map(|index| parts[index]).collect::<Vec<_>>().join("`")
 }
 
