@@ -20,13 +20,13 @@ use crate::kernel_side::directories;
 /// One agent by name: two of them can run on one host, each with its own interfaces.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Instance {
-    /// Name of the agent, where more than one runs on this host
+    /// Name of the agent, if more than one runs on this host
     #[arg(long = "instance", global = true, default_value = "default", value_parser = name, value_name = "NAME")]
     name: String,
-    /// The BPF filesystem that maps are pinned in; mounted if it is not
+    /// BPF filesystem for pinned maps; mounted if necessary
     #[arg(long, global = true, default_value = "/sys/fs/bpf", value_name = "DIR")]
     bpffs: PathBuf,
-    /// Directory of sockets and locks
+    /// Directory for sockets and locks
     #[arg(long, global = true, default_value = "/run/tracker", value_name = "DIR")]
     run_dir: PathBuf,
 }
