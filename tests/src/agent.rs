@@ -3,8 +3,8 @@
 use std::{
     env,
     ffi::OsString,
-    io::{BufRead, BufReader, Read},
-    os::unix::process::ExitStatusExt,
+    io::{self, BufRead, BufReader, Read},
+    os::unix::{net::UnixDatagram, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -625,6 +625,20 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
         thread::yield_now();
     }
     Ok(())
+}
+
+/// What comes next on a socket that has a timeout, whatever signals come meanwhile.
+///
+/// # Errors
+///
+/// What the kernel says, or that nothing comes.
+pub fn receive(socket: &UnixDatagram, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Runs `tracker` without an agent, as the user with this id where one is given: what it printed, and how it ended.

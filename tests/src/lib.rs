@@ -7,6 +7,7 @@ pub mod agent;
 pub mod captures;
 pub mod conntrack;
 pub mod flows;
+pub mod kernel;
 pub mod lab;
 pub mod namespace;
 pub mod offload;

@@ -26,6 +26,7 @@ use tracker_common::{
 };
 use tracker_tests::{
     agent::{Agent, Events, PATIENCE, eventually},
+    kernel::has_handover,
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     segment::{
@@ -63,6 +64,10 @@ impl Site {
         let arguments =
             ["--interface", INTERFACE, "--events", "all", "--every", "--report-rate", "0"];
         let protect = ["--protect", "80"];
+        if !has_handover()? {
+            // All that is left are the kernel's own cookies, which it makes only where that is so.
+            pair.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
+        }
         let agent = Agent::start(&pair.host, &[&arguments[..], &protect, options].concat())?;
         let events = agent.events()?;
         agent.wait_for_log("listeners are protected")?;

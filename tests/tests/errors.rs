@@ -2,7 +2,8 @@
 
 use std::{os::unix::process::CommandExt, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 use tracker_tests::{
     agent::{Agent, clear_after_kill, run_tracker, tracker},
     lab::{Bench, INTERFACE, Pair},
@@ -29,7 +30,10 @@ fn not_root() -> Result<()> {
     let mut command = Command::new(&copy);
     command.args(["run", "--interface", "lo"]).uid(65_534).gid(65_534);
     let output = command.output()?;
+    let json = command.args(["-o", "jsonl"]).output()?;
     std::fs::remove_dir_all(&directory)?;
+    let json = String::from_utf8(json.stderr)?;
+    assert!(json.starts_with(r#"{"v":1,"error":{"kind":"not_permitted","message":"#), "{json}");
     let stderr = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.contains("needs root") && stderr.contains("sudo"), "{stderr}");
@@ -136,6 +140,78 @@ fn no_agent() -> Result<()> {
         assert!(said.contains("tracker run --interface"), "{said}");
     }
     Ok(())
+}
+
+/// What a command that fails writes where it is asked for JSON: kind and message.
+fn json_refusal(
+    arguments: &[&str],
+    code: i32,
+    namespace: Option<&Namespace>,
+) -> Result<(String, String)> {
+    let (stdout, stderr, status) = run_tracker(arguments, namespace)?;
+    assert_eq!(status.code(), Some(code), "{arguments:?}: {stderr}");
+    assert_eq!(stdout, "", "{arguments:?}");
+    let document: Value = serde_json::from_str(&stderr).with_context(|| stderr.clone())?;
+    assert_eq!(document["v"], 1);
+    let part = |name: &str| document["error"][name].as_str().map(str::to_owned).context("a text");
+    Ok((part("kind")?, part("message")?))
+}
+
+#[test]
+fn failures_are_json_where_that_is_asked_for() -> Result<()> {
+    let nobody = |arguments: &[&str]| {
+        let all = [&["--instance", "errors-json"], arguments].concat();
+        json_refusal(&all, 1, None)
+    };
+    for arguments in [
+        &["flows", "-o", "json"][..],
+        &["stats", "--output=jsonl"],
+        &["flush", "-o", "json"],
+        &["events", "-o", "jsonl"],
+    ] {
+        let (kind, said) = nobody(arguments)?;
+        assert_eq!(kind, "no_agent", "{said}");
+        assert!(said.starts_with("no agent named `errors-json` is running"), "{said}");
+    }
+    // What clap refuses, and what is wrong only as a whole.
+    for (arguments, part) in [
+        (&["flows", "-o", "json", "--nonsense"][..], "unexpected argument '--nonsense'"),
+        (&["flows", "-o", "json", "--watch", "1"], "one JSON document is none"),
+        (&["flows", "-o", "jsonl", "nonsense", "1"], "`nonsense` is no filter"),
+        (&["delete", "-o", "json"], "which flows?"),
+    ] {
+        let (kind, said) = json_refusal(arguments, 2, None)?;
+        assert_eq!(kind, "bad_input", "{said}");
+        assert!(said.contains(part) && !said.contains("Usage"), "{said}");
+    }
+    let (kind, said) = json_refusal(&["replay", "-o", "json", "/proc/self/status"], 1, None)?;
+    assert!(kind == "bad_input" || kind == "failed", "{kind}: {said}");
+    Ok(())
+}
+
+#[test]
+fn what_is_taken_is_told_from_what_fails() -> Result<()> {
+    let bench = Bench::new()?;
+    let host = Some(&bench.pair.host);
+    let other = ["--instance", "errors-3", "run", "-o", "jsonl", "--interface", INTERFACE];
+    let (kind, said) = last_json(&other, host)?;
+    assert_eq!(kind, "in_use", "{said}");
+    assert!(said.contains("has an XDP program already"), "{said}");
+    let same = ["--instance", bench.agent.name(), "run", "-o", "jsonl", "--interface", INTERFACE];
+    let (kind, said) = last_json(&same, host)?;
+    assert_eq!(kind, "in_use", "{said}");
+    assert!(said.contains("is running already"), "{said}");
+    Ok(())
+}
+
+/// The same of an agent, whose log comes before.
+fn last_json(arguments: &[&str], namespace: Option<&Namespace>) -> Result<(String, String)> {
+    let (_, stderr, status) = run_tracker(arguments, namespace)?;
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().context("nothing was said")?;
+    let document: Value = serde_json::from_str(last).with_context(|| stderr.clone())?;
+    let error = &document["error"];
+    Ok((error["kind"].to_string().replace('"', ""), error["message"].to_string()))
 }
 
 #[test]

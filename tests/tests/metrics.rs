@@ -342,6 +342,12 @@ fn bad_and_slow_clients_hurt_nobody() -> Result<()> {
     for mut stream in &unread {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     }
+    // More than there are places: whoever comes is served all the same.
+    let many: Vec<_> = (0..100).map(|_| client(host)).collect::<Result<_>>()?;
+    for mut stream in &many {
+        // One may have lost its place to another by now.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    }
     for (path, code) in [("/healthz", 200), ("/metrics", 200), ("/", 404), ("/metrics/", 404)] {
         assert_eq!(get(host, path)?.0, code, "{path}");
     }
@@ -354,7 +360,7 @@ fn bad_and_slow_clients_hurt_nobody() -> Result<()> {
     // Tracking goes on beside them.
     Connection::inbound(&bench).handshake()?;
     assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
-    drop((slow, unread));
+    drop((slow, unread, many));
     Ok(())
 }
 

@@ -252,8 +252,7 @@ fn make_laboratory() -> Result<Laboratory> {
     let arguments = ["--timeout-closed", "300", "--timeout-time-wait", "300"];
     let agent = Agent::start(
         &pair.host,
-        &[&["--interface", INTERFACE, "--xdp", "native", "--egress", "tcx"], &arguments[..]]
-            .concat(),
+        &[&["--interface", INTERFACE, "--xdp", "native"], &arguments[..]].concat(),
     )?;
     Ok(Laboratory {
         pair,

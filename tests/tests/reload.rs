@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use tracker_tests::{
-    agent::{Agent, run_tracker, tracker},
+    agent::{Agent, receive, run_tracker, tracker},
     lab::{Bench, Connection, INTERFACE, Pair},
     segment::flag::{FIN, SYN},
 };
@@ -85,7 +85,7 @@ fn a_service_manager_is_told() -> Result<()> {
     socket.set_read_timeout(Some(Duration::from_secs(60)))?;
     let told = || -> Result<String> {
         let mut octets = [0; 4096];
-        let length = socket.recv(&mut octets).context("nothing was told")?;
+        let length = receive(&socket, &mut octets).context("nothing was told")?;
         Ok(String::from_utf8_lossy(&octets[..length]).into_owned())
     };
     let until = |wanted: &str| -> Result<String> {
@@ -188,7 +188,7 @@ fn as_user(program: &str, bpffs: &str, run: &str) -> Result<()> {
         .spawn()
         .context("starting setpriv, of util-linux")?;
     let mut octets = [0; 256];
-    let said = socket.recv(&mut octets).context("it was never ready");
+    let said = receive(&socket, &mut octets).context("it was never ready");
     let pid = agent.id();
     let checked = said.and_then(|length| {
         ensure!(octets[..length].starts_with(b"READY=1"));
@@ -202,7 +202,8 @@ fn as_user(program: &str, bpffs: &str, run: &str) -> Result<()> {
     let status = agent.wait()?;
     checked?;
     ensure!(status.success(), "{status}");
-    ensure!(fs::read_dir(format!("{bpffs}/tracker/v3")).map_or(0, Iterator::count) == 0);
+    let version = tracker_common::LAYOUT_VERSION;
+    ensure!(fs::read_dir(format!("{bpffs}/tracker/v{version}")).map_or(0, Iterator::count) == 0);
     let left = pair.host.run("ip", &["-details", "link", "show", INTERFACE])?;
     ensure!(!left.contains("xdp"), "{left}");
     Ok(())

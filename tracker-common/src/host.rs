@@ -22,6 +22,7 @@ use crate::{
     event::{Event, Kind},
     flow::{Flow, HalfOpen},
     forget::Forget,
+    judge::{Situation, Verdict},
     key::FlowKey,
     limit::Repeated,
     packet::{Bytes, Packet, Parsed, Unparsed, parse},
@@ -30,10 +31,10 @@ use crate::{
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
     track::{
-        Inserted, Parts, Report, Surroundings, bad_header_len, in_order, prepare, settle,
-        track_confirmed, track_half_open, track_illegal,
+        Inserted, Parts, Report, Surroundings, bad_header_len, in_order, judge_on, prepare, settle,
+        track_confirmed, track_half_open, track_illegal, write, write_offers,
     },
-    violation::{Marks, Rule, Rules},
+    violation::{Breach, Marks, Rule, Rules},
 };
 
 /// A captured frame: its first octets, and how many it had on the wire.
@@ -314,7 +315,28 @@ impl Tables for Host {
 
 impl Forget for Host {}
 
-impl Parts for Host {}
+impl Parts for Host {
+    type Verdict = Verdict;
+
+    fn judge(&self, flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+        judge_on(self, flow, packet, situation)
+    }
+
+    fn write(
+        &self,
+        flow: &Flow,
+        packet: &Packet,
+        hook: Hook,
+        verdict: &Verdict,
+        marks: Marks,
+    ) -> Option<Breach> {
+        write(flow, packet, hook, verdict, marks)
+    }
+
+    fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
+        write_offers(half_open, packet, verdict);
+    }
+}
 
 impl Surroundings for Host {
     fn slot(&self) -> u32 {

@@ -472,7 +472,6 @@ pub const fn entry(rule: Rule) -> Entry {
             state: "The connection is tracked; a SYN,ACK may acknowledge the SYN alone or its data too.",
             behaviours: &["H5"],
             names: &[
-                Name(Suricata, "3whs_synack_tfo_data_ignored", "2210064"),
                 Name(ZeekWeird, "SYN_with_data", ""),
                 Name(Snort, "STREAM_TCP_DATA_ON_SYN", "129:2"),
             ],
@@ -486,6 +485,7 @@ pub const fn entry(rule: Rule) -> Entry {
             state: "The connection is tracked; its SYN,ACK may acknowledge the data.",
             behaviours: &["H5"],
             names: &[
+                Name(Suricata, "3whs_synack_tfo_data_ignored", "2210064"),
                 Name(DropReason, "TCP_FASTOPEN", ""),
                 Name(Counter, "TCPFastOpenActive", ""),
                 Name(Counter, "TCPFastOpenPassive", ""),

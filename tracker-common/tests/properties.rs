@@ -9,7 +9,7 @@ use tracker_common::{
     event::{Event, Kind},
     flow::{Facts, Flow, Repeat, fact, flow_flag},
     host::{Captured, Host},
-    judge::{Offers, Situation, continues_handshake, judge, reopening},
+    judge::{Offers, Past, Situation, continues_handshake, judge, reopening},
     key::{End, FlowKey},
     notes,
     packet::{LinkLayer, Packet, Parsed, parse},
@@ -82,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What a SYN offers, but for its timestamp.
 fn options() -> impl Strategy<Value = SynOptions> {
-    (any::<u16>(), 0u8..15, 0u8..64).prop_map(|(mss, window_scale, present)| SynOptions {
+    (any::<u16>(), 0u8..15, any::<u8>()).prop_map(|(mss, window_scale, present)| SynOptions {
         mss,
         window_scale,
         present: present & !SynOptions::HAS_TIMESTAMPS,
@@ -188,8 +188,9 @@ impl Origin {
             facts.has(fact::EDGE).then(|| theirs(facts.edge)),
             facts.has(fact::FIN).then(|| mine(facts.fin)),
             facts.has(fact::TS).then(|| facts.ts.0.wrapping_sub(self.clocks[me])),
-            (facts.has(fact::RST) || facts.refused_end.0 != 0).then(|| mine(facts.refused_end)),
-            (facts.refused_ack.0 != 0).then(|| theirs(facts.refused_ack)),
+            ((facts.flags & (fact::RST | fact::REFUSED)) != 0).then(|| mine(facts.refused_end)),
+            (facts.has(fact::REFUSED) || facts.refused_ack.0 != 0)
+                .then(|| theirs(facts.refused_ack)),
         ]
     }
 }
@@ -392,6 +393,7 @@ fn facts() -> impl Strategy<Value = Facts> {
         ts: Seq(n[5]),
         refused_end: Seq(n[6]),
         refused_ack: Seq(n[7]),
+        window: flags & 0xffff,
         flags,
     })
 }
@@ -421,6 +423,9 @@ fn flow_of(low: &Facts, high: &Facts, midstream: bool) -> Flow {
     flow.start(1, End::LOW, if midstream { flow_flag::MIDSTREAM } else { 0 }, 0);
     flow.half(End::LOW).grow(&Facts::default(), low);
     flow.half(End::HIGH).grow(&Facts::default(), high);
+    for (end, facts) in [(End::LOW, low), (End::HIGH, high)] {
+        flow.half(end).window.set(u16::try_from(facts.window).expect("16 bits"));
+    }
     flow
 }
 
@@ -431,7 +436,7 @@ fn facts_of(flow: &Flow) -> [Facts; 2] {
 /// A fact that `old` has and `new` has not, or a number that went back.
 fn lost(old: &Facts, new: &Facts) -> Option<&'static str> {
     [
-        ("a flag", old.flags & !new.flags != 0),
+        ("a flag", old.flags & !new.flags & !(fact::REFUSED | fact::CLOSED_FIRST) != 0),
         ("the end", old.has_end() && new.end.before(old.end)),
         ("the acknowledgment", old.has(fact::ACK) && new.ack.before(old.ack)),
         ("the edge", old.has(fact::EDGE) && new.edge.before(old.edge)),
@@ -455,10 +460,13 @@ proptest! {
         no_ack in 1u32..,
     ) {
         let shifted = Origin { isns, clocks, no_ack, ..ORIGIN };
-        // A refused number that is 0 is not remembered: in a record, 0 stands for none.
+        // A timestamp of 0 is none, and so is, in a record, a number of 0 beside an RST's.
         for origin in [ORIGIN, shifted] {
             let segments = steps.iter().map(|step| origin.packet(step).segment);
-            let zero = |it: Segment| it.end() == Seq(0) || it.ack == Seq(0);
+            let zero = |it: Segment| {
+                let clock = it.has_timestamp && it.timestamp == Seq(0);
+                it.end() == Seq(0) || it.ack == Seq(0) || clock
+            };
             prop_assume!(!segments.into_iter().any(zero));
         }
         prop_assert_eq!(run(&steps, ORIGIN), run(&steps, shifted));
@@ -644,13 +652,16 @@ proptest! {
         me in facts(),
         peer in facts(),
         segment in segment(),
-        flags: [bool; 6],
+        flags: [bool; 11],
         others: u32,
     ) {
-        let [midstream, old_syn, leaves, acks_other, acks_previous, repeats] = flags;
+        let [midstream, old_syn, leaves, acks_other, acks_previous, repeats, ..] = flags;
+        let [.., other_isns, is_known, has_newer, is_young, is_idle] = flags;
         let others = others.min(u32::MAX - 2);
-        let offers = Offers { acks_other, acks_previous, repeats, others };
-        let situation = Situation::new(&me, &peer, midstream, old_syn, leaves, offers);
+        let offers =
+            Offers { others, acks_other, acks_previous, repeats, is_known, has_newer, is_young, is_idle };
+        let past = Past { old_syn, other_isns };
+        let situation = Situation::new(&me, &peer, midstream, past, leaves, offers);
         let verdict = judge(&me, &peer, &situation, &segment);
         // A breach may leave a trace, but neither a number nor a step.
         if verdict.breach.is_some_and(|breach| breach.rule == Rule::PawsReject) {

@@ -4,14 +4,15 @@
 use tracker_common::{
     counters::Hook,
     flow::{Flow, HalfOpen},
-    judge::{Offers, Situation, Verdict},
+    judge::{Offers, Ruling, Situation, Verdict, take},
     packet::Packet,
     segment::Flags,
     state::State,
     sweep::states,
     track::{
-        Parts, Seen, Step, conclude, judge_others_on, judge_reset_on, notes_on, publish, situation,
-        write, write_offers,
+        self, Parts, Seen, Step, advance_on, agree_on, belongs, choose, conclude, judge_others_on,
+        judge_reset_on, judge_syn_on, keep_on, notes_on, offers, publish, situation, write,
+        write_offers,
     },
     violation::{Breach, Marks},
 };
@@ -22,9 +23,10 @@ use crate::{hook_of, maps, surroundings::Kernel};
 /// `Option`.
 #[repr(C)]
 pub(crate) struct PartsState {
-    offers: [u64; 1],
-    situation: [u64; 3],
-    verdict: [u64; 8],
+    offers: [u64; 2],
+    situation: [u64; 4],
+    ruling: [u64; 4],
+    verdict: [u64; 14],
     marks: u64,
     states: [u64; 1],
     storm: [u64; 3],
@@ -47,6 +49,14 @@ fn get<T: Copy, const N: usize>(place: &[u64; N]) -> &T {
     unsafe { &*place.as_ptr().cast::<T>() }
 }
 
+/// As [`get`], to be changed.
+#[inline(always)]
+fn get_mut<T: Copy, const N: usize>(place: &mut [u64; N]) -> &mut T {
+    const { assert!(size_of::<T>() <= N * 8 && align_of::<T>() <= 8) };
+    // SAFETY: a `T` was written there, by the caller's word.
+    unsafe { &mut *place.as_mut_ptr().cast::<T>() }
+}
+
 impl Kernel {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // this CPU's own memory, and nobody keeps what is returned
@@ -56,11 +66,47 @@ impl Kernel {
     }
 }
 
+/// The rest of a verdict stays in [`PartsState`].
+pub(crate) struct Outcome {
+    is_breach: bool,
+    renews: bool,
+}
+
+impl track::Outcome for Outcome {
+    #[inline(always)]
+    fn is_breach(&self) -> bool {
+        self.is_breach
+    }
+
+    #[inline(always)]
+    fn renews(&self) -> bool {
+        self.renews
+    }
+}
+
 impl Parts for Kernel {
+    type Verdict = Outcome;
+
     #[inline(always)]
     fn states(&self, flow: &Flow) -> [State; 2] {
         tracker_states(flow);
         *get(&self.parts().states)
+    }
+
+    #[inline(always)]
+    fn choose(&self, half_open: &HalfOpen, _: &Packet) {
+        tracker_choose(half_open);
+    }
+
+    #[inline(always)]
+    fn offers(&self, half_open: &HalfOpen, _: &Packet) -> Offers {
+        tracker_offers(half_open);
+        *get(&self.parts().offers)
+    }
+
+    #[inline(always)]
+    fn belongs(&self, newer: &HalfOpen, flow: &Flow, _: &Packet) -> bool {
+        tracker_belongs(newer, flow) != 0
     }
 
     #[inline(always)]
@@ -71,13 +117,19 @@ impl Parts for Kernel {
     }
 
     #[inline(always)]
-    fn judge(&self, flow: &Flow, packet: &Packet, _: &Situation) -> Verdict {
+    fn judge(&self, flow: &Flow, packet: &Packet, _: &Situation) -> Outcome {
         if packet.segment.has(Flags::RST) {
             tracker_judge_reset(flow);
+        } else if packet.segment.has(Flags::SYN) {
+            tracker_judge_syn(flow);
+        } else if tracker_judge_others(flow) != 0 {
+            tracker_advance(flow);
+            tracker_agree(flow);
         } else {
-            tracker_judge_others(flow);
+            tracker_keep(flow);
         }
-        *get(&self.parts().verdict)
+        let verdict: &Verdict = get(&self.parts().verdict);
+        Outcome { is_breach: verdict.breach.is_some(), renews: verdict.renew }
     }
 
     #[inline(always)]
@@ -87,13 +139,13 @@ impl Parts for Kernel {
     }
 
     #[inline(always)]
-    fn write(&self, flow: &Flow, _: &Packet, hook: Hook, _: &Verdict, _: Marks) -> Option<Breach> {
+    fn write(&self, flow: &Flow, _: &Packet, hook: Hook, _: &Outcome, _: Marks) -> Option<Breach> {
         tracker_write(flow, hook as u32);
         *get(&self.parts().storm)
     }
 
     #[inline(always)]
-    fn write_offers(&self, half_open: &HalfOpen, _: &Packet, _: &Verdict) {
+    fn write_offers(&self, half_open: &HalfOpen, _: &Packet, _: &Outcome) {
         tracker_write_offers(half_open);
     }
 
@@ -129,6 +181,41 @@ extern "C" fn tracker_states(flow: *const Flow) -> u32 {
 
 #[inline(never)]
 #[unsafe(no_mangle)]
+extern "C" fn tracker_choose(half_open: *const HalfOpen) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(half_open) = (unsafe { half_open.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    // SAFETY: this CPU's own element.
+    choose(half_open, unsafe { &(*scratch).parsed.packet });
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_offers(half_open: *const HalfOpen) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(half_open) = (unsafe { half_open.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    put(&mut scratch.parts.offers, offers(half_open, &scratch.parsed.packet));
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_belongs(newer: *const HalfOpen, flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(newer) = (unsafe { newer.as_ref() }) else { return 0 };
+    // SAFETY: likewise.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element.
+    u32::from(belongs(newer, flow, unsafe { &(*scratch).parsed.packet }))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
 extern "C" fn tracker_situation(flow: *const Flow, hook: u32) -> u32 {
     // SAFETY: a record, or null.
     let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
@@ -148,17 +235,18 @@ extern "C" fn tracker_judge_reset(flow: *const Flow) -> u32 {
     // SAFETY: a record, or null.
     let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    let kernel = Kernel::new(scratch);
     // SAFETY: this CPU's own element.
     let scratch = unsafe { &mut *scratch };
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
-    put(&mut parts.verdict, judge_reset_on(flow, &scratch.parsed.packet, situation));
+    put(&mut parts.verdict, judge_reset_on(&kernel, flow, &scratch.parsed.packet, situation));
     0
 }
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_judge_others(flow: *const Flow) -> u32 {
+extern "C" fn tracker_judge_syn(flow: *const Flow) -> u32 {
     // SAFETY: a record, or null.
     let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
@@ -166,7 +254,73 @@ extern "C" fn tracker_judge_others(flow: *const Flow) -> u32 {
     let scratch = unsafe { &mut *scratch };
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
-    put(&mut parts.verdict, judge_others_on(flow, &scratch.parsed.packet, situation));
+    put(&mut parts.verdict, judge_syn_on(flow, &scratch.parsed.packet, situation));
+    0
+}
+
+/// [`judge_others_on`]; 1 where [`tracker_advance`] and [`tracker_agree`] are to follow, 0 where [`tracker_keep`] is.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_judge_others(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    let kernel = Kernel::new(scratch);
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    let parts = &mut scratch.parts;
+    let situation: &Situation = get(&parts.situation);
+    let ruling = judge_others_on(&kernel, flow, &scratch.parsed.packet, situation);
+    put(&mut parts.ruling, ruling);
+    u32::from(ruling.take & take::ANY)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_advance(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    let kernel = Kernel::new(scratch);
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    let parts = &mut scratch.parts;
+    let situation: &Situation = get(&parts.situation);
+    let ruling: &Ruling = get(&parts.ruling);
+    let verdict: &mut Verdict = get_mut(&mut parts.verdict);
+    advance_on(&kernel, flow, &scratch.parsed.packet, situation, ruling.take, verdict);
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_agree(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    let kernel = Kernel::new(scratch);
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    let parts = &mut scratch.parts;
+    let situation: &Situation = get(&parts.situation);
+    let verdict: &mut Verdict = get_mut(&mut parts.verdict);
+    agree_on(&kernel, flow, &scratch.parsed.packet, situation, verdict);
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_keep(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    let parts = &mut scratch.parts;
+    let situation: &Situation = get(&parts.situation);
+    let ruling: &Ruling = get(&parts.ruling);
+    let verdict: &mut Verdict = get_mut(&mut parts.verdict);
+    keep_on(flow, &scratch.parsed.packet, situation, ruling, verdict);
     0
 }
 

@@ -2,55 +2,100 @@
 
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    ffi::OsString,
+    io::{self, IsTerminal},
+    panic,
     process::ExitCode,
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result, bail};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use tracker_user::{
     check,
+    cli::failed,
     cli::{Cli, Command},
     config::{
         self,
         file::{self, Completed},
         settings,
     },
-    delete, detach, events, explain, flows, generate, guide, replay, run, stats, top, trace,
-    violations,
+    delete, detach, events, explain, flows, generate, guide,
+    model::format::Format,
+    replay, run, stats, top, trace, violations,
+    writer::{Content, Log, Writers},
 };
 
+/// How long an agent that ends waits for what it has said to be written.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
-    let cli = match command_line() {
+    let arguments: Vec<_> = env::args_os().collect();
+    let form = failed::form(&arguments);
+    let cli = match command_line(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "tracker: {error:#}");
-            return ExitCode::from(2);
+            // A configuration file is a part of the command line.
+            let code = failed::say(&error, form);
+            return ExitCode::from(if code == 0 { 0 } else { 2 });
         }
     };
-    log_to_stderr(cli.verbose);
+    if matches!(cli.command, Command::Run(_)) {
+        return run_agent(&cli, form);
+    }
+    log_to(io::stderr, cli.verbose);
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has enough of it, as in `tracker flows | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Not eprintln!, which panics where stderr is closed.
-            let _ = writeln!(io::stderr(), "tracker: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => ExitCode::from(failed::say(&error, form)),
     }
 }
 
-/// The command line and, for `tracker run`, the configuration file. Ends the process where they are wrong.
-fn command_line() -> Result<Cli> {
-    let Completed { arguments, file } = file::complete(env::args_os().collect())?;
-    Ok(Cli::try_parse_from(arguments).unwrap_or_else(|error| {
-        if let Some(file) = file.filter(|_| error.use_stderr()) {
-            let _ = writeln!(io::stderr(), "tracker: with what {} says:", file.display());
+/// `tracker run`: nothing that it writes waits for whoever reads it.
+fn run_agent(cli: &Cli, form: Format) -> ExitCode {
+    let writers = match Writers::start() {
+        Ok(writers) => writers,
+        Err(error) => return ExitCode::from(failed::say(&error, form)),
+    };
+    log_to(Log::new(&writers), cli.verbose);
+    let to = writers.err.clone();
+    panic::set_hook(Box::new(move |about| {
+        to.write(Content::Log, format!("tracker: {about}\n").into_bytes());
+    }));
+    let outcome = agent(cli, &writers);
+    if let Err(error) = &outcome {
+        writers.err.write(Content::Log, failed::line(error, form).into_bytes());
+    }
+    writers.finish(LONGEST_FAREWELL);
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn agent(cli: &Cli, writers: &Writers) -> Result<()> {
+    let arguments: Vec<_> = env::args_os().collect();
+    let current = settings::read(arguments.clone())?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(run::run(
+        current,
+        &cli.instance,
+        Box::new(move || settings::read(arguments.clone())),
+        writers,
+    ));
+    // A sweep that goes on ends with the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The command line and, for `tracker run`, the configuration file.
+fn command_line(arguments: Vec<OsString>) -> Result<Cli> {
+    let Completed { arguments, file } = file::complete(arguments)?;
+    Cli::try_parse_from(arguments).map_err(|error| match file {
+        Some(file) if error.use_stderr() => {
+            Error::from(error).context(format!("with what {} says", file.display()))
         }
-        error.exit()
-    }))
+        _ => error.into(),
+    })
 }
 
 fn execute(cli: Cli) -> Result<()> {
@@ -71,15 +116,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Delete(options) => runtime()?.block_on(delete::run(&options, &instance)),
         Command::Flush(options) => runtime()?.block_on(delete::flush(&options, &instance)),
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
-        Command::Run(_) => {
-            let arguments: Vec<_> = env::args_os().collect();
-            let current = settings::read(arguments.clone())?;
-            runtime()?.block_on(run::run(
-                current,
-                &instance,
-                Box::new(move || settings::read(arguments.clone())),
-            ))
-        }
+        Command::Run(_) => bail!("`tracker run` is begun elsewhere"),
     }
 }
 
@@ -87,7 +124,10 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn log_to_stderr(verbose: u8) {
+fn log_to<W>(writer: W, verbose: u8)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let default = match verbose {
         0 => "info",
         1 => "info,tracker=debug,tracker_user=debug",
@@ -98,14 +138,14 @@ fn log_to_stderr(verbose: u8) {
         io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_ansi(colour)
         // Whoever read our log is gone: that is no reason to end.
         .log_internal_errors(false)
         .init();
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+fn is_broken_pipe(error: &Error) -> bool {
     error.chain().any(|cause| {
         let kind = cause
             .downcast_ref::<io::Error>()

@@ -105,7 +105,21 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// How all of them ended.
     pub(crate) fn end(&self) -> String {
-        let ends: Vec<_> = self.ends.iter().map(ToString::to_string).collect();
+        self.joined(ToString::to_string)
+    }
+
+    /// Both ends' states of each.
+    pub(crate) fn states(&self) -> String {
+        self.joined(|end| end.states.map(State::name).join("/"))
+    }
+
+    /// Zeek's word for each.
+    pub(crate) fn words(&self) -> String {
+        self.joined(|end| end.conn_state.to_owned())
+    }
+
+    fn joined(&self, text: impl FnMut(&Ending) -> String) -> String {
+        let ends: Vec<_> = self.ends.iter().map(text).collect();
         ends.join(" + ")
     }
 }

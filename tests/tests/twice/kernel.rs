@@ -1,6 +1,6 @@
 //! The kernel programs on packets that are handed to them, with tables of their own.
 
-use std::{os::fd::AsFd, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use aya::{
@@ -79,7 +79,7 @@ impl Programs {
     fn forget_reported(&mut self) -> Result<()> {
         empty(&mut self.repeated)?;
         let zeros = vec![0; BUCKETS as usize * 8];
-        Ok(write_array(self.sources.fd().as_fd(), &zeros, 8)?)
+        Ok(write_array(&self.sources, &zeros, 8)?)
     }
 }
 
@@ -216,7 +216,7 @@ fn empty<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) -> Result<()> {
 
 fn records(map: &MapData, size: usize) -> Result<Records> {
     let mut found = Records::new();
-    let mut walk = Walk::new(map.fd().as_fd(), KEY_SIZE, size, 1024);
+    let mut walk = Walk::new(map, KEY_SIZE, size, 1024)?;
     while let Some((keys, values)) = walk.step()? {
         let pairs = keys.chunks_exact(KEY_SIZE).zip(values.chunks_exact(size));
         found.extend(pairs.map(|(key, value)| (key.to_vec(), value.to_vec())));

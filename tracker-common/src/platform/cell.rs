@@ -72,7 +72,7 @@ macro_rules! cell {
 }
 
 macro_rules! read_modify_write {
-    ($name:ident, $int:ident, $class:ident, $r0:tt, $add:literal, $or:literal, $cmpxchg:literal) => {
+    ($name:ident, $int:ident, $class:ident, $r0:tt, $add:literal, $or:literal, $and:literal, $cmpxchg:literal) => {
         impl $name {
             /// Adds `value`; concurrent additions are all counted.
             #[inline(always)]
@@ -102,6 +102,23 @@ macro_rules! read_modify_write {
                 unsafe {
                     core::arch::asm!(
                         $or,
+                        p = in(reg) self.0.get(),
+                        v = in($class) value,
+                        options(nostack),
+                    );
+                }
+            }
+
+            /// Clears all bits but those of `value`; concurrent clearings are all kept.
+            #[inline(always)]
+            pub fn and(&self, value: $int) {
+                #[cfg(not(target_arch = "bpf"))]
+                self.0.fetch_and(value, core::sync::atomic::Ordering::Relaxed);
+                // SAFETY: as in `add`.
+                #[cfg(target_arch = "bpf")]
+                unsafe {
+                    core::arch::asm!(
+                        $and,
                         p = in(reg) self.0.get(),
                         v = in($class) value,
                         options(nostack),
@@ -157,6 +174,7 @@ read_modify_write!(
     "w0",
     "lock *(u32 *)({p} + 0) += {v}",
     "lock *(u32 *)({p} + 0) |= {v}",
+    "lock *(u32 *)({p} + 0) &= {v}",
     "w0 = cmpxchg32_32({p} + 0, w0, {new})"
 );
 read_modify_write!(
@@ -166,6 +184,7 @@ read_modify_write!(
     "r0",
     "lock *(u64 *)({p} + 0) += {v}",
     "lock *(u64 *)({p} + 0) |= {v}",
+    "lock *(u64 *)({p} + 0) &= {v}",
     "r0 = cmpxchg_64({p} + 0, r0, {new})"
 );
 

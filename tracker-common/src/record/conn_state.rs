@@ -1,6 +1,9 @@
 //! Zeek's `conn_state`: one word for how a connection went.
 
-use crate::flow::{Flow, fact, flow_flag};
+use crate::{
+    flow::{Flow, fact, flow_flag},
+    state::has_fin,
+};
 
 /// The word for `flow`, as Zeek's `conn.log` writes it.
 #[must_use]
@@ -10,9 +13,15 @@ pub fn conn_state(flow: &Flow) -> &'static str {
     if flow.has(flow_flag::MIDSTREAM) {
         return "OTH";
     }
-    let syn_ack = responder.has(fact::SYN);
+    // Likewise.
+    let syn_ack = responder.has(fact::SYN) || responder.has(fact::ACKED_SYN);
     // Seen, or proven by the acknowledgment of its answer: as Zeek has it, only the SYN was missed.
     let syn = originator.has(fact::SYN) || originator.has(fact::ACKED_SYN);
+    let fins = (has_fin(&originator, &responder), has_fin(&responder, &originator));
+    if syn && syn_ack && fins == (true, true) {
+        // Whatever RST follows.
+        return "SF";
+    }
     if originator.has(fact::RST) {
         return if !syn_ack { "RSTOS0" } else { "RSTO" };
     }
@@ -24,12 +33,12 @@ pub fn conn_state(flow: &Flow) -> &'static str {
         };
     }
     if !syn {
-        return if responder.has(fact::FIN) { "SHR" } else { "OTH" };
+        return if fins.1 { "SHR" } else { "OTH" };
     }
     if !syn_ack {
-        return if originator.has(fact::FIN) { "SH" } else { "S0" };
+        return if fins.0 { "SH" } else { "S0" };
     }
-    match (originator.has(fact::FIN), responder.has(fact::FIN)) {
+    match fins {
         (true, true) => "SF",
         (true, false) => "S2",
         (false, true) => "S3",

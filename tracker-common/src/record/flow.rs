@@ -8,7 +8,7 @@ use crate::{
     cell::{U16, U32, U64},
     history::History,
     key::End,
-    segment::{Segment, SynOptions},
+    segment::{Flags, Segment, SynOptions},
     seq::Seq,
     time::Tick,
 };
@@ -36,8 +36,8 @@ pub mod fact {
     pub const EARLY_DATA: u32 = 1 << 8;
     /// Its SYN carried data.
     pub const SYN_DATA: u32 = 1 << 9;
-    /// Offered window scaling.
-    pub const WINDOW_SCALE: u32 = 1 << 10;
+    /// A segment of its was refused whose numbers its peer has not confirmed yet: `refused_end` and `refused_ack` hold.
+    pub const REFUSED: u32 = 1 << 10;
     /// Offered SACK.
     pub const SACK: u32 = 1 << 11;
     /// Offered timestamps.
@@ -62,12 +62,14 @@ pub mod fact {
     pub const CLOSED_SECOND: u32 = 1 << 21;
     /// Its first FIN acknowledged more than was seen of the peer, so it may have closed second.
     pub const FIN_AHEAD: u32 = 1 << 22;
-    /// Its history has a `q`.
-    pub const SYN_MIXED: u32 = 1 << 23;
-    /// Where its window scale shift stands, four bits.
+    /// Sent a SYN without ACK: only then may a SYN,ACK from its peer's side answer it.
+    pub const BARE_SYN: u32 = 1 << 23;
+    /// Where its window scale shift stands, plus one, in four bits; 0 where it offered none.
     pub const SCALE_SHIFT: u32 = 24;
-    /// Its history has an `i`.
-    pub const FIN_MIXED: u32 = 1 << 28;
+    /// All four of them.
+    pub const SCALE: u32 = 15 << SCALE_SHIFT;
+    /// Its SYN offered Multipath TCP (RFC 8684).
+    pub const MPTCP: u32 = 1 << 28;
     /// Its RST was at the very number that its peer had acknowledged: the peer takes it, whatever else comes to light.
     pub const RST_EXACT: u32 = 1 << 29;
     /// Went on after an RST that was not exact: its peer's, which it has refused (RFC 5961 section 3), or one in its own
@@ -75,6 +77,9 @@ pub mod fact {
     pub const OUTLIVED_RST: u32 = 1 << 30;
     /// Came to acknowledge the peer's FIN after its own, or a copy of its FIN did not: it did not close second.
     pub const CLOSED_FIRST: u32 = 1 << 31;
+
+    /// What stays when a SYN is replaced by another: what was seen of the end, whatever its numbers.
+    pub const KEPT: u32 = SEEN_IN | SEEN_OUT | PURE_ACK | DATA | BARE_SYN;
 }
 
 /// What one end has sent, as plain values.
@@ -86,19 +91,24 @@ pub struct Facts {
     pub end: Seq,
     /// Highest acknowledgment sent (RCV.NXT as last told to the peer).
     pub ack: Seq,
-    /// Highest acknowledgment plus window sent: the end of what it ever offered to receive.
+    /// Highest acknowledgment plus window sent: the end of what it ever offered to receive. Without [`fact::EDGE`], the
+    /// window that its SYN offered, which counts from the peer's first number.
     pub edge: Seq,
-    /// Sequence number of its FIN.
+    /// Sequence number of its FIN. Without [`fact::FIN`], the last number of what was missed directly before a segment
+    /// without data, which may have been a FIN ([`Facts::ends_with_gap`]); or the FIN of a segment that was refused
+    /// ([`Facts::refused_fin`]).
     pub fin: Seq,
     /// The newest timestamp that its peer will have taken over from it (RFC 7323 section 4.3's TS.Recent); numbers like
     /// these are compared as sequence numbers are.
     pub ts: Seq,
-    /// End of the data that was last refused as beyond the peer's window; 0 for none. If the peer acknowledges it, it was
-    /// we who missed something. Of an end that has sent an RST: the number of that.
+    /// With [`fact::REFUSED`], the end of the segment that was refused last: if the peer acknowledges it, it was sent. For an
+    /// end that has sent an RST: the number of that.
     pub refused_end: Seq,
-    /// Acknowledgment that was last refused as one of data never sent; 0 for none. If the peer goes on from there, it
-    /// was we who missed something. Of an end that has sent an RST: the end of what the peer had sent until then.
+    /// With [`fact::REFUSED`], what that segment acknowledged: if the peer goes on from there, it was sent. For an end that
+    /// has sent an RST: the end of what the peer had sent until then.
     pub refused_ack: Seq,
+    /// The window field of its last segment, not scaled.
+    pub window: u32,
     /// Bits of [`fact`].
     pub flags: u32,
 }
@@ -125,6 +135,13 @@ impl Facts {
         self.flags & (fact::SYN | fact::MOVED_ON) != 0
     }
 
+    /// The window scale shift that its SYN offered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn window_scale(&self) -> Option<u32> {
+        (self.flags >> fact::SCALE_SHIFT & 15).checked_sub(1)
+    }
+
     /// Shift for windows that this end sends to `peer` after the handshake: only if both offered it (RFC 7323 section
     /// 2.2). Where a SYN was not seen, the largest that is possible.
     #[inline(always)]
@@ -133,27 +150,159 @@ impl Facts {
         if !self.has(fact::SYN) {
             return 14;
         }
-        let agreed =
-            self.has(fact::WINDOW_SCALE) && (peer.has(fact::WINDOW_SCALE) || !peer.has(fact::SYN));
-        if agreed { self.flags >> fact::SCALE_SHIFT & 15 } else { 0 }
+        let shift = self.flags >> fact::SCALE_SHIFT & 15;
+        if shift == 0 || (peer.has(fact::SYN) && peer.flags & fact::SCALE == 0) {
+            0
+        } else {
+            shift - 1
+        }
+    }
+
+    /// Whether this and `peer` are the ends of a Multipath TCP connection, as far as their SYNs were seen (RFC 8684
+    /// section 3.1).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_multipath(&self, peer: &Self) -> bool {
+        (self.flags | peer.flags) & fact::MPTCP != 0
+            && (!self.has(fact::SYN) || self.has(fact::MPTCP))
+            && (!peer.has(fact::SYN) || peer.has(fact::MPTCP))
+    }
+
+    /// Whether the last number before `end` was never seen in a segment, but in what came after it: data that was missed,
+    /// or a FIN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends_with_gap(&self) -> bool {
+        !self.has(fact::FIN) && self.has_end() && self.end.0 == self.fin.add(1).0
+    }
+
+    /// Whether the segment that was refused last was a FIN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refused_fin(&self) -> bool {
+        self.has(fact::REFUSED)
+            && !self.has(fact::FIN)
+            && self.refused_end.0 == self.fin.add(1).0
+            && (!self.has_end() || self.refused_end.after(self.end))
+    }
+
+    /// Forgets what was last refused, and what may have been a FIN.
+    #[inline(always)]
+    pub fn forget_refused(&mut self) {
+        if self.has(fact::REFUSED) {
+            self.flags &= !fact::REFUSED;
+            self.refused_end = Seq(0);
+            self.refused_ack = Seq(0);
+            self.forget_gap();
+        }
+    }
+
+    /// Forgets that anything may have been a FIN.
+    #[inline(always)]
+    pub fn forget_gap(&mut self) {
+        if !self.has(fact::FIN) {
+            // No end of what was sent is one more than this.
+            self.fin = self.isn.sub(2);
+        }
+    }
+
+    /// How far beyond an acknowledgment `peer` may go on: the window that this end offered it last, or the largest that it
+    /// is known to have.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reach(&self, peer: &Self) -> u32 {
+        let last = self.window << self.scale(peer);
+        let known = if self.has(fact::ACK | fact::EDGE) { self.edge.since(self.ack) } else { 0 };
+        if known > last { known } else { last }
     }
 
     /// Takes over what a SYN segment's options offer.
     #[inline(always)]
     pub fn offer(&mut self, options: &SynOptions) {
-        if options.has(SynOptions::HAS_WINDOW_SCALE) {
-            self.flags |= fact::WINDOW_SCALE | u32::from(options.window_scale) << fact::SCALE_SHIFT;
+        if options.has(SynOptions::HAS_WINDOW_SCALE) && self.flags & fact::SCALE == 0 {
+            let shift = u32::from(options.window_scale);
+            self.flags |= ((if shift > 14 { 14 } else { shift }) + 1) << fact::SCALE_SHIFT;
         }
         if options.has(SynOptions::HAS_SACK) {
             self.flags |= fact::SACK;
         }
         if options.has(SynOptions::HAS_TIMESTAMPS) {
-            self.flags |= fact::TIMESTAMPS | fact::TS;
-            self.ts = options.timestamp;
+            self.flags |= fact::TIMESTAMPS;
+            // A value of 0 in a SYN is none (the kernel's tcp_paws_check()).
+            if options.timestamp.0 != 0 && !self.has(fact::TS) {
+                self.flags |= fact::TS;
+                self.ts = options.timestamp;
+            }
         }
         if options.has(SynOptions::HAS_FAST_OPEN) {
             self.flags |= fact::FAST_OPEN;
         }
+        if options.has(SynOptions::HAS_MPTCP) {
+            self.flags |= fact::MPTCP;
+        }
+    }
+}
+
+/// What a SYN or a SYN,ACK says, as plain values.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Opening {
+    /// Its sequence number.
+    pub isn: Seq,
+    /// What it acknowledges; 0 for a SYN.
+    pub ack: Seq,
+    /// Bytes of data.
+    pub data: u32,
+    /// The window field.
+    pub window: u32,
+    /// What its options offer.
+    pub options: SynOptions,
+}
+
+impl Opening {
+    /// What is said by a SYN or a SYN,ACK.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(segment: &Segment) -> Self {
+        let ack = if segment.has(Flags::ACK) { segment.ack } else { Seq(0) };
+        let Segment { seq, payload, window, options, .. } = *segment;
+        Self { isn: seq, ack, data: payload, window: window as u32, options }
+    }
+
+    /// The number after its last.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(&self) -> Seq {
+        self.isn.add(1 + self.data)
+    }
+
+    /// Adds the facts of an end's SYN, or SYN,ACK, to those of an end that has sent none.
+    #[inline(always)]
+    pub fn add_to(&self, facts: &mut Facts) {
+        facts.isn = self.isn;
+        facts.end = if facts.has_end() { facts.end.latest(self.end()) } else { self.end() };
+        facts.forget_refused();
+        if !facts.has(fact::MOVED_ON) {
+            facts.forget_gap();
+        }
+        facts.flags |= fact::SYN;
+        if self.data > 0 {
+            facts.flags |= fact::SYN_DATA;
+        }
+        facts.offer(&self.options);
+    }
+
+    /// What is known of an end of which this is the SYN, or, where it `answers`, the SYN,ACK.
+    #[inline(always)]
+    #[must_use]
+    pub fn facts(&self, answers: bool) -> Facts {
+        let mut facts = Facts { edge: Seq(self.window), window: self.window, ..Facts::default() };
+        self.add_to(&mut facts);
+        if answers {
+            facts.ack = self.ack;
+            facts.edge = self.ack.add(self.window);
+            facts.flags |= fact::SYN_ACK | fact::ACK | fact::EDGE;
+        }
+        facts
     }
 }
 
@@ -198,12 +347,14 @@ impl Half {
             ts: Seq(self.ts.get()),
             refused_end: Seq(self.refused_end.get()),
             refused_ack: Seq(self.refused_ack.get()),
+            window: u32::from(self.window.get()),
             flags: self.flags.get(),
         }
     }
 
     /// Stores what is new in `now` against `before`. Numbers first, then the bits that say they hold; the bits by an
-    /// atomic OR, so that none is lost where a network card spreads one direction over CPUs.
+    /// atomic OR, so that none is lost where a network card spreads one direction over CPUs. Bits that go (few ever do)
+    /// are cleared by an atomic AND.
     #[inline(always)]
     pub fn grow(&self, before: &Facts, now: &Facts) {
         store(&self.isn, before.isn, now.isn);
@@ -216,6 +367,10 @@ impl Half {
         store(&self.refused_ack, before.refused_ack, now.refused_ack);
         if before.flags != now.flags {
             self.flags.or(now.flags & !before.flags);
+            let gone = before.flags & !now.flags;
+            if gone != 0 {
+                self.flags.and(!gone);
+            }
         }
     }
 
@@ -233,12 +388,15 @@ impl Half {
         self.window.set(segment.window);
     }
 
-    /// The SYN,ACK chose another of this end's ISNs (H8, H16). Called from the peer's direction, the one exception to
-    /// one writer a half: a SYN at the same instant could only offer yet another ISN, which is remembered elsewhere.
+    /// Another SYN, or SYN,ACK, of this end is the one that counts (H8, H16): it replaces all that was known of its
+    /// numbers. Called from the peer's direction, where both ends agree on it.
     #[inline(always)]
-    pub fn choose_isn(&self, isn: Seq) {
-        self.isn.set(isn.0);
-        self.end.set(isn.add(1).0);
+    pub fn choose(&self, opening: &Opening, answers: bool) {
+        let before = self.facts();
+        let mut facts = opening.facts(answers);
+        facts.flags |= before.flags & fact::KEPT;
+        self.grow(&before, &facts);
+        self.mss.set(opening.options.mss);
     }
 
     #[inline(always)]
@@ -283,6 +441,12 @@ pub mod flow_flag {
     pub const HALF_CLOSE: u32 = 1 << 7;
     /// Where the slot of the interface that saw its first packet stands, six bits.
     pub const SLOT_SHIFT: u32 = 8;
+    /// Other ISNs were used on its key shortly before: RSTs for those may still come.
+    pub const OTHER_ISNS: u32 = 1 << 14;
+    /// The history has a `q` of the low end; the bit above, of the high end.
+    pub const SYN_MIXED: u32 = 1 << 15;
+    /// The history has an `i` of the low end; the bit above, of the high end.
+    pub const FIN_MIXED: u32 = 1 << 17;
 }
 
 /// What a flow counts of each end, for its history and for storms.
@@ -535,63 +699,159 @@ impl Flow {
     }
 }
 
-/// ISNs of one end besides [`Facts::isn`]: a SYN may come again with another one, and the answer decides which of them
-/// counts (H8, H16).
+/// A SYN, or a SYN,ACK, that an end sent beside the one in its half: [`Opening`].
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 #[cfg_attr(
     not(target_arch = "bpf"),
     derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
 )]
-pub struct OtherIsns {
-    count: U32,
-    isns: [U32; OtherIsns::KEPT as usize],
+pub struct OtherOpening {
+    isn: U32,
+    ack: U32,
+    timestamp: U32,
+    /// The window, and the MSS above it.
+    sizes: U32,
+    /// Bytes of data, 16 bits; what options are present, 8 bits; the window scale, 8 bits.
+    rest: U32,
 }
 
-impl OtherIsns {
+impl OtherOpening {
+    #[inline(always)]
+    fn set(&self, opening: &Opening) {
+        let Opening { isn, ack, data, window, options } = *opening;
+        self.isn.set(isn.0);
+        self.ack.set(ack.0);
+        self.timestamp.set(options.timestamp.0);
+        self.sizes.set((window & 0xffff) | u32::from(options.mss) << 16);
+        let present = u32::from(options.present) << 16 | u32::from(options.window_scale) << 24;
+        self.rest.set((data & 0xffff) | present);
+    }
+
+    #[inline(always)]
+    fn get(&self) -> Opening {
+        let (sizes, rest) = (self.sizes.get(), self.rest.get());
+        #[allow(clippy::cast_possible_truncation)] // as they were put together
+        let options = SynOptions {
+            mss: (sizes >> 16) as u16,
+            window_scale: (rest >> 24) as u8,
+            present: (rest >> 16) as u8,
+            timestamp: Seq(self.timestamp.get()),
+            timestamp_echo: Seq(0),
+        };
+        Opening {
+            isn: Seq(self.isn.get()),
+            ack: Seq(self.ack.get()),
+            data: rest & 0xffff,
+            window: sizes & 0xffff,
+            options,
+        }
+    }
+}
+
+/// SYNs, or SYN,ACKs, of one end besides the one that its half holds: a SYN may come again with another ISN, and the
+/// handshake that completes decides which of them counts (H8, H16). The last few are kept.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct OtherOpenings {
+    count: U32,
+    openings: [OtherOpening; OtherOpenings::KEPT as usize],
+}
+
+impl OtherOpenings {
     /// How many are remembered.
-    const KEPT: u32 = 7;
+    const KEPT: u32 = 4;
 
     #[inline(always)]
     fn clear(&self) {
         self.count.set(0);
     }
 
-    /// Remembers `isn`.
+    /// Remembers one, in the place of the oldest.
     #[inline(always)]
-    pub fn remember(&self, isn: Seq) {
+    pub fn remember(&self, opening: &Opening) {
         let count = self.count.get();
-        if count <= Self::KEPT && self.has(isn) {
-            return;
+        let known = self.place(|known| known.isn == opening.isn && known.ack == opening.ack);
+        let place = if known == NO_PLACE { count & (Self::KEPT - 1) } else { known };
+        if let Some(place) = self.openings.get(place as usize) {
+            place.set(opening);
         }
-        if let Some(place) = self.isns.get(count as usize) {
-            place.set(isn.0);
+        if known == NO_PLACE {
+            self.count.set(count.saturating_add(1));
         }
-        self.count.set(count.saturating_add(1));
     }
 
-    /// How many there were; those that could not be remembered are counted each time they come.
+    /// How many there were.
     #[inline(always)]
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count.get()
     }
 
-    /// Whether `isn` was one of them; also true when there were more than can be remembered.
+    /// Whether there were more than are remembered.
     #[inline(always)]
     #[must_use]
-    pub fn has(&self, isn: Seq) -> bool {
+    pub fn has_forgotten(&self) -> bool {
+        self.count() > Self::KEPT
+    }
+
+    /// Whether this ISN came with this acknowledgment (0 for a SYN).
+    #[inline(always)]
+    #[must_use]
+    pub fn has(&self, isn: Seq, ack: Seq) -> bool {
+        self.place(|known| known.isn == isn && known.ack == ack) != NO_PLACE
+    }
+
+    /// Whether the last one had this ISN.
+    #[inline(always)]
+    #[must_use]
+    pub fn ends_with(&self, isn: Seq) -> bool {
+        let last = self.count.get().wrapping_sub(1) & (Self::KEPT - 1);
+        self.openings.get(last as usize).is_some_and(|last| last.isn.get() == isn.0)
+    }
+
+    /// The SYN that `ack` acknowledges.
+    #[inline(always)]
+    #[must_use]
+    pub fn acknowledged(&self, ack: Seq) -> Option<Opening> {
+        self.find(|known| ack.within(known.isn.add(1), known.end()))
+    }
+
+    /// The SYN,ACK that a segment with these numbers answers: it goes on from what that acknowledges.
+    #[inline(always)]
+    #[must_use]
+    pub fn answered(&self, seq: Seq, ack: Seq) -> Option<Opening> {
+        self.find(|known| ack.within(known.isn.add(1), known.end()) && seq == known.ack)
+    }
+
+    #[inline(always)]
+    fn find(&self, is_it: impl Fn(&Opening) -> bool) -> Option<Opening> {
+        let place = self.place(is_it);
+        if place == NO_PLACE {
+            return None;
+        }
+        self.openings.get((place & (Self::KEPT - 1)) as usize).map(OtherOpening::get)
+    }
+
+    #[inline(always)]
+    fn place(&self, is_it: impl Fn(&Opening) -> bool) -> u32 {
         let count = self.count.get();
-        if count > Self::KEPT {
-            return true;
+        let mut place = NO_PLACE;
+        for (n, known) in (0..).zip(&self.openings) {
+            if n < count && is_it(&known.get()) {
+                place = n;
+            }
         }
-        let mut found = false;
-        for (n, known) in (0..).zip(&self.isns) {
-            found |= n < count && known.get() == isn.0;
-        }
-        found
+        place
     }
 }
+
+/// In place of an index.
+const NO_PLACE: u32 = u32::MAX;
 
 /// A flow that is not confirmed: its handshake is not complete, or only one direction of it was seen.
 #[derive(Clone, Debug, Default)]
@@ -603,8 +863,8 @@ impl OtherIsns {
 pub struct HalfOpen {
     /// What is kept when it is confirmed.
     pub flow: Flow,
-    /// Further ISNs of the low and the high end.
-    pub other_isns: [OtherIsns; 2],
+    /// Further SYNs of the low and the high end.
+    pub others: [OtherOpenings; 2],
     previous_isn: U32,
     has_previous_isn: U32,
 }
@@ -614,8 +874,8 @@ impl HalfOpen {
     #[inline(always)]
     pub fn start(&self, now_ns: u64, originator: End, flags: u32, slot: u32) {
         self.flow.start(now_ns, originator, flags, slot);
-        self.other_isns[0].clear();
-        self.other_isns[1].clear();
+        self.others[0].clear();
+        self.others[1].clear();
         self.has_previous_isn.set(0);
     }
 
@@ -641,11 +901,11 @@ impl HalfOpen {
         facts.has(fact::SYN) && self.is_previous(facts.isn)
     }
 
-    /// Further ISNs of `end`.
+    /// Further SYNs of `end`.
     #[inline(always)]
     #[must_use]
-    pub fn isns(&self, end: End) -> &OtherIsns {
-        &self.other_isns[end.index()]
+    pub fn others(&self, end: End) -> &OtherOpenings {
+        &self.others[end.index()]
     }
 }
 

@@ -115,20 +115,54 @@ const fn has_given_up(end: &Facts, peer: &Facts) -> bool {
 
 #[inline(always)]
 const fn is_in_time_wait(end: &Facts, peer: &Facts) -> bool {
-    acked_fin(end, peer) && acked_fin(peer, end) && !closed_second(end, peer)
+    end.has(fact::FIN)
+        && peer.has(fact::FIN)
+        && acked_fin(end, peer)
+        && acked_fin(peer, end)
+        && !closed_second(end, peer)
+}
+
+/// Whether the FIN of `end` was missed: its peer has closed and acknowledged all that was sent, and the last of it was never
+/// seen. If it was data instead, `end` shows it by going on.
+#[inline(always)]
+const fn missed_fin(end: &Facts, peer: &Facts) -> bool {
+    end.ends_with_gap() && peer.has(fact::FIN | fact::ACK) && peer.ack.0 == end.end.0
+}
+
+/// Whether `end` has sent a FIN, seen or missed.
+#[inline(always)]
+#[must_use]
+pub const fn has_fin(end: &Facts, peer: &Facts) -> bool {
+    end.has(fact::FIN) || missed_fin(end, peer)
 }
 
 /// Whether `end`'s first FIN acknowledged the peer's.
 #[inline(always)]
 const fn closed_second(end: &Facts, peer: &Facts) -> bool {
-    let second = end.has(fact::CLOSED_SECOND) || (end.has(fact::FIN_AHEAD) && acked_fin(end, peer));
+    if missed_fin(end, peer) {
+        return !end.has(fact::CLOSED_FIRST) && !fin_shows_second(peer, end);
+    }
+    fin_shows_second(end, peer)
+}
+
+/// The same, by a FIN that was seen.
+#[inline(always)]
+const fn fin_shows_second(end: &Facts, peer: &Facts) -> bool {
+    let second =
+        end.has(fact::CLOSED_SECOND) || (end.has(fact::FIN_AHEAD) && acknowledges_fin(end, peer));
     second && !end.has(fact::CLOSED_FIRST)
 }
 
-/// Whether `end` has acknowledged its peer's FIN. Nothing follows a FIN, so its acknowledgment is one number.
+/// Whether what `end` has acknowledged is its peer's FIN. Nothing follows a FIN, so its acknowledgment is one number.
+#[inline(always)]
+const fn acknowledges_fin(end: &Facts, peer: &Facts) -> bool {
+    has_fin(peer, end) && end.has(fact::ACK) && end.ack.0 == peer.fin.add(1).0
+}
+
+/// Whether `end` has acknowledged its peer's FIN, at the latest by a FIN that was missed.
 #[inline(always)]
 const fn acked_fin(end: &Facts, peer: &Facts) -> bool {
-    peer.has(fact::FIN) && end.has(fact::ACK) && end.ack.0 == peer.fin.add(1).0
+    acknowledges_fin(end, peer) || (missed_fin(end, peer) && closed_second(end, peer))
 }
 
 /// The state of `end`.
@@ -141,7 +175,7 @@ pub const fn state(end: &Facts, peer: &Facts, midstream: bool) -> State {
     if is_reset(end, peer) || has_given_up(end, peer) {
         return State::Closed;
     }
-    if !end.has(fact::FIN) {
+    if !has_fin(end, peer) {
         return if acked_fin(end, peer) {
             State::CloseWait
         } else if is_open(end, peer, midstream) {

@@ -3,11 +3,12 @@
 //! A segment that its receiver would drop (RFC 9293 section 3.10.7) adds no facts, so a forged one changes no state.
 
 use crate::{
-    flow::{Facts, fact},
+    flow::{Facts, Opening, fact},
+    forget::Forget,
     history::Letter,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
-    state::{State, is_open, is_reset, state},
+    state::{State, has_fin, is_open, is_reset, state},
     violation::{Breach, Rule},
 };
 
@@ -22,29 +23,87 @@ const UNSCALED_WINDOW: u32 = 0xffff;
 pub struct Verdict {
     /// The sender's facts, this segment included.
     pub facts: Facts,
+    /// Where `agrees`, its peer's facts with what was refused of the peer before and this segment confirms.
+    pub peer: Facts,
+    /// Whether `peer` holds.
+    pub agrees: bool,
     /// What it broke.
     pub breach: Option<Breach>,
     /// The flow's timer starts again.
     pub renew: bool,
     /// What to write into the history, before the `f` of a first FIN.
     pub letter: Option<Letter>,
-    /// The SYN carried another ISN than the one known: to be remembered.
+    /// The SYN or SYN,ACK is another than the one known: to be remembered.
     pub another_isn: bool,
-    /// The acknowledgment chose another of the peer's ISNs: its own minus one.
-    pub chooses_isn: bool,
+}
+
+/// What is to be made of a segment with neither SYN nor RST: the first part of judging it, from which [`advance`], [`agree`] and
+/// [`keep`] make the [`Verdict`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ruling {
+    /// What it broke.
+    pub breach: Option<Breach>,
+    /// Where it is to be kept as refused, its acknowledgment for that purpose.
+    pub ack: Seq,
+    /// Bits of [`take`]; 0 where it adds nothing.
+    pub take: u8,
+}
+
+/// Bits of [`Ruling::take`].
+pub mod take {
+    /// The segment is acceptable.
+    pub const ANY: u8 = 1;
+    /// It completes the handshake.
+    pub const COMPLETES: u8 = 2;
+    /// Its acknowledgment is the first that is worth something.
+    pub const FIRST_ACK: u8 = 4;
+    /// Nothing was seen of what it acknowledges.
+    pub const EARLY: u8 = 8;
+    /// It is one of an open connection.
+    pub const OPEN: u8 = 16;
+    /// It is refused, and to be remembered until the peer says the same.
+    pub const REFUSED: u8 = 32;
+    /// It acknowledges a FIN of the peer's that was missed.
+    pub const MISSED_FIN: u8 = 64;
+    /// Only its letter, or the acknowledgment of an end that was reset, is worth something.
+    pub const LITTLE: u8 = 128;
+}
+
+impl Ruling {
+    #[inline(always)]
+    const fn take(take: u8) -> Self {
+        Self { breach: None, ack: Seq(0), take }
+    }
+
+    #[inline(always)]
+    const fn refuse(ack: Seq) -> Self {
+        Self { breach: None, ack, take: take::REFUSED }
+    }
+
+    #[inline(always)]
+    const fn breach(rule: Rule, low: Seq, high: Seq, actual: Seq) -> Self {
+        let breach = Breach { rule, low: low.0, high: high.0, actual: actual.0 };
+        Self { breach: Some(breach), ack: Seq(0), take: 0 }
+    }
+
+    #[inline(always)]
+    const fn and_breach(self, rule: Rule, low: Seq, high: Seq, actual: Seq) -> Self {
+        Self { breach: Self::breach(rule, low, high, actual).breach, ..self }
+    }
 }
 
 impl Verdict {
     /// A segment that changes nothing.
     #[inline(always)]
-    const fn nothing(me: &Facts) -> Self {
+    pub(crate) const fn nothing(me: &Facts) -> Self {
         Self {
             facts: *me,
+            peer: *me,
+            agrees: false,
             breach: None,
             renew: false,
             letter: None,
             another_isn: false,
-            chooses_isn: false,
         }
     }
 
@@ -65,27 +124,48 @@ pub struct Situation {
     pub theirs: State,
     /// The handshake is complete.
     pub open: bool,
+    /// The FIN of each end was seen.
+    pub seen_fins: bool,
     /// The flow was picked up after its handshake.
     pub midstream: bool,
     /// A SYN of an old connection was seen in TIME_WAIT.
     pub old_syn: bool,
     /// The segment leaves this host, and its sender is here: it knows all that has arrived.
     pub leaves: bool,
-    /// What the handshake remembers besides the facts.
+    /// Other ISNs were used on its key shortly before.
+    pub other_isns: bool,
+    /// What else is known beside the facts.
     pub offers: Offers,
 }
 
-/// What a half-open flow remembers of ISNs ([`crate::flow::HalfOpen`]), as one segment meets it.
+/// What a half-open flow remembers of SYNs ([`crate::flow::HalfOpen`]), as one segment meets it, and what time has done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Offers {
-    /// The acknowledgment minus one is another ISN that the receiver has offered ([`crate::flow::OtherIsns`]).
+    /// How many further SYNs the sender has sent.
+    pub others: u32,
+    /// The acknowledgment is one of another SYN of the receiver's ([`crate::flow::OtherOpenings`]).
     pub acks_other: bool,
     /// The acknowledgment minus one is the ISN of the connection before this one.
     pub acks_previous: bool,
     /// The flow began with the very SYN of the connection before this one: a late copy of it.
     pub repeats: bool,
-    /// How many further ISNs the sender has offered.
-    pub others: u32,
+    /// The segment is a SYN, or SYN,ACK, that is remembered.
+    pub is_known: bool,
+    /// The sender has sent a SYN with another ISN since the one that its half holds.
+    pub has_newer: bool,
+    /// It began so recently that segments of a connection before it may still be under way.
+    pub is_young: bool,
+    /// Nothing came for 24 days, so timestamps say nothing about age (RFC 7323 section 5.5).
+    pub is_idle: bool,
+}
+
+/// What a flow notes of other connections on its key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past {
+    /// A SYN of an old connection was seen in TIME_WAIT.
+    pub old_syn: bool,
+    /// Other ISNs were used shortly before.
+    pub other_isns: bool,
 }
 
 impl Situation {
@@ -96,7 +176,7 @@ impl Situation {
         me: &Facts,
         peer: &Facts,
         midstream: bool,
-        old_syn: bool,
+        marks: Past,
         leaves: bool,
         offers: Offers,
     ) -> Self {
@@ -104,18 +184,27 @@ impl Situation {
             mine: state(me, peer, midstream),
             theirs: state(peer, me, midstream),
             open: is_open(me, peer, midstream),
+            seen_fins: me.has(fact::FIN) && peer.has(fact::FIN),
             midstream,
-            old_syn,
+            old_syn: marks.old_syn,
             leaves,
+            other_isns: marks.other_isns,
             offers,
         }
     }
 
-    /// Whether either end is in TIME_WAIT.
+    /// Whether either end is in TIME_WAIT, as far as we know: a FIN may have been missed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seems_in_time_wait(&self) -> bool {
+        self.mine as u8 == State::TimeWait as u8 || self.theirs as u8 == State::TimeWait as u8
+    }
+
+    /// Whether either end is in TIME_WAIT, by FINs that were seen.
     #[inline(always)]
     #[must_use]
     pub const fn in_time_wait(&self) -> bool {
-        self.mine as u8 == State::TimeWait as u8 || self.theirs as u8 == State::TimeWait as u8
+        self.seen_fins && self.seems_in_time_wait()
     }
 
     /// Whether both ends are CLOSED.
@@ -131,29 +220,81 @@ impl Situation {
 #[inline(always)]
 #[must_use]
 pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    const NOTHING: &Remembers = &Remembers;
     if segment.has(Flags::RST) {
-        reset(me, peer, situation, segment)
+        return reset(NOTHING, me, peer, situation, segment);
+    }
+    if segment.has(Flags::SYN) {
+        return any_syn(me, peer, situation, segment);
+    }
+    let ruling = others(NOTHING, me, peer, situation, segment);
+    let mut verdict = Verdict::nothing(me);
+    if ruling.take & take::ANY != 0 {
+        advance(NOTHING, me, peer, situation, segment, ruling.take, &mut verdict);
+        agree(NOTHING, peer, situation, segment, &mut verdict);
     } else {
-        not_reset(me, peer, situation, segment)
+        keep(me, peer, segment, &ruling, &mut verdict);
+    }
+    verdict
+}
+
+/// Forgets nothing: there is no verifier.
+struct Remembers;
+
+impl Forget for Remembers {}
+
+/// [`judge`] for SYN and SYN,ACK.
+#[inline(always)]
+#[must_use]
+pub fn any_syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+    if segment.has(Flags::ACK) {
+        syn_ack(me, peer, situation, segment)
+    } else {
+        syn(me, peer, situation, segment)
     }
 }
 
-/// [`judge`] for all but RST.
+/// The first part of [`judge`] for what has neither SYN nor RST.
 #[inline(always)]
 #[must_use]
-pub fn not_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    if is_reset(me, peer) && !segment.has(Flags::SYN) {
-        after_reset(me, peer, situation.leaves, segment)
-    } else if segment.has(Flags::SYN) {
-        if segment.has(Flags::ACK) {
-            syn_ack(me, peer, situation, segment)
-        } else {
-            syn(me, peer, situation, segment)
-        }
-    } else if situation.open {
-        synchronized(me, peer, situation, segment)
+pub fn others<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+) -> Ruling {
+    if is_reset(me, peer) {
+        return after_reset(me, peer, situation.leaves, segment);
+    }
+    let gap = Gap {
+        goes_on: f.forget(goes_on_from_refused(me, peer, segment)),
+        confirms: f.forget(acknowledges_refused(peer, segment)),
+        again: f.forget(repeats_refused(me, segment)),
+    };
+    if situation.open {
+        synchronized(f, me, peer, situation, segment, gap)
     } else {
-        opening(me, peer, situation.offers, segment)
+        opening(f, me, peer, situation, segment, gap)
+    }
+}
+
+/// What a segment has to do with those that were refused before.
+#[derive(Clone, Copy)]
+struct Gap {
+    /// It begins where the peer, in one that was refused, said it had got to.
+    goes_on: bool,
+    /// It acknowledges data of the peer's that was refused.
+    confirms: bool,
+    /// It says about the same as one of the same end that was refused.
+    again: bool,
+}
+
+impl Gap {
+    /// It belongs to a gap that was reported.
+    #[inline(always)]
+    const fn is_known(self) -> bool {
+        self.goes_on || self.confirms || self.again
     }
 }
 
@@ -192,26 +333,22 @@ fn shows_refusal(me: &Facts, rst: Seq, segment: &Segment) -> bool {
 /// RST's number, which is that of the segment it answers. What an end on this host sends after its own RST was not, nor
 /// what either end acknowledges of the time after it.
 #[inline(always)]
-fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Verdict {
+fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Ruling {
     let end = segment.end();
     if !me.has(fact::RST) && peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
         // It had the peer's FIN before the RST: if its own was acknowledged, the RST found it in TIME_WAIT.
-        let mut verdict = Verdict::nothing(me);
-        verdict.facts.ack =
-            if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
-        verdict.facts.flags |= fact::ACK;
-        return verdict;
+        return Ruling::take(take::LITTLE);
     }
     if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
         // Whoever acknowledges what was sent after the RST has not taken the RST.
-        return Verdict::breach(me, Rule::DataAfterRst, Seq(0), Seq(0), Seq(0));
+        return Ruling::breach(Rule::DataAfterRst, Seq(0), Seq(0), Seq(0));
     }
     // Who acknowledges what was sent after its RST has not closed.
     let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));
     if lives && me.has(fact::RST) && me.has_end() && end.after(me.end) {
-        return Verdict::breach(me, Rule::DataAfterRst, me.end, me.end, end);
+        return Ruling::breach(Rule::DataAfterRst, me.end, me.end, end);
     }
-    Verdict::nothing(me)
+    Ruling::default()
 }
 
 /// TCP segments that offer so many ISNs on one pair of ends are a flood, not a host that tries again.
@@ -238,14 +375,19 @@ pub fn reopening(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segm
         // The handshake may have been seen backwards (H17).
         peer.has(fact::SYN_ACK) && segment.seq.before(peer.ack)
     };
-    if situation.is_over() {
+    // Seen late, after the RST that ended the connection which it began.
+    let late = !me.has(fact::SYN) && own && me.has_end() && segment.seq.add(1) == me.isn;
+    if situation.is_over() && !late {
         Reopening::Legal
     } else if own {
         Reopening::Duplicate
-    } else if situation.in_time_wait() {
-        // RFC 1122 section 4.2.2.13, and RFC 6191: the number lies beyond the old connection, or the clock does.
-        let newer = segment.has_timestamp && me.has(fact::TS) && segment.timestamp.after(me.ts);
-        if segment.seq.after(me.end) || newer {
+    } else if situation.seems_in_time_wait() {
+        // RFC 6191 section 2, as the kernel's tcp_timewait_state_process() does it: the clock decides where both have one and
+        // it differs, else the number (RFC 1122 section 4.2.2.13).
+        let has_clock = segment.has_timestamp && has_timestamp(me) && segment.timestamp != me.ts;
+        let newer =
+            if has_clock { segment.timestamp.after(me.ts) } else { segment.seq.after(me.end) };
+        if newer {
             Reopening::Legal
         } else {
             let low = me.end.add(1);
@@ -279,12 +421,16 @@ fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ve
     }
     if me.has(fact::SYN) {
         if segment.seq == me.isn {
-            return Verdict::nothing(me);
+            return syn_again(me, segment);
         }
         if me.has(fact::SYN_ACK) {
             return Verdict::breach(me, Rule::SynWrongDir, me.isn, me.isn, segment.seq);
         }
-        // The same SYN sent anew with another ISN (H8), or one of many forged ones (H16): the answer decides.
+        if situation.offers.is_known {
+            return Verdict::nothing(me);
+        }
+        // The same SYN sent anew with another ISN (H8), or one of many forged ones (H16): the handshake that completes
+        // decides.
         let mut verdict = if situation.offers.others + 2 >= TOO_MANY_ISNS {
             Verdict::breach(me, Rule::SynFloodTuple, me.isn, me.isn, segment.seq)
         } else if peer.has(fact::SYN_ACK) {
@@ -297,40 +443,69 @@ fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ve
         return verdict;
     }
     let mut verdict = first_syn(me, segment);
-    if segment.payload > 0 && !segment.options.has(SynOptions::HAS_FAST_OPEN) {
-        verdict.breach =
-            Some(Breach { rule: Rule::SynWithData, low: 0, high: 0, actual: segment.payload });
+    if !me.has(fact::EDGE) {
+        verdict.facts.edge = Seq(segment.window.into());
+    }
+    verdict.facts.flags |= fact::BARE_SYN;
+    verdict.breach = data_in_syn(segment);
+    verdict
+}
+
+/// A SYN that comes again. What a copy offers beside, the one that is answered may have offered: where the answer offers it
+/// too, it has.
+#[inline(always)]
+fn syn_again(me: &Facts, segment: &Segment) -> Verdict {
+    let mut verdict = Verdict::nothing(me);
+    if me.flags & (fact::SYN_ACK | fact::MOVED_ON) != 0 {
+        return verdict;
+    }
+    verdict.facts.offer(&segment.options);
+    verdict.facts.end = me.end.latest(segment.end());
+    if u32::from(segment.window) > me.edge.0 {
+        verdict.facts.edge = Seq(segment.window.into());
+    }
+    if segment.payload > 0 && !me.has(fact::SYN_DATA) {
+        verdict.facts.flags |= fact::SYN_DATA;
+        verdict.breach = data_in_syn(segment);
     }
     verdict
+}
+
+/// Data in a SYN, which it may have with Fast Open only (H5).
+#[inline(always)]
+fn data_in_syn(segment: &Segment) -> Option<Breach> {
+    let forbidden = segment.payload > 0 && !segment.options.has(SynOptions::HAS_FAST_OPEN);
+    forbidden.then_some(Breach {
+        rule: Rule::SynWithData,
+        low: 0,
+        high: 0,
+        actual: segment.payload,
+    })
 }
 
 /// The facts of an end's first SYN or SYN,ACK.
 #[inline(always)]
 fn first_syn(me: &Facts, segment: &Segment) -> Verdict {
     let mut facts = *me;
-    facts.isn = segment.seq;
-    facts.end = if me.has_end() { me.end.latest(segment.end()) } else { segment.end() };
-    facts.flags |= fact::SYN;
-    if segment.payload > 0 {
-        facts.flags |= fact::SYN_DATA;
-    }
-    facts.offer(&segment.options);
+    Opening::of(segment).add_to(&mut facts);
     Verdict { facts, renew: true, letter: Some(Letter::Syn), ..Verdict::nothing(me) }
 }
 
-/// Whether `ack` acknowledges the peer's SYN: its ISN plus one, or its data too where it carried some (RFC 7413).
+/// Whether `ack` acknowledges the peer's SYN: its ISN plus one, and of its data, where it carried some, as much as was taken
+/// (RFC 7413; RFC 9293 section 3.10.7.3: ISS < SEG.ACK =< SND.NXT).
 #[inline(always)]
-fn acknowledges_syn(peer: &Facts, ack: Seq, acks_other_isn: bool) -> bool {
-    ack == peer.isn.add(1) || (peer.has(fact::SYN_DATA) && ack == peer.end) || acks_other_isn
+#[must_use]
+pub const fn acknowledges_syn(peer: &Facts, ack: Seq) -> bool {
+    let first = peer.isn.add(1);
+    ack.0 == first.0 || (peer.has(fact::SYN_DATA) && ack.within(first, peer.end))
 }
 
 #[inline(always)]
 fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    let acks_other_isn = situation.offers.acks_other;
     // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
     let is_closed = situation.mine as u8 == State::Closed as u8;
-    let answers_late = peer.has(fact::SYN) && acknowledges_syn(peer, segment.ack, false);
-    if is_closed && me.has(fact::ACK) && answers_late {
+    let answers = acknowledges_syn(peer, segment.ack);
+    if is_closed && me.has(fact::ACK) && peer.has(fact::SYN) && answers {
         return Verdict::nothing(me);
     }
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.
@@ -340,26 +515,26 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
         }
         // Its sender may have lost the connection, by an RST that we did not see, and answer a late copy of the SYN: the
         // peer's acknowledgment and the RST for that will show it (RFC 9293 section 3.5.1).
-        let anew = me.has(fact::SYN_ACK)
-            && peer.has(fact::SYN)
-            && acknowledges_syn(peer, segment.ack, false);
+        let anew = me.has(fact::SYN_ACK) && peer.has(fact::SYN) && answers;
         let rule = if anew { Rule::SynAckAnew } else { Rule::SynAckInEstablished };
         return Verdict::breach(me, rule, me.isn, me.isn, segment.seq);
     }
-    let answers = acknowledges_syn(peer, segment.ack, acks_other_isn);
     let expected = peer.isn.add(1);
     let rule = if situation.offers.acks_previous {
         Rule::OldIncarnationSynAck
     } else {
         Rule::SynAckBadAck
     };
-    let bad_ack = Verdict::breach(me, rule, expected, expected, segment.ack);
+    let mut bad_ack = Verdict::breach(me, rule, expected, expected, segment.ack);
+    // We may have missed the SYN that it answers: the peer will show it.
+    bad_ack.another_isn = peer.has(fact::SYN);
     if me.has(fact::SYN_ACK) {
         // Before the peer's SYN was seen, what the first one acknowledged is what is known (H17).
-        if segment.ack != me.ack && !(peer.has(fact::SYN) && answers) {
+        let answers = peer.has(fact::SYN) && (answers || situation.offers.acks_other);
+        if segment.ack != me.ack && !answers {
             return bad_ack;
         }
-        if segment.seq == me.isn {
+        if (segment.seq == me.isn && segment.ack == me.ack) || situation.offers.is_known {
             return Verdict::nothing(me);
         }
         // A new ISN is right in answer to another SYN; the end that then acknowledges one of them decides.
@@ -373,35 +548,55 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
         return verdict;
     }
     if me.has(fact::SYN) {
-        if !peer.has(fact::SYN) {
+        // A simultaneous open (RFC 9293 figure 7) takes a SYN from either end.
+        if !peer.has(fact::SYN) || peer.has(fact::SYN_ACK) && !peer.has(fact::BARE_SYN) {
             return Verdict::breach(me, Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
         }
-        // Simultaneous open: the second segment repeats the SYN (RFC 9293 figure 7).
-        if !answers || segment.seq != me.isn {
+        if !answers {
             return bad_ack;
+        }
+        if segment.seq != me.isn {
+            // What it sent before, or somebody in its name, is not what it goes on from.
+            let kept = me.flags & fact::KEPT;
+            let mut verdict = answer(&Facts { flags: kept, ..Facts::default() }, peer, segment);
+            verdict.breach = Some(Breach {
+                rule: Rule::SynAckIsnChange,
+                low: me.isn.0,
+                high: me.isn.0,
+                actual: segment.seq.0,
+            });
+            return verdict;
         }
         let mut facts = *me;
         acknowledge(&mut facts, segment.ack, segment.window.into());
+        facts.forget_refused();
         facts.flags |= fact::SYN_ACK | fact::ACKED_SYN;
         return Verdict {
             facts,
             renew: true,
             letter: Some(Letter::SynAck),
-            chooses_isn: acks_other_isn && segment.ack != expected,
             ..Verdict::nothing(me)
         };
     }
     if peer.has(fact::SYN) && !answers {
         return bad_ack;
     }
+    answer(me, peer, segment)
+}
+
+/// The facts of an end's first SYN,ACK.
+#[inline(always)]
+fn answer(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     let mut verdict = first_syn(me, segment);
     verdict.letter = Some(Letter::SynAck);
-    verdict.chooses_isn = peer.has(fact::SYN) && acks_other_isn && segment.ack != expected;
     verdict.facts.flags |= fact::SYN_ACK;
     // A SYN's own window is never scaled (H14).
     acknowledge(&mut verdict.facts, segment.ack, segment.window.into());
     let mine = segment.seq.add(1);
-    if peer.has(fact::EARLY_DATA) && !peer.ack.within(mine, verdict.facts.end) {
+    // What the peer sent before shows whether it knew this answer, or was sent blindly (H13).
+    let is_blind =
+        peer.has(fact::MOVED_ON | fact::ACK) && !peer.ack.within(mine, verdict.facts.end);
+    if is_blind && peer.has(fact::EARLY_DATA) {
         verdict.breach = Some(Breach {
             rule: Rule::DataBeforeEstablished,
             low: mine.0,
@@ -412,7 +607,35 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
         verdict.breach =
             Some(Breach { rule: Rule::SynAckWithData, low: 0, high: 0, actual: segment.payload });
     }
+    if is_blind && peer.has(fact::SYN) {
+        verdict.agrees = true;
+        verdict.peer = as_after_syn(peer, segment.ack);
+    }
     verdict
+}
+
+/// An end's facts without what came after its SYN, of which `ack` was acknowledged.
+#[inline(always)]
+fn as_after_syn(peer: &Facts, ack: Seq) -> Facts {
+    const OF_SYN: u32 = fact::SYN
+        | fact::SYN_DATA
+        | fact::SCALE
+        | fact::SACK
+        | fact::TIMESTAMPS
+        | fact::FAST_OPEN
+        | fact::MPTCP
+        | fact::KEPT;
+    let mut facts = Facts {
+        end: ack,
+        ack: Seq(0),
+        edge: Seq(UNSCALED_WINDOW),
+        refused_end: Seq(0),
+        refused_ack: Seq(0),
+        flags: peer.flags & OF_SYN,
+        ..*peer
+    };
+    facts.forget_gap();
+    facts
 }
 
 /// The sender's first acknowledgment.
@@ -425,107 +648,110 @@ fn acknowledge(facts: &mut Facts, ack: Seq, window: u32) {
 
 /// A segment with neither SYN nor RST before the handshake is complete.
 #[inline(always)]
-fn opening(me: &Facts, peer: &Facts, offers: Offers, segment: &Segment) -> Verdict {
-    let acks_other_isn = offers.acks_other;
+fn opening<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+    gap: Gap,
+) -> Ruling {
+    let offers = situation.offers;
     if offers.repeats
         && !me.has(fact::SYN_ACK)
-        && !continues_handshake(me, peer, acks_other_isn, segment)
+        && !continues_handshake(me, peer, offers.acks_other, segment)
     {
         // As late as the SYN, of the same connection. Its receiver refuses it.
-        let mut verdict = Verdict::nothing(me);
-        verdict.facts.refused_ack = segment.ack;
-        return verdict;
+        return Ruling::refuse(segment.ack);
     }
-    let substance = segment.payload > 0 || segment.has(Flags::FIN);
     if !peer.has(fact::SYN) {
-        if !me.has(fact::SYN) {
-            return Verdict::nothing(me);
-        }
-        if peer.seen() {
-            // The peer is in sight and has not sent its SYN, so this end cannot have answered it.
-            return if substance {
-                Verdict::breach(me, Rule::DataBeforeEstablished, me.isn, me.isn, segment.seq)
-            } else {
-                Verdict::nothing(me)
-            };
-        }
-        // Either we see one direction only and the handshake went well (S9), or this segment came too early. A SYN,ACK
-        // that shows up later decides it; until then nothing is a violation.
-        if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
-            return Verdict::nothing(me);
-        }
-        let mut verdict = advance(me, peer, segment);
-        verdict.facts.ack = segment.ack;
-        if substance && !me.has(fact::MOVED_ON) {
-            verdict.facts.flags |= fact::EARLY_DATA;
-        }
-        return verdict;
+        return before_any_syn(me, peer, segment, gap);
     }
+    let (ack_low, ack_high) = (peer.isn.add(1), peer.end);
+    let in_space = segment.ack.within(ack_low, ack_high);
     if me.has(fact::SYN_ACK) && !peer.has(fact::SYN_ACK) {
         // The responder goes on before its SYN is acknowledged, as Fast Open lets it.
-        let right =
-            segment.ack.within(me.ack, peer.end) && segment.seq.within(me.isn, me.isn.add(1 << 30));
-        if right {
-            return advance(me, peer, segment);
+        if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
+            return Ruling::default();
         }
-        let mut verdict = Verdict::nothing(me);
-        if segment.ack.after(peer.end) && segment.seq.within(me.isn, me.isn.add(1 << 30)) {
-            // Either we missed what it acknowledges, which the originator will show, or it is forged.
-            verdict.facts.refused_ack = segment.ack;
-            verdict.facts.refused_end = segment.end();
+        if segment.ack.within(me.ack, ack_high) || gap.confirms {
+            return Ruling::take(take::ANY);
         }
-        return verdict;
+        // Either we missed what it acknowledges, which the originator will show, or it is forged.
+        let ahead = segment.ack.after(ack_high);
+        return if ahead { Ruling::refuse(segment.ack) } else { Ruling::default() };
     }
     if !me.has(fact::SYN) && !peer.has(fact::SYN_ACK) {
+        if gap.goes_on && (gap.confirms || in_space) {
+            // We missed the SYN,ACK: each end goes on from where the other says that it is.
+            return Ruling::take(take::ANY);
+        }
         // The responder acknowledges instead of answering with its SYN. If it acknowledges the SYN, its own may follow (a
-        // split handshake, H18); if not, it takes the SYN for a part of an older connection.
-        let expected = peer.isn.add(1);
-        return if acknowledges_syn(peer, segment.ack, acks_other_isn) {
-            Verdict::nothing(me)
-        } else {
-            Verdict::breach(me, Rule::AckWrongDir, expected, expected, segment.ack)
-        };
+        // split handshake, H18), or we missed it; if not, it takes the SYN for a part of an older connection.
+        let ruling = Ruling::refuse(segment.ack);
+        if acknowledges_syn(peer, segment.ack) || gap.is_known() {
+            return ruling;
+        }
+        return ruling.and_breach(Rule::AckWrongDir, ack_low, ack_low, segment.ack);
     }
-    completing(me, peer, acks_other_isn, segment)
-}
-
-/// The segment that completes the handshake: it acknowledges the peer's SYN, and lies in the window that the peer
-/// offered with it. It may be later than the next expected one, where earlier ones were lost (H4, H7).
-#[inline(always)]
-fn completing(me: &Facts, peer: &Facts, acks_other_isn: bool, segment: &Segment) -> Verdict {
-    let (ack_low, ack_high) = (peer.isn.add(1), peer.end);
+    // The segment that completes the handshake: it acknowledges the peer's SYN, and lies in the window that the peer
+    // offered with it. It may be later than the next expected one, where earlier ones were lost (H4, H7).
     let seq_low = if peer.has(fact::ACK) { peer.ack } else { me.isn.add(1) };
     let seq_high = if peer.has(fact::EDGE) { peer.edge } else { seq_low.add(UNSCALED_WINDOW) };
-    let good_ack = segment.ack.within(ack_low, ack_high) || acks_other_isn;
+    let (seq_low, seq_high) = f.forget((seq_low, seq_high));
+    let good_ack = f.forget(in_space || gap.confirms);
     // A FIN has a number of its own, which is a new one.
     let least = if segment.has(Flags::FIN) { seq_low.add(1) } else { seq_low };
-    let good_seq = !segment.end().before(least) && !segment.seq.after(seq_high);
-    // The originator goes on from where the responder, refused, said it was: both agree, so it was we who missed something.
-    let both_agree = peer.refused_ack.0 != 0
-        && peer.refused_end.0 != 0
-        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(UNSCALED_WINDOW))
-        && segment.ack.within(ack_low, peer.refused_end);
-    match (good_seq || both_agree, good_ack || both_agree) {
-        (true, true) => {
-            let mut verdict = advance(me, peer, segment);
-            verdict.facts.ack = segment.ack;
-            verdict.facts.flags |= fact::ACKED_SYN;
-            verdict.chooses_isn = acks_other_isn && !segment.ack.within(ack_low, ack_high);
-            verdict
-        }
-        (false, true) => {
-            let mut verdict =
-                Verdict::breach(me, Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq);
-            verdict.facts.refused_ack = segment.ack;
-            verdict
-        }
-        (_, false) => {
-            let rule = if good_seq { Rule::HandshakeAckBadAck } else { Rule::HandshakeBadSeqAck };
-            let mut verdict = Verdict::breach(me, rule, ack_low, ack_high, segment.ack);
-            verdict.facts.refused_ack = segment.ack;
-            verdict
-        }
+    let is_late = segment.seq.after(seq_high);
+    let good_seq = f.forget(!segment.end().before(least) && !is_late || gap.goes_on);
+    if good_seq && good_ack {
+        return Ruling::take(take::ANY | take::COMPLETES);
     }
+    let ahead = !good_ack && segment.ack.after(ack_high);
+    let (rule, low, high, actual) = if good_ack {
+        (Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
+    } else if good_seq {
+        (Rule::HandshakeAckBadAck, ack_low, ack_high, segment.ack)
+    } else {
+        (Rule::HandshakeBadSeqAck, ack_low, ack_high, segment.ack)
+    };
+    let (rule, low, high, actual, ahead, is_late) =
+        f.forget((rule, low, high, actual, ahead, is_late));
+    if !(ahead || is_late) {
+        return Ruling::breach(rule, low, high, actual);
+    }
+    let ruling = Ruling::refuse(if ahead { segment.ack } else { last_ack(me, segment) });
+    if gap.is_known() { ruling } else { ruling.and_breach(rule, low, high, actual) }
+}
+
+/// A segment with neither SYN nor RST while nothing is known of the peer's SYN.
+#[inline(always)]
+fn before_any_syn(me: &Facts, peer: &Facts, segment: &Segment, gap: Gap) -> Ruling {
+    let substance = segment.payload > 0 || segment.has(Flags::FIN);
+    if !me.has(fact::SYN) {
+        return Ruling::default();
+    }
+    if peer.seen() {
+        // We missed the SYN,ACK, if each end goes on from where the other says that it is.
+        let behind = peer.refused_end.sub(UNSCALED_WINDOW);
+        if gap.goes_on && segment.ack.within(behind, peer.refused_end) {
+            return Ruling::take(take::ANY | take::FIRST_ACK);
+        }
+        // The peer is in sight and has not sent its SYN, so this end cannot have answered it.
+        let ruling = Ruling::refuse(segment.ack);
+        let same_gap = gap.again || (peer.has(fact::REFUSED) && segment.seq == peer.refused_ack);
+        if !substance || same_gap {
+            return ruling;
+        }
+        return ruling.and_breach(Rule::DataBeforeEstablished, me.isn, me.isn, segment.seq);
+    }
+    // Either we see one direction only and the handshake went well (S9), or this segment came too early. A SYN,ACK
+    // that shows up later decides it; until then nothing is a violation.
+    if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
+        return Ruling::default();
+    }
+    let early = if substance && !me.has(fact::MOVED_ON) { take::EARLY } else { 0 };
+    Ruling::take(take::ANY | take::FIRST_ACK | early)
 }
 
 /// Whether `segment` completes the handshake of a flow in which `me` and `peer` have been sent, or answers or refuses
@@ -546,125 +772,378 @@ pub fn continues_handshake(
 
 /// A segment with neither SYN nor RST on an open connection (RFC 9293 section 3.10.7.4).
 #[inline(always)]
-fn synchronized(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+fn synchronized<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+    gap: Gap,
+) -> Ruling {
     let midstream = situation.midstream;
     let end = segment.end();
     if peer.has(fact::ACK) {
         // The kernel's tcp_sequence(): a segment that ends before what its receiver last acknowledged is an old one (a
         // retransmission, a keepalive, a zero-window probe: S4), and its acknowledgment is not looked at either.
-        let old_fin = segment.has(Flags::FIN) && !me.has(fact::FIN) && end == peer.ack;
+        let is_missed = me.ends_with_gap() && end == me.end;
+        let old_fin =
+            segment.has(Flags::FIN) && !me.has(fact::FIN) && end == peer.ack && !is_missed;
         if end.before(peer.ack) || old_fin {
-            let mut verdict = Verdict::nothing(me);
-            note_letter(&mut verdict, segment);
-            return verdict;
-        }
-        if peer.has(fact::EDGE)
-            && segment.seq.after(peer.edge)
-            && !goes_on_from_refused(peer, segment)
-        {
-            let rule =
-                if segment.has(Flags::FIN) { Rule::FinOutOfWindow } else { Rule::SeqOutOfWindow };
-            let mut verdict = Verdict::breach(me, rule, peer.ack, peer.edge, segment.seq);
-            verdict.facts.refused_end = end;
-            return verdict;
+            return Ruling::take(take::LITTLE);
         }
     }
-    if peer.has_end()
+    // A subflow's window counts from what the whole connection has acknowledged (RFC 8684 section 3.3.1), which is out of
+    // sight.
+    let beyond_window = peer.has(fact::ACK | fact::EDGE)
+        && segment.seq.after(peer.edge)
+        && !me.is_multipath(peer)
+        && !gap.goes_on;
+    let beyond_sent = peer.has_end()
         && segment.ack.after(peer.end)
         // Nothing follows a FIN. In a flow picked up in its middle, the peer may have sent more than we saw.
         && (peer.has(fact::FIN)
             || (!peer.has(fact::FRAGMENTED)
                 && (!midstream || me.has(fact::SYNCED))
-                && !acknowledges_refused(peer, segment)))
-    {
-        let low = if me.has(fact::ACK) { me.ack } else { peer.end };
-        let rule = if segment.has(Flags::FIN) {
-            Rule::FinBadAck
-        } else if (me.flags | peer.flags) & fact::FIN != 0 {
-            Rule::CloseBadAck
-        } else {
-            Rule::AckUnseenData
-        };
-        let mut verdict = Verdict::breach(me, rule, low, peer.end, segment.ack);
-        verdict.facts.refused_ack = segment.ack;
-        return verdict;
+                && !gap.confirms));
+    let (beyond_window, beyond_sent) = f.forget((beyond_window, beyond_sent));
+    if beyond_window || beyond_sent {
+        return refuse(f, me, peer, segment, beyond_window, beyond_sent, gap);
     }
     if me.has(fact::FIN) && end.after(me.fin.add(1)) {
-        return Verdict::breach(me, Rule::DataAfterFin, me.fin, me.fin.add(1), end);
+        return Ruling::breach(Rule::DataAfterFin, me.fin, me.fin.add(1), end);
     }
     // Only what was never sent before can be judged by its age: a network may deliver a first copy after the second.
     if segment.has_timestamp
-        && me.has(fact::TS)
+        && has_timestamp(me)
+        && !situation.offers.is_idle
         // One tick is forgiven, as the kernel's tcp_paws_check() does.
         && segment.timestamp.before(me.ts.sub(1))
         && me.has_end()
         && end.after(me.end)
     {
         let high = me.ts.add(1 << 30);
-        let mut verdict = Verdict::breach(me, Rule::PawsReject, me.ts, high, segment.timestamp);
-        verdict.facts.refused_end = end;
-        return verdict;
+        return Ruling::refuse(last_ack(me, segment)).and_breach(
+            Rule::PawsReject,
+            me.ts,
+            high,
+            segment.timestamp,
+        );
     }
-    let mut verdict = advance(me, peer, segment);
-    if midstream {
-        verdict.facts.flags &= !fact::EDGE | me.flags;
-        if peer.has_end() && segment.ack == peer.end {
-            verdict.facts.flags |= fact::SYNCED;
+    Ruling::take(take::ANY | take::OPEN)
+}
+
+/// A segment on an open connection that lies beyond the window, or acknowledges what was never sent, as far as we saw.
+///
+/// Either it is forged, or we missed packets. What it says is kept until the peer says the same: a forger speaks for one end
+/// only. What belongs to the same gap is no second breach.
+#[inline(always)]
+fn refuse<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    segment: &Segment,
+    beyond_window: bool,
+    beyond_sent: bool,
+    gap: Gap,
+) -> Ruling {
+    let is_fin = segment.has(Flags::FIN);
+    let breach = if beyond_window {
+        let rule = if is_fin { Rule::FinOutOfWindow } else { Rule::SeqOutOfWindow };
+        Breach { rule, low: peer.ack.0, high: peer.edge.0, actual: segment.seq.0 }
+    } else {
+        let low = if me.has(fact::ACK) { me.ack } else { peer.end };
+        let rule = if is_fin {
+            Rule::FinBadAck
+        } else if (me.flags | peer.flags) & fact::FIN != 0 {
+            Rule::CloseBadAck
+        } else {
+            Rule::AckUnseenData
+        };
+        Breach { rule, low: low.0, high: peer.end.0, actual: segment.ack.0 }
+    };
+    let breach = f.forget((!gap.is_known()).then_some(breach));
+    if !beyond_window && acknowledges_missed_fin(me, peer, segment) {
+        return Ruling { breach, ..Ruling::take(take::MISSED_FIN) };
+    }
+    let ack = if beyond_sent { segment.ack } else { last_ack(me, segment) };
+    Ruling { breach, ..Ruling::refuse(ack) }
+}
+
+/// Whether the segment is the one with which an end that has closed acknowledges its peer's FIN, where we missed that: its next
+/// number, and one more than was seen of the peer. Should it have been data, the peer will go on.
+#[inline(always)]
+fn acknowledges_missed_fin(me: &Facts, peer: &Facts, segment: &Segment) -> bool {
+    me.has(fact::FIN)
+        && !peer.has(fact::FIN)
+        && !peer.has(fact::REFUSED)
+        && peer.has(fact::ACK)
+        && segment.payload == 0
+        && !segment.has(Flags::FIN)
+        && segment.seq == me.fin.add(1)
+        && segment.ack == peer.end.add(1)
+}
+
+/// What a segment that was not accepted leaves behind.
+///
+/// Where it was refused, that, and what it said: an end that has sent an RST keeps that instead.
+#[inline(always)]
+pub fn keep(me: &Facts, peer: &Facts, segment: &Segment, ruling: &Ruling, verdict: &mut Verdict) {
+    verdict.breach = ruling.breach;
+    let (ack, takes) = (ruling.ack, ruling.take);
+    if takes & take::LITTLE != 0 {
+        if is_reset(me, peer) {
+            let facts = &mut verdict.facts;
+            facts.ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
+            facts.flags |= fact::ACK;
+        } else {
+            note_letter(verdict, segment);
+        }
+        return;
+    }
+    if takes & take::MISSED_FIN != 0 {
+        verdict.renew = true;
+        verdict.facts.ack = segment.ack;
+        verdict.facts.forget_refused();
+        verdict.agrees = true;
+        verdict.peer = *peer;
+        verdict.peer.fin = peer.end;
+        verdict.peer.end = segment.ack;
+        return;
+    }
+    if takes & take::REFUSED == 0 || me.has(fact::RST) {
+        return;
+    }
+    let facts = &mut verdict.facts;
+    let end = segment.end();
+    // The furthest of those that belong together.
+    let together =
+        me.has(fact::REFUSED) && is_near(end, me.refused_end) && is_near(ack, me.refused_ack);
+    facts.refused_ack = if together { me.refused_ack.latest(ack) } else { ack };
+    facts.flags |= fact::REFUSED;
+    if together && end.before(me.refused_end) {
+        return;
+    }
+    facts.refused_end = end;
+    if !me.has(fact::FIN) && (!me.has_end() || end.after(me.end)) {
+        if segment.has(Flags::FIN) {
+            facts.fin = end.sub(1);
+        } else if segment.payload == 0 {
+            // Directly before it, something was missed.
+            facts.fin = end;
+        } else {
+            facts.forget_gap();
         }
     }
-    // Only a FIN that comes again restarts 2MSL (T6): neither old duplicates nor forged ones keep TIME_WAIT alive.
-    verdict.renew = segment.has(Flags::FIN) || !situation.in_time_wait();
-    verdict
 }
 
-/// Whether the segment begins where the peer, in an acknowledgment that was refused, said it had got to: both ends agree,
-/// so it was we who missed data. A forger speaks for one end only.
+/// What to remember of a refused segment that acknowledges nothing that was missed: no more than is known.
 #[inline(always)]
-const fn goes_on_from_refused(peer: &Facts, segment: &Segment) -> bool {
-    let window = peer.edge.since(peer.ack);
-    peer.refused_ack.0 != 0
-        && peer.refused_ack.after(peer.ack)
-        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(window))
+const fn last_ack(me: &Facts, segment: &Segment) -> Seq {
+    if me.has(fact::ACK) { me.ack } else { segment.ack }
 }
 
-/// Whether the segment acknowledges data of the peer's that was refused: it was we who missed a window update.
+/// Whether the segment says about the same as one of the same end that was refused before.
+#[inline(always)]
+const fn repeats_refused(me: &Facts, segment: &Segment) -> bool {
+    me.has(fact::REFUSED)
+        && is_near(segment.end(), me.refused_end)
+        && is_near(segment.ack, me.refused_ack)
+}
+
+/// Whether `a` and `b` are no further apart than one packet may bring them.
+#[inline(always)]
+const fn is_near(a: Seq, b: Seq) -> bool {
+    const NEAR: u32 = 1 << 17;
+    a.within(b.sub(NEAR), b.add(NEAR))
+}
+
+/// Whether the segment begins where the peer, in one that was refused, said it had got to: both ends agree, so it was we who
+/// missed data. A forger speaks for one end only.
+#[inline(always)]
+const fn goes_on_from_refused(me: &Facts, peer: &Facts, segment: &Segment) -> bool {
+    peer.has(fact::REFUSED)
+        && (!peer.has(fact::ACK) || peer.refused_ack.after(peer.ack))
+        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(peer.reach(me)))
+}
+
+/// Whether the segment acknowledges data of the peer's that was refused: it was sent, and we missed what came before.
 #[inline(always)]
 const fn acknowledges_refused(peer: &Facts, segment: &Segment) -> bool {
-    peer.refused_end.0 != 0
+    peer.has(fact::REFUSED)
+        && peer.has_end()
+        && !peer.has(fact::FIN)
         && peer.refused_end.after(peer.end)
         && segment.ack.within(peer.end, peer.refused_end)
 }
 
-/// The facts that an acceptable segment adds.
+/// Whether a timestamp is known of an end. 0 is none (the kernel's tcp_paws_check()).
 #[inline(always)]
-fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
+const fn has_timestamp(me: &Facts) -> bool {
+    me.has(fact::TS) && me.ts.0 != 0
+}
+
+/// Adds to the peer's facts what it said in a segment that was refused, and what this segment says, too.
+///
+/// - It has sent what this end acknowledges; its FIN only if that is acknowledged exactly.
+/// - It has acknowledged what this end has sent, if where it was then is known to be right.
+#[inline(always)]
+pub fn agree<F: Forget>(
+    f: &F,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+    verdict: &mut Verdict,
+) {
+    if !peer.has(fact::REFUSED) {
+        return;
+    }
+    let mut peer = *peer;
+    if !peer.has_end() {
+        // All of it was missed.
+        peer.isn = segment.ack;
+        peer.end = segment.ack;
+        if !peer.refused_fin() {
+            peer.forget_gap();
+        } else if segment.ack == peer.refused_end {
+            peer.end = peer.fin;
+        }
+        peer.flags |= fact::MOVED_ON;
+    }
+    let peer = f.forget(peer);
+    let mine = verdict.facts;
+    let mut theirs = peer;
+    let Facts { refused_end: end, refused_ack: ack, .. } = peer;
+    if acknowledges_refused(&peer, segment) && segment.ack.after(peer.end) {
+        theirs.end = segment.ack;
+        theirs.flags |= fact::MOVED_ON;
+        if segment.ack == end {
+            if peer.refused_fin() {
+                let second = mine.has(fact::FIN) && ack == mine.fin.add(1);
+                theirs.flags |= fact::FIN;
+                if second {
+                    theirs.flags |= fact::CLOSED_SECOND;
+                } else if ack.after(mine.end) || (mine.ends_with_gap() && ack == mine.end) {
+                    theirs.flags |= fact::FIN_AHEAD;
+                }
+            } else if peer.fin == end {
+                theirs.fin = end.sub(1);
+            }
+        }
+    }
+    theirs = f.forget(theirs);
+    let was_right = !end.after(theirs.end) || (mine.has(fact::EDGE) && !end.after(mine.edge));
+    let was_right = f.forget(was_right);
+    let is_new = f.forget(!peer.has(fact::ACK) || ack.after(peer.ack));
+    // Who has not closed goes on, and will say again that it has the peer's FIN.
+    let of_fin = has_fin(&mine, &theirs) && ack == mine.fin.add(1) && !theirs.has(fact::FIN);
+    let of_fin = f.forget(of_fin);
+    let from = if mine.has(fact::SYN) { mine.isn.add(1) } else { mine.isn };
+    if was_right && is_new && !ack.after(mine.end) && !of_fin && !ack.before(from) {
+        theirs.ack = ack;
+        theirs.flags |= fact::ACK;
+        if mine.has(fact::SYN) {
+            theirs.flags |= fact::ACKED_SYN;
+        }
+        let edge = ack.add(peer.window << peer.scale(&mine));
+        if peer.has(fact::EDGE) {
+            theirs.edge = peer.edge.latest(edge);
+        } else if !situation.midstream {
+            theirs.edge = edge;
+            theirs.flags |= fact::EDGE;
+        }
+        theirs = f.forget(theirs);
+    }
+    if !end.after(theirs.end) && theirs.has(fact::ACK) && !ack.after(theirs.ack) {
+        theirs.flags &= !fact::REFUSED;
+        theirs.refused_end = Seq(0);
+        theirs.refused_ack = Seq(0);
+    }
+    verdict.peer = theirs;
+    verdict.agrees = true;
+}
+
+/// Adds to its sender's facts what an acceptable segment says.
+#[inline(always)]
+pub fn advance<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+    takes: u8,
+    verdict: &mut Verdict,
+) {
     let mut facts = *me;
     let end = segment.end();
     if !me.has_end() {
         facts.isn = segment.seq;
+        facts.forget_gap();
     }
-    facts.end = if me.has_end() { me.end.latest(end) } else { end };
+    facts.end = f.forget(if me.has_end() { me.end.latest(end) } else { end });
+    let ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
+    facts.ack = f.forget(ack);
+    if facts.end != me.end || facts.ack != me.ack {
+        // It goes on, and says by itself what there is to say.
+        facts.forget_refused();
+    }
+    // Nothing was seen before it, though the connection was from its SYN on: all may have been missed.
+    let all_missed = !me.has_end() && peer.has(fact::SYN);
+    if !me.has(fact::FIN) && !segment.has(Flags::FIN) {
+        if segment.payload == 0 && ((me.has_end() && end.after(me.end)) || all_missed) {
+            facts.fin = end.sub(1);
+        } else if segment.payload > 0 && me.has_end() && end == me.end && me.ends_with_gap() {
+            facts.forget_gap();
+        }
+    }
+    facts = f.forget(facts);
     let edge = segment.ack.add(u32::from(segment.window) << me.scale(peer));
-    facts.ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
-    facts.edge = if me.has(fact::EDGE) { me.edge.latest(edge) } else { edge };
-    facts.flags |= fact::ACK | fact::EDGE | fact::MOVED_ON;
+    let edge = if me.has(fact::EDGE) {
+        me.edge.latest(edge)
+    } else if me.has(fact::SYN) && peer.has(fact::SYN) {
+        // The window of its SYN was offered, too.
+        edge.latest(peer.isn.add(1).add(me.edge.0))
+    } else {
+        edge
+    };
+    facts.edge = f.forget(edge);
+    facts.flags |= fact::ACK | fact::MOVED_ON;
+    if takes & take::OPEN == 0 || !situation.midstream {
+        facts.flags |= fact::EDGE;
+    } else if peer.has_end() && segment.ack == peer.end {
+        facts.flags |= fact::SYNCED;
+    }
+    if takes & (take::COMPLETES | take::FIRST_ACK) != 0 {
+        facts.ack = segment.ack;
+    }
     let acks_syn = |ack: Seq| peer.has(fact::SYN) && ack.within(peer.isn.add(1), peer.end);
-    if acks_syn(segment.ack) || (me.has(fact::ACK) && acks_syn(me.ack)) {
+    if takes & take::COMPLETES != 0
+        || acks_syn(segment.ack)
+        || (me.has(fact::ACK) && acks_syn(me.ack))
+    {
         facts.flags |= fact::ACKED_SYN;
+    }
+    if takes & take::EARLY != 0 {
+        facts.flags |= fact::EARLY_DATA;
     }
     if segment.fragment {
         facts.flags |= fact::FRAGMENTED;
     }
+    facts = f.forget(facts);
     if segment.has(Flags::FIN) && !me.has(fact::FIN) {
         facts.fin = end.sub(1);
-        facts.flags |= fact::FIN;
+        facts.flags = facts.flags & !fact::CLOSED_FIRST | fact::FIN;
         if peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
             facts.flags |= fact::CLOSED_SECOND;
-        } else if !peer.has_end() || segment.ack.after(peer.end) {
+        } else if !peer.has_end()
+            || segment.ack.after(peer.end)
+            || (peer.ends_with_gap() && segment.ack == peer.end)
+        {
             facts.flags |= fact::FIN_AHEAD;
         }
     }
-    if me.has(fact::FIN) && peer.has(fact::FIN) {
+    facts = f.forget(facts);
+    let fin_before = me.has(fact::FIN) || (has_fin(me, peer) && !segment.has(Flags::FIN));
+    if fin_before && peer.has(fact::FIN) {
         // Its first FIN did not acknowledge the peer's if it had not acknowledged it until now, or if this is a copy that
         // was overtaken by a later one.
         let old_copy = segment.has(Flags::FIN) && segment.ack.before(peer.fin.add(1));
@@ -673,16 +1152,18 @@ fn advance(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
         }
     }
     // RFC 7323 section 4.3, with the last acknowledgment that was seen.
+    let is_idle = situation.offers.is_idle;
     if segment.has_timestamp
-        && !(me.has(fact::TS) && segment.timestamp.before(me.ts))
+        && (is_idle || !(has_timestamp(me) && segment.timestamp.before(me.ts)))
         && !(peer.has(fact::ACK) && segment.seq.after(peer.ack))
     {
         facts.ts = segment.timestamp;
         facts.flags |= fact::TS;
     }
-    let mut verdict = Verdict { facts, renew: true, ..Verdict::nothing(me) };
-    note_letter(&mut verdict, segment);
-    verdict
+    verdict.facts = f.forget(facts);
+    // Only a FIN that comes again restarts 2MSL (T6): neither old duplicates nor forged ones keep TIME_WAIT alive.
+    verdict.renew = takes & take::OPEN == 0 || segment.has(Flags::FIN) || !situation.in_time_wait();
+    note_letter(verdict, segment);
 }
 
 /// `a` or `d`, the first time that this end sends one.
@@ -704,46 +1185,81 @@ fn note_letter(verdict: &mut Verdict, segment: &Segment) {
 /// [`judge`] for RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
 #[inline(always)]
 #[must_use]
-pub fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    let Situation { open, midstream, old_syn, offers, .. } = *situation;
+pub fn reset<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+) -> Verdict {
+    let ruling = rule_reset(f, me, peer, situation, segment);
+    let mut verdict = Verdict { breach: ruling.breach, ..Verdict::nothing(me) };
+    let takes = f.forget(ruling.take);
+    if takes == 0 {
+        return verdict;
+    }
+    let facts = &mut verdict.facts;
+    let goes_further =
+        me.has(fact::REFUSED) && !me.has(fact::FIN) && me.has_end() && me.refused_end.after(me.end);
+    if goes_further && peer.has(fact::EDGE) && !me.refused_end.after(peer.edge) {
+        facts.end = me.refused_end;
+    }
+    facts.forget_refused();
+    facts.flags |= fact::RST;
+    if takes & take::COMPLETES != 0 {
+        facts.flags |= fact::RST_EXACT;
+    }
+    (facts.refused_ack, facts.refused_end) = (peer.end, segment.seq);
+    verdict.renew = true;
+    verdict.letter = (!me.has(fact::RST)).then_some(Letter::Rst);
+    verdict
+}
+
+/// The ruling on an RST; [`take::COMPLETES`] where it is exact.
+#[inline(always)]
+fn rule_reset<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+) -> Ruling {
+    let Situation { open, midstream, old_syn, other_isns, offers, .. } = *situation;
     let acks_other = offers.acks_other;
     // Of the connection before this one, or in answer to a segment of that.
     if offers.repeats && !open && !continues_handshake(me, peer, acks_other, segment) {
-        return Verdict::nothing(me);
+        return Ruling::default();
     }
     // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
     // about.
     if situation.in_time_wait() && old_syn {
-        return Verdict::breach(me, Rule::TimeWaitAssassination, peer.ack, peer.ack, segment.seq);
+        return Ruling::breach(Rule::TimeWaitAssassination, peer.ack, peer.ack, segment.seq);
     }
     // The kernel's tcp_reset_check(): an end without a socket answers what was sent before its FIN with the FIN's number.
     let at_fin = me.has(fact::FIN)
         && segment.seq == me.fin
         && matches!(situation.theirs, State::CloseWait | State::LastAck | State::Closing);
-    let exact = peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin);
+    // Refused or not, the peer has said that it has got there.
+    let peer_is_there = peer.has(fact::REFUSED) && segment.seq == peer.refused_ack;
+    let agrees =
+        peer_is_there && (open || (segment.has(Flags::ACK) && segment.ack == peer.refused_end));
+    let exact = (peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin)) || agrees;
+    let (peer_is_there, agrees, exact) = f.forget((peer_is_there, agrees, exact));
     if me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
-        return Verdict::nothing(me);
+        return Ruling::default();
     }
     // Nobody leaves TIME_WAIT by an RST, and one that is not right there is not worth a word.
-    let waits = situation.mine as u8 == State::TimeWait as u8;
+    let waits = situation.in_time_wait() && situation.mine as u8 == State::TimeWait as u8;
     if waits || (situation.in_time_wait() && !exact) {
-        return Verdict::nothing(me);
+        return Ruling::default();
     }
     // It refuses a segment that was refused here too. If that one acknowledged the SYN, its sender takes the RST.
-    let refuses = !open && peer.refused_ack.0 != 0 && segment.seq == peer.refused_ack;
+    let refuses = !open && peer_is_there && !agrees;
     if refuses && !(me.has(fact::SYN) && segment.seq.within(me.isn.add(1), me.end)) {
-        return Verdict::nothing(me);
+        return Ruling::default();
     }
-    let bits = if exact { fact::RST | fact::RST_EXACT } else { fact::RST };
-    let facts =
-        Facts { flags: me.flags | bits, refused_ack: peer.end, refused_end: segment.seq, ..*me };
-    let accepted = Verdict {
-        facts,
-        renew: true,
-        letter: (!me.has(fact::RST)).then_some(Letter::Rst),
-        ..Verdict::nothing(me)
-    };
-    if !open && !refuses && peer.has(fact::SYN) && !peer.has(fact::ACK) {
+    let accepted = Ruling::take(take::ANY | if exact { take::COMPLETES } else { 0 });
+    if !open && !refuses && !agrees && peer.has(fact::SYN) && !peer.has(fact::ACK) {
         // The receiver is in SYN_SENT: the acknowledgment is what proves that its SYN was seen.
         let (low, high) = (peer.isn.add(1), peer.end);
         let proven = segment.ack.within(low, high) || acks_other;
@@ -751,25 +1267,33 @@ pub fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
             accepted
         } else {
             let actual = if segment.has(Flags::ACK) { segment.ack } else { Seq(0) };
-            Verdict::breach(me, Rule::RstBadAckSynSent, low, high, actual)
+            Ruling::breach(Rule::RstBadAckSynSent, low, high, actual)
         };
     }
+    if !open && offers.has_newer && me.has(fact::SYN) && segment.seq == me.isn.add(1) {
+        // It refuses the answer to a SYN that it has given up; the later one goes on.
+        return Ruling::default();
+    }
     // The receiver's next number lies between what it last acknowledged and all that was sent to it; where it was
-    // never seen, all that was sent to it is the best guess.
+    // never seen, it may be any that was sent to it.
     let (low, high) = if peer.has(fact::ACK) {
-        (peer.ack, if me.has_end() && me.end.after(peer.ack) { me.end } else { peer.ack })
+        let sent = if me.has_end() && me.end.after(peer.ack) { me.end } else { peer.ack };
+        let refused = me.has(fact::REFUSED) && segment.seq == me.refused_end;
+        let is_sent = refused && peer.has(fact::EDGE) && segment.seq.within(sent, peer.edge);
+        (peer.ack, if is_sent { segment.seq } else { sent })
     } else if me.has_end() {
-        (if me.has(fact::MOVED_ON) { me.end.sub(UNSCALED_WINDOW) } else { me.isn.add(1) }, me.end)
+        let first = if me.has(fact::SYN) { me.isn.add(1) } else { me.isn };
+        (if first.after(me.end) { me.end.sub(1 << 30) } else { first }, me.end)
     } else {
-        return Verdict::nothing(me);
+        return Ruling::default();
     };
-    if segment.seq.within(low, high) || at_fin || refuses {
+    if segment.seq.within(low, high) || at_fin || refuses || agrees {
         let unasked = !open && !me.has_end() && peer.has(fact::SYN_ACK);
         let breach = Breach { rule: Rule::SynAckUnsolicited, low: 0, high: 0, actual: 0 };
-        return Verdict { breach: unasked.then_some(breach), ..accepted };
+        return Ruling { breach: unasked.then_some(breach), ..accepted };
     }
     if peer.has(fact::EDGE) && segment.seq.within(low, peer.edge) {
-        return Verdict::breach(me, Rule::RstInexact, low, high, segment.seq);
+        return Ruling::breach(Rule::RstInexact, low, high, segment.seq);
     }
     // An end in SYN_SENT answers whatever does not acknowledge its SYN with an RST at the number that it was given, which
     // is not kept (RFC 9293 section 3.10.7.3): a wrong SYN,ACK (H6), or a challenge ACK of a connection before our time.
@@ -781,9 +1305,12 @@ pub fn reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
         && segment.ack == peer.isn.add(1);
     let began =
         if me.has(fact::SYN) && low.since(me.isn) < STALE { me.isn } else { low.sub(STALE) };
-    if midstream || answers_nonsense || answers_syn || segment.seq.within(began, low) {
-        // A late one, which its receiver drops; in a flow picked up in its middle, too little is known to tell.
-        return Verdict::nothing(me);
+    let of_other =
+        (other_isns && offers.is_young) || (me.has(fact::REFUSED) && segment.seq == me.refused_end);
+    if midstream || of_other || answers_nonsense || answers_syn || segment.seq.within(began, low) {
+        // A late one, also of the SYN or the connection before, which its receiver drops; in a flow picked up in its middle,
+        // or after a gap, too little is known to tell.
+        return Ruling::default();
     }
-    Verdict::breach(me, Rule::RstOutOfWindow, low, high, segment.seq)
+    Ruling::breach(Rule::RstOutOfWindow, low, high, segment.seq)
 }

@@ -23,7 +23,7 @@ const OF_SENDER: u32 = fact::SYN | fact::ACK | fact::EDGE;
 const OF_RECEIVER: u32 = fact::SYN | fact::ACK | fact::EDGE;
 
 /// What neither may have shown.
-const OF_NEITHER: u32 = fact::FIN | fact::RST;
+const OF_NEITHER: u32 = fact::FIN | fact::RST | fact::REFUSED;
 
 /// Writes the segment into the confirmed flow that has its key, if it was to be expected: what comes before
 /// [`crate::track::in_order`], where nobody wants to hear of every segment. True where nothing is left to be done; if not,
@@ -63,9 +63,13 @@ pub fn track_predicted(
         return false;
     }
     let end = segment.end();
-    // Nothing that was sent or acknowledged before, nothing beyond the window, nothing acknowledged that was not sent.
-    let is_next =
-        if has_data { end.after(me.end) && end.after(peer.ack) } else { !end.before(peer.ack) };
+    // Nothing that was sent or acknowledged before, nothing beyond the window, nothing acknowledged that was not sent, and
+    // no gap that may have been a FIN.
+    let is_next = if has_data {
+        end.after(me.end) && end.after(peer.ack)
+    } else {
+        !end.before(peer.ack) && !end.after(me.end)
+    };
     if !is_next
         || segment.seq.after(peer.edge)
         || segment.ack.after(peer.end)

@@ -17,17 +17,18 @@
 use crate::{
     counters::{Fate, Hook, Tally},
     event::{Kind, Reason},
-    flow::{Facts, Flow, HalfOpen, Repeat, fact, flow_flag},
+    flow::{Facts, Flow, Half, HalfOpen, Opening, OtherOpenings, Repeat, fact, flow_flag},
     forget::Forget,
     history::{Letter, Letters},
     judge::{
-        Offers, Reopening, Situation, Verdict, continues_handshake, not_reset, outlived, reopening,
-        reset,
+        Offers, Past, Reopening, Ruling, Situation, Verdict, acknowledges_syn, advance, agree,
+        any_syn, keep, others, outlived, reopening, reset, take,
     },
     key::{End, FlowKey},
     notes,
     packet::Packet,
-    segment::{Flags, Segment},
+    segment::{Flags, Segment, SynOptions},
+    seq::Seq,
     state::{State, is_open},
     sweep::{Tables, states},
     violation::{Breach, Marks, Rule},
@@ -67,17 +68,35 @@ pub trait Parts {
         states(flow)
     }
 
+    /// [`choose`].
+    #[inline(always)]
+    fn choose(&self, half_open: &HalfOpen, packet: &Packet) {
+        choose(half_open, packet);
+    }
+
+    /// [`offers`].
+    #[inline(always)]
+    fn offers(&self, half_open: &HalfOpen, packet: &Packet) -> Offers {
+        offers(half_open, packet)
+    }
+
+    /// [`belongs`].
+    #[inline(always)]
+    fn belongs(&self, newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
+        belongs(newer, flow, packet)
+    }
+
     /// [`situation`].
     #[inline(always)]
     fn situation(&self, flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
         situation(flow, packet, hook, offers)
     }
 
-    /// [`crate::judge::judge`] on a flow's segment.
-    #[inline(always)]
-    fn judge(&self, flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
-        judge_on(flow, packet, situation)
-    }
+    /// What [`Parts::judge`] hands on to [`Parts::write`].
+    type Verdict: Outcome;
+
+    /// [`judge_on`].
+    fn judge(&self, flow: &Flow, packet: &Packet, situation: &Situation) -> Self::Verdict;
 
     /// What there is to count.
     #[inline(always)]
@@ -86,23 +105,17 @@ pub trait Parts {
     }
 
     /// [`write`].
-    #[inline(always)]
     fn write(
         &self,
         flow: &Flow,
         packet: &Packet,
         hook: Hook,
-        verdict: &Verdict,
+        verdict: &Self::Verdict,
         marks: Marks,
-    ) -> Option<Breach> {
-        write(flow, packet, hook, verdict, marks)
-    }
+    ) -> Option<Breach>;
 
     /// [`write_offers`].
-    #[inline(always)]
-    fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
-        write_offers(half_open, packet, verdict);
-    }
+    fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Self::Verdict);
 
     /// [`conclude`].
     #[inline(always)]
@@ -127,6 +140,24 @@ pub trait Parts {
         Self: Surroundings + Sized,
     {
         publish(self, flow, packet, hook, now_ns, seen, step);
+    }
+}
+
+/// What of a verdict is needed beside writing it.
+pub trait Outcome {
+    /// Whether the segment broke a rule.
+    fn is_breach(&self) -> bool;
+    /// Whether the flow's timer starts again.
+    fn renews(&self) -> bool;
+}
+
+impl Outcome for Verdict {
+    fn is_breach(&self) -> bool {
+        self.breach.is_some()
+    }
+
+    fn renews(&self) -> bool {
+        self.renew
     }
 }
 
@@ -264,16 +295,16 @@ fn report_illegal<S: Surroundings>(
 fn note_mixed_flags(flow: &Flow, packet: &Packet) {
     let segment = &packet.segment;
     let (bit, letter) = if segment.has(Flags::SYN) {
-        (fact::SYN_MIXED, Letter::SynMixed)
+        (flow_flag::SYN_MIXED, Letter::SynMixed)
     } else if segment.has(Flags::FIN.with(Flags::RST)) {
-        (fact::FIN_MIXED, Letter::FinMixed)
+        (flow_flag::FIN_MIXED, Letter::FinMixed)
     } else {
         return;
     };
     let mixed = segment.flags.only(Flags::FIN.with(Flags::RST)) != Flags(0);
-    let mine = flow.half(packet.from);
-    if mixed && !mine.facts().has(bit) {
-        mine.mark(bit);
+    let bit = if packet.from.is_high() { bit << 1 } else { bit };
+    if mixed && !flow.has(bit) {
+        flow.mark(bit);
         flow.history.append(Letters::default().and(letter, packet.from));
     }
 }
@@ -304,12 +335,45 @@ fn belongs_to_successor<S: Surroundings>(
         flow.unmark(flow_flag::SUCCESSOR);
         return false;
     };
+    s.belongs(newer, flow, packet)
+}
+
+/// Whether a packet without a bare SYN belongs to the newer connection among the half-open ones rather than to `flow`, which is
+/// confirmed: it goes on with its handshake.
+#[inline(always)]
+#[must_use]
+pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
+    let segment = &packet.segment;
     let (me, peer) =
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
     let offers = offers(newer, packet);
-    // An answer to the SYN of before is the newer connection's to refuse.
-    (segment.has(Flags::SYN) && offers.acks_previous)
-        || continues_handshake(&me, &peer, offers.acks_other, segment)
+    if segment.has(Flags::SYN) {
+        // An answer to the SYN of before is the newer connection's to refuse.
+        return offers.acks_previous
+            || (peer.has(fact::SYN) && acknowledges_syn(&peer, segment.ack))
+            || offers.acks_other;
+    }
+    // Whoever sends a SYN in the name of one end cannot have it answered: all but a refusal takes a SYN,ACK that was seen.
+    if peer.has(fact::SYN_ACK) {
+        let last = if peer.has(fact::EDGE) { peer.edge } else { peer.ack };
+        let goes_on = segment.seq.within(peer.ack, last)
+            && (!segment.has(Flags::ACK) || segment.ack.within(peer.isn.add(1), peer.end));
+        return goes_on
+            || newer.others(packet.from.other()).answered(segment.seq, segment.ack).is_some();
+    }
+    if !segment.has(Flags::ACK) {
+        return false;
+    }
+    let acks_syn = segment.ack.within(peer.isn.add(1), peer.end) || offers.acks_other;
+    let old_receiver = flow.half(packet.from.other()).facts();
+    if segment.has(Flags::RST) {
+        // A refusal has nothing to do with where the old connection is.
+        let fits_old = old_receiver.has(fact::ACK) && segment.seq == old_receiver.ack;
+        return peer.has(fact::SYN) && acks_syn && !fits_old;
+    }
+    me.has(fact::SYN_ACK)
+        && segment.seq.within(me.isn.add(1), me.end.add(0xffff))
+        && segment.ack.within(me.ack, peer.end)
 }
 
 /// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate, and not if TIME_WAIT keeps it
@@ -364,21 +428,77 @@ fn reopening_of<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> Reopeni
     s.forget(reopening(&me, &peer, &situation, &packet.segment))
 }
 
+/// What the record remembers of SYNs, as the packet meets it.
 #[inline(always)]
-fn offers(half_open: &HalfOpen, packet: &Packet) -> Offers {
+#[must_use]
+pub fn offers(half_open: &HalfOpen, packet: &Packet) -> Offers {
     let segment = &packet.segment;
-    let others = half_open.isns(packet.from).count();
-    let repeats = half_open.repeats_previous();
-    if !segment.has(Flags::ACK) {
-        return Offers { repeats, others, ..Offers::default() };
-    }
-    let acknowledged = segment.ack.sub(1);
-    Offers {
-        acks_other: half_open.isns(packet.from.other()).has(acknowledged),
-        acks_previous: packet.from.is_high() != half_open.flow.originator().is_high()
-            && half_open.is_previous(acknowledged),
-        repeats,
+    let mine = half_open.others(packet.from);
+    let ack = Opening::of(segment).ack;
+    let facts = half_open.flow.half(packet.from).facts();
+    let others = mine.count();
+    let offers = Offers {
         others,
+        repeats: half_open.repeats_previous(),
+        is_known: segment.has(Flags::SYN) && mine.has(segment.seq, ack),
+        has_newer: others != 0 && !mine.ends_with(facts.isn),
+        ..Offers::default()
+    };
+    if !segment.has(Flags::ACK) {
+        return offers;
+    }
+    Offers {
+        acks_other: half_open.others(packet.from.other()).acknowledged(segment.ack).is_some(),
+        acks_previous: packet.from.is_high() != half_open.flow.originator().is_high()
+            && half_open.is_previous(segment.ack.sub(1)),
+        ..offers
+    }
+}
+
+/// Makes the SYN that a SYN,ACK answers, or the SYN and the SYN,ACK that the third segment completes, the ones that count
+/// (H8, H16): before the segment is judged, because all else follows from them.
+#[inline(always)]
+pub fn choose(half_open: &HalfOpen, packet: &Packet) {
+    let (segment, flow) = (&packet.segment, &half_open.flow);
+    let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
+    let (me, peer) = (mine.facts(), theirs.facts());
+    if !segment.has(Flags::ACK) || segment.has(Flags::RST) || !peer.has(fact::SYN) {
+        return;
+    }
+    if segment.has(Flags::SYN) {
+        if !me.has(fact::SYN_ACK) && !acknowledges_syn(&peer, segment.ack) {
+            let other = half_open.others(packet.from.other());
+            choose_syn(theirs, other, segment.ack, &segment.options, false);
+        }
+        return;
+    }
+    if !peer.has(fact::SYN_ACK) || is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM)) {
+        return;
+    }
+    // Exactly as it should be.
+    if segment.seq == peer.ack && segment.ack.within(peer.isn.add(1), peer.end) {
+        return;
+    }
+    let answered = half_open.others(packet.from.other()).answered(segment.seq, segment.ack);
+    let Some(answer) = answered else { return };
+    theirs.choose(&answer, true);
+    if !me.has(fact::SYN) || !acknowledges_syn(&me, answer.ack) {
+        choose_syn(mine, half_open.others(packet.from), answer.ack, &answer.options, true);
+    }
+}
+
+/// Makes the SYN that `ack` acknowledges the one of `half`, if there is any among `others`. If not, it may have been
+/// forgotten, or where its sender `confirms` it, not seen: the answer says what it must have offered.
+#[inline(always)]
+fn choose_syn(half: &Half, others: &OtherOpenings, ack: Seq, answer: &SynOptions, confirms: bool) {
+    if let Some(syn) = others.acknowledged(ack) {
+        half.choose(&syn, false);
+    } else if confirms || others.has_forgotten() {
+        let options = SynOptions { mss: 0, timestamp: Seq(0), window_scale: 14, ..*answer };
+        half.choose(
+            &Opening { isn: ack.sub(1), window: 0xffff, options, ..Opening::default() },
+            false,
+        );
     }
 }
 
@@ -396,6 +516,12 @@ pub struct Seen {
     marks: Marks,
 }
 
+/// After so long without a segment, timestamps say nothing about age (RFC 7323 section 5.5): 24 days.
+const PAWS_LIMIT_NS: u64 = 24 * 24 * 3600 * 1_000_000_000;
+
+/// How long a segment may be under way (RFC 9293 section 3.4.2): two minutes.
+const LIFETIME_NS: u64 = 120 * 1_000_000_000;
+
 /// Judges the segment and writes what it adds into the flow. Every step reads the record anew, so that nothing but the
 /// record carries what one step knew to the next.
 #[inline(always)]
@@ -407,11 +533,17 @@ fn observe<S: Surroundings>(
     hook: Hook,
     now_ns: u64,
 ) -> Seen {
-    let offers = half_open.map_or(Offers::default(), |half_open| offers(half_open, packet));
+    let mut offers = Offers::default();
+    if let Some(half_open) = half_open {
+        s.choose(half_open, packet);
+        offers = s.offers(half_open, packet);
+    }
+    offers.is_young = now_ns.saturating_sub(flow.created_ns()) < LIFETIME_NS;
+    offers.is_idle = flow.life().last_seen.elapsed_ns(now_ns) > PAWS_LIMIT_NS;
     let situation = s.situation(flow, packet, hook, offers);
     let verdict = s.judge(flow, packet, &situation);
     let marks = s.notes(flow, packet, &situation);
-    let storm = s.write(flow, packet, hook, &verdict, marks);
+    let breach = s.write(flow, packet, hook, &verdict, marks);
     if let Some(half_open) = half_open {
         s.write_offers(half_open, packet, &verdict);
     }
@@ -419,9 +551,9 @@ fn observe<S: Surroundings>(
     s.forget(Seen {
         before: low_first(packet.from, situation.mine, situation.theirs),
         after,
-        breach: if verdict.breach.is_none() { storm } else { verdict.breach },
-        confirmed: verdict.breach.is_none() && is_confirmed(flow),
-        alive: !verdict.renew || flow.renew(now_ns),
+        breach,
+        confirmed: !verdict.is_breach() && is_confirmed(flow),
+        alive: !verdict.renews() || flow.renew(now_ns),
         marks,
     })
 }
@@ -431,9 +563,11 @@ fn observe<S: Surroundings>(
 #[must_use]
 pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    let (midstream, old_syn) = (flow.has(flow_flag::MIDSTREAM), flow.has(flow_flag::OLD_SYN));
+    let midstream = flow.has(flow_flag::MIDSTREAM);
+    let past =
+        Past { old_syn: flow.has(flow_flag::OLD_SYN), other_isns: flow.has(flow_flag::OTHER_ISNS) };
     let leaves = matches!(hook, Hook::Egress) && !peer.has(fact::SEEN_OUT);
-    Situation::new(&me, &peer, midstream, old_syn, leaves, offers)
+    Situation::new(&me, &peer, midstream, past, leaves, offers)
 }
 
 /// What there is to count of a segment, before it is written.
@@ -446,31 +580,109 @@ pub fn notes_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Marks {
 
 /// [`crate::judge::judge`] on what a flow holds.
 #[inline(always)]
-fn judge_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+#[must_use]
+pub fn judge_on<F: Forget>(f: &F, flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
     if packet.segment.has(Flags::RST) {
-        judge_reset_on(flow, packet, situation)
-    } else {
-        judge_others_on(flow, packet, situation)
+        return judge_reset_on(f, flow, packet, situation);
     }
+    if packet.segment.has(Flags::SYN) {
+        return judge_syn_on(flow, packet, situation);
+    }
+    let ruling = judge_others_on(f, flow, packet, situation);
+    let mut verdict = Verdict::nothing(&Facts::default());
+    if ruling.take & take::ANY != 0 {
+        advance_on(f, flow, packet, situation, ruling.take, &mut verdict);
+        agree_on(f, flow, packet, situation, &mut verdict);
+    } else {
+        keep_on(flow, packet, situation, &ruling, &mut verdict);
+    }
+    verdict
 }
 
 /// The part of judging a flow's segment that is for RST.
 #[inline(always)]
 #[must_use]
-pub fn judge_reset_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+pub fn judge_reset_on<F: Forget>(
+    f: &F,
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+) -> Verdict {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    reset(&me, &peer, situation, &packet.segment)
+    reset(f, &me, &peer, situation, &packet.segment)
 }
 
-/// The part of judging a flow's segment that is for all others.
+/// The part of judging a flow's segment that is for SYN and SYN,ACK.
 #[inline(always)]
 #[must_use]
-pub fn judge_others_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
-    let segment = &packet.segment;
+pub fn judge_syn_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    any_syn(&me, &peer, situation, &packet.segment)
+}
+
+/// The first part of judging a flow's segment that is for all others. Where it is acceptable, [`advance_on`] and [`agree_on`]
+/// follow; else [`keep_on`].
+#[inline(always)]
+#[must_use]
+pub fn judge_others_on<F: Forget>(
+    f: &F,
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+) -> Ruling {
+    let (me, peer) = facts_on(flow, packet, situation);
+    others(f, &me, &peer, situation, &packet.segment)
+}
+
+/// The second part.
+#[inline(always)]
+pub fn advance_on<F: Forget>(
+    f: &F,
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+    takes: u8,
+    verdict: &mut Verdict,
+) {
+    let (me, peer) = facts_on(flow, packet, situation);
+    *verdict = Verdict::nothing(&me);
+    advance(f, &me, &peer, situation, &packet.segment, takes, verdict);
+}
+
+/// The third part.
+#[inline(always)]
+pub fn agree_on<F: Forget>(
+    f: &F,
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+    verdict: &mut Verdict,
+) {
+    let peer = flow.half(packet.from.other()).facts();
+    agree(f, &peer, situation, &packet.segment, verdict);
+}
+
+/// What follows for a segment that is not acceptable.
+#[inline(always)]
+pub fn keep_on(
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+    ruling: &Ruling,
+    verdict: &mut Verdict,
+) {
+    let (me, peer) = facts_on(flow, packet, situation);
+    *verdict = Verdict::nothing(&me);
+    keep(&me, &peer, &packet.segment, ruling, verdict);
+}
+
+/// The facts of the sender and of the receiver of a segment with neither SYN nor RST.
+#[inline(always)]
+fn facts_on(flow: &Flow, packet: &Packet, situation: &Situation) -> (Facts, Facts) {
     let peer = flow.half(packet.from.other()).facts();
     let mut me = flow.half(packet.from).facts();
-    me.flags |= outlived(&me, &peer, situation, segment);
-    not_reset(&me, &peer, situation, segment)
+    me.flags |= outlived(&me, &peer, situation, &packet.segment);
+    (me, peer)
 }
 
 #[inline(always)]
@@ -484,8 +696,8 @@ const fn is(state: State, other: State) -> bool {
     state as u8 == other as u8
 }
 
-/// Writes what a verdict adds into the sender's half, and the history. A breach where the segment is one too many of its
-/// kind.
+/// Writes what a verdict adds into the sender's half, and the history. Returns its breach, or one where the segment is one too
+/// many of its kind.
 #[inline(always)]
 pub fn write(
     flow: &Flow,
@@ -505,6 +717,11 @@ pub fn write(
     };
     mine.grow(&me, &facts);
     mine.count(segment);
+    let theirs = flow.half(from.other());
+    let peer = theirs.facts();
+    if verdict.agrees {
+        theirs.grow(&peer, &verdict.peer);
+    }
     if segment.options.mss != 0 && mine.mss.get() == 0 {
         mine.mss.set(segment.options.mss);
     }
@@ -515,7 +732,9 @@ pub fn write(
     if facts.has(fact::FIN) && !me.has(fact::FIN) {
         letters = letters.and(Letter::Fin, from);
     }
-    let peer = flow.half(from.other()).facts();
+    if verdict.agrees && verdict.peer.has(fact::FIN) && !peer.has(fact::FIN) {
+        letters = letters.and(Letter::Fin, from.other());
+    }
     let unseen = !segment.has(Flags::SYN)
         && facts.has(fact::ACK | fact::MOVED_ON)
         && peer.has_end()
@@ -533,7 +752,8 @@ pub fn write(
             scaled_letter(letters, flow, from, Repeat::Retransmission, Letter::Retransmission);
     }
     flow.history.append(letters);
-    storm(flow, packet, &me)
+    let storm = storm(flow, packet, &me);
+    if verdict.breach.is_some() { verdict.breach } else { storm }
 }
 
 /// Writes what a verdict says about ISNs.
@@ -541,10 +761,8 @@ pub fn write(
 pub fn write_offers(half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
     let (segment, from) = (&packet.segment, packet.from);
     if verdict.another_isn {
-        half_open.isns(from).remember(segment.seq);
-    }
-    if verdict.chooses_isn {
-        half_open.flow.half(from.other()).choose_isn(segment.ack.sub(1));
+        half_open.others(from).remember(&Opening::of(segment));
+        half_open.flow.mark(flow_flag::OTHER_ISNS);
     }
 }
 
@@ -931,6 +1149,7 @@ fn begin<S: Surroundings>(
         && let Some(old) = old
     {
         let before = old.half(packet.from).facts();
+        scratch.flow.mark(flow_flag::OTHER_ISNS);
         if before.has(fact::SYN) {
             scratch.remember_previous(before.isn);
         }

@@ -113,6 +113,9 @@ impl SynOptions {
     /// The segment is signed (MD5, RFC 2385, or TCP-AO, RFC 5925).
     pub const HAS_SIGNATURE: u8 = 64;
 
+    /// Multipath TCP was offered (RFC 8684), by a connection's first subflow or by a further one.
+    pub const HAS_MPTCP: u8 = 128;
+
     /// The most octets of options that a TCP header can carry.
     pub const MAX: usize = 40;
 
@@ -185,6 +188,7 @@ impl SynOptions {
                 self.timestamp_echo = number(at + 6);
             }
             (19, 18) | (29, 4..) => self.present |= Self::HAS_SIGNATURE,
+            (30, 3..) => self.present |= Self::HAS_MPTCP,
             (34, _) => self.present |= Self::HAS_FAST_OPEN,
             // The experimental kind with Fast Open's magic number (RFC 7413 appendix A, RFC 6994).
             (254, 4..) if bytes[(at + 2) & 63] == 0xf9 && bytes[(at + 3) & 63] == 0x89 => {
@@ -285,6 +289,13 @@ mod tests {
         assert!(parse(&[34, 2]).has(SynOptions::HAS_FAST_OPEN));
         assert!(parse(&[254, 4, 0xf9, 0x89]).has(SynOptions::HAS_FAST_OPEN));
         assert!(!parse(&[254, 4, 0, 0]).has(SynOptions::HAS_FAST_OPEN));
+    }
+
+    #[test]
+    fn multipath_tcp_of_a_first_and_of_a_further_subflow() {
+        assert!(parse(&[30, 4, 1, 1]).has(SynOptions::HAS_MPTCP));
+        assert!(parse(&[30, 12, 0x10, 1, 0, 0, 0, 1, 0, 0, 0, 2]).has(SynOptions::HAS_MPTCP));
+        assert!(!parse(&[30, 2]).has(SynOptions::HAS_MPTCP));
     }
 
     #[test]

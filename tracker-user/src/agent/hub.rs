@@ -5,22 +5,23 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     os::fd::AsFd,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use nix::unistd::Uid;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::{
-        UnixListener, UnixStream,
+        UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{
@@ -30,13 +31,16 @@ use tokio::{
         },
         mpsc, oneshot,
     },
+    time::timeout,
 };
 use tracker_common::{config::TraceFilter, event::Kind};
 
 use crate::{
+    admission::{Admission, Admitted},
     client::request::{DeleteAnswer, DeleteRequest, DeleteResult, LendRequest, Request},
+    client_socket::ClientSocket,
     clock::Clock,
-    event::Event,
+    event::{Event, Stage},
     filter::{self, Filter},
     lent,
     scope::Scope,
@@ -47,6 +51,15 @@ const BACKLOG: usize = 65_536;
 
 /// Octets that are written to a listener at once, about.
 const CHUNK: usize = 65_536;
+
+/// Most bytes of a request.
+const LONGEST_REQUEST: usize = 65_536;
+
+/// How long a request may take to come, and the answer to one that is refused to go.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The version of requests and answers.
+const VERSION: u64 = 1;
 
 /// The number of the owner's wish, which is the first.
 const OWN: u64 = 0;
@@ -84,6 +97,7 @@ pub struct Hub {
     lost: Arc<AtomicU64>,
     pins: PathBuf,
     deletions: mpsc::Sender<Deletion>,
+    admission: Admission,
 }
 
 /// What listeners want, and who is told when that changes.
@@ -175,7 +189,8 @@ impl Hub {
         let wanted = Arc::new(Wanted { wishes: Mutex::default(), changed: Box::new(changed) });
         wanted.change(|wishes| wishes.add(Wish { kinds: own.to_vec(), scope: Scope::default() }));
         let sender = broadcast::channel(BACKLOG).0;
-        Self { sender, wanted, lost: Arc::default(), pins, deletions }
+        let admission = Admission::default();
+        Self { sender, wanted, lost: Arc::default(), pins, deletions, admission }
     }
 
     /// Changes what the hub's owner wants, and tells who is told of wishes in any case.
@@ -217,11 +232,9 @@ impl Hub {
     ///
     /// Where the socket cannot be made.
     pub async fn serve(self, path: &Path) -> Result<()> {
-        let listener =
-            UnixListener::bind(path).with_context(|| format!("binding {}", path.display()))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        let mut socket = ClientSocket::bind(path)?;
         loop {
-            let (stream, _) = listener.accept().await?;
+            let stream = socket.accept().await;
             let hub = self.clone();
             tokio::spawn(async move {
                 if let Err(error) = hub.attend(stream).await {
@@ -236,17 +249,33 @@ impl Hub {
         let user = Uid::from_raw(stream.peer_cred()?.uid());
         let is_owner = user.is_root() || user == Uid::effective();
         let (reader, mut writer) = stream.into_split();
+        let _place: Admitted = match self.admission.admit(user.as_raw(), is_owner) {
+            Ok(place) => place,
+            Err(why) => return refuse(&mut writer, why).await,
+        };
         let mut reader = BufReader::new(reader);
-        let mut first = String::new();
-        reader.read_line(&mut first).await?;
-        match serde_json::from_str(&first).context("reading its request")? {
+        let asked = match timeout(LONGEST_WAIT, read_request(&mut reader)).await {
+            Ok(Ok(Some(asked))) => asked,
+            // It has left without a word.
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return refuse(&mut writer, format!("{error:#}")).await,
+            Err(_) => {
+                let seconds = LONGEST_WAIT.as_secs();
+                let why = format!("no request has come within {seconds} s");
+                return refuse(&mut writer, why).await;
+            }
+        };
+        match asked {
             Ask::Listen(request) => self.send_events(request, reader, writer).await,
             Ask::Lend(request) => {
-                ensure!(request.lend, "nothing is asked for");
                 writer.writable().await?;
                 let stream = writer.as_ref();
                 let lend = || lent::lend(&self.pins, &request, stream.as_fd());
-                Ok(stream.try_io(Interest::WRITABLE, lend)?)
+                if let Err(error) = stream.try_io(Interest::WRITABLE, lend) {
+                    return refuse(&mut writer, format!("lending maps: {error}")).await;
+                }
+                // Until the client has taken them, they count as the agent's.
+                let_leave(&mut reader).await
             }
             Ask::Delete(request) => {
                 let result = if is_owner {
@@ -288,7 +317,7 @@ impl Hub {
         let _place = Place { wanted: Arc::clone(&self.wanted), number };
         // From here on nothing is missed; the listener may rely on it.
         writer.write_all(b"{\"v\":1,\"event\":\"LISTENING\"}\n").await?;
-        let mut gone = String::new();
+        let mut leaving = std::pin::pin!(let_leave(&mut reader));
         let mut lines = Vec::with_capacity(2 * CHUNK);
         loop {
             tokio::select! {
@@ -297,13 +326,8 @@ impl Hub {
                     Err(RecvError::Lagged(count)) => self.add_lost(count, &mut lines)?,
                     Err(RecvError::Closed) => return Ok(()),
                 },
-                // The listener says nothing more; what ends this is that it goes.
-                read = reader.read_line(&mut gone) => {
-                    if read? == 0 {
-                        return Ok(());
-                    }
-                    gone.clear();
-                }
+                // What ends this is that it goes.
+                left = &mut leaving => return left,
             }
             // What else has come goes with it.
             while lines.len() < CHUNK {
@@ -321,8 +345,58 @@ impl Hub {
     /// Counts events that a listener was too slow for, and adds the line that tells it.
     fn add_lost(&self, count: u64, lines: &mut Vec<u8>) -> Result<()> {
         self.lost.fetch_add(count, Ordering::Relaxed);
-        lines.extend_from_slice(&to_line(&Event::lost(count, &Clock::now()))?);
+        lines.extend_from_slice(&to_line(&Event::lost(count, Stage::Listener, &Clock::now()))?);
         Ok(())
+    }
+}
+
+/// What a client asks for, in one line; `None` where it has left without a word.
+async fn read_request(reader: &mut BufReader<OwnedReadHalf>) -> Result<Option<Ask>> {
+    let mut line = Vec::new();
+    let most = u64::try_from(LONGEST_REQUEST)?;
+    reader.take(most).read_until(b'\n', &mut line).await?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    ensure!(
+        line.ends_with(b"\n") || line.len() < LONGEST_REQUEST,
+        "a request is one line of {LONGEST_REQUEST} octets at most"
+    );
+    let asked: Value = serde_json::from_slice(&line).context("a request is one line of JSON")?;
+    match asked.get("v").and_then(Value::as_u64) {
+        Some(VERSION) => {}
+        other => bail!(
+            "this agent (tracker {}) understands requests of version {VERSION}, and not {}",
+            env!("CARGO_PKG_VERSION"),
+            other.map_or_else(|| "one without a version".to_owned(), |v| format!("of version {v}"))
+        ),
+    }
+    let asks = |name: &str| asked.get(name).is_some();
+    ensure!(
+        asks("events") || asks("delete") || asked.get("lend") == Some(&Value::Bool(true)),
+        "this agent (tracker {}) knows no such request; there are `events`, `lend` and `delete`",
+        env!("CARGO_PKG_VERSION")
+    );
+    Ok(Some(serde_json::from_value(asked).context("the request is not of a known form")?))
+}
+
+/// Tells a client why it gets nothing. One that does not read it is left.
+async fn refuse(writer: &mut OwnedWriteHalf, why: String) -> Result<()> {
+    let mut line = serde_json::to_vec(&DeleteAnswer { v: 1, result: DeleteResult::Error(why) })?;
+    line.push(b'\n');
+    Ok(timeout(LONGEST_WAIT, writer.write_all(&line)).await??)
+}
+
+/// Waits until a client leaves, which says nothing more.
+async fn let_leave(reader: &mut BufReader<OwnedReadHalf>) -> Result<()> {
+    let mut ignored = [0; 1024];
+    let mut count = 0;
+    loop {
+        match reader.read(&mut ignored).await? {
+            0 => return Ok(()),
+            more => count += more,
+        }
+        ensure!(count <= LONGEST_REQUEST, "it says more than it is asked");
     }
 }
 

@@ -1,25 +1,36 @@
 //! The interfaces of a running agent: those it was asked for, as they come, go, and are renamed.
 
+mod attempt;
 pub mod changes;
+pub mod presence;
 pub mod wanted;
 pub mod xdp_features;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use aya_log::EbpfLogger;
+use nix::net::if_::if_nametoindex;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
     attach::{Attached, Attaching, Interface, load},
+    condition::is_shortage,
     interfaces::{
-        changes::{Change, Changes},
+        attempt::Attempt,
+        changes::{Change, Changes, Link},
+        presence::Missing,
         wanted::Wanted,
     },
     kernel::listeners,
     kernel_side::{
-        self, Found, Inherited, keep_attached,
+        self, Found, Inherited, create_private, keep_attached,
         slots::{Slot, assign, slots},
     },
     tables::Tables,
@@ -37,6 +48,10 @@ pub struct Interfaces<'a> {
     gone: Vec<Interface>,
     /// Indexes of those that could not be attached to, and why; nothing is tried again until they change.
     failed: BTreeMap<u32, String>,
+    /// Indexes of those whose programs were gone and could not be attached again, or for which something ran short.
+    again: BTreeMap<u32, Attempt>,
+    /// What is missing, as it was said last.
+    told: BTreeSet<Missing>,
 }
 
 /// What is attached to an interface.
@@ -44,6 +59,8 @@ struct Held {
     slot: Slot,
     attached: Attached,
     log: Option<JoinHandle<()>>,
+    /// Whether the agent has added its clsact qdisc.
+    has_qdisc: bool,
 }
 
 impl Drop for Held {
@@ -68,6 +85,8 @@ impl<'a> Interfaces<'a> {
             attached: Vec::new(),
             gone: Vec::new(),
             failed: BTreeMap::new(),
+            again: BTreeMap::new(),
+            told: BTreeSet::new(),
         }
     }
 
@@ -88,11 +107,13 @@ impl<'a> Interfaces<'a> {
             }
         }
         let mut first_failure = None;
+        let links = self.changes.links().await?;
         let assigned = assign(&self.pins, names)?;
         for (slot, is_new) in assigned.slots.iter().zip(assigned.is_new) {
             let name = &slot.interface;
             let Err(error) = self.attach(slot, is_new, inherited).await else { continue };
-            if self.wanted.insists_on(name) {
+            let mut meant = links.iter().filter(|link| link.name == *name);
+            if meant.any(|link| self.wanted.insists_on(link)) {
                 return Err(error);
             }
             tracing::warn!(interface = name, "not attached: {error:#}");
@@ -147,6 +168,15 @@ impl<'a> Interfaces<'a> {
         self.changes.next().await
     }
 
+    /// As [`Interfaces::follow`] where nobody knows what has changed.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn look_anew(&mut self) -> Result<bool> {
+        self.follow(&Change { is_lossy: true, ..Change::default() }).await
+    }
+
     /// Attaches to what has come, and lets go of what has gone. True where [`Interfaces::list`] is another one now.
     ///
     /// # Errors
@@ -182,7 +212,7 @@ impl<'a> Interfaces<'a> {
             if let Some(at) = self.attached.iter().position(is_renamed) {
                 has_changed = true;
                 let held = self.attached.remove(at);
-                self.rename(held, &link.name).await?;
+                self.rename(held, link).await?;
             }
         }
 
@@ -194,17 +224,130 @@ impl<'a> Interfaces<'a> {
             } else {
                 let is_failed = self.failed.contains_key(&link.index);
                 let is_new = !is_failed || change.touched.contains(&link.index);
-                if held.is_some() || !self.wanted.has(&link.name) || !is_new {
+                if held.is_some() || !self.wanted.has_link(link) || !is_new {
                     continue;
                 }
             }
             has_changed |= self.try_to_attach(link.index, &link.name).await;
         }
         self.failed.retain(|index, _| links.iter().any(|link| link.index == *index));
+        self.again.retain(|index, _| links.iter().any(|link| link.index == *index));
         if has_changed {
             self.tidy()?;
         }
         Ok(has_changed)
+    }
+
+    /// What should be attached now and is not, as the kernel says; what has changed of that is said.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel cannot be asked.
+    pub async fn missing(&mut self) -> Result<BTreeSet<Missing>> {
+        let mut missing = BTreeSet::new();
+        for Held { slot, attached, .. } in &self.attached {
+            let interface = &slot.interface;
+            let hooks = presence::missing(slot, attached).await;
+            // What is said of one that has just gone, or was renamed, is no news.
+            let index = if_nametoindex(interface.as_str()).unwrap_or_default();
+            if attached.interface.ifindex == index {
+                let hooks = hooks?.into_iter();
+                missing.extend(hooks.map(|hook| Missing { interface: interface.clone(), hook }));
+            }
+        }
+        // Those that could not be attached to again have none of their programs.
+        for gone in self.gone.iter().filter(|gone| self.again.contains_key(&gone.ifindex)) {
+            let hooks =
+                [("in", gone.xdp.is_some()), ("out", true), ("handover", gone.handover.is_some())];
+            for (hook, _) in hooks.into_iter().filter(|(_, was_there)| *was_there) {
+                missing.insert(Missing { interface: gone.name.clone(), hook });
+            }
+        }
+        for Missing { interface, hook } in missing.difference(&self.told) {
+            tracing::error!(
+                interface,
+                hook,
+                "the program there is gone, though nobody has asked the agent: packets are missed"
+            );
+        }
+        let is_attached = |name: &str| self.attached.iter().any(|held| held.slot.interface == name);
+        for Missing { interface, hook } in self.told.difference(&missing) {
+            if is_attached(interface) {
+                tracing::warn!(interface, hook, "there is a program again");
+            }
+        }
+        self.told.clone_from(&missing);
+        Ok(missing)
+    }
+
+    /// Attaches again what is missing, and what was to be attempted again. True where [`Interfaces::list`] is another one now.
+    ///
+    /// # Errors
+    ///
+    /// Where the pins are broken.
+    pub async fn attach_again(&mut self, missing: &BTreeSet<Missing>) -> Result<bool> {
+        let is_complete =
+            |held: &Held| missing.iter().all(|one| one.interface != held.slot.interface);
+        let (complete, incomplete) =
+            std::mem::take(&mut self.attached).into_iter().partition(is_complete);
+        self.attached = complete;
+        let incomplete: Vec<_> = incomplete;
+        let mut has_changed = !incomplete.is_empty();
+        for held in incomplete {
+            let (slot, index) = (held.slot.clone(), held.attached.interface.ifindex);
+            match self.attach(&slot, false, &Inherited::default()).await {
+                Ok(()) => tracing::warn!(interface = slot.interface, "attached again"),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    tracing::error!(interface = slot.interface, "attaching to it again: {why}");
+                    self.let_go(&held);
+                    self.failed.insert(index, why);
+                    self.again.insert(index, Attempt::first());
+                }
+            }
+        }
+        has_changed |= self.attempt_again().await?;
+        if has_changed {
+            self.tidy()?;
+        }
+        Ok(has_changed)
+    }
+
+    async fn attempt_again(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        let due: Vec<_> = self
+            .again
+            .iter()
+            .filter(|(_, attempt)| attempt.at <= now)
+            .map(|(index, _)| *index)
+            .collect();
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let mut has_changed = false;
+        for link in self.changes.links().await?.iter().filter(|link| due.contains(&link.index)) {
+            let is_attached = self.try_to_attach(link.index, &link.name).await;
+            has_changed |= is_attached;
+            if !is_attached && let Some(attempt) = self.again.get_mut(&link.index) {
+                *attempt = attempt.next();
+            }
+        }
+        Ok(has_changed)
+    }
+
+    /// Directories of the slots, which somebody may have removed.
+    ///
+    /// # Errors
+    ///
+    /// Where one cannot be made.
+    pub fn keep_slots(&self) -> Result<()> {
+        for Held { slot, has_qdisc, .. } in &self.attached {
+            create_private(&slot.path)?;
+            if *has_qdisc {
+                create_private(&slot.qdisc())?;
+            }
+        }
+        Ok(())
     }
 
     /// Attaches, or says once why not; true if it is attached.
@@ -215,6 +358,7 @@ impl<'a> Interfaces<'a> {
         match self.attach_further(&names).await {
             Ok(()) => {
                 self.failed.remove(&index);
+                self.again.remove(&index);
                 tracing::info!(interface = name, "attached: it has come");
                 true
             }
@@ -224,6 +368,10 @@ impl<'a> Interfaces<'a> {
                     tracing::error!(interface = name, "it has come, but is not attached: {why}");
                     self.failed.insert(index, why);
                 }
+                if is_shortage(&error) {
+                    let attempt = self.again.get(&index).copied();
+                    self.again.insert(index, attempt.map_or_else(Attempt::first, Attempt::next));
+                }
                 false
             }
         }
@@ -231,7 +379,8 @@ impl<'a> Interfaces<'a> {
 
     /// An interface has another name now: if that one is asked for too, its programs are replaced in place by those that count
     /// for that name.
-    async fn rename(&mut self, held: Held, name: &str) -> Result<()> {
+    async fn rename(&mut self, held: Held, link: &Link) -> Result<()> {
+        let name = link.name.as_str();
         let (slot, index) = (held.slot.clone(), held.attached.interface.ifindex);
         tracing::warn!(interface = slot.interface, now = name, "it was renamed");
         // Who had that name has another one too, or gets it in a moment.
@@ -240,7 +389,7 @@ impl<'a> Interfaces<'a> {
             kernel_side::release(&other.slot).await?;
         }
         self.let_go(&held);
-        if self.wanted.has(name) {
+        if self.wanted.has_link(link) {
             let mut names: Vec<_> =
                 self.attached.iter().map(|held| held.slot.interface.clone()).collect();
             names.extend([slot.interface.clone(), name.to_owned()]);
@@ -281,7 +430,8 @@ impl<'a> Interfaces<'a> {
             Ok(mut attached) => {
                 let log = if self.with_log { Some(forward_log(&mut attached)?) } else { None };
                 self.gone.retain(|gone| gone.slot != slot.number);
-                self.attached.push(Held { slot: slot.clone(), attached, log });
+                let has_qdisc = kernel_side::links::exists(&slot.qdisc())?;
+                self.attached.push(Held { slot: slot.clone(), attached, log, has_qdisc });
                 Ok(())
             }
             Err(error) => {

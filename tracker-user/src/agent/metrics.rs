@@ -11,6 +11,7 @@ pub mod server;
 pub mod snapshot;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
@@ -22,8 +23,10 @@ use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 
 use crate::{
     attach::{Attached, Interface},
+    interfaces::presence::Missing,
     metrics::{census::Census, ledger::Ledger, programs::Programs},
     reap::Sweep,
+    writer::Writers,
 };
 
 /// Bounds of the handshakes' histogram in seconds: from a neighbour's round trip to that of a lost SYN sent again thrice.
@@ -42,14 +45,24 @@ pub struct Telemetry {
     /// Longest time between two sweeps that is taken for health.
     patience: Mutex<Duration>,
     attached: Mutex<(Vec<Interface>, Programs)>,
+    /// Programs that should be attached, and are not.
+    missing: Mutex<BTreeSet<Missing>>,
     unparsed: Mutex<Ledger<{ Fate::SLOTS }>>,
     cookies: Mutex<Ledger<{ Outcome::SLOTS }>>,
     last: Mutex<Option<LastSweep>>,
     totals: Mutex<Totals>,
     handshakes: Histogram,
     sweeps: Histogram,
-    /// Reports that listeners on the socket were too slow for.
-    lost_by_listeners: Arc<AtomicU64>,
+    lost: Lost,
+}
+
+/// What counts reports that are lost within the agent.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Those that listeners on the socket were too slow for.
+    pub by_listeners: Arc<AtomicU64>,
+    /// Those that stdout and stderr have not taken.
+    pub by_output: Writers,
 }
 
 /// The last sweep.
@@ -81,24 +94,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Telemetry {
     /// Nothing noted yet.
     #[must_use]
-    pub fn new(
-        pins: PathBuf,
-        sweep_interval: f64,
-        since_ns: u64,
-        lost_by_listeners: Arc<AtomicU64>,
-    ) -> Self {
+    pub fn new(pins: PathBuf, sweep_interval: f64, since_ns: u64, lost: Lost) -> Self {
         let telemetry = Self {
             pins,
             since_ns,
             patience: Mutex::default(),
             attached: Mutex::default(),
+            missing: Mutex::default(),
             unparsed: Mutex::default(),
             cookies: Mutex::default(),
             last: Mutex::default(),
             totals: Mutex::default(),
             handshakes: Histogram::new(HANDSHAKE_BOUNDS),
             sweeps: Histogram::new(SWEEP_BOUNDS),
-            lost_by_listeners,
+            lost,
         };
         telemetry.swept_every(sweep_interval);
         telemetry
@@ -130,6 +139,11 @@ impl Telemetry {
         Ok(())
     }
 
+    /// Notes which programs are missing, of those that should be attached.
+    pub fn missing(&self, missing: BTreeSet<Missing>) {
+        *lock(&self.missing) = missing;
+    }
+
     /// Notes what a sweep has found.
     pub fn swept(&self, sweep: &Sweep, reasons: &[u64; 3]) {
         let mut totals = lock(&self.totals);
@@ -157,6 +171,9 @@ impl Telemetry {
     pub fn readiness(&self) -> Result<(), String> {
         if !lock(&self.attached).0.iter().any(|interface| interface.attached) {
             return Err("attached to no interface".to_owned());
+        }
+        if let Some(Missing { interface, hook }) = lock(&self.missing).first() {
+            return Err(format!("the program at {interface} ({hook}) is gone"));
         }
         match &*lock(&self.last) {
             None => Err("no sweep was done yet".to_owned()),

@@ -4,6 +4,9 @@
 //! serves commands on the socket, [`reap`] removes flows whose time is over, [`interfaces`] attaches to interfaces as they
 //! come and go, [`protect`] looks after protected listeners.
 
+pub mod admission;
+pub mod client_socket;
+pub mod condition;
 pub mod hub;
 pub mod interfaces;
 pub mod metrics;
@@ -15,3 +18,5 @@ pub mod run;
 pub mod service;
 pub mod settings;
 pub mod trial;
+pub mod warnings;
+pub mod writer;

@@ -15,7 +15,6 @@ const NEEDED: [Capability; 3] =
 ///
 /// What the kernel says.
 pub fn drop_others() -> Result<()> {
-    const GIVING_UP: &str = "giving up capabilities that are not needed any more";
     let permitted = caps::read(None, CapSet::Permitted).context(GIVING_UP)?;
     let mut kept: CapsHashSet =
         NEEDED.into_iter().filter(|need| permitted.contains(need)).collect();
@@ -30,9 +29,24 @@ pub fn drop_others() -> Result<()> {
             }
         }
     }
+    keep(&kept)
+}
+
+/// Gives up every capability of the calling thread, for good.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn drop_all() -> Result<()> {
+    keep(&CapsHashSet::new())
+}
+
+fn keep(kept: &CapsHashSet) -> Result<()> {
     caps::clear(None, CapSet::Ambient).context(GIVING_UP)?;
     caps::clear(None, CapSet::Inheritable).context(GIVING_UP)?;
-    caps::set(None, CapSet::Effective, &kept).context(GIVING_UP)?;
-    caps::set(None, CapSet::Permitted, &kept).context(GIVING_UP)?;
+    caps::set(None, CapSet::Effective, kept).context(GIVING_UP)?;
+    caps::set(None, CapSet::Permitted, kept).context(GIVING_UP)?;
     nix::sys::prctl::set_no_new_privs().context("no_new_privs")
 }
+
+const GIVING_UP: &str = "giving up capabilities that are not needed any more";

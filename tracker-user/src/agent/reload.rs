@@ -10,9 +10,11 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 11] = [
     "events",
     "every",
+    "on-detach",
+    "on-output-error",
     "output",
     "port-scan-limit",
     "report",
@@ -72,8 +74,9 @@ impl Reload {
     }
 
     /// Waits until the agent is to have other settings, and returns them; of those only what [`is_live`] is to be taken
-    /// over. A file that is wrong changes nothing. Nothing is lost where waiting is given up.
-    pub async fn asked_for(&mut self) -> Options {
+    /// over. What has changed is to be said afterwards. A file that is wrong changes nothing. Nothing is lost where waiting
+    /// is given up.
+    pub async fn asked_for(&mut self) -> (Options, Changed) {
         loop {
             if self.signal.recv().await.is_none() {
                 // There are no more of them.
@@ -82,8 +85,8 @@ impl Reload {
             service::reloading();
             match (self.reread)() {
                 Ok(current) => {
-                    self.take_over(current.settings);
-                    return current.options;
+                    let changed = self.take_over(current.settings);
+                    return (current.options, changed);
                 }
                 Err(error) => {
                     tracing::error!(
@@ -95,28 +98,43 @@ impl Reload {
         }
     }
 
-    fn take_over(&mut self, new: Vec<Setting>) {
-        let mut changed = 0;
+    fn take_over(&mut self, new: Vec<Setting>) -> Changed {
+        let mut changed = Changed::default();
         for (old, new) in self.settings.iter_mut().zip(new) {
             if old.value == new.value {
                 continue;
             }
-            changed += 1;
             let value =
                 new.value.as_ref().map_or_else(|| "not set".to_owned(), ToString::to_string);
+            changed.0.push((new.name.clone(), value));
             if is_live(&new.name) {
-                tracing::info!(setting = new.name, %value, "SIGHUP: changed");
                 *old = new;
+            }
+        }
+        changed
+    }
+}
+
+/// What has changed in the configuration: each setting by its name, with its new value.
+#[derive(Debug, Default)]
+pub struct Changed(Vec<(String, String)>);
+
+impl Changed {
+    /// Says so, once the agent goes by it.
+    pub fn say(self) {
+        if self.0.is_empty() {
+            tracing::info!("SIGHUP: no setting has changed");
+        }
+        for (setting, value) in self.0 {
+            if is_live(&setting) {
+                tracing::info!(setting, %value, "SIGHUP: changed");
             } else {
                 tracing::warn!(
-                    setting = new.name,
+                    setting,
                     %value,
                     "SIGHUP: cannot change while the agent runs; restart it"
                 );
             }
-        }
-        if changed == 0 {
-            tracing::info!("SIGHUP: no setting has changed");
         }
     }
 }

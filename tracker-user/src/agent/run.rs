@@ -2,13 +2,12 @@
 
 use std::{
     cell::RefCell,
-    io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use aya::maps::{Map, MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
@@ -34,29 +33,37 @@ use crate::{
     broken::Broken,
     client::agent::Agent,
     clock::Clock,
-    event::Event,
+    condition::{Condition, is_shortage},
+    event::{Event, Stage},
     filter::Filter,
     hub::{Deletion, Hub},
-    instance::Instance,
+    instance::{Claim, Instance},
     interfaces::{
         Interfaces,
         changes::Changes,
+        presence::OnDetach,
         wanted::{Name, Wanted},
     },
     kernel::protection::Prepared,
-    kernel_side::{self, Found},
+    kernel_side::{
+        self, Found,
+        kept::{KeptPins, MapIds, ensure_pinned},
+    },
     kfunc::{self, Patched},
-    metrics::{self, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
+    map_forms,
+    metrics::{self, Lost, REASONS, Telemetry, address::MetricsAddress, server::Endpoint},
     model::format::Format,
     object, preflight, privileges,
     protect::{self, warden::Warden},
     reap::{Reaped, Reaper, SWEEP_INTERVAL, Sweep},
     record::{Record, View},
-    reload::{Reload, Reread},
+    reload::{Changed, Reload, Reread},
     reported::Reported,
     service::{self, Watchdog},
     survey::{Limits, Sources, Survey},
     tables::Tables,
+    warnings::Warnings,
+    writer::{self, Content, OnError, Writers},
 };
 
 /// Reports taken from the ring buffer before other things get their turn.
@@ -93,6 +100,9 @@ pub struct Options {
     /// Hook for leaving packets
     #[arg(long, value_enum, default_value_t)]
     pub egress: EgressChoice,
+    /// If programs of the agent disappear from an existing interface; it looks every two seconds
+    #[arg(long, value_enum, default_value_t)]
+    pub on_detach: OnDetach,
     /// Zone of the interfaces' flows: equal addresses in different zones are different connections
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub zone: u16,
@@ -108,6 +118,9 @@ pub struct Options {
     /// Output format of events: `text` as log lines on stderr, `jsonl` on stdout
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+    /// If stdout or stderr cannot be written: a closed pipe, a full disk. A stalled reader loses reports, and the agent counts them
+    #[arg(long, value_enum, default_value_t)]
+    pub on_output_error: OnError,
     /// Seconds between sweeps; longer if millions of flows would make that a load
     #[arg(long, default_value_t = SWEEP_INTERVAL.as_secs_f64(), value_parser = seconds, value_name = "SECONDS")]
     pub sweep_interval: f64,
@@ -241,15 +254,21 @@ timeout_options! {
 }
 
 /// Runs the agent with these settings until SIGINT or SIGTERM. On SIGHUP it calls `reread`, which returns them as the
-/// configuration file has them then.
+/// configuration file has them then. Whatever becomes of what `writers` write, it goes on, unless it is asked to end.
 ///
 /// # Errors
 ///
 /// What keeps it from starting, or ends it. Nothing stays attached, but what was left before where this one could not take
 /// it over, or everything where that is asked for.
-pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Result<()> {
+pub async fn run(
+    current: Current,
+    instance: &Instance,
+    reread: Reread,
+    writers: &Writers,
+) -> Result<()> {
     let Current { options, settings, .. } = current;
     preflight::check()?;
+    preflight::raise_open_files()?;
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
@@ -258,7 +277,7 @@ pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Resul
         Some(at) => Some(metrics::server::bind(at).await?),
         None => None,
     };
-    let claim = instance.claim()?;
+    let mut claim = instance.claim()?;
     // Listen to signals before anything is attached, so that none leaves something behind.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -279,6 +298,8 @@ pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Resul
         protecting: prepared,
     };
     let inherited = kernel_side::inherit(instance, &options.sizes).await?;
+    // Others are replaced, and this is new where they are.
+    claim.keep()?;
     let is_taking_over = inherited.found == Found::Running;
     let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
     let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
@@ -298,8 +319,10 @@ pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Resul
             privileges::drop_others()?;
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             leaves = options.keep_attached;
+            let start =
+                Start { options: &options, instance, lost_told, prepared, metrics, writers };
             tokio::select! {
-                result = work(&options, instance, &mut interfaces, lost_told, prepared, metrics, &mut reload) => result,
+                result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
                 _ = interrupt.recv() => {
                     leaves = false;
                     Ok(())
@@ -309,7 +332,7 @@ pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Resul
         }
     };
     service::stopping();
-    if leaves {
+    if leaves || claim.is_displaced() {
         if outcome.is_ok() {
             tracing::info!(
                 "ended; what is in the kernel stays at work for the next agent of this name (`tracker --instance {} \
@@ -329,20 +352,29 @@ pub async fn run(current: Current, instance: &Instance, reread: Reread) -> Resul
     outcome
 }
 
-async fn work(
-    options: &Options,
-    instance: &Instance,
-    interfaces: &mut Interfaces<'_>,
+/// What an agent begins its work with.
+struct Start<'a> {
+    options: &'a Options,
+    instance: &'a Instance,
+    /// Lost reports that the previous agent has announced.
     lost_told: u64,
     prepared: Option<Prepared>,
     metrics: Option<Endpoint>,
+    writers: &'a Writers,
+}
+
+async fn work(
+    start: Start<'_>,
+    interfaces: &mut Interfaces<'_>,
     reload: &mut Reload,
+    claim: &mut Claim,
 ) -> Result<()> {
+    let Start { options, instance, lost_told, prepared, metrics, writers } = start;
     let (settings, reaper_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
     let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
-    let mut output = Output::new(options);
+    let mut output = Output::new(options, writers);
 
     let mut warden = match &prepared {
         Some(prepared) => {
@@ -394,7 +426,7 @@ async fn work(
 
     let telemetry = match metrics {
         Some(Endpoint { listener, since_ns }) => {
-            let lost = hub.lost();
+            let lost = Lost { by_listeners: hub.lost(), by_output: writers.clone() };
             let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
             let telemetry = Arc::new(telemetry);
             telemetry.attached(interfaces.list(), interfaces.attached())?;
@@ -406,10 +438,12 @@ async fn work(
         None => None,
     };
 
+    let kept = KeptPins::of(&pins)?;
     let (removed, mut reaped) = mpsc::channel(REMOVED);
     let watchdog = Watchdog::new(options.sweep_interval);
+    let (taken_over, mut is_taken_over) = mpsc::channel(1);
     let reaper = reap_for_ever(
-        Orders { settings: reaper_settings, deletions },
+        Orders { settings: reaper_settings, taken_over, deletions, maps: kept.ids()? },
         &pins,
         &agent,
         &hub,
@@ -418,15 +452,35 @@ async fn work(
         removed,
     );
     tokio::pin!(reaper);
-    let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(pins.join("EVENTS"))?))?;
+    let ring = RingBuf::try_from(Map::RingBuf(map_forms::open(&pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
-    let mut lost =
-        LostReports { tables: Tables::from_pins(&pins)?, agent: &agent, info: instance.info() };
+    let mut lost = LostReports {
+        tables: Tables::from_pins(&pins)?,
+        agent: &agent,
+        instance,
+        publishing: Condition::default(),
+        output_told: 0,
+        log_lines_told: 0,
+    };
+    let mut trouble = OutputTrouble::default();
+    let mut reloaded: Option<Changed> = None;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tenth = interval(Duration::from_millis(100));
     tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut upkeep = Upkeep {
+        instance,
+        kept,
+        on_detach: options.on_detach,
+        trouble: Condition::default(),
+        has_lost_sight: false,
+        looked: Instant::now(),
+    };
+    let mut warnings = Warnings::new(&lost.tables, options.sizes)?;
+    let mut check = interval(CHECK_INTERVAL);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut publishing = Condition::default();
     service::ready();
     loop {
         tokio::select! {
@@ -439,37 +493,61 @@ async fn work(
                 }
                 tokio::task::yield_now().await;
             }
-            current = reload.asked_for() => {
-                output = Output::new(&current);
+            why = writers.failed(), if output.on_error == OnError::Exit => bail!("{why}"),
+            (current, changed) = reload.asked_for(), if reloaded.is_none() => {
+                output = Output::new(&current, writers);
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
                 hub.want(&own_kinds(&output, warden.is_some()));
+                upkeep.on_detach = current.on_detach;
                 agent.borrow_mut().set_timeouts(&current.timeouts.timeouts());
-                agent.borrow().publish(&instance.info())?;
+                publish_info(&agent.borrow(), instance, &mut publishing);
                 watchdog.swept_every(current.sweep_interval);
                 if let Some(telemetry) = &telemetry {
                     telemetry.swept_every(current.sweep_interval);
                 }
                 // Its receiver lives as long as this future.
                 let _ = settings.send(current);
-                service::ready();
+                reloaded = Some(changed);
+            }
+            Some(()) = is_taken_over.recv() => {
+                // Whoever reads this finds the new values everywhere.
+                if let Some(changed) = reloaded.take() {
+                    changed.say();
+                    service::ready();
+                }
             }
             () = watchdog.due() => {}
             Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
             change = interfaces.changed() => {
-                if interfaces.follow(&change?).await? {
-                    agent.borrow_mut().interfaces = interfaces.list();
-                    let agent = agent.borrow();
-                    agent.publish(&instance.info())?;
-                    if let Some(telemetry) = &telemetry {
-                        telemetry.attached(interfaces.list(), interfaces.attached())?;
-                    }
-                    if let Some(warden) = &mut warden {
-                        warden.set_interfaces(agent.client_interfaces());
-                    }
+                upkeep.prepare(claim)?;
+                let has_changed = match change {
+                    Ok(change) => interfaces.follow(&change).await,
+                    Err(error) => Err(error),
+                };
+                let is_change = upkeep.followed(has_changed);
+                if is_change || upkeep.is_time() {
+                    check.reset_immediately();
+                }
+                if is_change {
+                    note_interfaces(interfaces, &agent, telemetry.as_deref(), warden.as_mut());
+                    publish_info(&agent.borrow(), instance, &mut publishing);
+                    upkeep.update();
+                }
+            }
+            _ = check.tick() => {
+                if upkeep.look(claim, interfaces, telemetry.as_deref()).await? {
+                    note_interfaces(interfaces, &agent, telemetry.as_deref(), warden.as_mut());
+                    publish_info(&agent.borrow(), instance, &mut publishing);
+                    upkeep.update();
+                }
+                if !instance.info().exists() {
+                    publish_info(&agent.borrow(), instance, &mut publishing);
                 }
             }
             _ = second.tick() => {
+                trouble.tell(writers);
                 lost.report(&hub, &output)?;
+                warnings.look(&lost.tables)?;
                 if let Some(warden) = &mut warden {
                     for event in warden.look().await {
                         publish(&hub, &output, Kind::Cookie, &event)?;
@@ -482,6 +560,173 @@ async fn work(
                         publish(&hub, &output, Kind::Cookie, &event)?;
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Between two looks at what the agent claims to have: its programs, pins, lock and files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Keeps what the agent claims to have.
+struct Upkeep<'a> {
+    instance: &'a Instance,
+    kept: KeptPins,
+    on_detach: OnDetach,
+    trouble: Condition,
+    /// Whether a change of interfaces could not be followed, so that all of them must be looked at.
+    has_lost_sight: bool,
+    looked: Instant,
+}
+
+impl Upkeep<'_> {
+    /// Whether interfaces have changed, as far as that could be followed.
+    fn followed(&mut self, outcome: Result<bool>) -> bool {
+        match outcome {
+            Ok(has_changed) => has_changed,
+            Err(error) => {
+                tracing::error!("following interfaces: {error:#}; this is tried again");
+                self.has_lost_sight = true;
+                true
+            }
+        }
+    }
+
+    /// Whether it may look again: interfaces may change often.
+    fn is_time(&self) -> bool {
+        self.looked.elapsed() >= CHECK_INTERVAL / 8
+    }
+
+    /// Looks, and makes anew what was removed. True where interfaces were attached to.
+    ///
+    /// # Errors
+    ///
+    /// Where another agent has the name now.
+    async fn look(
+        &mut self,
+        claim: &mut Claim,
+        interfaces: &mut Interfaces<'_>,
+        telemetry: Option<&Telemetry>,
+    ) -> Result<bool> {
+        self.looked = Instant::now();
+        let outcome = self.keep(claim, interfaces, telemetry).await;
+        if claim.is_displaced() {
+            return outcome;
+        }
+        match outcome {
+            Ok(has_changed) => {
+                if self.trouble.end().is_some() {
+                    tracing::info!(
+                        "what the agent has in the kernel and in its directories is as it should be again"
+                    );
+                }
+                Ok(has_changed)
+            }
+            Err(error) => {
+                if self.trouble.seen(1, std::time::Instant::now()) {
+                    tracing::error!(
+                        "looking after what the agent has in the kernel and in its directories: {error:#}; this is tried again"
+                    );
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Makes sure that programs which are loaded now get the agent's maps.
+    ///
+    /// # Errors
+    ///
+    /// Where another agent has the name now.
+    fn prepare(&mut self, claim: &mut Claim) -> Result<()> {
+        match self.keep_pins(claim) {
+            Err(error) if claim.is_displaced() => Err(error),
+            // What it is about is said when it is looked at next.
+            _ => Ok(()),
+        }
+    }
+
+    fn keep_pins(&mut self, claim: &mut Claim) -> Result<()> {
+        for made in claim.keep()? {
+            tracing::warn!(path = %made.display(), "it was removed, and is made anew");
+        }
+        let restored = self.kept.restore()?;
+        if restored > 0 {
+            tracing::warn!(
+                pins = %self.instance.pins().display(),
+                "{restored} pins of maps were removed, and are made anew"
+            );
+        }
+        Ok(())
+    }
+
+    async fn keep(
+        &mut self,
+        claim: &mut Claim,
+        interfaces: &mut Interfaces<'_>,
+        telemetry: Option<&Telemetry>,
+    ) -> Result<bool> {
+        let kept = self.keep_pins(claim).and_then(|()| interfaces.keep_slots());
+        if claim.is_displaced() {
+            return kept.map(|()| false);
+        }
+        let missing = interfaces.missing().await?;
+        if let Some(telemetry) = telemetry {
+            telemetry.missing(missing.clone());
+        }
+        // Programs that are loaded without the agent's maps would count in others.
+        kept?;
+        let mut has_changed = false;
+        if self.has_lost_sight {
+            has_changed = interfaces.look_anew().await?;
+            self.has_lost_sight = false;
+        }
+        if self.on_detach == OnDetach::Reattach {
+            has_changed |= interfaces.attach_again(&missing).await?;
+        }
+        if has_changed && let Some(telemetry) = telemetry {
+            telemetry.missing(interfaces.missing().await?);
+        }
+        Ok(has_changed)
+    }
+
+    /// Holds what has come with an interface.
+    fn update(&mut self) {
+        if let Err(error) = self.kept.update() {
+            tracing::error!("holding the pins of maps: {error:#}");
+        }
+    }
+}
+
+/// Others learn which interfaces there are now.
+fn note_interfaces(
+    interfaces: &Interfaces<'_>,
+    agent: &RefCell<Agent>,
+    telemetry: Option<&Telemetry>,
+    warden: Option<&mut Warden>,
+) {
+    agent.borrow_mut().interfaces = interfaces.list();
+    if let Some(telemetry) = telemetry
+        && let Err(error) = telemetry.attached(interfaces.list(), interfaces.attached())
+    {
+        tracing::error!("metrics of interfaces that have changed: {error:#}");
+    }
+    if let Some(warden) = warden {
+        warden.set_interfaces(agent.borrow().client_interfaces());
+    }
+}
+
+/// Tells other commands. A directory that cannot be written stops nothing.
+fn publish_info(agent: &Agent, instance: &Instance, trouble: &mut Condition) {
+    match agent.publish(&instance.info()) {
+        Ok(()) => {
+            if trouble.end().is_some() {
+                tracing::info!("other commands are told of this agent again");
+            }
+        }
+        Err(error) => {
+            if trouble.seen(1, std::time::Instant::now()) {
+                tracing::error!("telling other commands of this agent: {error:#}");
             }
         }
     }
@@ -549,24 +794,74 @@ fn drain(
 struct Output {
     kinds: Vec<Kind>,
     format: Format,
+    on_error: OnError,
+    writers: Writers,
 }
 
 impl Output {
-    fn new(options: &Options) -> Self {
-        Self { kinds: EventName::kinds(&options.events), format: options.output }
+    fn new(options: &Options, writers: &Writers) -> Self {
+        Self {
+            kinds: EventName::kinds(&options.events),
+            format: options.output,
+            on_error: options.on_output_error,
+            writers: writers.clone(),
+        }
     }
 
     fn write(&self, event: &Event, warn: bool) -> Result<()> {
         match self.format {
-            Format::Text if warn => tracing::warn!(target: "tracker::violation", "{event:#}"),
-            Format::Text => tracing::info!(target: "tracker::event", "{event:#}"),
-            Format::Json | Format::Jsonl => {
-                let mut line = serde_json::to_vec(event)?;
-                line.push(b'\n');
-                io::stdout().lock().write_all(&line).context("writing to stdout")?;
-            }
+            Format::Text if warn => tracing::warn!(target: writer::VIOLATION, "{event:#}"),
+            Format::Text => tracing::info!(target: writer::EVENT, "{event:#}"),
+            Format::Json | Format::Jsonl => self.write_json(Content::Report, event)?,
         }
         Ok(())
+    }
+
+    fn write_json(&self, content: Content, event: &Event) -> Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.writers.out.write(content, line);
+        Ok(())
+    }
+
+    /// Writes that reports were lost, which is no report itself; false where it would be lost, too.
+    fn tell_lost(&self, event: &Event) -> Result<bool> {
+        let is_text = self.format == Format::Text;
+        let writer = if is_text { &self.writers.err } else { &self.writers.out };
+        if !writer.has_room() {
+            return Ok(false);
+        }
+        if is_text {
+            tracing::warn!("{event:#}");
+        } else {
+            self.write_json(Content::Log, event)?;
+        }
+        Ok(true)
+    }
+}
+
+/// Says once that stdout cannot be written, and once that it can again. Where stderr cannot, nobody would hear it.
+#[derive(Default)]
+struct OutputTrouble {
+    is_told: bool,
+}
+
+impl OutputTrouble {
+    fn tell(&mut self, writers: &Writers) {
+        match (writers.out.error(), self.is_told) {
+            (Some(error), false) => {
+                tracing::error!(
+                    "stdout cannot be written: {error}. Tracking goes on, and what it does not take is counted as lost \
+                     (`--on-output-error exit` ends the agent)"
+                );
+                self.is_told = true;
+            }
+            (None, true) => {
+                tracing::info!("stdout can be written again");
+                self.is_told = false;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -578,12 +873,16 @@ fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> 
     Ok(())
 }
 
-/// Reports that found the ring buffer full: counted by the kernel, told once a second.
+/// Reports that found the ring buffer full, which the kernel counts, and those that the agent's output did not take. They are announced
+/// once a second.
 struct LostReports<'a> {
     tables: Tables,
     /// With the number of those that were told.
     agent: &'a RefCell<Agent>,
-    info: PathBuf,
+    instance: &'a Instance,
+    publishing: Condition,
+    output_told: u64,
+    log_lines_told: u64,
 }
 
 impl LostReports<'_> {
@@ -591,20 +890,44 @@ impl LostReports<'_> {
         let now = self.tables.tally(Tally::ReportsLost)?;
         let told = self.agent.borrow().lost_told;
         if now > told {
-            let event = Event::lost(now - told, &Clock::now());
+            let event = Event::lost(now - told, Stage::Ring, &Clock::now());
             self.agent.borrow_mut().lost_told = now;
             output.write(&event, true)?;
             hub.send(None, &event);
             // For the next agent, should this one be killed.
-            self.agent.borrow().publish(&self.info)?;
+            publish_info(&self.agent.borrow(), self.instance, &mut self.publishing);
+        }
+        self.report_output(output)
+    }
+
+    /// Listeners on the socket have lost none of these.
+    fn report_output(&mut self, output: &Output) -> Result<()> {
+        let lost = output.writers.reports_lost();
+        if lost > self.output_told {
+            let event = Event::lost(lost - self.output_told, Stage::Output, &Clock::now());
+            if output.tell_lost(&event)? {
+                self.output_told = lost;
+            }
+        }
+        let lines = output.writers.log_lines_lost();
+        if lines > self.log_lines_told && output.writers.err.has_room() {
+            tracing::warn!("{} lines of this log were lost", lines - self.log_lines_told);
+            self.log_lines_told = lines;
         }
         Ok(())
     }
 }
 
+/// How often loading what sweeps is tried where nothing runs short.
+const ATTEMPTS: u32 = 10;
+
 /// What is asked of the sweeps while they go on.
 struct Orders {
     settings: watch::Receiver<Options>,
+    /// Notified when sweeps use new settings.
+    taken_over: mpsc::Sender<()>,
+    /// What is swept.
+    maps: MapIds,
     deletions: mpsc::Receiver<Deletion>,
 }
 
@@ -618,12 +941,34 @@ async fn reap_for_ever(
     watchdog: &Watchdog,
     told: mpsc::Sender<(Kind, Event)>,
 ) -> Result<()> {
-    let Orders { mut settings, mut deletions } = orders;
+    let Orders { mut settings, taken_over, mut deletions, maps } = orders;
     let mut options = settings.borrow_and_update().clone();
     // The verifier takes a while, and events wait for nobody.
     let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
-    let loading = tokio::task::spawn_blocking(move || Reaper::new(&at, &sizes, timeouts));
-    let mut reaper = loading.await??;
+    let mut trouble = Condition::default();
+    let mut attempts = 0;
+    let mut reaper = loop {
+        let (at, maps) = (at.clone(), maps.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let reaper = Reaper::new(&at, &sizes, timeouts)?;
+            ensure_pinned(&maps)?;
+            anyhow::Ok(reaper)
+        });
+        attempts += 1;
+        match loading.await? {
+            Ok(reaper) => break reaper,
+            // The pins may be gone, and are made anew.
+            Err(error) if is_shortage(&error) || attempts < ATTEMPTS => {
+                if trouble.seen(1, std::time::Instant::now()) {
+                    tracing::error!(
+                        "loading what is needed for sweeping: {error:#}; this is tried again"
+                    );
+                }
+                sleep_until(Instant::now() + SWEEP_INTERVAL).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     if let Some(telemetry) = telemetry {
         reaper.take_census(telemetry.since_ns());
     }
@@ -640,6 +985,8 @@ async fn reap_for_ever(
                 survey.set_limits(options.limits);
                 sources = self::sources(&options);
                 next = Instant::now();
+                // Nobody asks again before this was taken.
+                let _ = taken_over.try_send(());
                 continue;
             }
             Some(Deletion { filter, done }) = deletions.recv() => {
@@ -692,13 +1039,30 @@ async fn reap_for_ever(
         let (reasons, sweep);
         (reaper, survey, sources, reasons, sweep) = sweeping.await?;
         for finding in survey.findings() {
-            tables.count_breach(finding.rule, Hook::Ingress)?;
+            if let Err(error) = tables.count_breach(finding.rule, Hook::Ingress) {
+                tracing::error!("counting a breach: {error:#}");
+            }
             if reported.has(finding.rule) {
                 let event = finding.event(&agent.borrow().view());
                 let _ = told.send((Kind::Violation, event)).await;
             }
         }
-        let sweep = sweep?;
+        let sweep = match sweep {
+            Ok(sweep) => sweep,
+            Err(error) => {
+                // What runs short may come back. Whoever watches sees that no sweep ends.
+                if trouble.seen(1, began.into_std()) {
+                    tracing::error!(
+                        "sweeping: {error:#}; this is tried again, and nothing expires meanwhile"
+                    );
+                }
+                next = Instant::now() + SWEEP_INTERVAL;
+                continue;
+            }
+        };
+        if let Some(over) = trouble.over(Instant::now().into_std()) {
+            tracing::info!(failures = over.count, "sweeping works again");
+        }
         watchdog.swept();
         if let Some(telemetry) = telemetry {
             telemetry.swept(&sweep, &reasons);

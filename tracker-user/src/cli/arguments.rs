@@ -62,13 +62,14 @@ pub enum Command {
     Replay(replay::Options),
 }
 
-/// Ends the process as it ends where the command line of a verb is wrong by itself: the message and its usage on stderr,
-/// exit code 2.
-pub fn refuse(verb: &str, kind: ErrorKind, message: &str) -> ! {
+/// The error of a command line of `verb` that is wrong only as a whole, as clap says it: with its usage, and exit code 2.
+#[must_use]
+pub fn refusal(verb: &str, kind: ErrorKind, message: &str) -> anyhow::Error {
     let mut command = Cli::command();
     command.build();
-    match command.find_subcommand_mut(verb) {
-        Some(verb) => verb.error(kind, message).exit(),
-        None => command.error(kind, message).exit(),
-    }
+    let error = match command.find_subcommand_mut(verb) {
+        Some(verb) => verb.error(kind, message),
+        None => command.error(kind, message),
+    };
+    error.into()
 }

@@ -139,7 +139,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
     if may_load {
         findings.extend(programs::findings(&names, options.protect.is_wanted()));
     }
-    for Link { index, name } in links.iter().filter(|link| names.contains(&link.name)) {
+    for Link { index, name, .. } in links.iter().filter(|link| names.contains(&link.name)) {
         findings.extend(interface(instance, *index, name).await);
     }
     if options.protect.is_wanted() {

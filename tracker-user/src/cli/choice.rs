@@ -1,5 +1,6 @@
 //! Which flows a command is about, as its arguments say.
 
+use anyhow::Result;
 use clap::error::ErrorKind;
 use tracker_common::violation::Rule;
 
@@ -20,18 +21,24 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// What both ask for together. Ends the process where the words are none, or an option says the same.
-    #[must_use]
-    pub fn filter(&self, verb: &str) -> Filter {
+    /// What both ask for together.
+    ///
+    /// # Errors
+    ///
+    /// That of a wrong command line, where the words are none, or an option says the same.
+    pub fn filter(&self, verb: &str) -> Result<Filter> {
         let both = words(&self.words.join(" ")).and_then(|filter| filter.and(&self.options));
-        both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
+        both.map_err(|error| cli::refusal(verb, ErrorKind::ValueValidation, &error))
     }
 
     /// The same where it can be asked for broken rules, too.
-    #[must_use]
-    pub fn filter_with(&self, broken: &[Rule], verb: &str) -> Filter {
+    ///
+    /// # Errors
+    ///
+    /// As [`Choice::filter`].
+    pub fn filter_with(&self, broken: &[Rule], verb: &str) -> Result<Filter> {
         let broken = Filter { violation: broken.to_vec(), ..Filter::default() };
-        let both = self.filter(verb).and(&broken);
-        both.unwrap_or_else(|error| cli::refuse(verb, ErrorKind::ValueValidation, &error))
+        let both = self.filter(verb)?.and(&broken);
+        both.map_err(|error| cli::refusal(verb, ErrorKind::ValueValidation, &error))
     }
 }

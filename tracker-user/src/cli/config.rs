@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Subcommand, error::ErrorKind};
 
-use crate::{cli::refuse, config::file::PATH};
+use crate::{cli::refusal, config::file::PATH, model::failure::Failure};
 
 /// What to do with settings.
 #[derive(Clone, Debug, Subcommand)]
@@ -48,7 +48,8 @@ fn check(path: &Path) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let problems = file::problems(&text);
     if !problems.is_empty() {
-        bail!("{}: {}", path.display(), problems.join("\n"));
+        let said = format!("{}: {}", path.display(), problems.join("\n"));
+        return Err(Failure::BadInput(said).into());
     }
     writeln!(io::stdout(), "{}: nothing is wrong with it", path.display())?;
     if !file::names_interfaces(&text) {
@@ -66,12 +67,12 @@ fn show(flags: &[OsString]) -> Result<()> {
     match settings::read(line.collect()) {
         Ok(current) => Ok(write!(io::stdout(), "{current}")?),
         Err(error) => match error.downcast::<clap::Error>() {
-            Ok(error) if error.kind() == ErrorKind::MissingRequiredArgument => refuse(
+            Ok(error) if error.kind() == ErrorKind::MissingRequiredArgument => Err(refusal(
                 "config",
                 error.kind(),
                 "no interface is named: give `--interface NAME`, or a file that names one by `--config FILE`",
-            ),
-            Ok(error) => error.exit(),
+            )),
+            Ok(error) => Err(error.into()),
             Err(error) => Err(error),
         },
     }

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::error::ErrorKind;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{choice::Choice, refuse},
+    cli::{choice::Choice, refusal},
     client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
     instance::Instance,
     model::{broken::BrokenFilter, format::Format},
@@ -45,10 +45,10 @@ pub struct FlushOptions {
 ///
 /// Where no agent runs, or it refuses.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
-    let filter = options.choice.filter_with(&options.broken.violation, "delete");
+    let filter = options.choice.filter_with(&options.broken.violation, "delete")?;
     if filter.is_empty() {
         let said = "which flows? `tracker flush` deletes them all";
-        refuse("delete", ErrorKind::MissingRequiredArgument, said);
+        return Err(refusal("delete", ErrorKind::MissingRequiredArgument, said));
     }
     delete(filter.to_string(), options.output, instance).await
 }
@@ -71,6 +71,9 @@ async fn delete(words: String, output: Format, instance: &Instance) -> Result<()
     stream.write_all(&request).await?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).await.context("reading from the agent")?;
+    if answer.is_empty() {
+        bail!("the agent has ended, or serves no more clients now");
+    }
     let answer: DeleteAnswer = serde_json::from_str(&answer).context(OTHER)?;
     let count = match answer.result {
         DeleteResult::Deleted(count) => count,

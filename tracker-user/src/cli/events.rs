@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use tracker_common::violation::Rule;
 
 use crate::{
-    cli::choice::Choice,
+    cli::{choice::Choice, farewell},
     client::request::Request,
     filter::Filter,
     instance::Instance,
@@ -56,10 +56,12 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("events are a stream: use `-o jsonl`");
     }
-    let filter = options.choice.filter_with(&options.violation, "events");
+    let filter = options.choice.filter_with(&options.violation, "events")?;
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
-    let mut listener = Listener::connect(instance, &Request { v: 1, events, trace: None }).await?;
+    let request = Request { v: 1, events, trace: None };
+    farewell::end_when_asked()?;
+    let Some(mut listener) = Listener::connect(instance, &request).await? else { return Ok(()) };
     say_listening();
     let mut out = BufWriter::with_capacity(CHUNK, io::stdout().lock());
     let mut shown = 0;

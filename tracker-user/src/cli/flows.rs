@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     broken::Broken,
-    cli::{choice::Choice, refuse},
+    cli::{choice::Choice, farewell, refusal},
     client::agent::Agent,
     clock::monotonic_ns,
     filter::Filter,
@@ -90,7 +90,7 @@ pub(crate) struct Document<'a> {
 ///
 /// Where no agent runs, or its maps cannot be read.
 pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
-    let filter = options.choice.filter_with(&options.broken.violation, "flows");
+    let filter = options.choice.filter_with(&options.broken.violation, "flows")?;
     let tables = Tables::open(instance)?;
     let view = Agent::find(instance)?.view();
     let broken = broken(instance, options, &filter)?;
@@ -145,7 +145,8 @@ fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Opt
 /// As [`collect`], and where stdout cannot be written.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
     if options.output != Format::Text && !options.columns.is_empty() {
-        refuse("flows", ErrorKind::ArgumentConflict, "--columns is for text; JSON has all fields");
+        let said = "--columns is for text; JSON has all fields";
+        return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
     }
     let Some(every) = options.watch else {
         let count = print(options, instance, "")?;
@@ -156,9 +157,10 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
     };
     if options.output == Format::Json {
         let said = "--watch is a stream, and one JSON document is none: `-o jsonl`";
-        refuse("flows", ErrorKind::ArgumentConflict, said);
+        return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
     }
     // From here on, so that none is missed while something is printed.
+    farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

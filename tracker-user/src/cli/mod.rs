@@ -1,7 +1,8 @@
 //! The command line: a file a verb, and what verbs share.
 //!
 //! It may import from every layer, and nothing imports from it. Begin with [`arguments`], which lists the verbs; each is a
-//! module with `Options` and `run`. Only this layer parses arguments and ends the process.
+//! module with `Options` and `run`. Only this layer parses arguments, and `main` alone ends the
+//! process: [`failed`] says why.
 
 pub mod arguments;
 pub mod capture;
@@ -12,6 +13,8 @@ pub mod delete;
 pub mod detach;
 pub mod events;
 pub mod explain;
+pub mod failed;
+pub mod farewell;
 pub mod flows;
 pub mod generate;
 pub mod guide;
@@ -26,4 +29,4 @@ pub mod top;
 pub mod trace;
 pub mod violations;
 
-pub use self::arguments::{Cli, Command, refuse};
+pub use self::arguments::{Cli, Command, refusal};

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     check,
+    cli::failed,
     client::request::DeleteAnswer,
     event::Event,
     explain, flows,
@@ -49,7 +50,7 @@ pub fn write(directory: &Path) -> Result<()> {
 }
 
 /// Each by its name: a verb's document, or the line of one of its records.
-fn all() -> [(&'static str, Schema); 13] {
+fn all() -> [(&'static str, Schema); 14] {
     [
         ("flows", of::<flows::Document<'_>>()),
         ("flows.line", of::<Line<Record>>()),
@@ -62,6 +63,7 @@ fn all() -> [(&'static str, Schema); 13] {
         ("violations.line", of::<Line<violations::RuleView>>()),
         ("explain", of::<explain::Document<'_>>()),
         ("explain.line", of::<Line<explain::Explanation>>()),
+        ("error.line", of::<failed::Document>()),
         ("replay", of::<Replay>()),
         ("replay-flow.line", of::<Line<ReplayedFlow>>()),
     ]

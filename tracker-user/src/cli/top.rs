@@ -35,8 +35,13 @@ use self::{
     screen::Theme,
 };
 use crate::{
-    cli::choice::Choice, client::request::Request, filter::Filter, instance::Instance,
-    model::broken::BrokenFilter, tables::Tables, terminal,
+    cli::{choice::Choice, farewell},
+    client::request::Request,
+    filter::Filter,
+    instance::Instance,
+    model::broken::BrokenFilter,
+    tables::Tables,
+    terminal,
 };
 
 /// The screen is drawn no more often than this, however much happens; a key is answered at once.
@@ -71,7 +76,7 @@ pub struct Options {
 ///
 /// Where stdin or stdout is no terminal, no agent runs, or its maps cannot be read.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
-    let filter = options.choice.filter_with(&options.broken.violation, "top");
+    let filter = options.choice.filter_with(&options.broken.violation, "top")?;
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         bail!(
             "stdin and stdout are not both a terminal: `tracker flows --watch` writes into a pipe"
@@ -79,6 +84,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     }
     // What is wrong from the beginning is said where it can be read afterwards.
     Tables::open(instance)?;
+    farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let terminal = ratatui::try_init().context("preparing the terminal")?;

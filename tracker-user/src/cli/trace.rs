@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use tracker_common::event::Kind;
 
 use crate::{
-    cli::{self, choice::Choice},
+    cli::{self, choice::Choice, farewell},
     client::request::Request,
     event::Event,
     instance::Instance,
@@ -56,25 +56,26 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
         bail!("segments are a stream: use `-o jsonl`");
     }
-    let filter = options.choice.filter("trace");
+    let filter = options.choice.filter("trace")?;
     if !filter.violation.is_empty() {
-        cli::refuse(
+        return Err(cli::refusal(
             "trace",
             ErrorKind::ArgumentConflict,
             "`violation` chooses flows and events; of segments it is not known before they have passed",
-        );
+        ));
     }
     if filter.is_empty() && !options.all {
-        cli::refuse(
+        return Err(cli::refusal(
             "trace",
             ErrorKind::MissingRequiredArgument,
             "say whose segments, as in `tracker trace --port 443` or `--addr 192.0.2.0/24`, or `--all`",
-        );
+        ));
     }
     let events = [Kind::Segment, Kind::Violation, Kind::Destroy].map(|kind| kind.name().to_owned());
     let trace = Some(filter.scope());
     let request = Request { v: 1, events: events.to_vec(), trace };
-    let mut listener = Listener::connect(instance, &request).await?;
+    farewell::end_when_asked()?;
+    let Some(mut listener) = Listener::connect(instance, &request).await? else { return Ok(()) };
     say_listening();
     let mut screen = Screen::new();
     let mut segments = 0;

@@ -79,10 +79,7 @@ impl Agent {
         let path = instance.info();
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                anyhow::bail!(
-                    "no agent named `{}` is running; start one with `tracker run --interface NAME`",
-                    instance.name()
-                );
+                return Err(instance.not_running("").into());
             }
             text => text.with_context(|| format!("reading {}", path.display()))?,
         };

@@ -9,15 +9,20 @@ use std::{
         unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::Path,
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::MapData;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use tracker_common::config::MAX_INTERFACES;
 
-use crate::{broken, client::request::LendRequest, instance::Instance};
+use crate::{
+    broken,
+    client::request::{DeleteAnswer, DeleteResult, LendRequest},
+    instance::Instance,
+};
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
 const LENT: [&str; 10] = [
@@ -37,6 +42,11 @@ const LENT: [&str; 10] = [
 const MOST: usize = MAX_INTERFACES as usize;
 
 const _: () = assert!(LENT.len() <= MOST);
+
+/// How long an agent may take to answer.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+const SILENT: &str = "the agent does not answer";
 
 /// What comes with the descriptors: their maps' names, in the same order.
 #[derive(Deserialize, Serialize)]
@@ -106,16 +116,19 @@ impl Lent {
     fn request(instance: &Instance, request: &LendRequest) -> Result<Self> {
         const OTHER: &str = "the agent is of another version";
         let mut stream = UnixStream::connect(instance.socket()).map_err(|e| instance.refused(e))?;
+        stream.set_read_timeout(Some(LONGEST_WAIT))?;
+        stream.set_write_timeout(Some(LONGEST_WAIT))?;
         let mut asked = serde_json::to_vec(request)?;
         asked.push(b'\n');
-        stream.write_all(&asked)?;
+        stream.write_all(&asked).context(SILENT)?;
         let mut line = [0; 1024];
         let mut descriptors = Vec::new();
         let length = {
             let mut space = nix::cmsg_space!([std::os::fd::RawFd; MOST]);
             let mut into = [IoSliceMut::new(&mut line)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            let message = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), flags)?;
+            let message = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), flags)
+                .context(SILENT)?;
             for control in message.cmsgs()? {
                 if let ControlMessageOwned::ScmRights(fds) = control {
                     // SAFETY: the kernel has just made them, for us alone.
@@ -126,6 +139,11 @@ impl Lent {
         };
         let mut first = Vec::new();
         BufReader::new(&line[..length]).read_until(b'\n', &mut first)?;
+        if let Ok(DeleteAnswer { result: DeleteResult::Error(error), .. }) =
+            serde_json::from_slice(&first)
+        {
+            bail!(error);
+        }
         let names: Names = serde_json::from_slice(&first).context(OTHER)?;
         ensure!(names.lent.len() == descriptors.len(), OTHER);
         // One that does not know of these lends what it knows of.

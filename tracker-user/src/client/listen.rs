@@ -27,12 +27,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Asks the agent for events, and waits until none is missed any more.
+    /// Asks the agent for events, and waits until none is missed any more; `None` where the user has had enough before.
     ///
     /// # Errors
     ///
     /// Where no agent runs, or this user may not ask it; the message says what to do.
-    pub async fn connect(instance: &Instance, request: &Request) -> Result<Self> {
+    pub async fn connect(instance: &Instance, request: &Request) -> Result<Option<Self>> {
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
         let stream = UnixStream::connect(instance.socket())
@@ -45,12 +45,14 @@ impl Listener {
         let lines = BufReader::with_capacity(CHUNK, reader).lines();
         let mut listener = Self { lines, _writer: writer, interrupt, terminate };
         // From here on none is missed.
-        if let Some(line) = listener.line().await? {
-            let first: First =
-                serde_json::from_str(&line).context("the agent is of another version")?;
-            ensure!(first.event == "LISTENING", "the agent is of another version");
+        let Some(line) = listener.line().await? else { return Ok(None) };
+        let first: First =
+            serde_json::from_str(&line).context("the agent is of another version")?;
+        if let Some(error) = first.error {
+            bail!(error);
         }
-        Ok(listener)
+        ensure!(first.event.as_deref() == Some("LISTENING"), "the agent is of another version");
+        Ok(Some(listener))
     }
 
     /// The next event, and the line that it came in; `None` where the user has had enough.
@@ -97,7 +99,11 @@ pub fn read(line: &str) -> Result<Event> {
 /// What the agent says first.
 #[derive(serde::Deserialize)]
 struct First {
-    event: String,
+    #[serde(default)]
+    event: Option<String>,
+    /// Why it sends no events.
+    #[serde(default)]
+    error: Option<String>,
 }
 
 /// Tells whoever waits for it that none is missed any more.

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
     instance::Instance,
@@ -32,11 +32,10 @@ impl Source {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Lent::ask(instance).map(Self::Lent)
             }
-            Err(_) => bail!(
-                "no agent named `{}` is running (nothing is pinned in {}); start one with `tracker run --interface NAME`",
-                instance.name(),
-                pins.display()
-            ),
+            Err(_) => {
+                let why = format!(" (nothing is pinned in {})", pins.display());
+                Err(instance.not_running(&why).into())
+            }
         }
     }
 }

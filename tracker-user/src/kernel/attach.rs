@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
@@ -24,12 +24,13 @@ use crate::{
     instance::Instance,
     kernel::{netlink::Netlink, protection::Prepared},
     kernel_side::{
-        all_filter_programs, filter_programs,
+        all_filter_programs, create_private, filter_programs,
         filters::{Filter, filters},
         links, release_filter,
         slots::{Mode, Purpose, Slot},
         xdp_holder,
     },
+    model::failure::Failure,
     preflight::interface_index,
     refusal::{self, Refusal},
 };
@@ -51,6 +52,28 @@ pub struct Sizes {
     #[arg(long, default_value_t = 16 << 20, value_parser = ring_size)]
     pub ring_bytes: u32,
 }
+
+impl Sizes {
+    /// What is said where the kernel has no memory for them.
+    fn too_large(&self) -> String {
+        let Self { max_flows, max_half_open, ring_bytes } = *self;
+        let of = |count: u32, each| u64::from(count) * each;
+        let bytes = of(max_flows, CONFIRMED_BYTES)
+            + of(max_half_open, HALF_OPEN_BYTES)
+            + u64::from(ring_bytes);
+        format!(
+            "the kernel has no memory for tables of {bytes} bytes (or this service may not use so much): --max-flows {max_flows} \
+             takes {CONFIRMED_BYTES} for each, --max-half-open {max_half_open} {HALF_OPEN_BYTES}, --ring-bytes {ring_bytes}. \
+             Lower --max-flows"
+        )
+    }
+}
+
+/// Bytes of kernel memory that a place for a confirmed flow takes, its bucket included.
+const CONFIRMED_BYTES: u64 = 256;
+
+/// The same for a half-open one.
+const HALF_OPEN_BYTES: u64 = 328;
 
 fn ring_size(text: &str) -> Result<u32, String> {
     let size: u32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
@@ -162,7 +185,11 @@ pub(crate) fn load_with<'a>(
         .override_global("INTERFACE", config.as_bytes(), true)
         .override_global("PROTECTION", protection.as_bytes(), protection.enabled != 0)
         .load(object)
-        .map_err(refusal::of_object)
+        .map_err(|error| {
+            let is_out_of_memory = is_errno(&error, &[libc::ENOMEM]);
+            let error = refusal::of_object(error);
+            if is_out_of_memory { error.context(sizes.too_large()) } else { error }
+        })
 }
 
 /// Loads the program that sees packets for this purpose.
@@ -390,7 +417,7 @@ impl Attaching<'_> {
             return anyhow::Error::new(error).context(format!("attaching XDP to {name}"));
         }
         let there = xdp_program(ifindex).await.ok().flatten();
-        anyhow!("{}", in_the_way(self.instance, name, there))
+        Failure::InUse(in_the_way(self.instance, name, there)).into()
     }
 }
 
@@ -479,7 +506,7 @@ fn attach_filter(
         None => {
             // An error means that it is there already, or the next call says more.
             if qdisc_add_clsact(interface).is_ok() && !links::exists(&slot.qdisc())? {
-                fs::create_dir(slot.qdisc())?;
+                create_private(&slot.qdisc())?;
             }
             let options = TcAttachOptions::Netlink(NlOptions::default());
             classifier.attach_with_options(interface, hook, options)?
@@ -550,6 +577,11 @@ fn hardware_type(name: &str) -> Result<u16> {
 }
 
 fn is(error: &ProgramError, numbers: &[i32]) -> bool {
+    is_errno(error, numbers)
+}
+
+/// Whether an error comes from a system call that failed with one of these numbers.
+fn is_errno(error: &(dyn std::error::Error + 'static), numbers: &[i32]) -> bool {
     let mut source: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = source {
         if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {

@@ -3,8 +3,10 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
+
+use aya::maps::{MapData, MapType};
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -52,12 +54,21 @@ pub struct Walk<'fd> {
 }
 
 impl<'fd> Walk<'fd> {
-    /// A walk in steps of `capacity` entries. `value_size` is what one value takes up: for a per-CPU map the sum over
-    /// all possible CPUs, each rounded up to 8.
-    #[must_use]
-    pub fn new(map: BorrowedFd<'fd>, key_size: usize, value_size: usize, capacity: usize) -> Self {
-        Self {
-            map,
+    /// A walk in steps of `capacity` entries, over a map whose keys and values have these sizes in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where they have others, or there are values for each CPU.
+    pub fn new(
+        map: &'fd MapData,
+        key_size: usize,
+        value_size: usize,
+        capacity: usize,
+    ) -> io::Result<Self> {
+        let kinds = [MapType::Hash, MapType::LruHash, MapType::Array];
+        check(map, &kinds, key_size, value_size)?;
+        Ok(Self {
+            map: map.fd().as_fd(),
             key_size,
             value_size,
             capacity,
@@ -65,7 +76,7 @@ impl<'fd> Walk<'fd> {
             values: vec![0; capacity * value_size],
             place: None,
             done: false,
-        }
+        })
     }
 
     /// The next entries, as consecutive keys and values; `None` at the end.
@@ -108,19 +119,35 @@ impl<'fd> Walk<'fd> {
     }
 }
 
+/// The kernel reads and writes as much memory as the map says, and asks nobody.
+fn check(map: &MapData, kinds: &[MapType], key: usize, value: usize) -> io::Result<()> {
+    let info = map.info().map_err(io::Error::other)?;
+    let is_right = info.map_type().is_ok_and(|kind| kinds.contains(&kind))
+        && (info.key_size() as usize, info.value_size() as usize) == (key, value);
+    if is_right {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the map is of another kind, or its keys or values have another size",
+        ))
+    }
+}
+
 /// Writes the first `values.len() / value_size` entries of an array map.
 ///
 /// # Errors
 ///
-/// What the kernel says.
-pub fn write_array(map: BorrowedFd<'_>, values: &[u8], value_size: usize) -> io::Result<()> {
+/// What the kernel says, or that the map's values have another size.
+pub fn write_array(map: &MapData, values: &[u8], value_size: usize) -> io::Result<()> {
+    check(map, &[MapType::Array], size_of::<u32>(), value_size)?;
     let count = u32::try_from(values.len() / value_size).unwrap_or(u32::MAX);
     let keys: Vec<u32> = (0..count).collect();
     let mut attributes = Attributes {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
         count,
-        map_fd: map.as_raw_fd().cast_unsigned(),
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
         ..Attributes::default()
     };
     bpf(BPF_MAP_UPDATE_BATCH, &mut attributes)
@@ -130,8 +157,9 @@ pub fn write_array(map: BorrowedFd<'_>, values: &[u8], value_size: usize) -> io:
 ///
 /// # Errors
 ///
-/// What the kernel says.
-pub fn read_array(map: BorrowedFd<'_>, values: &mut [u8], value_size: usize) -> io::Result<()> {
+/// What the kernel says, or that the map's values have another size.
+pub fn read_array(map: &MapData, values: &mut [u8], value_size: usize) -> io::Result<()> {
+    check(map, &[MapType::Array], size_of::<u32>(), value_size)?;
     let count = u32::try_from(values.len() / value_size).unwrap_or(u32::MAX);
     let mut keys = vec![0u32; count as usize];
     let mut place = 0u64;
@@ -140,7 +168,7 @@ pub fn read_array(map: BorrowedFd<'_>, values: &mut [u8], value_size: usize) -> 
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
         count,
-        map_fd: map.as_raw_fd().cast_unsigned(),
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
         ..Attributes::default()
     };
     match bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) {

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +14,7 @@ use zerocopy::FromBytes;
 use crate::{
     batch::Walk,
     kernel_side::{links, slots::slots},
+    map_forms,
     model::broken::BrokenRules,
     record::Record,
 };
@@ -36,9 +36,7 @@ impl Broken {
     ///
     /// Where the maps cannot be read.
     pub fn from_pins(directory: &Path) -> Result<Self> {
-        let maps = pins(directory)?.into_iter().map(|pin| {
-            MapData::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))
-        });
+        let maps = pins(directory)?.into_iter().map(|pin| map_forms::open(&pin));
         Self::read(&maps.collect::<Result<Vec<_>>>()?)
     }
 
@@ -50,8 +48,8 @@ impl Broken {
     pub fn read(maps: &[MapData]) -> Result<Self> {
         let mut all = Self::default();
         for map in maps {
-            let mut walk =
-                Walk::new(map.fd().as_fd(), size_of::<Repeated>(), size_of::<u64>(), STEP);
+            let mut walk = Walk::new(map, size_of::<Repeated>(), size_of::<u64>(), STEP)
+                .context("reading which rules were broken")?;
             while let Some((keys, values)) =
                 walk.step().context("reading which rules were broken")?
             {

@@ -3,11 +3,11 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, ensure};
 use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
@@ -15,7 +15,14 @@ use nix::{
 };
 use tracker_common::LAYOUT_VERSION;
 
-use crate::kernel_side::directories;
+use crate::{
+    kernel_side::{
+        create_private, directories,
+        kept::{Identity, identity},
+    },
+    model::failure::Failure,
+    trusted_paths::{self, Sharing},
+};
 
 /// One agent by name: two of them can run on one host, each with its own interfaces.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +63,13 @@ impl Instance {
         self.bpffs.join(format!("tracker/v{LAYOUT_VERSION}/{}", self.name))
     }
 
+    /// Its own directories in the BPF filesystem, the outer ones first.
+    #[must_use]
+    pub fn directories(&self) -> [PathBuf; 3] {
+        let all = self.bpffs.join("tracker");
+        [all.clone(), all.join(format!("v{LAYOUT_VERSION}")), self.pins()]
+    }
+
     /// Where pins of this version are put aside that an agent replaces, because it wants other tables.
     #[must_use]
     pub fn pins_aside(&self) -> PathBuf {
@@ -68,19 +82,28 @@ impl Instance {
         self.run_dir.join(format!("{}.sock", self.name))
     }
 
+    /// That no agent of this name is running; `why` says what shows it.
+    #[must_use]
+    pub fn not_running(&self, why: &str) -> Failure {
+        Failure::NoAgent(format!(
+            "no agent named `{}` is running{why}; start one with `tracker run --interface NAME`",
+            self.name
+        ))
+    }
+
     /// What a connection to the socket that failed comes from, and what to do about it.
     #[must_use]
     pub fn refused(&self, error: io::Error) -> anyhow::Error {
         let socket = self.socket();
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow!(
-                "no agent named `{}` is running; start one with `tracker run --interface NAME`",
-                self.name
-            ),
-            io::ErrorKind::PermissionDenied => anyhow!(
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                self.not_running("").into()
+            }
+            io::ErrorKind::PermissionDenied => Failure::NotPermitted(format!(
                 "{} may be read by root and its group only: run this with sudo, or as a user of that group",
                 socket.display()
-            ),
+            ))
+            .into(),
             _ => anyhow::Error::new(error).context(format!("connecting to {}", socket.display())),
         }
     }
@@ -119,7 +142,15 @@ impl Instance {
     pub fn mount_bpffs(&self) -> Result<()> {
         let at = &self.bpffs;
         fs::create_dir_all(at).with_context(|| format!("creating {}", at.display()))?;
+        trusted_paths::check(at, Sharing::Sticky)?;
         if !self.has_bpffs()? {
+            let mut inside =
+                fs::read_dir(at).with_context(|| format!("reading {}", at.display()))?;
+            ensure!(
+                inside.next().is_none(),
+                "{} holds something, which a BPF filesystem mounted there would hide; name an empty directory with --bpffs",
+                at.display()
+            );
             mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(
                 || format!("mounting a BPF filesystem on {}: `mount -t bpf bpf DIR`", at.display()),
             )?;
@@ -169,6 +200,11 @@ impl Instance {
             .mode(0o755)
             .create(&self.run_dir)
             .with_context(|| format!("creating {}", self.run_dir.display()))?;
+        trusted_paths::check(&self.run_dir, Sharing::No)?;
+        self.mount_bpffs()?;
+        for directory in self.directories() {
+            trusted_paths::check(&directory, Sharing::No)?;
+        }
         let claim = self.claim_here(|pid| {
             format!(
                 "an agent named `{}` is running already (pid {pid}); stop it, or give this one another name with \
@@ -176,8 +212,7 @@ impl Instance {
                 self.name
             )
         })?;
-        self.mount_bpffs()?;
-        remove_file(&claim.socket)?;
+        remove_file(&self.socket())?;
         Ok(claim)
     }
 
@@ -187,72 +222,119 @@ impl Instance {
     ///
     /// As [`Instance::claim`].
     pub fn claim_to_remove(&self) -> Result<Option<Claim>> {
+        let refusal = |pid: &str| {
+            format!(
+                "an agent named `{}` is running (pid {pid}), and detaches by itself when it is stopped: `kill {pid}`",
+                self.name
+            )
+        };
         match self.run_dir.try_exists() {
-            Ok(false) => Ok(None),
-            _ => {
-                let refusal = |pid: &str| {
-                    format!(
-                        "an agent named `{}` is running (pid {pid}), and detaches by itself when it is stopped: `kill {pid}`",
-                        self.name
-                    )
-                };
-                self.claim_here(refusal).map(Some)
-            }
+            Ok(false) => self.lock_pins(refusal).map(|_| None),
+            _ => self.claim_here(refusal).map(Some),
         }
     }
 
+    /// Locks the directories of pins of this name, which an agent that runs holds, whatever has become of its lock file.
+    fn lock_pins(&self, refusal: impl Fn(&str) -> String) -> Result<Vec<Locked>> {
+        if !self.has_bpffs()? {
+            return Ok(Vec::new());
+        }
+        let all = self.pins_of_all_versions()?;
+        let locked = all.iter().map(|pins| Locked::directory(pins, &refusal));
+        locked.collect()
+    }
+
     fn claim_here(&self, refusal: impl Fn(&str) -> String) -> Result<Claim> {
-        let path = self.run_dir.join(format!("{}.lock", self.name));
-        let lock = loop {
-            let lock = lock(&path, &refusal)?;
+        // First, so that one that is refused has not touched the lock file of the agent that runs.
+        let pins = self.lock_pins(&refusal)?;
+        let (lock, was_killed) = self.lock_file(&refusal)?;
+        Ok(Claim { instance: self.clone(), was_killed, lock, pins, is_displaced: false })
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.lock", self.name))
+    }
+
+    /// Locks the lock file; also, whether somebody has left it.
+    fn lock_file(&self, refusal: impl Fn(&str) -> String) -> Result<(Locked, bool)> {
+        let path = self.lock_path();
+        let locked = loop {
+            let locked = Locked::file(&path, &refusal)?;
             // The agent that held it may have removed it just before: then another one can have a lock on a new file.
-            let is_current = fs::metadata(&path).is_ok_and(|current| {
-                lock.metadata().is_ok_and(|locked| locked.ino() == current.ino())
-            });
-            if is_current {
-                break lock;
+            if identity(&path)? == Some(locked.identity) {
+                break locked;
             }
         };
-        let was_killed = lock.metadata()?.len() > 0;
-        lock.set_len(0)?;
-        io::Write::write_all(&mut &*lock, std::process::id().to_string().as_bytes())?;
-        Ok(Claim {
-            lock_path: path,
-            socket: self.socket(),
-            info: self.info(),
-            was_killed,
-            _lock: lock,
-        })
+        let was_killed = locked.file.metadata()?.len() > 0;
+        locked.file.set_len(0)?;
+        io::Write::write_all(&mut &*locked.file, std::process::id().to_string().as_bytes())?;
+        Ok((locked, was_killed))
     }
 
     /// The process of the agent that has this name now.
     #[must_use]
     pub fn pid(&self) -> Option<String> {
-        let path = self.run_dir.join(format!("{}.lock", self.name));
-        let file = File::open(&path).ok()?;
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => fs::read_to_string(&path).ok(),
-            _ => None,
-        }
+        let path = self.lock_path();
+        let by_file = File::open(&path).ok().and_then(|file| {
+            match Flock::lock(file, FlockArg::LockSharedNonblock) {
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => fs::read_to_string(&path).ok(),
+                _ => None,
+            }
+        });
+        by_file.or_else(|| holder(identity(&self.pins()).ok()??))
     }
 }
 
-/// Locks the file; where another process has, fails with what `refusal` makes of that one's number.
-fn lock(path: &Path, refusal: impl Fn(&str) -> String) -> Result<Flock<File>> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .read(true)
-        .open(path)
-        .with_context(|| format!("opening {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            let holder = fs::read_to_string(path).unwrap_or_default();
-            Err(anyhow!(refusal(holder.trim())))
+/// The process that has locked what is known by this device and inode, where it can be seen from here.
+fn holder((device, inode): Identity) -> Option<String> {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let wanted = format!("{major:02x}:{minor:02x}:{inode}");
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == wanted)?;
+        (words.contains(&"FLOCK") && !words.contains(&"->"))
+            .then(|| at.checked_sub(1).map(|before| words[before].to_owned()))?
+    })
+}
+
+/// A file or directory that this process has locked.
+#[derive(Debug)]
+struct Locked {
+    identity: Identity,
+    file: Flock<File>,
+}
+
+impl Locked {
+    /// Locks a file; where another process has, fails with what `refusal` makes of that one's number.
+    fn file(path: &Path, refusal: impl Fn(&str) -> String) -> Result<Self> {
+        let file = File::options().create(true).truncate(false).write(true).read(true).open(path);
+        Self::new(path, file, |_| fs::read_to_string(path).ok(), refusal)
+    }
+
+    /// The same with a directory.
+    fn directory(path: &Path, refusal: impl Fn(&str) -> String) -> Result<Self> {
+        Self::new(path, File::open(path), holder, refusal)
+    }
+
+    fn new(
+        path: &Path,
+        file: io::Result<File>,
+        holder: impl Fn(Identity) -> Option<String>,
+        refusal: impl Fn(&str) -> String,
+    ) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        let about = file.metadata().with_context(|| path.display().to_string())?;
+        let identity = (about.dev(), about.ino());
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { identity, file }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let holder = holder(identity).unwrap_or_else(|| "unknown".to_owned());
+                Err(Failure::InUse(refusal(holder.trim())).into())
+            }
+            Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
         }
-        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
 }
 
@@ -266,18 +348,20 @@ fn remove_file(path: &Path) -> Result<()> {
 /// The right to a name. Dropping it removes the socket and the lock; what is in the kernel stays.
 #[derive(Debug)]
 pub struct Claim {
-    socket: PathBuf,
-    info: PathBuf,
-    lock_path: PathBuf,
+    instance: Instance,
     was_killed: bool,
-    _lock: Flock<File>,
+    lock: Locked,
+    /// Directories of pins.
+    pins: Vec<Locked>,
+    /// Whether another agent has the name now, and all that is found by it.
+    is_displaced: bool,
 }
 
 impl Claim {
     /// Whether an agent that was killed has left files of its own, besides what is in the kernel.
     #[must_use]
     pub fn has_files(&self) -> bool {
-        self.was_killed || self.socket.exists() || self.info.exists()
+        self.was_killed || self.instance.socket().exists() || self.instance.info().exists()
     }
 
     /// Removes the file in which the agent says what it is attached to.
@@ -286,13 +370,65 @@ impl Claim {
     ///
     /// Where it cannot be removed.
     pub fn remove_info(&self) -> Result<()> {
-        remove_file(&self.info)
+        remove_file(&self.instance.info())
+    }
+
+    /// Whether another agent has taken the name, as it can if every trace of this one was removed.
+    #[must_use]
+    pub fn is_displaced(&self) -> bool {
+        self.is_displaced
+    }
+
+    /// Makes sure that no other agent can take the name: locks the directory of pins, which is made anew where it was removed, and the
+    /// lock file likewise. What had to be made anew is returned.
+    ///
+    /// # Errors
+    ///
+    /// Where another agent has the name now, so that [`Claim::is_displaced`], or something cannot be made.
+    pub fn keep(&mut self) -> Result<Vec<PathBuf>> {
+        let name = self.instance.name.clone();
+        let refusal = |pid: &str| {
+            format!(
+                "what tells of this agent was removed, and another one named `{name}` (pid {pid}) has taken its place"
+            )
+        };
+        let kept = self.keep_with(&refusal);
+        if let Err(error) = &kept {
+            self.is_displaced = matches!(error.downcast_ref(), Some(Failure::InUse(_)));
+        }
+        kept
+    }
+
+    fn keep_with(&mut self, refusal: &impl Fn(&str) -> String) -> Result<Vec<PathBuf>> {
+        let mut made = Vec::new();
+        let pins = self.instance.pins();
+        let there = identity(&pins)?;
+        if there.is_none() {
+            create_private(&pins)?;
+            made.push(pins.clone());
+        }
+        if there.is_none_or(|there| self.pins.iter().all(|locked| locked.identity != there)) {
+            self.pins.push(Locked::directory(&pins, refusal)?);
+        }
+        let lock = self.instance.lock_path();
+        if identity(&lock)? != Some(self.lock.identity) {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&self.instance.run_dir)
+                .with_context(|| format!("creating {}", self.instance.run_dir.display()))?;
+            (self.lock, _) = self.instance.lock_file(refusal)?;
+            made.push(lock);
+        }
+        Ok(made)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.socket);
-        let _ = fs::remove_file(&self.lock_path);
+        if !self.is_displaced {
+            let _ = fs::remove_file(self.instance.socket());
+            let _ = fs::remove_file(self.instance.lock_path());
+        }
     }
 }

@@ -2,11 +2,13 @@
 //! there. The next agent of that name takes it over; `tracker detach` removes it.
 
 pub mod filters;
+pub mod kept;
 pub mod links;
 pub mod slots;
 
 use std::{
     fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +26,7 @@ use crate::{
         filters::{filters, remove_qdisc},
         slots::{Mode, Purpose, Slot, slots},
     },
+    map_forms,
 };
 
 impl Purpose {
@@ -73,10 +76,12 @@ pub struct Inherited {
 ///
 /// What the kernel or the filesystem says.
 pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
-    use std::os::unix::fs::PermissionsExt;
     let pins = instance.pins();
     let aside = instance.pins_aside();
     let mut found = if slots(&pins)?.is_empty() { Found::Nothing } else { Found::Running };
+    map_forms::check_all(&pins).context(
+        "what an agent of this name has left cannot be taken over (`tracker detach` removes it)",
+    )?;
     let differences = differences(&pins, sizes)?;
     if !differences.is_empty() {
         tracing::warn!(
@@ -87,7 +92,7 @@ pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
         // From one that could not do it either.
         remove(&aside).await?;
         if let Some(parent) = aside.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+            create_private(parent)?;
         }
         fs::rename(&pins, &aside).with_context(|| format!("renaming {}", pins.display()))?;
         found = Found::Nothing;
@@ -101,8 +106,12 @@ pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
              replaced, its flows and counters are dropped, and tracking begins afresh"
         );
     }
-    fs::create_dir_all(&pins).with_context(|| format!("creating {}", pins.display()))?;
-    fs::set_permissions(&pins, fs::Permissions::from_mode(0o700))?;
+    create_private(&pins)?;
+    for directory in instance.directories() {
+        // An agent of an older version has made it for everybody to read.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("making {} its owner's alone", directory.display()))?;
+    }
     Ok(Inherited { found, replaced })
 }
 
@@ -258,8 +267,7 @@ async fn release_qdisc(slot: &Slot) -> Result<()> {
 ///
 /// What the kernel says.
 pub fn keep_attached(pins: &Path, indexes: &[u32]) -> Result<()> {
-    let map =
-        MapData::from_pin(pins.join("ATTACHED")).context("opening the pinned map ATTACHED")?;
+    let map = map_forms::open(&pins.join("ATTACHED"))?;
     let mut attached: HashMap<_, u32, u32> = Map::HashMap(map).try_into()?;
     let known: Vec<_> = attached.keys().collect::<Result<_, _>>()?;
     for index in known.iter().filter(|index| !indexes.contains(index)) {
@@ -321,6 +329,19 @@ pub fn all_filter_programs(instance: &Instance) -> Result<Vec<u32>> {
         }
     }
     Ok(ids)
+}
+
+/// Makes a directory, and those above it that are missing, which nobody else may look into.
+///
+/// # Errors
+///
+/// What the filesystem says.
+pub(crate) fn create_private(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("creating {}", path.display()))
 }
 
 /// Directories below one; none where it is not there.

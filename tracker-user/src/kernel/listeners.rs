@@ -7,7 +7,10 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters, Place};
 use zeroize::Zeroizing;
 
-use crate::model::listener::{place, socket_address};
+use crate::{
+    map_forms,
+    model::listener::{place, socket_address},
+};
 
 const LISTENERS: &str = "LISTENERS";
 
@@ -38,7 +41,7 @@ pub fn forget_listeners(pins: &Path) -> Result<()> {
 }
 
 fn open(pins: &Path, name: &str) -> Result<MapData> {
-    MapData::from_pin(pins.join(name)).with_context(|| format!("opening the pinned map {name}"))
+    map_forms::open(&pins.join(name))
 }
 
 impl ListenerMaps {
@@ -61,6 +64,7 @@ impl ListenerMaps {
     ///
     /// Where one cannot be opened, or is of another kind.
     pub fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
+        let mut open = |name: &str| map_forms::check(name, open(name)?);
         Ok(Self {
             listeners: Map::HashMap(open(LISTENERS)?).try_into()?,
             states: Map::Array(open("LISTENER_STATES")?).try_into()?,

@@ -5,8 +5,13 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, bail};
 use nix::{
     net::if_::{if_nameindex, if_nametoindex},
-    sys::utsname::uname,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        utsname::uname,
+    },
 };
+
+use crate::model::failure::Failure;
 
 /// The oldest kernel whose helpers and verifier the programs are written for.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -17,7 +22,8 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 ///
 /// The first thing that is missing.
 pub fn check() -> Result<()> {
-    check_for("attaching to an interface", &ATTACHING)
+    check_for("attaching to an interface", &ATTACHING)?;
+    check_clock_here()
 }
 
 /// The kernel's part of [`check`].
@@ -127,7 +133,48 @@ fn check_capabilities(status: &str, what: &str, needed: &Needed) -> Result<()> {
         .map(|(_, name)| *name)
         .collect();
     if !missing.is_empty() {
-        bail!("{what} needs root (missing: {}); run this with sudo", missing.join(", "));
+        let missing = missing.join(", ");
+        let said = format!("{what} needs root (missing: {missing}); run this with sudo");
+        return Err(Failure::NotPermitted(said).into());
+    }
+    Ok(())
+}
+
+/// Raises the limit of open files to what this process may have: each client of the agent takes some.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn raise_open_files() -> Result<()> {
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("asking for the limit of open files")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+            .context("raising the limit of open files")?;
+    }
+    Ok(())
+}
+
+/// Refuses a time namespace whose clock is not the one that kernel programs read.
+///
+/// # Errors
+///
+/// That it is one.
+pub fn check_clock_here() -> Result<()> {
+    // Kernels without time namespaces have no such file.
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    check_clock(&offsets)
+}
+
+fn check_clock(offsets: &str) -> Result<()> {
+    let monotonic = offsets.lines().find_map(|line| line.strip_prefix("monotonic"));
+    let is_shifted =
+        monotonic.is_some_and(|offset| offset.split_whitespace().any(|number| number != "0"));
+    if is_shifted {
+        bail!(
+            "this process is in a time namespace whose monotonic clock is shifted (/proc/self/timens_offsets): kernel \
+             programs read the host's, so every date and timeout would be wrong; start it outside of that namespace"
+        );
     }
     Ok(())
 }
@@ -176,6 +223,19 @@ mod tests {
         }
         let without = check_kernel("6.18.0-cloud", Path::new("/nonexistent"));
         assert!(message(without).starts_with("Linux 6.18.0-cloud has no BTF (/nonexistent"));
+    }
+
+    #[test]
+    fn clocks() {
+        assert!(check_clock("").is_ok());
+        assert!(
+            check_clock("monotonic           0         0\nboottime           99         0\n")
+                .is_ok()
+        );
+        for shifted in ["monotonic     1         0\nboottime 0 0\n", "monotonic    -5         0\n"]
+        {
+            assert!(message(check_clock(shifted)).contains("time namespace"));
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Refusal {
     release: String,
     /// The system call's error.
     cause: String,
+    /// Its number.
+    number: Option<i32>,
     /// The verifier's whole log. Empty where the kernel refused before verification.
     log: String,
 }
@@ -31,14 +33,17 @@ impl Refusal {
     #[must_use]
     pub fn new(program: &str, error: &ProgramError) -> Self {
         match error {
-            ProgramError::LoadError { io_error, verifier_log } => {
-                Self::by_this_kernel(program, io_error.to_string(), verifier_log.to_string())
-            }
-            other => Self::by_this_kernel(program, chain(other), String::new()),
+            ProgramError::LoadError { io_error, verifier_log } => Self::by_this_kernel(
+                program,
+                io_error.to_string(),
+                io_error.raw_os_error(),
+                verifier_log.to_string(),
+            ),
+            other => Self::by_this_kernel(program, chain(other), number(other), String::new()),
         }
     }
 
-    fn by_this_kernel(program: &str, cause: String, log: String) -> Self {
+    fn by_this_kernel(program: &str, cause: String, number: Option<i32>, log: String) -> Self {
         if !log.is_empty() {
             tracing::debug!("the verifier's whole log of {program}:\n{log}");
         }
@@ -46,7 +51,13 @@ impl Refusal {
             |_| "of unknown release".to_owned(),
             |name| name.release().to_string_lossy().into_owned(),
         );
-        Self { program: program.to_owned(), release, cause, log }
+        Self { program: program.to_owned(), release, cause, number, log }
+    }
+
+    /// The number of the system call's error, where one has failed.
+    #[must_use]
+    pub fn number(&self) -> Option<i32> {
+        self.number
     }
 
     /// Which program and which kernel, and the last lines of the verifier's log.
@@ -101,9 +112,9 @@ pub fn of_object(error: EbpfError) -> anyhow::Error {
     if let EbpfError::BtfError(BtfError::LoadError { io_error, verifier_log }) = &error {
         let types = "the types of the kernel programs (BTF)";
         let (cause, log) = (io_error.to_string(), verifier_log.to_string());
-        return Refusal::by_this_kernel(types, cause, log).into();
+        return Refusal::by_this_kernel(types, cause, io_error.raw_os_error(), log).into();
     }
-    let is_forbidden = is_forbidden(&error);
+    let is_forbidden = number(&error) == Some(libc::EPERM);
     let error = anyhow::Error::new(error).context("creating the maps");
     if is_forbidden {
         error.context(
@@ -115,15 +126,16 @@ pub fn of_object(error: EbpfError) -> anyhow::Error {
     }
 }
 
-fn is_forbidden(error: &(dyn Error + 'static)) -> bool {
+/// The number of the first error of a system call among this error and its causes.
+fn number(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.raw_os_error() == Some(libc::EPERM);
+            return error.raw_os_error();
         }
         next = error.source();
     }
-    false
+    None
 }
 
 /// An error with its causes, in one line.
@@ -171,6 +183,7 @@ mod tests {
             program: "tracker_egress".to_owned(),
             release: "6.12.118+deb13-cloud-amd64".to_owned(),
             cause: "Invalid argument (os error 22)".to_owned(),
+            number: Some(libc::EINVAL),
             log: log.to_owned(),
         };
         refusal.reason()

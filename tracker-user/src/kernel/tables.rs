@@ -20,7 +20,7 @@ use tracker_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::batch::Walk;
+use crate::{batch::Walk, map_forms};
 
 /// Entries of a hash map that are read in one system call.
 const STEP: usize = 512;
@@ -43,10 +43,7 @@ impl Tables {
     ///
     /// Where one is missing or cannot be opened.
     pub fn from_pins(pins: &Path) -> Result<Self> {
-        Self::from_maps(|name| {
-            MapData::from_pin(pins.join(name))
-                .with_context(|| format!("opening the pinned map {name}"))
-        })
+        Self::from_maps(|name| map_forms::open(&pins.join(name)))
     }
 
     /// Takes the maps of one loaded object.
@@ -64,6 +61,7 @@ impl Tables {
     ///
     /// Where one cannot be opened, or is of another kind.
     pub fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
+        let mut open = |name: &str| map_forms::check(name, open(name)?);
         Ok(Self {
             confirmed: open("CONFIRMED")?,
             half_open: open("HALF_OPEN")?,
@@ -81,8 +79,8 @@ impl Tables {
     ///
     /// What the kernel says.
     pub fn each_flow(&self, mut visit: impl FnMut(&FlowKey, &Flow, Tier)) -> Result<()> {
-        let mut walk =
-            Walk::new(self.confirmed.fd().as_fd(), size_of::<FlowKey>(), size_of::<Flow>(), STEP);
+        let mut walk = Walk::new(&self.confirmed, size_of::<FlowKey>(), size_of::<Flow>(), STEP)
+            .context("reading the confirmed flows")?;
         while let Some((keys, values)) = walk.step().context("reading the confirmed flows")? {
             for (key, flow) in pairs::<Flow>(keys, values) {
                 visit(&key, &flow, Tier::Confirmed);
@@ -97,12 +95,9 @@ impl Tables {
     ///
     /// What the kernel says.
     pub fn each_half_open(&self, mut visit: impl FnMut(&FlowKey, &Flow)) -> Result<()> {
-        let mut walk = Walk::new(
-            self.half_open.fd().as_fd(),
-            size_of::<FlowKey>(),
-            size_of::<HalfOpen>(),
-            STEP,
-        );
+        let mut walk =
+            Walk::new(&self.half_open, size_of::<FlowKey>(), size_of::<HalfOpen>(), STEP)
+                .context("reading the half-open flows")?;
         while let Some((keys, values)) = walk.step().context("reading the half-open flows")? {
             for (key, half_open) in pairs::<HalfOpen>(keys, values) {
                 visit(&key, &half_open.flow);
@@ -206,8 +201,8 @@ impl Tables {
 
     /// The batch of flows to remove.
     #[must_use]
-    pub fn removals(&self) -> BorrowedFd<'_> {
-        self.removals.fd().as_fd()
+    pub fn removals(&self) -> &MapData {
+        &self.removals
     }
 
     /// What the kernel programs are told to report.

@@ -65,6 +65,9 @@ pub struct Event {
     /// How many reports were lost since the last line that said so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<u64>,
+    /// Where they were lost: `ring`, `listener` or `output`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stage: Option<String>,
     /// The flow after the segment; absent where a violation belongs to none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub flow: Option<Record>,
@@ -223,6 +226,29 @@ impl CookieView {
     }
 }
 
+/// Where reports are lost.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// The kernel's ring buffer was full.
+    Ring,
+    /// A listener on the socket was too slow.
+    Listener,
+    /// The agent's own output was not read, or could not be written.
+    Output,
+}
+
+impl Stage {
+    /// Its name in output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Listener => "listener",
+            Self::Output => "output",
+        }
+    }
+}
+
 impl Event {
     /// What the kernel reported of a flow or a segment; [`Kind::Cookie`] is of neither.
     ///
@@ -289,6 +315,7 @@ impl Event {
             end,
             cookie: None,
             lost: None,
+            stage: None,
             flow: record,
         })
     }
@@ -349,8 +376,9 @@ impl Event {
 
     /// `count` reports were lost.
     #[must_use]
-    pub fn lost(count: u64, clock: &Clock) -> Self {
-        Self { lost: Some(count), ..Self::bare("LOST", clock) }
+    pub fn lost(count: u64, stage: Stage, clock: &Clock) -> Self {
+        let stage = Some(stage.name().to_owned());
+        Self { lost: Some(count), stage, ..Self::bare("LOST", clock) }
     }
 
     /// What no segment has caused, about a flow.
@@ -378,6 +406,7 @@ impl Event {
             end: None,
             cookie: None,
             lost: None,
+            stage: None,
             flow: None,
         }
     }
@@ -441,10 +470,11 @@ impl fmt::Display for Event {
         }
         write!(f, "[{}]", self.event)?;
         if let Some(count) = self.lost {
-            return write!(
-                f,
-                " {count} reports were lost; counters are exact: see `tracker stats`"
-            );
+            write!(f, " {count} reports were lost")?;
+            if let Some(stage) = &self.stage {
+                write!(f, " (stage={stage})")?;
+            }
+            return write!(f, "; counters are exact: see `tracker stats`");
         }
         if let Some(cookie) = &self.cookie {
             let CookieView { listener, mode, reason, half_open, threshold, way } = cookie;
@@ -522,7 +552,9 @@ mod tests {
             "[COOKIE] off listener=192.0.2.1:80 half_open=0 threshold=128 way=handover"
         );
         // Others have none of it.
-        let lost = serde_json::to_string(&Event::lost(3, &clock)).expect("JSON");
+        let lost = Event::lost(3, Stage::Output, &clock);
+        assert!(format!("{lost:#}").contains("3 reports were lost (stage=output)"));
+        let lost = serde_json::to_string(&lost).expect("JSON");
         assert!(!lost.contains("listener"), "{lost}");
         assert!(serde_json::from_str::<Event>(&lost).expect("an event").cookie.is_none());
     }

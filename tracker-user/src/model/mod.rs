@@ -6,6 +6,7 @@
 pub mod broken;
 pub mod clock;
 pub mod event;
+pub mod failure;
 pub mod filter;
 pub mod format;
 pub mod listener;

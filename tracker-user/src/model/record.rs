@@ -74,6 +74,10 @@ pub struct Record {
     pub seen: String,
     /// Picked up after its handshake.
     pub midstream: bool,
+    /// Both ends agreed on Multipath TCP (RFC 8684): windows are not judged, because a subflow's counts from what the whole
+    /// connection has acknowledged.
+    #[serde(default)]
+    pub mptcp: bool,
     /// Violations counted on it.
     pub violations: u32,
     /// Rules that it has broken, as far as is remembered, and how often; absent where nobody has looked.
@@ -143,6 +147,8 @@ impl Record {
         let (seconds, _) = view.timeouts.decide(states);
         let idle = flow.life().last_seen.elapsed_ns(clock.monotonic_ns()) / 1_000_000_000;
         let flags = flow.half(End::LOW).facts().flags | flow.half(End::HIGH).facts().flags;
+        let (opener, responder) =
+            (flow.half(originator).facts(), flow.half(originator.other()).facts());
         let both = [End::LOW, End::HIGH].iter().all(|end| flow.half(*end).facts().seen());
         Self {
             family: if key.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned(),
@@ -164,6 +170,7 @@ impl Record {
             }
             .to_owned(),
             midstream: flow.has(flow_flag::MIDSTREAM),
+            mptcp: responder.has(fact::SYN) && opener.is_multipath(&responder),
             violations: flow.violations.get(),
             broken_rules: None,
             interface: view.interface_name(flow.slot()),
@@ -206,9 +213,7 @@ impl Direction {
             ack: facts.has(fact::ACK).then_some(facts.ack.0),
             window: half.window.get(),
             mss: Some(half.mss.get()).filter(|mss| *mss != 0),
-            wscale: facts
-                .has(fact::WINDOW_SCALE)
-                .then(|| u8::try_from(facts.flags >> fact::SCALE_SHIFT & 15).unwrap_or_default()),
+            wscale: facts.window_scale().and_then(|shift| u8::try_from(shift).ok()),
             sack: facts.has(fact::SACK),
             timestamps: facts.has(fact::TIMESTAMPS),
         };
@@ -249,6 +254,9 @@ impl fmt::Display for Record {
         write!(f, " history={} seen={}", self.history, self.seen)?;
         if self.midstream {
             f.write_str(" midstream")?;
+        }
+        if self.mptcp {
+            f.write_str(" mptcp")?;
         }
         write!(f, " violations={} interface={}", self.violations, self.interface)?;
         if self.zone != 0 {

@@ -7,7 +7,10 @@ use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkAttribute},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        link::{LinkAttribute, Prop},
+    },
     sys::SocketAddr,
 };
 use tokio::task::JoinHandle;
@@ -19,6 +22,15 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its other names (`ip link property add dev NAME altname OTHER`).
+    pub other_names: Vec<String>,
+}
+
+impl Link {
+    /// Every name that it has.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.other_names).map(String::as_str)
+    }
 }
 
 /// What has changed since one has asked.
@@ -88,11 +100,21 @@ impl Changes {
         let mut links = Vec::new();
         let mut answers = std::pin::pin!(self.handle.link().get().execute());
         while let Some(answer) = answers.try_next().await.context("asking for interfaces")? {
-            let name = answer.attributes.into_iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            });
-            links.extend(name.map(|name| Link { index: answer.header.index, name }));
+            let (mut name, mut other_names) = (None, Vec::new());
+            for attribute in answer.attributes {
+                match attribute {
+                    LinkAttribute::IfName(found) => name = Some(found),
+                    LinkAttribute::PropList(properties) => {
+                        other_names.extend(properties.into_iter().filter_map(|one| match one {
+                            Prop::AltIfName(name) => Some(name),
+                            _ => None,
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+            let index = answer.header.index;
+            links.extend(name.map(|name| Link { index, name, other_names }));
         }
         links.sort_by_key(|link| link.index);
         Ok(links)

@@ -16,6 +16,15 @@ pub enum Name {
     Pattern(Pattern),
 }
 
+impl Name {
+    fn means(&self, name: &str) -> bool {
+        match self {
+            Self::Plain(plain) => plain == name,
+            Self::Pattern(pattern) => pattern.matches(name),
+        }
+    }
+}
+
 impl FromStr for Name {
     type Err = String;
 
@@ -48,16 +57,21 @@ impl Wanted {
     /// Whether an interface of this name is asked for.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.names.iter().any(|wanted| match wanted {
-            Name::Plain(plain) => plain == name,
-            Name::Pattern(pattern) => pattern.matches(name),
-        })
+        self.names.iter().any(|wanted| wanted.means(name))
     }
 
-    /// Whether it is asked for by its very name, so that it must not be left out.
+    /// Whether this interface is asked for, by any of its names.
     #[must_use]
-    pub fn insists_on(&self, name: &str) -> bool {
-        self.names.iter().any(|wanted| matches!(wanted, Name::Plain(plain) if plain == name))
+    pub fn has_link(&self, link: &Link) -> bool {
+        link.names().any(|name| self.has(name))
+    }
+
+    /// Whether it is asked for by its very name, or another one that it has, so that it must not be left out.
+    #[must_use]
+    pub fn insists_on(&self, link: &Link) -> bool {
+        let is_named =
+            |name: &str| self.names.iter().any(|wanted| *wanted == Name::Plain(name.to_owned()));
+        link.names().any(is_named)
     }
 
     /// The names of those that are there, in the order in which they were asked for.
@@ -69,17 +83,18 @@ impl Wanted {
         let mut found = Vec::new();
         for wanted in &self.names {
             let before = found.len();
-            for Link { name, .. } in links {
-                let is_meant = match wanted {
-                    Name::Plain(plain) => plain == name,
-                    Name::Pattern(pattern) => pattern.matches(name),
-                };
-                if is_meant && !found.contains(name) {
-                    found.push(name.clone());
+            let meant: Vec<_> = links
+                .iter()
+                .filter(|link| link.names().any(|name| wanted.means(name)))
+                .map(|link| &link.name)
+                .collect();
+            for name in &meant {
+                if !found.contains(*name) {
+                    found.push((*name).clone());
                 }
             }
             match wanted {
-                Name::Plain(plain) if !found.contains(plain) => {
+                Name::Plain(plain) if meant.is_empty() => {
                     if !self.may_be_missing {
                         interface_index(plain).map_err(|error| {
                             anyhow!("{error}. To wait until it comes: `--wait-for-interfaces`")
@@ -107,7 +122,12 @@ mod tests {
     }
 
     fn links(names: &[&str]) -> Vec<Link> {
-        (1..).zip(names).map(|(index, name)| Link { index, name: (*name).to_owned() }).collect()
+        let link = |(index, name): (u32, &&str)| {
+            let mut names = name.split(' ').map(str::to_owned);
+            let name = names.next().expect("a name");
+            Link { index, name, other_names: names.collect() }
+        };
+        (1..).zip(names).map(link).collect()
     }
 
     #[test]
@@ -117,7 +137,16 @@ mod tests {
         let found = wanted.at_start(&there).expect("none is insisted on");
         assert_eq!(found, ["eth1", "veth9", "veth", "eth0", "eth2"]);
         assert!(wanted.has("veth.100") && !wanted.has("xveth") && !wanted.has("eth3"));
-        assert!(wanted.insists_on("eth1") && !wanted.insists_on("eth0"));
+        assert!(wanted.insists_on(&there[3]) && !wanted.insists_on(&there[1]));
+    }
+
+    #[test]
+    fn other_names_mean_the_same_interface() {
+        let wanted = wanted(&["eth1", "wan", "enp*"]);
+        let there = links(&["eth0 lan enp1s0", "eth1 enp2s0", "eth2 wan"]);
+        assert_eq!(wanted.at_start(&there).expect("all are there"), ["eth1", "eth2", "eth0"]);
+        assert!(there.iter().all(|link| wanted.has_link(link)) && !wanted.has("eth2"));
+        assert!(wanted.insists_on(&there[2]) && !wanted.insists_on(&there[0]));
     }
 
     #[test]

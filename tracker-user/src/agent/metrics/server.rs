@@ -1,6 +1,6 @@
 //! The HTTP server: `/metrics`, `/healthz` and `/readyz`.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -10,13 +10,14 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::timeout};
 
 use super::{Telemetry, address::MetricsAddress};
 use crate::clock::monotonic_ns;
 
-/// Clients that are served at a time; others wait to be accepted.
-const CLIENTS: usize = 16;
+/// Clients that are served at a time. A further one takes the place of the one that came first: so those that hang keep nobody
+/// from `/readyz`.
+const CLIENTS: usize = 64;
 
 /// How long one client is served, however slowly it reads or writes.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -50,10 +51,9 @@ pub async fn bind(MetricsAddress(at): MetricsAddress) -> Result<Endpoint> {
 
 /// Serves until dropped. What goes wrong with one client concerns no other.
 pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
-    let places = Arc::new(Semaphore::new(CLIENTS));
     let scraping = Arc::new(Semaphore::new(1));
+    let mut served: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -64,7 +64,13 @@ pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
             }
         };
         let (telemetry, scraping) = (Arc::clone(&telemetry), Arc::clone(&scraping));
-        tokio::spawn(async move {
+        served.retain(|one| !one.is_finished());
+        if served.len() >= CLIENTS
+            && let Some(first) = served.pop_front()
+        {
+            first.abort();
+        }
+        served.push_back(tokio::spawn(async move {
             let service = service_fn(|request| {
                 answer(request, Arc::clone(&telemetry), Arc::clone(&scraping))
             });
@@ -79,8 +85,7 @@ pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
                 Ok(Err(error)) => say_left(client, &error),
                 Err(error) => say_left(client, &error),
             }
-            drop(place);
-        });
+        }));
     }
 }
 
@@ -123,8 +128,13 @@ async fn answer(
 
 /// One at a time, on a thread of its own.
 async fn scrape(telemetry: Arc<Telemetry>, scraping: Arc<Semaphore>) -> Result<String> {
-    let _turn = scraping.acquire().await?;
-    tokio::task::spawn_blocking(move || telemetry.text()).await?
+    let turn = scraping.acquire_owned().await?;
+    tokio::task::spawn_blocking(move || {
+        // Also where its client has left meanwhile.
+        let _turn = turn;
+        telemetry.text()
+    })
+    .await?
 }
 
 fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {

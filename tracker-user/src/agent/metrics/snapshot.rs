@@ -1,6 +1,6 @@
 //! What one scrape reads, and how it is written.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::{collections::BTreeSet, fmt, sync::atomic::Ordering};
 
 use anyhow::Result;
 use prometheus_client::{
@@ -25,8 +25,8 @@ use super::{
     programs::Run,
 };
 use crate::{
-    attach::Interface, clock::monotonic_ns, kernel::listeners::ListenerMaps,
-    model::listener::is_on, tables::Tables,
+    attach::Interface, clock::monotonic_ns, interfaces::presence::Missing,
+    kernel::listeners::ListenerMaps, model::listener::is_on, tables::Tables,
 };
 
 /// A series' labels.
@@ -92,7 +92,7 @@ impl Telemetry {
         snapshot.add_reports(&tables, self)?;
         let cookies = ListenerMaps::from_pins(&self.pins)?;
         self.add_cookies(&mut snapshot, &tables, cookies.as_ref())?;
-        snapshot.add_programs(&interfaces, &runs);
+        snapshot.add_programs(&interfaces, &runs, &lock(&self.missing));
         Ok(snapshot)
     }
 
@@ -347,14 +347,24 @@ impl Snapshot {
             "Breaches of each rule, of every severity",
             Values::Counter(breaches),
         );
-        let listeners = telemetry.lost_by_listeners.load(Ordering::Relaxed);
+        let listeners = telemetry.lost.by_listeners.load(Ordering::Relaxed);
+        let output = telemetry.lost.by_output.reports_lost();
         self.add(
             "reports_lost",
-            "Reports lost: the ring buffer was full, or a listener on the socket was too slow",
+            "Reports lost: the ring buffer was full, a listener on the socket was too slow, or stdout or stderr was not read",
             Values::Counter(each(
                 "stage",
-                [("ring", tables.tally(Tally::ReportsLost)?), ("listener", listeners)],
+                [
+                    ("ring", tables.tally(Tally::ReportsLost)?),
+                    ("listener", listeners),
+                    ("output", output),
+                ],
             )),
+        );
+        self.add(
+            "log_lines_lost",
+            "Lines of the agent's log lost, events aside: stderr was not read, or could not be written",
+            Values::Counter(vec![(Vec::new(), telemetry.lost.by_output.log_lines_lost())]),
         );
         self.add(
             "reports_withheld",
@@ -370,16 +380,27 @@ impl Snapshot {
         Ok(())
     }
 
-    fn add_programs(&mut self, interfaces: &[Interface], runs: &[Run]) {
+    fn add_programs(
+        &mut self,
+        interfaces: &[Interface],
+        runs: &[Run],
+        missing: &BTreeSet<Missing>,
+    ) {
+        let is_missing = |interface: &Interface, hook: &str| {
+            missing.iter().any(|one| one.interface == interface.name && one.hook == hook)
+        };
         let mut attached = Vec::new();
-        for interface in interfaces.iter().filter(|interface| interface.attached) {
+        // One that has gone has none; one whose programs have, should have them.
+        let should_be_attached =
+            |interface: &&Interface| interface.attached || is_missing(interface, "out");
+        for interface in interfaces.iter().filter(should_be_attached) {
             let mut add = |hook: &str, mode: &str| {
                 let labels = vec![
                     ("interface", interface.name.clone()),
                     ("hook", hook.to_owned()),
                     ("mode", mode.to_owned()),
                 ];
-                attached.push((labels, 1));
+                attached.push((labels, u64::from(!is_missing(interface, hook))));
             };
             if let Some(mode) = &interface.xdp {
                 add("in", mode);
@@ -391,7 +412,7 @@ impl Snapshot {
         }
         self.add(
             "program_attached",
-            "1 for each program that is attached",
+            "1 for each program that is attached, 0 for each that should be",
             Values::Gauge(attached),
         );
         let labels = |run: &Run| {

@@ -11,7 +11,7 @@ use tracker_common::{
     sweep::{Removal, lives_with_its_socket},
 };
 
-use crate::sock_diag::each_socket;
+use crate::{condition::is_shortage, sock_diag::each_socket};
 
 /// Of the time, asking for sockets may take one part in so many. A host that has a million of them is asked seldom, and what
 /// is due waits meanwhile.
@@ -40,6 +40,11 @@ impl Living {
         }
         // After the flows were judged: a socket that was there then, and is closed meanwhile, changes its flow.
         if let Err(error) = remove_connected(&mut orphans) {
+            if is_shortage(&error) {
+                // It is asked again at the next sweep.
+                due.retain(|removal| !depends_on_a_socket(removal));
+                return 0;
+            }
             if !std::mem::replace(&mut self.has_warned, true) {
                 tracing::warn!(
                     "silent connections are forgotten when their time is over: {error:#}"

@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, error::ErrorKind, parser::ValueSource};
 use toml::{Table, Value};
 
-use crate::{agent::settings, cli::Cli};
+use crate::{agent::settings, cli::Cli, model::failure::Failure};
 
 /// Read where no other is named and this one is there.
 pub const PATH: &str = "/etc/tracker/tracker.toml";
@@ -54,7 +54,7 @@ pub fn complete(arguments: Vec<OsString>) -> Result<Completed> {
 fn flags(text: &str, given: &ArgMatches) -> Result<Vec<String>> {
     let (settings, problems) = read(text)?;
     if !problems.is_empty() {
-        return Err(anyhow!(problems.join("\n")));
+        return Err(Failure::BadInput(problems.join("\n")).into());
     }
     let is_given =
         |setting: &Said| given.value_source(&setting.id) == Some(ValueSource::CommandLine);

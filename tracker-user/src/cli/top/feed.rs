@@ -84,7 +84,7 @@ async fn follow(
     request: &Request,
     to: &mpsc::Sender<Said>,
 ) -> anyhow::Result<()> {
-    let mut listener = Listener::connect(instance, request).await?;
+    let Some(mut listener) = Listener::connect(instance, request).await? else { return Ok(()) };
     let mut said = Said::Connected;
     while to.send(said).await.is_ok() {
         let Some((event, _)) = listener.next().await? else { return Ok(()) };

@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tracker_common::config::MAX_INTERFACES;
 
+use crate::kernel_side::create_private;
+
 /// An interface's place among an agent's.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Slot {
@@ -198,8 +200,7 @@ pub fn assign(pins: &Path, interfaces: &[String]) -> Result<Assigned> {
                     None => give_up(&mut known, interfaces)?,
                 };
                 let slot = Slot::new(pins, number, interface);
-                fs::create_dir(&slot.path)
-                    .with_context(|| format!("creating {}", slot.path.display()))?;
+                create_private(&slot.path)?;
                 known.push(slot.clone());
                 slot
             }

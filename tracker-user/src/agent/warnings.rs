@@ -1,0 +1,113 @@
+//! What an agent says once when it begins and once when it is over: tables that are full, reports that are lost, floods.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use tracker_common::{counters::Tally, sweep::Tier};
+
+use crate::{attach::Sizes, condition::Condition, tables::Tables};
+
+/// Looks at counters every second.
+pub struct Warnings {
+    sizes: Sizes,
+    /// In the order of [`KINDS`].
+    watched: Vec<Watched>,
+}
+
+struct Watched {
+    kind: Kind,
+    last: u64,
+    condition: Condition,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    TableFull,
+    NoMemory,
+    Evicted,
+    RingFull,
+}
+
+const KINDS: [Kind; 4] = [Kind::TableFull, Kind::NoMemory, Kind::Evicted, Kind::RingFull];
+
+impl Kind {
+    fn count(self, tables: &Tables) -> Result<u64> {
+        match self {
+            Self::TableFull => tables.tally(Tally::TableFull),
+            Self::NoMemory => tables.tally(Tally::HalfOpenInsertFailed),
+            Self::Evicted => tables.half_open_evicted(tables.capacity(Tier::HalfOpen)?.into()),
+            Self::RingFull => tables.tally(Tally::ReportsLost),
+        }
+    }
+
+    fn begins(self, sizes: &Sizes) -> String {
+        match self {
+            Self::TableFull => format!(
+                "the table of confirmed flows is full: further ones stay among the half-open ones, where newer ones evict them. \
+                 Raise --max-flows (now {}) or lower --timeout-established",
+                sizes.max_flows
+            ),
+            Self::NoMemory => format!(
+                "the kernel has no memory for further half-open flows: some connections are not seen. Lower --max-half-open (now \
+                 {}), or give this host more memory",
+                sizes.max_half_open
+            ),
+            Self::Evicted => format!(
+                "half-open flows are evicted for newer ones, as in a flood of SYNs: confirmed ones are not. Raise --max-half-open \
+                 (now {}), or protect listeners by --protect",
+                sizes.max_half_open
+            ),
+            Self::RingFull => format!(
+                "reports are lost, because the ring buffer is full: counters stay exact. Raise --ring-bytes (now {}), or ask for \
+                 fewer events (--events, --report, --report-rate)",
+                sizes.ring_bytes
+            ),
+        }
+    }
+
+    fn is_over(self) -> &'static str {
+        match self {
+            Self::TableFull => "the table of confirmed flows has room again",
+            Self::NoMemory => "there is memory for half-open flows again",
+            Self::Evicted => "no half-open flows are evicted any more",
+            Self::RingFull => "no reports are lost any more",
+        }
+    }
+}
+
+impl Warnings {
+    /// Conditions of what is counted from now on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(tables: &Tables, sizes: Sizes) -> Result<Self> {
+        let watched = KINDS.map(|kind| {
+            Ok(Watched { kind, last: kind.count(tables)?, condition: Condition::default() })
+        });
+        Ok(Self { sizes, watched: watched.into_iter().collect::<Result<_>>()? })
+    }
+
+    /// Looks, and says what has begun or is over.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn look(&mut self, tables: &Tables) -> Result<()> {
+        let now = Instant::now();
+        for Watched { kind, last, condition } in &mut self.watched {
+            let count = kind.count(tables)?;
+            if count > *last {
+                if condition.seen(count - *last, now) {
+                    tracing::warn!("{}", kind.begins(&self.sizes));
+                }
+                *last = count;
+            }
+            if let Some(over) = condition.over(now) {
+                let seconds = over.lasted.as_secs();
+                tracing::info!(count = over.count, seconds, "{}", kind.is_over());
+            }
+        }
+        Ok(())
+    }
+}
