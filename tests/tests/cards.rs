@@ -135,23 +135,31 @@ fn find<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Every packet that the card has received was counted, and none twice.
-fn counts_are_the_cards(cards: &CardPair, agent: &Agent) -> Result<()> {
+/// How many packets the host's card has received.
+fn received(cards: &CardPair) -> Result<u64> {
+    let text = cards.pair().host.run("ip", &["-s", "-j", "link", "show", "dev", INTERFACE])?;
+    let links: Value = serde_json::from_str(&text)?;
+    links[0]["stats64"]["rx"]["packets"].as_u64().context("a counter")
+}
+
+/// Every packet that the card has received since then was counted, and none twice.
+fn counts_are_the_cards(cards: &CardPair, agent: &Agent, before: u64) -> Result<()> {
+    let mut counts = [0; 2];
     eventually("the agent has counted what the card has received", || {
-        let text = cards.pair().host.run("ip", &["-s", "-j", "link", "show", "dev", INTERFACE])?;
-        let links: Value = serde_json::from_str(&text)?;
-        let received = links[0]["stats64"]["rx"]["packets"].as_u64().context("a counter")?;
-        Ok(agent.packets(Some("in"), None)? == received)
+        counts = [agent.packets(Some("in"), None)?, received(cards)? - before];
+        Ok(counts[0] == counts[1])
     })
+    .with_context(|| format!("counted, and received: {counts:?}"))
 }
 
 fn native(pair: u8) -> Result<()> {
     let cards = CardPair::take(pair)?;
     let agent = Agent::start(&cards.pair().host, &["--interface", INTERFACE, "--xdp", "native"])?;
+    let before = received(&cards)?;
     cards.address()?;
     ensure!(mode(&agent)? == "native", "native XDP was asked for");
     connections_are_tracked(&cards, &agent)?;
-    counts_are_the_cards(&cards, &agent)
+    counts_are_the_cards(&cards, &agent, before)
 }
 
 fn cookies(pair: u8) -> Result<()> {
@@ -160,8 +168,9 @@ fn cookies(pair: u8) -> Result<()> {
     // The kernel's own cookies, where it takes no others, are only made when that is so.
     host.sysctl("net/ipv4/tcp_syncookies", "2")?;
     let options = ["--interface", INTERFACE, "--protect", "80", "--syn-cookies", "always"];
-    let agent = Agent::start(host, &options)?;
     cards.address()?;
+    let agent = Agent::start(host, &options)?;
+    agent.wait_for_log("listeners are protected")?;
     connections_are_tracked(&cards, &agent)?;
     let sent = agent.packets(Some("in"), Some("cookie_sent"))?;
     let expected = (2 * CONNECTIONS) as u64;
@@ -194,10 +203,11 @@ fn cookies_by_virtio_net_with_two_queues() -> Result<()> {
 fn a_driver_that_learned_native_xdp_late() -> Result<()> {
     let cards = CardPair::take(LATE_XDP)?;
     let agent = Agent::start(&cards.pair().host, &["--interface", INTERFACE])?;
+    let before = received(&cards)?;
     cards.address()?;
     println!("vmxnet3: {}", mode(&agent)?);
     connections_are_tracked(&cards, &agent)?;
-    counts_are_the_cards(&cards, &agent)
+    counts_are_the_cards(&cards, &agent, before)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
+use tracker_tests::kernel::egress_ways;
 use tracker_user::{
     attach::{Sizes, load_protecting},
     kernel::protection::Prepared,
@@ -62,6 +63,8 @@ fn every_program_stays_within_its_budget() -> Result<()> {
     let patched =
         assign.map(|id| Patched::new(object::PLAIN, kfunc::ASSIGN_PLACEHOLDER, id)).transpose()?;
     let object = patched.as_ref().map_or(object::PLAIN, Patched::octets);
+    println!("egress: {}", egress_ways()?[0]);
+    println!("cookies: {}", if patched.is_some() { "tracker's own" } else { "the kernel's" });
     let raw_ip = InterfaceConfig { raw_ip: 1, ..ETHERNET };
     let observing = Protection::default();
     for (kind, interface, protection) in [

@@ -381,17 +381,26 @@ proptest! {
         prop_assert_eq!(conn_state(attacked.flow(&sent[0])), "SF");
     }
 
-    /// While it opens they may, for a moment, but it opens all the same.
+    /// While it opens those of one end may, for a moment, but it opens all the same. What seems to be a connection of which one
+    /// end only is seen, because of forged data, is not ended by forged SYNs and RSTs, too: they come by themselves.
     #[test]
     fn forged_segments_do_not_keep_a_connection_from_opening(
         plan in plan(),
         forged in prop::collection::vec(forged(), 1..40),
+        by_client: bool,
+        goes_on: bool,
     ) {
         let sent = plan.segments();
+        let is_data = |flags: Flags| flags.only(Flags::SYN.with(Flags::RST)) == Flags(0);
+        let forged: Vec<_> = forged
+            .iter()
+            .filter(|forged| is_data(forged.flags) == goes_on)
+            .map(|forged| Forged { by_client, ..*forged })
+            .collect();
         let mut observer = Observer::default();
         for (n, segment) in sent.iter().enumerate() {
-            if n < 3 {
-                let due = forged.iter().filter(|forged| forged.at % 3 == n);
+            if n == 1 || n == 2 {
+                let due = forged.iter().filter(|forged| 1 + forged.at % 2 == n);
                 due.for_each(|forged| observer.see(&forged.sent(plan.isns)));
             }
             observer.see(segment);

@@ -297,22 +297,23 @@ fn compare_records(table: &str, kernel: &Records, host: &Records) -> Option<Diff
     None
 }
 
-/// What counts of a record: a half-open one keeps numbers of former flows where its counts say that there are none.
+/// What counts of a record: a half-open one keeps SYNs of former flows where its counts say that there are none.
 fn meaning(record: &[u8]) -> Vec<u8> {
-    const ISNS: usize = 4 * 8;
+    const OPENING: usize = 5 * 4;
+    const OPENINGS: usize = 4 + 4 * OPENING;
     const _: () = assert!(
-        HALF_OPEN_SIZE == size_of::<Flow>() + 2 * ISNS + 8,
-        "a flow, for each end a count and 7 ISNs, the former ISN, and whether there is one"
+        HALF_OPEN_SIZE == size_of::<Flow>() + 2 * OPENINGS + 8,
+        "a flow, for each end a count and 4 SYNs, the former ISN, and whether there is one"
     );
     let mut record = record.to_vec();
     if record.len() != HALF_OPEN_SIZE {
         return record;
     }
     let (_, rest) = record.split_at_mut(size_of::<Flow>());
-    let (ends, previous) = rest.split_at_mut(2 * ISNS);
-    for end in ends.chunks_exact_mut(ISNS) {
-        let count = u32::from_ne_bytes([end[0], end[1], end[2], end[3]]).min(7) as usize;
-        end[4 + 4 * count..].fill(0);
+    let (ends, previous) = rest.split_at_mut(2 * OPENINGS);
+    for end in ends.chunks_exact_mut(OPENINGS) {
+        let count = u32::from_ne_bytes([end[0], end[1], end[2], end[3]]).min(4) as usize;
+        end[4 + OPENING * count..].fill(0);
     }
     if previous[4..] == [0; 4] {
         previous.fill(0);

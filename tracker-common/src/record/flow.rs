@@ -611,6 +611,16 @@ impl Flow {
         End::from_high(self.has(flow_flag::ORIGINATOR_HIGH))
     }
 
+    /// Makes `end` the one that opened it.
+    #[inline(always)]
+    pub fn set_originator(&self, end: End) {
+        if end.is_high() {
+            self.mark(flow_flag::ORIGINATOR_HIGH);
+        } else {
+            self.unmark(flow_flag::ORIGINATOR_HIGH);
+        }
+    }
+
     /// Whether all of `bits` of [`flow_flag`] are set.
     #[inline(always)]
     #[must_use]

@@ -424,7 +424,9 @@ fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ve
             return syn_again(me, segment);
         }
         if me.has(fact::SYN_ACK) {
-            return Verdict::breach(me, Rule::SynWrongDir, me.isn, me.isn, segment.seq);
+            // The SYN,ACK before it may have been forged.
+            let breach = Verdict::breach(me, Rule::SynWrongDir, me.isn, me.isn, segment.seq);
+            return Verdict { another_isn: true, ..breach };
         }
         if situation.offers.is_known {
             return Verdict::nothing(me);
@@ -610,6 +612,10 @@ fn answer(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     if is_blind && peer.has(fact::SYN) {
         verdict.agrees = true;
         verdict.peer = as_after_syn(peer, segment.ack);
+        // What seemed to come from here was measured by that.
+        verdict.facts.end = segment.end();
+        verdict.facts.flags &= !fact::MOVED_ON;
+        verdict.facts.forget_gap();
     }
     verdict
 }
@@ -930,8 +936,10 @@ pub fn keep(me: &Facts, peer: &Facts, segment: &Segment, ruling: &Ruling, verdic
         } else if segment.payload == 0 {
             // Directly before it, something was missed.
             facts.fin = end;
-        } else {
+        } else if me.has_end() {
             facts.forget_gap();
+        } else {
+            facts.fin = end.add(1);
         }
     }
 }
@@ -1002,10 +1010,14 @@ pub fn agree<F: Forget>(
         // All of it was missed.
         peer.isn = segment.ack;
         peer.end = segment.ack;
-        if !peer.refused_fin() {
+        if peer.refused_fin() {
+            if segment.ack == peer.refused_end {
+                peer.end = peer.fin;
+            }
+        } else if segment.ack == peer.refused_end && peer.fin == peer.refused_end {
+            peer.fin = peer.fin.sub(1);
+        } else {
             peer.forget_gap();
-        } else if segment.ack == peer.refused_end {
-            peer.end = peer.fin;
         }
         peer.flags |= fact::MOVED_ON;
     }

@@ -462,26 +462,28 @@ pub fn choose(half_open: &HalfOpen, packet: &Packet) {
     let (segment, flow) = (&packet.segment, &half_open.flow);
     let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
     let (me, peer) = (mine.facts(), theirs.facts());
-    if !segment.has(Flags::ACK) || segment.has(Flags::RST) || !peer.has(fact::SYN) {
+    if !segment.has(Flags::ACK) || segment.has(Flags::RST) {
         return;
     }
     if segment.has(Flags::SYN) {
-        if !me.has(fact::SYN_ACK) && !acknowledges_syn(&peer, segment.ack) {
+        if peer.has(fact::SYN) && !me.has(fact::SYN_ACK) && !acknowledges_syn(&peer, segment.ack) {
             let other = half_open.others(packet.from.other());
             choose_syn(theirs, other, segment.ack, &segment.options, false);
         }
         return;
     }
-    if !peer.has(fact::SYN_ACK) || is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM)) {
+    if is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM)) {
         return;
     }
     // Exactly as it should be.
-    if segment.seq == peer.ack && segment.ack.within(peer.isn.add(1), peer.end) {
+    let is_exact = segment.seq == peer.ack && segment.ack.within(peer.isn.add(1), peer.end);
+    if peer.has(fact::SYN_ACK) && is_exact {
         return;
     }
     let answered = half_open.others(packet.from.other()).answered(segment.seq, segment.ack);
     let Some(answer) = answered else { return };
     theirs.choose(&answer, true);
+    flow.set_originator(packet.from);
     if !me.has(fact::SYN) || !acknowledges_syn(&me, answer.ack) {
         choose_syn(mine, half_open.others(packet.from), answer.ack, &answer.options, true);
     }
@@ -1123,7 +1125,10 @@ fn is_replaced_by<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> bool 
         Reopening::Duplicate => false,
         Reopening::Legal => true,
         Reopening::Breach(_) => {
-            !(me.seen() && peer.seen()) && is_open(&me, &peer, flow.has(flow_flag::MIDSTREAM))
+            // Of a connection that was seen from its SYN on, the other end's SYN is none that follows it.
+            let midstream = flow.has(flow_flag::MIDSTREAM);
+            let one_sided = !peer.seen() || (midstream && !me.seen());
+            one_sided && is_open(&me, &peer, midstream)
         }
     }
 }

@@ -88,6 +88,8 @@ impl Outcome {
         let mut read = Read::default();
         let mut program = String::new();
         let (mut announced, mut ended) = (0, 0);
+        // A test whose own lines come before its ending.
+        let mut open = None;
         for line in text.lines().map(str::trim_end) {
             if let Some(name) = line.strip_prefix("@@ begin ") {
                 (program, announced, ended) = (name.to_owned(), 0, 0);
@@ -100,7 +102,10 @@ impl Outcome {
                 read.wrong.push(format!("module {module} cannot be loaded"));
             } else if let Some(count) = line.strip_prefix("running ") {
                 announced = count.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            } else if let Some((test, ending)) = ending(line) {
+            } else if let Some((test, ending)) = ending(line)
+                .or_else(|| Some((open.take_if(|_| is_ending(line))?, ending_of(line)?)))
+            {
+                open = None;
                 ended += 1;
                 let test = format!("{program}::{test}");
                 match (ending, absences.reason(&test, version)) {
@@ -115,6 +120,9 @@ impl Outcome {
                 }
                 read.endings.insert(test, ending);
             } else if program == "verifier" {
+                if let Some((test, _)) = begun(line) {
+                    open = Some(test);
+                }
                 // The first line of a test's follows its name.
                 read.facts.push(line.rsplit(" ... ").next().unwrap_or(line).to_owned());
             }
@@ -135,14 +143,24 @@ struct Read {
 
 /// `test NAME ... ok`; what a test prints may stand in between.
 fn ending(line: &str) -> Option<(&str, Ending)> {
-    let (test, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    if rest.ends_with("ok") {
-        Some((test, Ending::Passed))
-    } else if rest.ends_with("FAILED") {
-        Some((test, Ending::Failed))
+    let (test, rest) = begun(line)?;
+    Some((test, ending_of(rest)?))
+}
+
+fn begun(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("test ")?.split_once(" ... ")
+}
+
+fn ending_of(text: &str) -> Option<Ending> {
+    if text.ends_with("ok") {
+        Some(Ending::Passed)
     } else {
-        None
+        text.ends_with("FAILED").then_some(Ending::Failed)
     }
+}
+
+fn is_ending(line: &str) -> bool {
+    matches!(line, "ok" | "FAILED")
 }
 
 impl fmt::Display for Outcome {
@@ -170,6 +188,20 @@ mod tests {
     const TEXT: &str = "@@ release 6.1.0\n@@ begin closing\nrunning 3 tests\ntest t1 ... ok\ntest t2 ... FAILED\n\
                         test t3 ... ok\n@@ end closing 101\n@@ begin flags\nrunning 2 tests\ntest f1 ... ok\n\
                         @@ end flags 139\n";
+
+    #[test]
+    fn a_test_may_print_before_it_ends() {
+        let text = "@@ begin verifier\nrunning 1 test\ntest t ... Ethernet: tracker_egress 5 of 9\n\
+                    Ethernet: tracker_walk 6 of 9\nok\n@@ end verifier 0\n";
+        let version = Version::parse("6.1.0").expect("valid");
+        let read = Outcome::of_text(&version, text, &Absences::default());
+        assert_eq!(read.endings["verifier::t"], Ending::Passed);
+        assert_eq!(
+            read.facts,
+            ["Ethernet: tracker_egress 5 of 9", "Ethernet: tracker_walk 6 of 9"]
+        );
+        assert!(read.wrong.is_empty(), "{:?}", read.wrong);
+    }
 
     #[test]
     fn what_fails_is_absent_or_wrong() {
