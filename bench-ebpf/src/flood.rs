@@ -10,7 +10,7 @@ use aya_ebpf::{
 
 use crate::frame::{IPV4, TCP};
 
-/// A SYN: 14 octets of Ethernet, 20 of IPv4, 40 of TCP.
+/// A SYN: 14 bytes of Ethernet, 20 of IPv4, 40 of TCP.
 pub(crate) const SYN: usize = 74;
 
 const IPV4_CHECKSUM: usize = IPV4 + 10;
@@ -83,7 +83,7 @@ pub(crate) fn is_source(address: u32) -> bool {
     u32::from_be(address) & !mask == first
 }
 
-/// Writes a SYN from a random source to the [`SYN`] octets at `frame`.
+/// Writes a SYN from a random source to the [`SYN`] bytes at `frame`.
 #[inline(always)]
 fn write_syn(frame: usize) {
     // Word by word, so that the template needs no copy on the stack.

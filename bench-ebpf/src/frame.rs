@@ -1,4 +1,4 @@
-//! Octets of a frame, which the verifier wants to see compared with its end.
+//! Bytes of a frame, which the verifier wants to see compared with its end.
 
 use core::arch::asm;
 

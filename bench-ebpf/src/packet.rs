@@ -20,15 +20,15 @@ use crate::{
     frame::{opaque, read},
 };
 
-/// Octets that are written of each packet, at most: all headers. Behind them is data, which nobody reads.
+/// Bytes that are written of each packet, at most: all headers. Behind them is data, which nobody reads.
 const WRITTEN: usize = 96;
 
 /// What is written, and where it goes. The host has the same, word by word.
 #[repr(C)]
 struct Case {
-    /// The packet's first octets.
+    /// The packet's first bytes.
     template: [u64; WRITTEN / 8],
-    /// Octets of the frame.
+    /// Bytes of the frame.
     length: u32,
     /// 1 for IPv6.
     is_ipv6: u32,
@@ -164,7 +164,7 @@ fn put<T>(ctx: &XdpContext, at: usize, value: T) -> bool {
 }
 
 /// The least that a tracker can do for a packet of a flow that it knows: read the headers, find the flow, and write 64
-/// octets of its record, among them the time where `clock` says so.
+/// bytes of its record, among them the time where `clock` says so.
 #[inline(always)]
 pub(crate) fn look_up(ctx: &XdpContext, clock: bool) -> u32 {
     if let Some(key) = key(ctx)

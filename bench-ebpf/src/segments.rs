@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::xdp_action, macros::map, maps::Array, programs::XdpCont
 
 use crate::flood::{checksum, now, put, words};
 
-/// Every frame: Ethernet, IPv4 and TCP with 6 octets of options, data or nothing.
+/// Every frame: Ethernet, IPv4 and TCP with 6 bytes of options, data or nothing.
 const LENGTH: usize = 60;
 
 /// The client of flow 0, its port, and the server of all.
@@ -30,7 +30,7 @@ struct Script {
     first: u64,
     /// How many steps each flow takes in its turn.
     steps: u64,
-    /// The Ethernet header, and the first two octets of the IPv4 header.
+    /// The Ethernet header, and the first two bytes of the IPv4 header.
     ethernet: [u64; 2],
     step: [Step; 8],
 }
@@ -38,7 +38,7 @@ struct Script {
 /// A segment of a flow.
 #[repr(C)]
 struct Step {
-    /// TCP flags; bit 8 if the server sends it, bit 9 if it has options; octets of data from bit 16 on.
+    /// TCP flags; bit 8 if the server sends it, bit 9 if it has options; bytes of data from bit 16 on.
     kind: u64,
     sequence: u64,
     acknowledgment: u64,
@@ -86,7 +86,7 @@ pub(crate) fn segments(ctx: &XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Writes everything behind the first 16 octets.
+/// Writes everything behind the first 16 bytes.
 #[inline(always)]
 fn write(frame: usize, step: &Step, flow: u64, round: u64) {
     let client = CLIENT | flow as u32 & 0xffff;

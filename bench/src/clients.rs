@@ -1,4 +1,4 @@
-//! Real clients: kernel sockets that connect, send an octet, get it back, and close.
+//! Real clients: kernel sockets that connect, send a byte, get it back, and close.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::cable::{CLIENT, Cable, service};
 /// New connections a second.
 pub(crate) const RATE: u32 = 500;
 
-/// A connection whose octet is not back by then has failed.
+/// A connection whose byte is not back by then has failed.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
 const FIRST_PORT: u16 = 10_000;
@@ -37,7 +37,7 @@ pub(crate) struct Clients {
 /// How it went.
 #[derive(Debug)]
 pub(crate) struct Load {
-    /// For each connection, the time from its first SYN until the octet was back, or `None` where it failed.
+    /// For each connection, the time from its first SYN until the byte was back, or `None` where it failed.
     pub(crate) times: Vec<Option<Duration>>,
     /// For which part of the time the clients were ready to run and had to wait for their core, where the kernel knows.
     pub(crate) waited: Option<f64>,
@@ -83,7 +83,7 @@ impl Clients {
     }
 }
 
-/// The time until the octet is back, or `None` where that takes too long or the connection fails.
+/// The time until the byte is back, or `None` where that takes too long or the connection fails.
 async fn attempt(socket: TcpSocket) -> Option<Duration> {
     let started = Instant::now();
     let exchange = async {

@@ -88,7 +88,7 @@ pub(crate) fn connections() -> Result<()> {
 Written by the command above.
 
 {CLIENTS} clients connect to a server from another network namespace, over a veth pair: kernel sockets, each of which connects,
-sends an octet, gets it back, and closes; {connections} connections a round, as fast as it goes. Clients have a core, and the server another.
+sends a byte, gets it back, and closes; {connections} connections a round, as fast as it goes. Clients have a core, and the server another.
 The contenders are those of *Forwarding*, on the server's interface (nf_conntrack by a rule of its input chain). They take
 turns, {ROUNDS} times; medians, in brackets the least and the most. *Of nothing's* compares with nothing's in the same round.
 
@@ -146,7 +146,7 @@ fn joined(handle: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
     handle.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
 }
 
-/// Takes one server's share of connections: gives the octet back, and closes after the client.
+/// Takes one server's share of connections: gives the byte back, and closes after the client.
 fn serve(cores: Cores, listener: &socket2::Socket) -> Result<()> {
     Task::this_thread().pin(cores.server)?;
     for _ in 0..CONNECTIONS / CLIENTS {

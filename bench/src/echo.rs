@@ -1,4 +1,4 @@
-//! The server: it sends back the one octet that a client sends.
+//! The server: it sends back the one byte that a client sends.
 
 use std::{net::TcpListener, thread, time::Duration};
 
@@ -56,7 +56,7 @@ impl Echo {
     }
 }
 
-/// Sends an octet back, and waits for the client to close. One that has gone away meanwhile has its reasons.
+/// Sends a byte back, and waits for the client to close. One that has gone away meanwhile has its reasons.
 async fn answer(mut client: TcpStream) {
     let mut octet = [0];
     if client.read_exact(&mut octet).await.is_ok() && client.write_all(&octet).await.is_ok() {

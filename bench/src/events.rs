@@ -100,7 +100,7 @@ Written by the command above.
 The router of *Forwarding*, with tracker on it. Connections open and close through it, for {seconds} s at each rate: six segments, from
 kernel programs at both ends, in crowds of 20,000 that take each step together. `tracker events -e new,established,closing -o jsonl` listens, {EVENTS} events a connection; its output
 is counted and dropped. *Connections* are those that tracker saw begin. A report is lost where the ring buffer (16 MiB) is full,
-an event to a listener that is 65,536 behind; both are counted and told. The two cores also send the segments and
+an event to a listener that is 65,536 behind; both are counted and reported. The two cores also send the segments and
 forward them.
 
 The highest rate at which all events arrived: {best} connections a second. What the router itself loses is not seen, and so not lost here.

@@ -137,15 +137,15 @@ A router's namespace forwards from one veth pair to another, with nothing on it,
 that only passes packets on, with tracker on both (XDP where packets arrive, tcx where they leave), with one rule of nft
 that asks nf_conntrack for each packet's state, and with tracker and nf_conntrack. Each has a router of its own, and all take turns, {ROUNDS} times; medians, in brackets the least and the most.
 
-- Frames of 60 octets with right checksums come from an XDP program on the clients' side as fast as it can send them,
+- Frames of 60 bytes with right checksums come from an XDP program on the clients' side as fast as it can send them,
   and are counted and dropped in XDP where they come out. What the router's queue of 256 has no room for is lost before
   the router. *Packets a second* is what came out, while one core did nothing but forward.
 - *ns a packet* is CPU time of the kernel thread that receives for the router, which does all of the forwarding, over the
   packets that came out. *ns added* is that less nothing's in the same round.
 - A veth copies what arrives into another buffer for any XDP program, which drivers of network cards have no need to:
   that is what *XDP that only passes* costs, and tracker's own cost is what it takes more than that.
-- Data is six octets, by turns on one flow or on 100,000, whose handshakes have passed before: at least 99 % of them are
-  established for those who look, or this fails. Between any two of a flow two octets are missing, or else the kernel
+- Data is six bytes, by turns on one flow or on 100,000, whose handshakes have passed before: at least 99 % of them are
+  established for those who look, or this fails. Between any two of a flow two bytes are missing, or else the kernel
   would make one packet of many before nf_conntrack sees them, but after XDP has.
 - A new connection is a SYN that nothing answers, {new} at {rate} a second. nf_conntrack makes an entry for each; tracker has
   65,536 half-open connections by default, and forgets the oldest then.

@@ -66,7 +66,7 @@ pub(crate) fn memory() -> Result<()> {
     ensure!(flows > 0 && entries > 0, "no flows");
 
     let entry = after.saturating_sub(before) / entries;
-    let mut table = Table::new(&["What", "octets", "of what it is"]);
+    let mut table = Table::new(&["What", "bytes", "of what it is"]);
     let mut row = |what: &str, octets: u64, how: String| {
         table.row([what.to_owned(), grouped(octets), how]);
     };
@@ -101,7 +101,7 @@ pub(crate) fn memory() -> Result<()> {
         "nf_conntrack: an entry and its buckets",
         entry + buckets * 8 / full.capacity,
         format!(
-            "with as many entries as tracker's table holds; {} buckets of 8 octets",
+            "with as many entries as tracker's table holds; {} buckets of 8 bytes",
             grouped(buckets)
         ),
     );
@@ -111,11 +111,11 @@ pub(crate) fn memory() -> Result<()> {
 {machine}
 Written by the command above.
 
-Octets of kernel memory with {flows} established flows, whose handshakes a router has forwarded. `memlock` in
+Bytes of kernel memory with {flows} established flows, whose handshakes a router has forwarded. `memlock` in
 /proc/PID/fdinfo is what the kernel counts for a map, buckets included. tracker's tables are taken from the start, so that
 no packet waits for memory and none is refused for want of it: they take as much with no flow as with all. nf_conntrack takes
 a slab when it needs one, which is counted with what is not used in it. A record has both ends' states, sequence numbers, windows, options, counters and history; an
-entry of nf_conntrack has both tuples and the sequence numbers, and counters only where they are turned on (32 octets more).
+entry of nf_conntrack has both tuples and the sequence numbers, and counters only where they are turned on (32 bytes more).
 
 {table}",
         flows = grouped(FLOWS),
@@ -140,7 +140,7 @@ impl Map {
     }
 }
 
-/// Octets of a cache's slabs.
+/// Bytes of a cache's slabs.
 fn slab(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
     let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));

@@ -276,7 +276,7 @@ const TEXT: &str = "\
   packet over what the last run has made of it, and jumps to what is measured. No packet is like the one before:
   flows take turns, and numbers go on as those of a transfer do.
 - *Look-up* is the least that a tracker can do for a flow that it knows: read the headers, find a record of the same
-  size by the same key in the same kind of table, write 64 octets of it, among them the time; *without a clock* the
+  size by the same key in the same kind of table, write 64 bytes of it, among them the time; *without a clock* the
   same without the time. *Insertion* is the least for one that it does not: read the headers, insert a record of the
   same size into the same kind of table: one that evicts for a SYN, one that does not for the third segment, which is
   copied from the first to the second and deleted there. Both have taken all of their memory before; one that is

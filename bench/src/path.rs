@@ -30,7 +30,7 @@ const PORT: u16 = 80;
 
 /// Half of a round trip.
 const DELAY: Duration = Duration::from_millis(25);
-/// Octets of a transfer.
+/// Bytes of a transfer.
 const OCTETS: usize = 24 << 20;
 const ROUNDS: usize = 5;
 

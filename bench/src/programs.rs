@@ -118,7 +118,7 @@ impl Programs {
     }
 }
 
-/// Length of the SYN, in octets.
+/// Length of the SYN, in bytes.
 pub(crate) const SYN_LENGTH: usize = 74;
 
 /// The SYN of a present-day client, with 0 in place of its source, its sequence number and its checksums, padded to whole

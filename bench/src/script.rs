@@ -51,7 +51,7 @@ pub(crate) const CLOSE: Step = [FIN | ACK, 1_001, 5_001, 0];
 pub(crate) const CLOSE_TOO: Step = [FIN | ACK | BY_SERVER, 5_001, 1_002, 0];
 /// The client's answer to that.
 pub(crate) const DONE: Step = [ACK, 1_002, 5_002, 0];
-/// Six octets from the client, two behind where the last ones ended: the router must not make one packet of several.
+/// Six bytes from the client, two behind where the last ones ended: the router must not make one packet of several.
 pub(crate) const DATA: Step = [ACK | 6 << 16, 1_001, 5_001, 8];
 /// How much is sent.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl Sender {
         for name in ["segments", "drop_all"] {
             xdp(&mut ebpf, name)?.load().with_context(|| format!("loading {name}"))?;
         }
-        // The Ethernet header, and the first two octets of the IPv4 header.
+        // The Ethernet header, and the first two bytes of the IPv4 header.
         let mut header = [0; 16];
         header[..6].copy_from_slice(&to);
         header[6..12].copy_from_slice(&from.hardware);

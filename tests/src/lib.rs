@@ -18,4 +18,6 @@ pub mod router;
 pub mod segment;
 pub mod sockets;
 pub mod ss;
+pub mod svg;
+pub mod terminal;
 pub mod wire;

@@ -81,7 +81,7 @@ fn memory(agent: &Agent, line: &str) -> Result<u64> {
 #[test]
 fn whatever_is_asked_is_answered() -> Result<()> {
     let bench = Bench::new()?;
-    // It never asks, and is told that it should have in the end.
+    // It never asks, and learns that it should have in the end.
     let silent = connect(&bench.agent)?;
     for (request, part) in [
         ("nonsense\n", "one line of JSON"),
@@ -217,7 +217,7 @@ fn listeners_that_do_not_read_take_a_bounded_amount() -> Result<()> {
     // All of them together are behind by what one may be.
     let after = memory(&bench.agent, "VmHWM")?;
     ensure!(after < before + 160 * 1024, "{before} KiB, then {after} KiB");
-    // One that reads again is told what it has missed.
+    // One that reads again learns what it missed.
     let mut lines = BufReader::new(&stopped[0]).lines();
     let lost = lines.find_map(|line| {
         let event: Value = serde_json::from_str(&line.ok()?).ok()?;

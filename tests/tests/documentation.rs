@@ -211,6 +211,115 @@ fn pages() -> Result<Vec<String>> {
     Ok(paths.iter().map(fs::read_to_string).collect::<std::io::Result<_>>()?)
 }
 
+/// What a heading of GitHub's pages is linked by.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .trim()
+        .chars()
+        .filter(|letter| letter.is_alphanumeric() || ['-', '_', ' '].contains(letter));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// The links of a page: their targets, as they are written.
+fn links(page: &str) -> impl Iterator<Item = &str> {
+    page.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
+}
+
+/// What `cargo xtask vm` writes may not be there yet.
+const WRITTEN_LATER: [&str; 1] = ["docs/kernels.md"];
+
+#[test]
+fn every_link_leads_somewhere() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    for page in fs::read_dir(root.join("docs"))? {
+        pages.push(page?.path());
+    }
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let mut checked = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page)?;
+        for link in links(&text).filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').map_or((link, None), |(p, h)| (p, Some(h)));
+            let target = match path {
+                "" => page.clone(),
+                path => page.parent().context("a directory")?.join(path),
+            };
+            let is_later = WRITTEN_LATER.iter().any(|later| target.ends_with(later));
+            let said = format!("{}: {link}", page.display());
+            ensure!(target.exists() || is_later, "{said} leads nowhere");
+            if let Some(heading) = heading {
+                let text = fs::read_to_string(&target)?;
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let found = headings.any(|line| anchor(line.trim_start_matches('#')) == heading);
+                ensure!(found, "{said}: there is no such heading");
+            }
+            checked += 1;
+        }
+    }
+    ensure!(checked >= 40, "few links: {checked}");
+    Ok(())
+}
+
+#[test]
+fn readme_says_what_was_measured() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = |name: &str| fs::read_to_string(root.join(name));
+    let (readme, conformance) = (page("README.md")?, page("docs/conformance.md")?);
+    let performance = page("docs/performance.md")?;
+    ensure!(readme.lines().count() <= 160, "README.md is longer than 160 lines");
+    let table = readme.split_once("## Compared").context("a section")?.1;
+    let table = table.split_once("\n## ").context("a next section")?.0;
+    // The page says them in words that its test writes.
+    let numbers = |row: &str| -> Vec<String> {
+        let row = table.lines().find(|line| line.starts_with(&format!("| {row}")));
+        let row = row.unwrap_or_default().trim_start_matches('|').split_once('|');
+        let numbers = row
+            .map_or("", |(_, cells)| cells)
+            .split(|letter: char| !letter.is_ascii_digit() && letter != ',' && letter != '.');
+        numbers
+            .filter(|word| word.starts_with(|l: char| l.is_ascii_digit()))
+            .map(str::to_owned)
+            .map(|number| number.trim_end_matches([',', '.']).to_owned())
+            .collect()
+    };
+    for (row, sentence) in [
+        ("Misjudged", "In {} of them nf_conntrack calls a lawful segment INVALID"),
+        ("Undetected", "in {} a breach is not INVALID"),
+    ] {
+        let found = numbers(row);
+        ensure!(found.len() == 2 && found[0] == "0", "{row}: {found:?}");
+        let sentence = sentence.replace("{}", &found[1]);
+        ensure!(conformance.contains(&sentence), "docs/conformance.md does not say: {sentence}");
+    }
+    let of_all = table.split_once("Misjudged, of ").context("how many sequences")?.1;
+    let of_all = of_all.split(' ').next().unwrap_or_default();
+    ensure!(
+        conformance.contains(&format!("{of_all} sequences of crafted segments")),
+        "docs/conformance.md has another number of sequences than {of_all}"
+    );
+    for (before, after) in [("own cookies cost ", " ns"), ("serve ", ":")] {
+        let number = table.replace('\n', " ");
+        let number = number.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+        let number = number.with_context(|| format!("`{before}`"))?.0;
+        ensure!(
+            performance.contains(&format!(" {number} ")),
+            "{number} is not in docs/performance.md"
+        );
+    }
+    for row in ["ns added", "CPU time", "Real connections"] {
+        let found = numbers(row);
+        ensure!(found.len() >= 3, "{row}: {found:?}");
+        for number in found {
+            ensure!(
+                performance.contains(&format!(" {number} ")),
+                "README.md says {number} under `{row}`, which is not in docs/performance.md"
+            );
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn every_command_works() -> Result<()> {
     let commands: Vec<String> = pages()?.iter().flat_map(|page| commands(page)).collect();

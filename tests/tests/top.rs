@@ -1,121 +1,27 @@
 //! `tracker top` on a terminal of its own, read as a person reads it.
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
-    time::Instant,
-};
+use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use nix::{
-    pty::{Winsize, openpty},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tracker_common::LAYOUT_VERSION;
 use tracker_tests::{
-    agent::{Agent, PATIENCE, eventually, run_tracker, tracker},
+    agent::{Agent, eventually, run_tracker},
     lab::{Bench, address},
     segment::{
         Segment,
         flag::{ACK, FIN, PSH, SYN},
     },
+    terminal::Terminal,
 };
 use tracker_user::tables::Tables;
 
 /// `tracker top` on a terminal.
-struct Top {
-    child: Child,
-    terminal: File,
-    octets: Receiver<Vec<u8>>,
-    screen: vt100::Parser,
-    /// All that it has written.
-    written: Vec<u8>,
-}
-
-impl Top {
-    fn start(
-        agent: &Agent,
-        (rows, columns): (u16, u16),
-        no_colour: bool,
-        options: &[&str],
-    ) -> Result<Self> {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None)?;
-        let end = || pty.slave.try_clone().map(Stdio::from);
-        let mut command = Command::new("setsid");
-        // The terminal of whoever runs this test is none of its business.
-        command.args(["--ctty", "--wait"]).arg(tracker()?);
-        command.args(["--instance", agent.name(), "top", "--every", "0.1"]).args(options);
-        command.env("TERM", "xterm-256color").env("NO_COLOR", if no_colour { "1" } else { "" });
-        command.stdin(end()?).stdout(end()?).stderr(end()?);
-        let child = command.spawn().context("starting setsid, of util-linux")?;
-        drop(command);
-        let terminal = File::from(pty.master);
-        let (sender, octets) = mpsc::channel();
-        let mut reader = terminal.try_clone()?;
-        thread::spawn(move || {
-            let mut some = [0; 4096];
-            // A terminal that nobody has open any more cannot be read.
-            while let Ok(count @ 1..) = reader.read(&mut some) {
-                if sender.send(some[..count].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        let screen = vt100::Parser::new(rows, columns, 0);
-        Ok(Self { child, terminal, octets, screen, written: Vec::new() })
-    }
-
-    fn press(&mut self, keys: &str) -> Result<()> {
-        Ok(self.terminal.write_all(keys.as_bytes())?)
-    }
-
-    /// Waits until the screen is as `what` says: what is on it then.
-    fn until(&mut self, what: &str, is_right: impl Fn(&str) -> bool) -> Result<String> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let text = self.screen.screen().contents();
-            if is_right(&text) {
-                return Ok(text);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            match self.octets.recv_timeout(left) {
-                Ok(octets) => {
-                    self.screen.process(&octets);
-                    self.written.extend(octets);
-                }
-                Err(RecvTimeoutError::Timeout) => bail!("{what}: this never came:\n{text}"),
-                Err(RecvTimeoutError::Disconnected) => bail!("{what}: it ended:\n{text}"),
-            }
-        }
-    }
-
-    /// Waits until it has ended, and has given the terminal back.
-    fn end(&mut self) -> Result<()> {
-        let status = self.child.wait()?;
-        ensure!(status.success(), "{status}");
-        while let Ok(octets) = self.octets.recv_timeout(PATIENCE) {
-            self.screen.process(&octets);
-            self.written.extend(octets);
-        }
-        ensure!(!self.screen.screen().alternate_screen(), "the terminal is not as it was");
-        ensure!(!self.screen.screen().hide_cursor(), "the cursor is not there");
-        Ok(())
-    }
-}
-
-impl Drop for Top {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
-            let _ = self.child.wait();
-        }
-    }
+fn top(agent: &Agent, size: (u16, u16), no_colour: bool, options: &[&str]) -> Result<Terminal> {
+    Terminal::start(agent, size, no_colour, &[&["top", "--every", "0.1"], options].concat())
 }
 
 fn ends(port: u16) -> (SocketAddr, SocketAddr) {
@@ -161,7 +67,7 @@ fn has_row(screen: &str, place: usize, words: &[&str]) -> bool {
 #[test]
 fn on_the_smallest_terminal_without_colours() -> Result<()> {
     let bench = three()?;
-    let mut top = Top::start(&bench.agent, (24, 80), true, &["--sort", "bytes"])?;
+    let mut top = top(&bench.agent, (24, 80), true, &["--sort", "bytes"])?;
     let screen = top.until("three flows", |screen| flows(screen).len() == 3)?;
     for said in [
         "flows 2 of ",
@@ -255,7 +161,7 @@ fn on_the_smallest_terminal_without_colours() -> Result<()> {
     top.until("the flows", |screen| screen.contains("flows by bytes"))?;
     top.press("q")?;
     top.end()?;
-    let written = String::from_utf8_lossy(&top.written);
+    let written = String::from_utf8_lossy(top.written());
     let coloured = written.split("\x1b[").skip(1).find(|rest| {
         let Some((numbers, _)) = rest.split_once('m') else { return false };
         numbers.split(';').any(|number| matches!(number.parse(), Ok(30..=38 | 40..=48 | 90..=107)))
@@ -267,8 +173,7 @@ fn on_the_smallest_terminal_without_colours() -> Result<()> {
 #[test]
 fn on_a_large_terminal() -> Result<()> {
     let bench = three()?;
-    let mut top =
-        Top::start(&bench.agent, (50, 200), false, &["dport", "80", "--sort", "packets"])?;
+    let mut top = top(&bench.agent, (50, 200), false, &["dport", "80", "--sort", "packets"])?;
     let screen = top.until("three flows", |screen| flows(screen).len() == 3)?;
     for said in [
         "flows 3, most 3",
@@ -290,7 +195,7 @@ fn on_a_large_terminal() -> Result<()> {
     let colour = |port: &str, state: &str| {
         let (line, text) = screen.lines().enumerate().find(|(_, line)| line.contains(port))?;
         let column = text.find(state)?;
-        let cell = top.screen.screen().cell(u16::try_from(line).ok()?, u16::try_from(column).ok()?);
+        let cell = top.screen().cell(u16::try_from(line).ok()?, u16::try_from(column).ok()?);
         cell.map(vt100::Cell::fgcolor)
     };
     let (established, waiting) = (colour(":1002", "ESTABLISHED"), colour(":1003", "SYN_SENT"));
@@ -299,11 +204,10 @@ fn on_a_large_terminal() -> Result<()> {
     // Ended by a signal, it gives the terminal back as well.
     top.press("?")?;
     top.until("help", |screen| screen.contains("any key goes back"))?;
-    let top_itself =
-        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", top.child.id()))?;
+    let top_itself = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", top.pid()))?;
     let pid = match top_itself.split_whitespace().next() {
         Some(pid) => pid.parse()?,
-        None => top.child.id().cast_signed(),
+        None => top.pid().cast_signed(),
     };
     kill(Pid::from_raw(pid), Signal::SIGTERM)?;
     top.end()
@@ -317,8 +221,7 @@ fn flows_that_broke_a_rule() -> Result<()> {
         bench.leave(&Segment::new(server, client, ACK, 501, ack).frame())?;
     }
     bench.settle()?;
-    let mut top =
-        Top::start(&bench.agent, (24, 80), true, &["--violation", "ack_unseen_data,syn_fin"])?;
+    let mut top = top(&bench.agent, (24, 80), true, &["--violation", "ack_unseen_data,syn_fin"])?;
     top.until("the flow that broke one of them", |screen| {
         flows(screen).len() == 1
             && has_row(screen, 0, &["10.9.0.2:1001"])

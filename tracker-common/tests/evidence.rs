@@ -36,7 +36,7 @@ struct Sender {
 /// What happens on an orderly connection.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
-    /// An end sends data in so many segments, each of so many octets, and the other acknowledges each, or the last.
+    /// An end sends data in so many segments, each of so many bytes, and the other acknowledges each, or the last.
     Data { by_client: bool, segments: u8, octets: u16, acks_each: bool },
     /// Both ends send at once, and then acknowledge.
     Crossing { octets: [u16; 2] },

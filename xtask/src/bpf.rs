@@ -271,7 +271,7 @@ impl Toolchain {
         let flags = [
             format!("-Clinker={}", self.linker.display()),
             "-Clink-arg=--btf".to_owned(),
-            // Else clearing and moving small structures are calls to loops over octets.
+            // Else clearing and moving small structures are calls to loops over bytes.
             "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
             // Blocks in the order of the source: before about Linux 6.7 the verifier refuses a loop into whose head an instruction
             // other than a jump falls through.

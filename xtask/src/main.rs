@@ -70,7 +70,8 @@ enum Verb {
     },
     /// Boot packaged kernels in virtual machines, and run the tests inside
     Vm(vm::Options),
-    /// Write docs/violations.md anew, from the vocabulary in tracker-common, and docs/schema, from what the commands print
+    /// Write docs/violations.md from the rules in tracker-common, docs/schema from the printed types, and as root the picture
+    /// docs/top.svg from `tracker top` in a network namespace
     Docs,
 }
 

@@ -23,7 +23,7 @@ const ALERTS: &str = "packaging/prometheus/tracker.rules.yml";
 const DASHBOARD: &str = "packaging/grafana/tracker.json";
 
 /// What is copied as it is: from below the project's root, to below the package's, with the mode.
-const FILES: [(&str, &str, u32); 14] = [
+const FILES: [(&str, &str, u32); 16] = [
     ("packaging/tracker.service", "usr/lib/systemd/system/tracker.service", 0o644),
     ("packaging/tracker.toml", "etc/tracker/tracker.toml", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -35,6 +35,8 @@ const FILES: [(&str, &str, u32); 14] = [
     ("docs/violations.md", "usr/share/doc/tracker/violations.md", 0o644),
     ("docs/metrics.md", "usr/share/doc/tracker/metrics.md", 0o644),
     ("docs/guide.md", "usr/share/doc/tracker/guide.md", 0o644),
+    ("docs/reference.md", "usr/share/doc/tracker/reference.md", 0o644),
+    ("docs/faq.md", "usr/share/doc/tracker/faq.md", 0o644),
     (
         "packaging/prometheus/tracker.test.yml",
         "usr/share/doc/tracker/examples/tracker.test.yml",

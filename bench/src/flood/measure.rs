@@ -57,7 +57,7 @@ pub(crate) struct Level {
     pub(crate) passed: Passed,
     /// Connections.
     pub(crate) attempts: usize,
-    /// Those whose octet came back in time.
+    /// Those whose byte came back in time.
     pub(crate) successes: usize,
     /// Median of the times until it was back, or `None` where that is beyond the timeout.
     pub(crate) median: Option<Duration>,

@@ -89,8 +89,8 @@ Written by the command above; your figures will differ, and those of a machine t
   what the server's interface took out of its queue of 256 packets: what does not fit is lost, as on a network card.
 - The same program sends the clients' frames between the SYNs, 1 ms after they came: they find room in that queue
   exactly as often as the SYNs do.
-- Meanwhile {RATE} real connections a second, for {length} s at each rate, from kernel sockets: connect, send an octet, get
-  it back, close. One that has no octet after {timeout} s has failed. Times are from the first SYN until the octet is back,
+- Meanwhile {RATE} real connections a second, for {length} s at each rate, from kernel sockets: connect, send a byte, get
+  it back, close. One that has no byte after {timeout} s has failed. Times are from the first SYN until the byte is back,
   so a proxy's own handshake is in them; those that failed are in the percentiles as longer than all others.
 - The cost is CPU time of the kernel thread that receives, which the scheduler knows to the nanosecond, and of the agent's
   process: everything that is done for a SYN up to its SYN,ACK at the other end's queue. From it is taken what the same

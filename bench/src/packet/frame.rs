@@ -3,7 +3,7 @@
 use anyhow::Result;
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 
-/// Octets of data in a segment with data.
+/// Bytes of data in a segment with data.
 pub(crate) const DATA: u32 = 64;
 
 pub(crate) const PORT: u16 = 80;
@@ -40,7 +40,7 @@ pub(crate) enum Kind {
     ThirdAck,
     /// The server's whole window, which a SYN,ACK cannot offer.
     WindowUpdate,
-    /// From the client; each turn the next octets.
+    /// From the client; each turn the next bytes.
     Data,
     /// From the server; each turn it acknowledges more of them.
     Ack,

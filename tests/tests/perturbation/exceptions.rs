@@ -6,7 +6,7 @@ use crate::{
     variant::{Kind, Variant},
 };
 
-/// What may come of a loss. Of several connections on the same ends, states and words are joined by ` + `.
+/// What may come of a loss. For several connections on the same ends, states and words are joined by ` + `.
 #[derive(Debug)]
 pub(crate) struct Class {
     pub(crate) loss: Loss,

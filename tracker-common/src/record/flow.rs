@@ -101,10 +101,10 @@ pub struct Facts {
     /// The newest timestamp that its peer will have taken over from it (RFC 7323 section 4.3's TS.Recent); numbers like
     /// these are compared as sequence numbers are.
     pub ts: Seq,
-    /// With [`fact::REFUSED`], the end of the segment that was refused last: if the peer acknowledges it, it was sent. Of an
+    /// With [`fact::REFUSED`], the end of the segment that was refused last: if the peer acknowledges it, it was sent. For an
     /// end that has sent an RST: the number of that.
     pub refused_end: Seq,
-    /// With [`fact::REFUSED`], what that segment acknowledged: if the peer goes on from there, it was sent. Of an end that
+    /// With [`fact::REFUSED`], what that segment acknowledged: if the peer goes on from there, it was sent. For an end that
     /// has sent an RST: the end of what the peer had sent until then.
     pub refused_ack: Seq,
     /// The window field of its last segment, not scaled.
@@ -250,7 +250,7 @@ pub struct Opening {
     pub isn: Seq,
     /// What it acknowledges; 0 for a SYN.
     pub ack: Seq,
-    /// Octets of data.
+    /// Bytes of data.
     pub data: u32,
     /// The window field.
     pub window: u32,
@@ -259,7 +259,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Of a SYN or a SYN,ACK.
+    /// What is said by a SYN or a SYN,ACK.
     #[inline(always)]
     #[must_use]
     pub const fn of(segment: &Segment) -> Self {
@@ -722,7 +722,7 @@ pub struct OtherOpening {
     timestamp: U32,
     /// The window, and the MSS above it.
     sizes: U32,
-    /// Octets of data, 16 bits; what options are present, 8 bits; the window scale, 8 bits.
+    /// Bytes of data, 16 bits; what options are present, 8 bits; the window scale, 8 bits.
     rest: U32,
 }
 

@@ -52,7 +52,7 @@ const BACKLOG: usize = 65_536;
 /// Octets that are written to a listener at once, about.
 const CHUNK: usize = 65_536;
 
-/// Octets of a request at most.
+/// Most bytes of a request.
 const LONGEST_REQUEST: usize = 65_536;
 
 /// How long a request may take to come, and the answer to one that is refused to go.

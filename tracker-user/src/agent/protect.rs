@@ -60,23 +60,22 @@ impl ModeName {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "SYN cookies")]
 pub struct Options {
-    /// Protect listeners of this host by SYN cookies: `80`, `80,443`, `8000-8100`, on every address of the host or on one,
-    /// as in `443@192.0.2.1`; may be given more than once
+    /// Protect listeners of this host with SYN cookies: `80`, `80,443`, `8000-8100` on every address of the host,
+    /// `443@192.0.2.1` on one; repeatable
     #[arg(long, value_name = "PORTS[@ADDR]")]
     pub protect: Vec<Target>,
-    /// When SYNs are answered with cookies
+    /// When to answer SYNs with cookies
     #[arg(long, value_enum, default_value_t, requires = "protect")]
     pub syn_cookies: ModeName,
-    /// Half-open connections of a listener from which on they are, with `auto`; three quarters of its backlog where that
-    /// is less
+    /// Half-open connections that trigger cookies, with `auto`; three quarters of the listener's backlog if that is less
     #[arg(long, default_value_t = 128, requires = "protect", value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub syn_cookies_at: u32,
-    /// Seconds for which they still are when there is no reason left, with `auto`
+    /// Seconds that cookies continue after the last reason for them, with `auto`
     #[arg(long, default_value_t = 5, requires = "protect", value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub syn_cookies_hold: u32,
-    /// Seconds until cookies are made with another key
+    /// Lifetime of a cookie key, in seconds
     #[arg(long, default_value_t = 3600, requires = "protect", value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(i64::from(SHORTEST_ROTATION)..=31_536_000))]
     pub syn_cookies_rotate: u32,

@@ -75,12 +75,11 @@ const REMOVED: usize = 16_384;
 /// Options of `tracker run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// File with more of these flags, by their long names: `protect = ["80,443"]`. Without this, /etc/tracker/tracker.toml if
-    /// it is there. What the command line says wins
+    /// Configuration file: these flags by their long names, as in `protect = ["80,443"]`; the command line wins [default:
+    /// /etc/tracker/tracker.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Interfaces to attach to, also those that come later: names, and patterns of names such as `'veth*'`; may be given more
-    /// than once
+    /// Interfaces to attach to, by name or pattern (`'veth*'`), also those that appear later; repeatable
     #[arg(
         short,
         long = "interface",
@@ -89,22 +88,22 @@ pub struct Options {
         value_name = "NAME[,NAME]"
     )]
     pub interfaces: Vec<Name>,
-    /// Wait for interfaces that are not there yet, instead of refusing to start
+    /// Wait for missing interfaces instead of refusing to start
     #[arg(long)]
     pub wait_for_interfaces: bool,
-    /// When stopped by SIGTERM or ended by an error, leave what is in the kernel at work for the next agent of this name
+    /// Leave the kernel side attached after SIGTERM or an error, for the next agent of this name
     #[arg(long)]
     pub keep_attached: bool,
-    /// How arriving packets are seen
+    /// XDP mode for arriving packets
     #[arg(long, value_enum, default_value_t)]
     pub xdp: XdpChoice,
-    /// How leaving packets are seen
+    /// Hook for leaving packets
     #[arg(long, value_enum, default_value_t)]
     pub egress: EgressChoice,
-    /// What to do where programs of the agent are gone from an interface that is there: it looks every two seconds
+    /// If programs of the agent disappear from an existing interface; it looks every two seconds
     #[arg(long, value_enum, default_value_t)]
     pub on_detach: OnDetach,
-    /// Zone of the interfaces' flows: the same addresses in another zone are other connections
+    /// Zone of the interfaces' flows: equal addresses in different zones are different connections
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub zone: u16,
     /// Events to write
@@ -116,32 +115,31 @@ pub struct Options {
         default_value = "violation"
     )]
     pub events: Vec<EventName>,
-    /// Form of what is written: `text` as log lines on stderr, `jsonl` on stdout
+    /// Output format of events: `text` as log lines on stderr, `jsonl` on stdout
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// What to do where stdout or stderr cannot be written: a closed pipe, a full disk. A reader that only stalls loses reports, and
-    /// the agent says how many
+    /// If stdout or stderr cannot be written: a closed pipe, a full disk. A stalled reader loses reports, and the agent counts them
     #[arg(long, value_enum, default_value_t)]
     pub on_output_error: OnError,
-    /// Seconds from one sweep of the tables to the next. Longer where millions of flows would make that a load
+    /// Seconds between sweeps; longer if millions of flows would make that a load
     #[arg(long, default_value_t = SWEEP_INTERVAL.as_secs_f64(), value_parser = seconds, value_name = "SECONDS")]
     pub sweep_interval: f64,
-    /// Report every violation, however often a flow repeats it
+    /// Report every violation, even if the same flow repeats it
     #[arg(long)]
     pub every: bool,
-    /// Violations reported a second about one source, in the long run; 0 for no limit. All are counted
+    /// Reports per second about one source, on average; 0 for no limit. All violations are counted
     #[arg(long, default_value_t = 10, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub report_rate: u32,
-    /// Violations reported about one source at once
+    /// Reports about one source in a burst
     #[arg(long, default_value_t = 100, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub report_burst: u32,
-    /// Serve metrics for Prometheus at /metrics, with /healthz and /readyz: at an address, a port, or both; without any
-    /// at 127.0.0.1:9469
+    /// Serve /metrics for Prometheus, /healthz and /readyz at an address, a port, or both [default without a value:
+    /// 127.0.0.1:9469]
     #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = metrics::address::DEFAULT)]
     pub metrics: Option<MetricsAddress>,
-    /// Show the kernel programs' debug messages, at some cost for every packet
+    /// Log debug messages of the kernel programs, at a cost per packet
     #[arg(long)]
     pub kernel_log: bool,
     /// SYN cookies.
@@ -176,21 +174,21 @@ fn interval_ns(rate: u32) -> u64 {
 /// The kinds of events by their names on the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum EventName {
-    /// A connection was seen for the first time
+    /// First packet of a connection
     New,
     /// Both ends are ESTABLISHED
     Established,
-    /// A FIN or RST was seen first
+    /// First FIN or RST
     Closing,
-    /// A connection is gone: closed, expired, or replaced by a newer one
+    /// End of a connection: closed, expired, or replaced by a newer one
     Destroy,
-    /// A rule of the protocol was broken
+    /// Breach of a rule of the protocol
     Violation,
-    /// SYN cookies begin or end to be sent for a listener
+    /// Start or end of SYN cookies for a listener
     Cookie,
-    /// A segment of a connection was seen: every one, so this is a lot
+    /// Each segment: high volume
     Segment,
-    /// All of these but segments
+    /// All kinds except segments
     All,
 }
 
@@ -358,7 +356,7 @@ pub async fn run(
 struct Start<'a> {
     options: &'a Options,
     instance: &'a Instance,
-    /// Lost reports that the agent before has told of.
+    /// Lost reports that the previous agent has announced.
     lost_told: u64,
     prepared: Option<Prepared>,
     metrics: Option<Endpoint>,
@@ -875,8 +873,8 @@ fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> 
     Ok(())
 }
 
-/// Reports that found the ring buffer full, which the kernel counts, and those that the agent's output did not take: told once a
-/// second.
+/// Reports that found the ring buffer full, which the kernel counts, and those that the agent's output did not take. They are announced
+/// once a second.
 struct LostReports<'a> {
     tables: Tables,
     /// With the number of those that were told.
@@ -926,7 +924,7 @@ const ATTEMPTS: u32 = 10;
 /// What is asked of the sweeps while they go on.
 struct Orders {
     settings: watch::Receiver<Options>,
-    /// Told when sweeps go by settings that are new.
+    /// Notified when sweeps use new settings.
     taken_over: mpsc::Sender<()>,
     /// What is swept.
     maps: MapIds,

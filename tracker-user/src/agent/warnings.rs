@@ -76,7 +76,7 @@ impl Kind {
 }
 
 impl Warnings {
-    /// Of what is counted from now on.
+    /// Conditions of what is counted from now on.
     ///
     /// # Errors
     ///

@@ -27,7 +27,7 @@ use crate::privileges;
 /// What is done where an output cannot be written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum OnError {
-    /// Track on, and count what is lost
+    /// Go on tracking, and count lost lines
     #[default]
     Continue,
     /// End, with exit code 1
@@ -61,7 +61,7 @@ pub struct Writer(Arc<Shared>);
 struct Shared {
     name: &'static str,
     queue: Mutex<Queue>,
-    /// Told when a line came, and when one was written or lost.
+    /// Notified when a line came, and when one was written or lost.
     changed: Condvar,
     reports_lost: AtomicU64,
     log_lines_lost: AtomicU64,

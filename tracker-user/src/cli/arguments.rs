@@ -7,14 +7,14 @@ use crate::{
     stats, top, trace, violations,
 };
 
-/// Knows what every TCP connection on an interface is doing: both ends' states, from inside the kernel.
+/// Track every TCP connection of an interface in the kernel: both ends' states, and each breach of the protocol.
 #[derive(Debug, Parser)]
 #[command(name = "tracker", version, arg_required_else_help = true, subcommand_required = true)]
 pub struct Cli {
     /// Which agent.
     #[command(flatten)]
     pub instance: Instance,
-    /// Say more on stderr; twice for debug messages of libraries too
+    /// More log messages on stderr; twice includes debug messages of libraries
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// What to do.
@@ -25,32 +25,32 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Attach to interfaces, track their connections, report violations, until SIGINT or SIGTERM
+    /// Attach to interfaces, track their connections and report violations, until SIGINT or SIGTERM
     Run(Box<run::Options>),
     /// List connections, as `conntrack -L` and `ss` do
     Flows(flows::Options),
-    /// Follow connections as they open, live and close, as `conntrack -E` does
+    /// Follow connections as they open and close, as `conntrack -E` does
     Events(events::Options),
-    /// Draw connections as they go on, a segment a line between both ends' states
+    /// Draw live connections: one line per segment between both ends' states
     Trace(trace::Options),
-    /// Watch flows, rates, half-open connections and violations on the whole terminal
+    /// Watch flows, rates, half-open connections and violations full-screen
     Top(top::Options),
     /// Show every counter
     Stats(stats::Options),
-    /// List the rules whose breaches are counted and reported
+    /// List the rules of the protocol that segments can break
     Violations(violations::Options),
-    /// Check a configuration file, or show every setting that an agent would have
+    /// Check a configuration file, or show every setting
     #[command(subcommand)]
     Config(config::Verb),
-    /// Say what would stop or limit an agent here, and the fix; loads the kernel programs, and attaches nothing
+    /// Preflight: what would stop or limit an agent here, and the fix; loads the kernel programs, attaches nothing
     Check(check::Options),
-    /// Forget flows before their time, as `conntrack -D` does: what they send next begins them anew, in their middle
+    /// Delete flows, as `conntrack -D` does; the next packet of a live connection creates its flow again, midstream
     Delete(delete::Options),
-    /// Forget every flow, as `conntrack -F` does
+    /// Delete every flow, as `conntrack -F` does
     Flush(delete::FlushOptions),
-    /// Remove what an agent that was killed has left in the kernel, where no agent of its name is to take it over
+    /// Remove what a killed agent left in the kernel, if no agent of its name takes it over
     Detach,
-    /// Say what a rule means, what causes it and what to look at next; other tools' names are understood
+    /// Explain a rule, by its name or another tool's: meaning, causes, what to look at next
     Explain(explain::Options),
     /// Print docs/violations.md, for `cargo xtask docs`
     #[command(hide = true)]
@@ -58,7 +58,7 @@ pub enum Command {
     /// Write manual pages and completions, for `cargo xtask package`
     #[command(hide = true, subcommand)]
     Generate(generate::Verb),
-    /// Push captures through the kernel programs, and show their connections and what happened to them
+    /// Run captures through the kernel programs, and show their connections, violations and counters
     Replay(replay::Options),
 }
 

@@ -41,10 +41,10 @@ const LOOPBACK: u32 = 1;
 /// Options of `tracker check`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Interfaces to look at, as for `tracker run`; all without this
+    /// Interfaces to check, as for `tracker run` [default: all]
     #[arg(short, long = "interface", value_delimiter = ',', value_name = "NAME[,NAME]")]
     pub interfaces: Vec<Name>,
-    /// Form of the output: one line a finding, one JSON document, or one JSON record a line
+    /// Output format: one line per finding, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// SYN cookies.

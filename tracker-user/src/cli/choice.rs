@@ -12,7 +12,7 @@ use crate::{
 /// A filter by options, by words, or by both.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Choice {
-    /// The same filters in words, as `ss` has them: `state established dport 443 src 10.0.0.0/8`
+    /// The same filters in the words of `ss`: `state established dport 443 src 10.0.0.0/8`
     #[arg(value_name = "WORD")]
     words: Vec<String>,
     /// The options.

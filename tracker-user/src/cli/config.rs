@@ -18,15 +18,15 @@ use crate::{cli::refusal, config::file::PATH, model::failure::Failure};
 /// What to do with settings.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
-    /// Say everything that is wrong with a configuration file, without starting anything
+    /// List every mistake in a configuration file, without starting anything
     Check {
-        /// The file
+        /// File to check
         #[arg(default_value = PATH)]
         file: PathBuf,
     },
-    /// Show every setting that `tracker run` would have, as a configuration file, and where each comes from
+    /// Show every setting that `tracker run` would use, as a configuration file, with its source
     Show {
-        /// The flags of `tracker run`, `--config FILE` among them
+        /// Flags of `tracker run`, including `--config FILE`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS OF RUN")]
         flags: Vec<OsString>,
     },

@@ -20,7 +20,7 @@ use crate::{
 /// Options of `tracker delete`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// Which flows; `tracker flows` with the same filters shows them.
@@ -34,7 +34,7 @@ pub struct Options {
 /// Options of `tracker flush`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FlushOptions {
-    /// Form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }

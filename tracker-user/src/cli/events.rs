@@ -30,16 +30,16 @@ pub struct Options {
         default_value = "all"
     )]
     pub events: Vec<EventName>,
-    /// Form of the output: one line an event, or one JSON record a line
+    /// Output format: one line per event, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// End after this many events
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
-    /// Violations of these rules only; `tracker violations` lists the rules
+    /// Only violations of these rules; `tracker violations` lists the rules
     #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
     pub violation: Vec<Rule>,
-    /// Segments with these TCP flags only, and with `!` without them, as in `syn,!ack`
+    /// Segments with these TCP flags, or without those after `!`: `syn,!ack`
     #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
     pub tcp_flags: Option<TcpFlags>,
     /// Which flows. An event without a flow passes only where nothing is asked for.

@@ -26,11 +26,11 @@ const WIDTH: u16 = 100;
 /// Options of `tracker explain`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// A rule, or what Suricata, Zeek, Snort, nf_conntrack or Wireshark calls it: `synack_bad_ack`,
-    /// `stream.3whs_synack_with_wrong_ack`, `2210007`, `bad_SYN_ack`, `116:420`, a line of a log
+    /// A rule, or its name in Suricata, Zeek, Snort, nf_conntrack or Wireshark: `synack_bad_ack`,
+    /// `stream.3whs_synack_with_wrong_ack`, `2210007`, `bad_SYN_ack`, `116:420`, a log line
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Form of the output: text, one JSON document, or one JSON record a rule and line
+    /// Output format: text, one JSON document, or one JSON record per rule and line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }

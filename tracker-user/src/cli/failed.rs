@@ -19,7 +19,7 @@ use crate::{
 /// What a command that fails writes to stderr, in a line of its own.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Document {
-    /// Version of this form: 1.
+    /// Version of this format: 1.
     v: u32,
     error: View,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Document {
 struct View {
     /// `no_agent`, `not_permitted`, `in_use`, `refused_by_verifier`, `bad_input` or, for every other reason, `failed`.
     kind: &'static str,
-    /// What people are told.
+    /// Explanation for people; its wording may change.
     message: String,
 }
 

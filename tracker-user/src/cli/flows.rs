@@ -37,29 +37,29 @@ use crate::{
 /// Options of `tracker flows`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Form of the output: one line a flow, one JSON document, or one JSON record a line
+    /// Output format: one line per flow, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// A table of these columns, in this order
+    /// Print a table with these columns, in this order
     #[arg(short, long, value_enum, value_delimiter = ',', value_name = "COLUMN[,COLUMN]")]
     pub columns: Vec<Column>,
-    /// What flows are sorted by, the least first
+    /// Sort key, ascending
     #[arg(short, long, value_enum, default_value_t)]
     pub sort: Key,
-    /// The greatest first
+    /// Sort descending
     #[arg(short, long)]
     pub reverse: bool,
-    /// Look again every so many seconds, until Ctrl-C
+    /// Repeat every SECONDS until Ctrl-C [default without a value: 2]
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
     #[arg(value_parser = seconds)]
     pub watch: Option<f64>,
-    /// The last N lines only, after sorting
+    /// Only the last N lines, after sorting
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
-    /// Flows whose first packet was seen longer ago than this, as in `90s` or `2h 30m`
+    /// Flows older than this, by their first packet: `90s`, `2h 30m`
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Filters")]
     pub older_than: Option<Duration>,
-    /// Flows whose first packet was seen since then: so long ago, as in `5m`, or a time, as in `2026-11-20T13:55:30Z`
+    /// Flows since an age (`5m`) or a time (`2026-11-20T13:55:30Z`), by their first packet
     #[arg(long, value_name = "TIME", help_heading = "Filters")]
     pub since: Option<Since>,
     /// Which rules.

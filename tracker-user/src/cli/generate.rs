@@ -14,19 +14,19 @@ use crate::{cli::Cli, manual, schema};
 /// What to write.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
-    /// A manual page for each verb, in section 1, and one of the settings, in section 5
+    /// Write a manual page for each command (section 1), and one for the settings (section 5)
     Man {
-        /// Where to
+        /// Directory to write to
         directory: PathBuf,
     },
-    /// Completions for bash, zsh and fish
+    /// Write completions for bash, zsh and fish
     Completions {
-        /// Where to
+        /// Directory to write to
         directory: PathBuf,
     },
-    /// JSON Schemas of the commands' output
+    /// Write JSON Schemas of the commands' output
     Schemas {
-        /// Where to
+        /// Directory to write to
         directory: PathBuf,
     },
 }

@@ -61,15 +61,13 @@ fn pages(command: &Command, above: &str) -> Vec<String> {
 
 fn exit_status(page: &str) -> String {
     let failed = match page {
-        "tracker-check" => "An agent would not start here, or this failed.",
-        "tracker-config-check" => "Something is wrong with the file; stderr says what.",
-        "tracker-explain" => {
-            "There is no such name; stderr says which ones are like it, if any are."
-        }
-        _ => "Failed; stderr says why, and what to do about it.",
+        "tracker-check" => "An agent would not start here, or the check failed.",
+        "tracker-config-check" => "The file has mistakes; stderr lists them.",
+        "tracker-explain" => "There is no such name; stderr suggests similar ones.",
+        _ => "Failed; stderr has the reason and the fix.",
     };
     let wrong = match page {
-        "tracker-run" => "Wrong usage, or a configuration file that is wrong.",
+        "tracker-run" => "Wrong usage, or a mistake in the configuration file.",
         _ => "Wrong usage.",
     };
     let [failed, wrong] = [failed, wrong].map(escaped);
@@ -80,15 +78,15 @@ fn exit_status(page: &str) -> String {
 fn of_all() -> String {
     format!(
         ".SH ENVIRONMENT\n\
-         .TP\nTRACKER_LOG\nWhat is logged to stderr, as in \\fBinfo,tracker_user=debug\\fR; takes the place of \\fB\\-\\-verbose\\fR.\n\
-         .TP\nNO_COLOR\nNo colours, where it is set and not empty.\n\
-         .TP\nNOTIFY_SOCKET, WATCHDOG_USEC\nHow \\fBtracker run\\fR tells a service manager how it is, see \
+         .TP\nTRACKER_LOG\nLog filter for stderr, as in \\fBinfo,tracker_user=debug\\fR; overrides \\fB\\-\\-verbose\\fR.\n\
+         .TP\nNO_COLOR\nNo colours, if set and not empty.\n\
+         .TP\nNOTIFY_SOCKET, WATCHDOG_USEC\nWhere \\fBtracker run\\fR notifies the service manager, see \
          \\fBsd_notify\\fR(3).\n\
          .SH FILES\n\
-         .TP\n{PATH}\nSettings of \\fBtracker run\\fR, by the long names of its flags, see \\fBtracker.toml\\fR(5).\n\
-         .TP\n/sys/fs/bpf/tracker\nWhat is in the kernel: links and maps. It survives an agent that is killed; \\fBtracker \
-         detach\\fR removes it.\n\
-         .TP\n/run/tracker\nSockets, locks, and what agents say about themselves.\n"
+         .TP\n{PATH}\nSettings of \\fBtracker run\\fR, see \\fBtracker.toml\\fR(5).\n\
+         .TP\n/sys/fs/bpf/tracker\nPinned links and maps. They survive a killed agent; \\fBtracker \
+         detach\\fR removes them.\n\
+         .TP\n/run/tracker\nSockets, locks, and descriptions of agents.\n"
     )
 }
 
@@ -147,17 +145,16 @@ fn settings(run: &Command) -> String {
          .SH NAME\n{name} \\- settings of tracker run\n\
          .SH SYNOPSIS\n{PATH}\n\
          .SH DESCRIPTION\n\
-         A file in TOML with what \\fBtracker run\\fR takes on its command line, too: keys are the long names of its flags. It is \
-         read where it is there, and another one where \\fB\\-\\-config\\fR names it. What the command line says wins. A key \
-         that is no setting is an error.\n\
+         A TOML file with settings of \\fBtracker run\\fR. Its keys are the long names of the flags. \\fB\\-\\-config\\fR \
+         selects another file. The command line wins. An unknown key is an error.\n\
          .PP\n\
-         \\fBtracker config check\\fR says everything that is wrong with such a file, and \\fBtracker config show\\fR every \
-         setting that an agent would have, and where it comes from.\n\
+         \\fBtracker config check\\fR lists every mistake in a file. \\fBtracker config show\\fR prints every setting with its \
+         source.\n\
          .PP\n\
-         On SIGHUP (\\fBsystemctl reload tracker\\fR) the agent reads the file anew. Settings below that are \\(dqread anew\\(dq \
-         change at once; for the others it says that it needs a restart. A file that is wrong changes nothing.\n\
+         On SIGHUP (\\fBsystemctl reload tracker\\fR) the agent rereads the file. Settings marked \\(dqread anew\\(dq change at \
+         once; for the others the agent logs that it needs a restart. A file with a mistake changes nothing.\n\
          .PP\n\
-         Of a setting that takes a list, one value does as well, and commas between several where the flag has them.\n",
+         A setting that takes a list also takes a single value, and a text with commas if the flag does.\n",
         version = env!("CARGO_PKG_VERSION"),
         name = escaped(SETTINGS),
     );

@@ -55,10 +55,10 @@ const LARGE: u64 = 8 << 20;
 /// Options of `tracker replay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Captures, pcap or pcapng; `-` for standard input
+    /// Captures in pcap or pcapng format; `-` for standard input
     ///
-    /// Several are one capture: their packets come in the order of their times, as mergecap has it; of two at one moment,
-    /// that of the file that is named first
+    /// Several files are one capture. Their packets are merged by time, as mergecap does. With equal times, the file that is
+    /// named first comes first
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Events to show
@@ -71,38 +71,36 @@ pub struct Options {
         default_value = "violation"
     )]
     pub events: Vec<EventName>,
-    /// Draw each connection, a segment a line between both ends' states, with every breach of the rules that are
-    /// reported
+    /// Draw each connection: one line per segment between both ends' states, with every breach of the reported rules
     #[arg(long, conflicts_with_all = ["events", "no_flows", "output"])]
     pub ladder: bool,
-    /// Leave out the list of connections
+    /// Omit the list of connections
     #[arg(long)]
     pub no_flows: bool,
-    /// Form of the output: one line an event and a connection, one JSON document, or one JSON record a line
+    /// Output format: one line per event and connection, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// Report every breach, however often a connection repeats it
+    /// Report every breach, even if the same connection repeats it
     #[arg(long)]
     pub every: bool,
-    /// Leave out packets with a wrong TCP checksum, as their receiver would, and count them. Not for captures from the
-    /// sending host, whose network card computes them later
+    /// Skip and count packets with a wrong TCP checksum, as their receiver would. Not for captures from the sending host,
+    /// whose network card computes checksums later
     #[arg(long)]
     pub verify_checksums: bool,
-    /// The last N connections only
+    /// Only the last N connections
     #[arg(long, value_name = "N", conflicts_with = "ladder")]
     pub last: Option<usize>,
     /// Rules.
     #[command(flatten)]
     pub reported: Reported,
-    /// What happened since then, and connections whose first packet was captured since then: a time, as in
-    /// `2026-11-20T13:55:30Z`, or so long ago, as in `5m`
+    /// Events since a time (`2026-11-20T13:55:30Z`) or an age (`5m`), and connections whose first packet was captured since
     ///
-    /// What came before is replayed all the same, so that states are right
+    /// Earlier packets are replayed too, so that states are right
     #[arg(long, value_name = "TIME", help_heading = "Filters")]
     pub since: Option<Since>,
-    /// Violations of these rules, and connections that have broken one of them; `tracker violations` lists them
+    /// Violations of these rules, and connections that broke one; `tracker violations` lists the rules
     ///
-    /// They must be among those that are reported (`--report`)
+    /// The rules must be reported (`--report`)
     #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
     #[arg(help_heading = "Filters")]
     pub violation: Vec<Rule>,

@@ -30,7 +30,7 @@ use crate::{
 /// Options of `tracker stats`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }

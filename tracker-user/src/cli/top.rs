@@ -53,13 +53,13 @@ const AT_ONCE: usize = 4096;
 /// Options of `tracker top`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Seconds between two looks at the flows
+    /// Seconds between refreshes
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = crate::flows::seconds)]
     pub every: f64,
-    /// What flows are sorted by, the greatest first
+    /// Sort key, descending
     #[arg(short, long, value_enum, default_value_t)]
     pub sort: Key,
-    /// The least first
+    /// Sort ascending
     #[arg(short, long)]
     pub reverse: bool,
     /// Which flows; they can be changed by `/`.

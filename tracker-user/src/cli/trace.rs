@@ -29,16 +29,16 @@ const MOST_SHOWN: usize = 65_536;
 /// Options of `tracker trace`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Form of the output: a diagram, or one JSON record a line
+    /// Output format: a diagram, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// End after this many segments
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
-    /// Trace every connection, where no filter is given
+    /// Trace every connection; required without a filter
     #[arg(long)]
     pub all: bool,
-    /// Segments with these TCP flags only, and with `!` without them, as in `syn,!ack`
+    /// Segments with these TCP flags, or without those after `!`: `syn,!ack`
     #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
     pub tcp_flags: Option<TcpFlags>,
     /// Whose segments, one filter at least. The kernel reports the segments of one address (or prefix) and one port; what

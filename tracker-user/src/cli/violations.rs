@@ -21,10 +21,10 @@ use crate::{
 /// Options of `tracker violations`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Rules of these severities only
+    /// Only rules of these severities
     #[arg(short, long, value_enum, value_delimiter = ',', value_name = "SEVERITY[,SEVERITY]")]
     pub severity: Vec<SeverityName>,
-    /// Form of the output: a table, one JSON document, or one JSON record a line
+    /// Output format: a table, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
@@ -33,11 +33,11 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SeverityName {
-    /// A violation, reported
+    /// A violation: reported
     Violation,
-    /// A violation that legal traffic can look like: counted, reported where asked for
+    /// Lawful traffic can look like this: counted, reported with `--report`
     Minor,
-    /// Nothing wrong in itself: counted, reported where asked for
+    /// Not wrong in itself: counted, reported with `--report`
     Information,
 }
 

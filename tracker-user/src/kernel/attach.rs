@@ -42,13 +42,13 @@ pub const INGRESS: &str = "tracker_ingress";
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Tables")]
 pub struct Sizes {
-    /// Confirmed flows at most; further ones stay in the table of half-open flows
+    /// Maximum number of confirmed flows; more stay in the table of half-open flows
     #[arg(long, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
     pub max_flows: u32,
-    /// Half-open flows at most; the oldest are evicted for new ones
+    /// Maximum number of half-open flows; new ones evict the oldest
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
     pub max_half_open: u32,
-    /// Octets of the ring buffer for reports: a power of two, and a multiple of the page size
+    /// Bytes of the ring buffer for reports: a power of two, and a multiple of the page size
     #[arg(long, default_value_t = 16 << 20, value_parser = ring_size)]
     pub ring_bytes: u32,
 }
@@ -87,19 +87,19 @@ fn ring_size(text: &str) -> Result<u32, String> {
 /// How XDP is attached.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum XdpChoice {
-    /// In the driver, or generic where it cannot
+    /// Native, or generic if the driver has no XDP
     #[default]
     Auto,
-    /// In the driver, or not at all
+    /// In the driver, or refuse to start
     Native,
-    /// In the network stack
+    /// In the network stack: works everywhere, costs more per packet
     Generic,
 }
 
 /// How the egress program is attached.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum EgressChoice {
-    /// tcx, or clsact where the kernel is older than 6.6
+    /// tcx, or clsact on kernels before 6.6
     #[default]
     Auto,
     /// A tcx link

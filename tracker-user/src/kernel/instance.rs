@@ -27,13 +27,13 @@ use crate::{
 /// One agent by name: two of them can run on one host, each with its own interfaces.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Instance {
-    /// Name of the agent, where more than one runs on this host
+    /// Name of the agent, if more than one runs on this host
     #[arg(long = "instance", global = true, default_value = "default", value_parser = name, value_name = "NAME")]
     name: String,
-    /// The BPF filesystem that maps are pinned in; mounted if it is not
+    /// BPF filesystem for pinned maps; mounted if necessary
     #[arg(long, global = true, default_value = "/sys/fs/bpf", value_name = "DIR")]
     bpffs: PathBuf,
-    /// Directory of sockets and locks
+    /// Directory for sockets and locks
     #[arg(long, global = true, default_value = "/run/tracker", value_name = "DIR")]
     run_dir: PathBuf,
 }
@@ -373,7 +373,7 @@ impl Claim {
         remove_file(&self.instance.info())
     }
 
-    /// Whether another agent has taken the name, as it can where everything that told of this one was removed.
+    /// Whether another agent has taken the name, as it can if every trace of this one was removed.
     #[must_use]
     pub fn is_displaced(&self) -> bool {
         self.is_displaced

@@ -1,4 +1,4 @@
-//! Kinds and sizes of the maps that an agent pins, and lends. Whoever reads a map lets the kernel write as much as the map says into
+//! Kinds and sizes of the maps that an agent pins and shares. Whoever reads a map lets the kernel write as much as the map says into
 //! memory of the size that the reader says; so each map is compared with these before.
 
 use std::path::Path;

@@ -13,11 +13,11 @@ pub type BrokenRules = BTreeMap<String, u64>;
 #[derive(Clone, Debug, Default, Eq, PartialEq, clap::Args)]
 #[command(next_help_heading = "Filters")]
 pub struct BrokenFilter {
-    /// Connections that have broken one of these rules, as far as is remembered; `tracker violations` lists them
+    /// Connections that broke one of these rules, as far as the kernel remembers; `tracker violations` lists the rules
     ///
-    /// Remembered are breaches of the rules that are reported (`tracker run --report`), while somebody asks for VIOLATION
-    /// events, as the agent itself does unless it is told not to: about the last 16,384 pairs of a connection and a rule on
-    /// each interface. What a header alone condemns belongs to no connection, and what sweeps find is not among them
+    /// The kernel programs remember about the last 16,384 pairs of a connection and a rule on each interface. They remember
+    /// reported rules only (`tracker run --report`), while somebody subscribes to VIOLATION events, as the agent does by
+    /// default. Segments that are wrong by their header alone belong to no connection. The findings of sweeps are not included
     #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = rule)]
     pub violation: Vec<Rule>,
 }

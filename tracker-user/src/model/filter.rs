@@ -111,7 +111,7 @@ fn octets(text: &str) -> Result<u64, String> {
     let number: Option<u64> = digits.parse().ok();
     number
         .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| format!("`{text}` is no number of octets, as in 4096, 10k or 2G"))
+        .ok_or_else(|| format!("`{text}` is no number of bytes; examples: 4096, 10k, 2G"))
 }
 
 /// Which flows are meant. Every condition given must hold.
@@ -136,7 +136,7 @@ pub struct Filter {
     /// Port of either end
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
-    /// State of either end, as in `ESTABLISHED` or `time-wait`
+    /// State of either end: `ESTABLISHED`, `time-wait`
     #[arg(long, value_name = "STATE[,STATE]", value_delimiter = ',', value_parser = state)]
     pub state: Vec<String>,
     /// Address family
@@ -145,10 +145,10 @@ pub struct Filter {
     /// Interface that saw the connection's first packet
     #[arg(long, value_name = "NAME", id = "filter_interface")]
     pub interface: Option<String>,
-    /// Octets of both ends together at least, IP headers included; `k`, `M` and `G` are powers of 1000
+    /// Minimum bytes of both ends together, IP headers included; `k`, `M` and `G` are powers of 1000
     #[arg(long, value_name = "N", value_parser = octets)]
     pub min_bytes: Option<u64>,
-    /// Turn the filter round: everything that does not match
+    /// Invert the filter: everything that does not match
     #[arg(long)]
     pub not: bool,
     /// Rules that were broken: by the flow or, where events are chosen, by what the event tells. Not every command knows, so

@@ -24,10 +24,10 @@ impl<T> Line<T> {
 /// Forms of output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Plain text
     Text,
     /// One JSON document
     Json,
-    /// One JSON record a line
+    /// One JSON record per line
     Jsonl,
 }

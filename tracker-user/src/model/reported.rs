@@ -35,8 +35,7 @@ impl FromStr for Choice {
 /// Which rules' breaches are reported; those of others are counted.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Reported {
-    /// Report breaches of these rules only: rules by name, or `violation` (the default), `minor` or `information` for
-    /// all of a severity. Others are counted
+    /// Report only these rules, by name or by severity: `violation` (the default), `minor`, `information`. All are counted
     #[arg(long, value_delimiter = ',', value_name = "NAME[,NAME]")]
     pub report: Vec<Choice>,
 }

@@ -17,10 +17,10 @@ use crate::{event::Event, record::View};
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Floods and scans")]
 pub struct Limits {
-    /// Half-open connections to one address and port from which on they are a SYN flood; 0 for no limit
+    /// Half-open connections to one address and port that count as a SYN flood; 0 for no limit
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub syn_flood_limit: u32,
-    /// Addresses and ports that one source has tried in vain from which on it is a scan; 0 for no limit
+    /// Addresses and ports that one source tries in vain before it counts as a scan; 0 for no limit
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub port_scan_limit: u32,
 }

@@ -27,7 +27,7 @@ pub enum OnDetach {
     /// Attach them again
     #[default]
     Reattach,
-    /// Say so, and leave it at that
+    /// Log it, and leave them detached
     Report,
 }
 

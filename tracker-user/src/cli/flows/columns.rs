@@ -18,19 +18,19 @@ pub enum Column {
     Dport,
     /// Both ends' states
     State,
-    /// Seconds until it is removed
+    /// Seconds until it expires
     Left,
     /// Seconds since its first packet
     Age,
     /// Packets of both ends
     Packets,
-    /// Octets of both ends, IP headers included
+    /// Bytes of both ends, IP headers included
     Bytes,
-    /// Violations counted on it
+    /// Number of violations
     Violations,
-    /// Rules that it has broken, as far as is remembered, and how often
+    /// Rules that it broke, as far as the kernel remembers, and how often
     BrokenRules,
-    /// Microseconds of the handshake's round trip
+    /// Round trip of the handshake, in microseconds
     Rtt,
     /// Zeek's history
     History,

@@ -9,7 +9,7 @@ use crate::record::Record;
 /// What flows are sorted by, the least first.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Key {
-    /// When the first packet was seen
+    /// Time of the first packet
     #[default]
     Created,
     /// Address of the end that opened the connection
@@ -22,13 +22,13 @@ pub enum Key {
     Dport,
     /// State of the end that opened the connection, then of the other one, by name
     State,
-    /// Seconds until it is removed
+    /// Seconds until it expires
     Left,
     /// Packets of both ends
     Packets,
-    /// Octets of both ends
+    /// Bytes of both ends
     Bytes,
-    /// Violations counted on it
+    /// Number of violations
     Violations,
     /// Round trip of the handshake; those without one come first
     Rtt,

@@ -12,18 +12,18 @@ use super::sampler::Rate;
 /// What flows are sorted by, the greatest first.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Key {
-    /// Octets a second of both ends
+    /// Bytes per second of both ends
     #[default]
     Rate,
-    /// Packets a second of both ends
+    /// Packets per second of both ends
     PacketRate,
-    /// Octets of both ends
+    /// Bytes of both ends
     Bytes,
     /// Packets of both ends
     Packets,
-    /// Violations counted on it
+    /// Number of violations
     Violations,
-    /// When the first packet was seen: the newest first
+    /// Time of the first packet: the newest first
     Newest,
     /// Round trip of the handshake
     Rtt,

@@ -317,21 +317,21 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
 }
 
 const HELP: &str = "\
-q, Ctrl-C        end
-p, space         pause: nothing changes until it is pressed again
-s, S             sort by the next number, or by the one before: rate, packet-rate,
-                 bytes, packets, violations, newest, rtt, state
-r                turn the order round
-/                filter, in the words of the options: state established dport 443
-                 src 10.0.0.0/8 not; Enter takes it, Esc does not, nothing is all
-up, down, k, j   mark another flow; also PgUp, PgDn, Home, End
-Enter            the marked flow by itself, with its segments as they pass; Esc
+q, Ctrl-C        quit
+p, space         pause, and continue
+s, S             sort by the next or the previous key: rate, packet-rate, bytes,
+                 packets, violations, newest, rtt, state
+r                reverse the order
+/                filter: state established dport 443 src 10.0.0.0/8 not;
+                 Enter applies it, Esc cancels, an empty one shows all flows
+up, down, k, j   select another flow; also PgUp, PgDn, Home, End
+Enter            show the selected flow and draw its segments as they pass; Esc
                  goes back
-?, h             this
+?, h             this help
 
-B/S, PKT/S       octets and packets of both ends in the last second; - at first
-LEFT, AGE        seconds until it is removed, and since its first packet
-VIOL             violations counted on it";
+B/S, PKT/S       bytes and packets of both ends per second; - at first
+LEFT, AGE        seconds until it expires, and since its first packet
+VIOL             number of violations";
 
 /// A number in at most five columns; powers of 1000.
 fn short(number: u64) -> String {
