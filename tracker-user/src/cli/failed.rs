@@ -86,8 +86,8 @@ pub fn line(error: &Error, form: Format) -> String {
 
 /// What stands before the error of a command line.
 fn context(error: &Error) -> Option<String> {
-    let is_bare = error.chain().next().is_some_and(|first| first.is::<clap::Error>());
-    (!is_bare).then(|| error.to_string())
+    let first = error.chain().next()?;
+    (!first.is::<clap::Error>()).then(|| error.to_string())
 }
 
 fn kind(error: &Error) -> &'static str {
