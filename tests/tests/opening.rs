@@ -375,7 +375,8 @@ fn h14_options_are_read_from_syn_segments() -> Result<()> {
 fn h14_scaling_needs_both_and_never_scales_a_syn() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
-    tcp.c_sends(&tcp.c(SYN, 1000, 0).options(&LINUX_OPTIONS))?;
+    // The window of the SYN was offered, too.
+    tcp.c_sends(&tcp.c(SYN, 1000, 0).options(&LINUX_OPTIONS).window(1000))?;
     tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001).window(1000))?;
     tcp.c_sends(&tcp.c(ACK, 1001, 5001).window(1000))?;
     tcp.s_sends(&tcp.s(ACK, 5001 + 1001, 1001))?;

@@ -105,7 +105,7 @@ fn of_a_connection_that_takes_another_s_place_from_the_beginning() -> Result<()>
         tcp.c_sends(&tcp.c(ACK, isn + 2, 5002))?;
     }
     let events = all(&bench)?;
-    let first = |isn| ("seq_out_of_window", 40_000, beyond(isn + 1, 1).into());
+    let first = |isn: u32| ("seq_out_of_window", 40_000, beyond(isn + 1, 1).into());
     assert_eq!(reported(&events)?, [first(1000), first(700_000)]);
     assert_eq!(bench.agent.counter("reports_backed_off")?, 16);
     Ok(())

@@ -512,7 +512,7 @@ pub const fn entry(rule: Rule) -> Entry {
                 port too early; somebody who guesses connections to disturb them.",
             next: "See which of the numbers the third segment belongs to. If one source does it over and over, look \
                 at its pool of ports.",
-            state: "The first SYN stays; the other number is remembered in case the responder answers it.",
+            state: "The first SYN stays; the other one is remembered whole, and the third segment decides which counts.",
             behaviours: &["H8", "H16"],
             names: &[
                 Name(Suricata, "3whs_syn_resend_diff_seq_on_syn_recv", "2210008"),
@@ -529,8 +529,8 @@ pub const fn entry(rule: Rule) -> Entry {
                 a fixed port.",
             next: "See whether the source answers SYN,ACKs at all. If it does not, it is spoofed: limit at the \
                 border, or turn on SYN cookies on the host.",
-            state: "The acknowledgment of the SYN,ACK picks the real number, so a real client among them is still \
-                tracked; the oldest numbers are forgotten.",
+            state: "The handshake that completes picks the real SYN, so a real client among them is still tracked; the \
+                first and the last four are remembered, and any other is taken once both ends name it.",
             behaviours: &["H16"],
             names: &[Name(Suricata, "3whs_syn_flood", "2210063")],
         },
@@ -542,7 +542,7 @@ pub const fn entry(rule: Rule) -> Entry {
                 segments.",
             next: "See whether the two ends talk to each other on fixed ports, as some cluster protocols do: then \
                 both may open at the same time.",
-            state: "None: the handshake goes on as before.",
+            state: "None: the handshake goes on as before. The SYN is remembered, in case the SYN,ACK was forged.",
             behaviours: &["H19"],
             names: &[
                 Name(Suricata, "3whs_syn_toclient_on_syn_recv", "2210009"),
@@ -603,7 +603,8 @@ pub const fn entry(rule: Rule) -> Entry {
                 test its client.",
             next: "Compare `actual` with the connection before: if it is that one's number plus one, an old \
                 duplicate is on its way. If one firewall is on every such path, turn its sequence randomisation off.",
-            state: FORGED,
+            state: "None, unless the client completes the handshake with it: then both ends agree, and its SYN was \
+                missed.",
             behaviours: &["H6"],
             names: &[
                 Name(Suricata, "3whs_synack_with_wrong_ack", "2210007"),
@@ -637,7 +638,7 @@ pub const fn entry(rule: Rule) -> Entry {
             causes: "Two machines behind one address (a load balancer without affinity, anycast that moved), a \
                 server with SYN cookies whose minute has passed, an injected answer that races with the real one.",
             next: "Compare TTL and options of the two. If they differ, two machines answered.",
-            state: "Both numbers are remembered, and the third segment picks the one that holds.",
+            state: "Both are remembered with all that they offer, and the third segment picks the one that holds.",
             behaviours: &["H8", "H17"],
             names: &[
                 Name(Suricata, "3whs_synack_resend_with_different_ack", "2210004"),
@@ -737,7 +738,7 @@ pub const fn entry(rule: Rule) -> Entry {
                 interface sees the answers too late or not at all.",
             next: "If every connection shows it, the other direction takes another path: look at `seen` in `tracker \
                 flows`.",
-            state: FORGED,
+            state: "What the segment seemed to add is undone by the SYN,ACK that it did not know.",
             behaviours: &["H13"],
             names: &[
                 Name(Suricata, "3whs_ack_data_inject", "2210057"),
@@ -1055,7 +1056,7 @@ pub const fn entry(rule: Rule) -> Entry {
             next: "Look at `expected` and `actual`: close by means a window that we missed, far away means a guess. \
                 Drops on the interface (`ip -s link`) explain the first.",
             state: "None, unless the receiver acknowledges the data later: then both ends agree, and the window was \
-                larger than we knew.",
+                larger than we knew. What belongs to the same gap is not counted again.",
             behaviours: &["S3"],
             names: &[
                 Name(Suricata, "est_packet_out_of_window", "2210020"),
@@ -1076,7 +1077,8 @@ pub const fn entry(rule: Rule) -> Entry {
                 capture. Optimistic acknowledgments that make a server send faster; blind injection.",
             next: "If many flows show it at once, packets are missed here: check `seen` and the interface's drops. \
                 One client only: watch what it downloads and how fast.",
-            state: "None, unless the peer then goes on from there: it has sent that data, and we missed it.",
+            state: "None, unless the peer then goes on from there: it has sent that data, and we missed it. What \
+                belongs to the same gap is not counted again.",
             behaviours: &["S2"],
             names: &[
                 Name(Suricata, "est_invalid_ack", "2210029"),
@@ -1195,7 +1197,8 @@ pub const fn entry(rule: Rule) -> Entry {
             causes: "A forged FIN that should end the connection; packets that this interface missed; a middlebox \
                 that changes sequence numbers in one direction.",
             next: "Look whether the connection lives on: then the FIN was forged, or late.",
-            state: FORGED,
+            state: "None, unless the receiver acknowledges exactly this FIN: then it was sent, and we missed what came \
+                before it.",
             behaviours: &["S3", "T15"],
             names: &[
                 Name(Suricata, "fin_out_of_window", "2210038"),
@@ -1215,7 +1218,8 @@ pub const fn entry(rule: Rule) -> Entry {
             causes: "Packets that this interface missed; a forged FIN of somebody who does not see the other \
                 direction.",
             next: "See whether ack_unseen_data shows on other flows at the same time: then packets are missed here.",
-            state: FORGED,
+            state: "None, unless its receiver acknowledges exactly this FIN: then it was sent, and we missed what it \
+                acknowledges.",
             behaviours: &["S2", "T1"],
             names: &[
                 Name(Suricata, "fin_invalid_ack", "2210030"),
@@ -1230,7 +1234,8 @@ pub const fn entry(rule: Rule) -> Entry {
             causes: "Stacks that acknowledge one too many after a FIN; packets that this interface missed; forged \
                 segments.",
             next: "Look at the difference of `expected` and `actual`: 1 is a stack that counts a FIN wrongly.",
-            state: FORGED,
+            state: "None, unless the peer goes on from there; or where it is one number, the next one, from an end that \
+                has closed: it acknowledges the peer's FIN, which we missed.",
             behaviours: &["S2", "T6"],
             names: &[
                 Name(Suricata, "closewait_ack_out_of_window", "2210015"),
@@ -1325,8 +1330,9 @@ pub const fn entry(rule: Rule) -> Entry {
         },
         Rule::SynInTimeWait => Entry {
             phase: Closing,
-            meaning: "A SYN on a connection in TIME_WAIT with neither a higher sequence number nor a newer \
-                timestamp: by RFC 1122 section 4.2.2.13 and RFC 6191 it may be an old duplicate and opens nothing.",
+            meaning: "A SYN on a connection in TIME_WAIT with an older timestamp, or where both have none or the same, \
+                with a sequence number that is not higher: by RFC 6191 section 2 and RFC 1122 section 4.2.2.13 it may \
+                be an old duplicate and opens nothing.",
             causes: "An old duplicate SYN; a client whose numbers went backwards: it restarted, or several share an \
                 address behind NAT that drops timestamps.",
             next: "If clients behind one NAT fail to connect now and then, this is why: let the NAT keep a port for \

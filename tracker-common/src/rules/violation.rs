@@ -134,9 +134,9 @@ rules! {
     SynWrongDir = 40, "syn_wrong_dir", Violation;
     /// SYN,ACK to an end that never sent a SYN and resets it.
     SynAckUnsolicited = 41, "synack_unsolicited", Violation;
-    /// SYN,ACK whose acknowledgment is not the peer's ISN plus one (H6).
+    /// SYN,ACK whose acknowledgment is not of the peer's SYN (H6).
     SynAckBadAck = 42, "synack_bad_ack", Violation;
-    /// SYN,ACK from the end that opened the connection (H19).
+    /// SYN,ACK from the end that opened the connection and was sent no bare SYN (H19).
     SynAckWrongDir = 43, "synack_wrong_dir", Violation;
     /// SYN,ACK that comes again with another ISN.
     SynAckIsnChange = 44, "synack_isn_change", Violation;
@@ -188,7 +188,7 @@ rules! {
     FinStorm = 67, "fin_storm", Minor;
     /// Fifty or more RSTs from one end after the connection was reset.
     RstStorm = 68, "rst_storm", Minor;
-    /// SYN on a connection in TIME_WAIT, with neither a higher ISN nor a newer timestamp (T10).
+    /// SYN on a connection in TIME_WAIT with an older timestamp or, where that does not differ, no higher ISN (T10).
     SynInTimeWait = 69, "syn_in_time_wait", Violation;
     /// RST in TIME_WAIT after a SYN of an old connection (T10, RFC 1337).
     TimeWaitAssassination = 70, "time_wait_assassination", Violation;
