@@ -8,7 +8,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use tracker_common::{forget::Forget, packet::Bytes, segment::SynOptions};
+use tracker_common::{
+    forget::{Forget, opaque},
+    packet::Bytes,
+    segment::SynOptions,
+};
 use zerocopy::{FromBytes, Unaligned};
 
 use crate::{
@@ -80,15 +84,6 @@ impl SkbFrame {
     const fn is_whole() -> bool {
         true
     }
-}
-
-/// Loses what the compiler knows of a number.
-#[inline(always)]
-pub(crate) fn opaque(mut value: usize) -> usize {
-    // An empty statement would give two lines of source to one instruction, which the kernel refuses.
-    // SAFETY: a move of a register to itself.
-    unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
 }
 
 /// Reads a `T` from packet memory, eight octets at a time. The kernel lets programs read packets at any address; the

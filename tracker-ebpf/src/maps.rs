@@ -9,6 +9,7 @@ use tracker_common::{
     cookie::Keys,
     counters::{Fate, Hook, PacketCounters, Tally},
     flow::HalfOpen,
+    forget::opaque,
     key::FlowKey,
     limit::{self, Repeated},
     packet::Parsed,
@@ -20,7 +21,7 @@ use tracker_common::{
     walk::Walk,
 };
 
-use crate::{frame::opaque, parts::PartsState, protect::Guarding, reports::Reports};
+use crate::{parts::PartsState, protect::Guarding, reports::Reports};
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]

@@ -7,13 +7,13 @@ use aya_ebpf::{
 };
 use tracker_common::{
     flow::Flow,
+    forget::opaque,
     key::FlowKey,
     sweep::{BATCH, remove_and_count},
     walk::{Found, STRIDE},
 };
 
 use crate::{
-    frame::opaque,
     maps::{self, WALK},
     surroundings::Kernel,
 };

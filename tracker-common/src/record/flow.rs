@@ -6,6 +6,7 @@
 
 use crate::{
     cell::{U16, U32, U64},
+    forget::opaque,
     history::History,
     key::End,
     segment::{Flags, Segment, SynOptions},
@@ -786,8 +787,8 @@ impl OtherOpenings {
     pub fn remember(&self, opening: &Opening) {
         let count = self.count.get();
         let known = self.place(|known| known.isn == opening.isn && known.ack == opening.ack);
-        let place = if known == NO_PLACE { count & (Self::KEPT - 1) } else { known };
-        if let Some(place) = self.openings.get(place as usize) {
+        let place = if known == NO_PLACE { count } else { known };
+        if let Some(place) = self.openings.get(Self::index(place)) {
             place.set(opening);
         }
         if known == NO_PLACE {
@@ -820,8 +821,8 @@ impl OtherOpenings {
     #[inline(always)]
     #[must_use]
     pub fn ends_with(&self, isn: Seq) -> bool {
-        let last = self.count.get().wrapping_sub(1) & (Self::KEPT - 1);
-        self.openings.get(last as usize).is_some_and(|last| last.isn.get() == isn.0)
+        let last = Self::index(self.count.get().wrapping_sub(1));
+        self.openings.get(last).is_some_and(|last| last.isn.get() == isn.0)
     }
 
     /// The SYN that `ack` acknowledges.
@@ -844,7 +845,13 @@ impl OtherOpenings {
         if place == NO_PLACE {
             return None;
         }
-        self.openings.get((place & (Self::KEPT - 1)) as usize).map(OtherOpening::get)
+        self.openings.get(Self::index(place)).map(OtherOpening::get)
+    }
+
+    /// The place of the one that came after so many. Verifiers need the mask where the compiler does not.
+    #[inline(always)]
+    fn index(count: u32) -> usize {
+        opaque(count as usize) & (Self::KEPT as usize - 1)
     }
 
     #[inline(always)]

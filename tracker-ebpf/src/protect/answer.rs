@@ -11,15 +11,13 @@ use aya_ebpf::{
 use tracker_common::{
     answer::{self, Terms},
     cookie::{self, Agreed},
+    forget::opaque,
     packet::Packet,
     seq::Seq,
 };
 
 use super::{Guarding, guard::At, socket::TCP_LISTEN};
-use crate::{
-    frame::opaque,
-    maps::{self, Scratch},
-};
+use crate::maps::{self, Scratch};
 
 impl At<'_> {
     /// Answers with a cookie of ours.

@@ -10,6 +10,7 @@ use tracker_common::{
     counters::Hook,
     event::Kind,
     flow::{Flow, HalfOpen},
+    forget::opaque,
     key::End,
     packet::Packet,
     protect::{
@@ -30,7 +31,6 @@ use super::{
     socket::{Socket, TCP_LISTEN, look_up, read_at},
 };
 use crate::{
-    frame::opaque,
     maps::{self, Scratch},
     reports,
     surroundings::Kernel,

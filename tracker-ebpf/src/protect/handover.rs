@@ -5,6 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
 use tracker_common::{
+    forget::opaque,
     packet::Packet,
     protect::{Accepted, Outcome, feature},
     segment::Flags,
@@ -16,10 +17,7 @@ use super::{
     protection,
     socket::{Socket, TCP_LISTEN, look_up, read_at},
 };
-use crate::{
-    frame::opaque,
-    maps::{self, Scratch},
-};
+use crate::maps::{self, Scratch};
 
 /// `struct bpf_tcp_req_attrs` (include/net/tcp.h).
 #[repr(C)]

@@ -4,11 +4,10 @@ use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::bpf_xdp_load_bytes,
 };
-use tracker_common::{handshake, protect::feature, segment::SynOptions};
+use tracker_common::{forget::opaque, handshake, protect::feature, segment::SynOptions};
 
 use super::Guarding;
 use crate::{
-    frame::opaque,
     maps::{self, Scratch},
     surroundings::Kernel,
     table,
