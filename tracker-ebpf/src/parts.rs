@@ -11,8 +11,8 @@ use tracker_common::{
     sweep::states,
     track::{
         self, Parts, Seen, Step, advance_on, agree_on, belongs, choose, conclude, judge_others_on,
-        judge_reset_on, judge_syn_on, keep_on, notes_on, offers, publish, situation, write,
-        write_offers,
+        judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers, publish,
+        situation, write, write_offers,
     },
     violation::{Breach, Marks},
 };
@@ -120,6 +120,8 @@ impl Parts for Kernel {
     fn judge(&self, flow: &Flow, packet: &Packet, _: &Situation) -> Outcome {
         if packet.segment.has(Flags::RST) {
             tracker_judge_reset(flow);
+        } else if packet.segment.has(Flags::SYN.with(Flags::ACK)) {
+            tracker_judge_syn_ack(flow);
         } else if packet.segment.has(Flags::SYN) {
             tracker_judge_syn(flow);
         } else if tracker_judge_others(flow) != 0 {
@@ -255,6 +257,21 @@ extern "C" fn tracker_judge_syn(flow: *const Flow) -> u32 {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     put(&mut parts.verdict, judge_syn_on(flow, &scratch.parsed.packet, situation));
+    0
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_judge_syn_ack(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+    let kernel = Kernel::new(scratch);
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *scratch };
+    let parts = &mut scratch.parts;
+    let situation: &Situation = get(&parts.situation);
+    put(&mut parts.verdict, judge_syn_ack_on(&kernel, flow, &scratch.parsed.packet, situation));
     0
 }
 

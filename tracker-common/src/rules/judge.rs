@@ -27,6 +27,8 @@ pub struct Verdict {
     pub peer: Facts,
     /// Whether `peer` holds.
     pub agrees: bool,
+    /// The peer's facts beyond its SYN were sent blindly, and are none ([`as_after_syn`]).
+    pub takes_back: bool,
     /// What it broke.
     pub breach: Option<Breach>,
     /// The flow's timer starts again.
@@ -100,6 +102,7 @@ impl Verdict {
             facts: *me,
             peer: *me,
             agrees: false,
+            takes_back: false,
             breach: None,
             renew: false,
             letter: None,
@@ -225,7 +228,11 @@ pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
         return reset(NOTHING, me, peer, situation, segment);
     }
     if segment.has(Flags::SYN) {
-        return any_syn(me, peer, situation, segment);
+        return if segment.has(Flags::ACK) {
+            syn_ack(NOTHING, me, peer, situation, segment)
+        } else {
+            syn(me, peer, situation, segment)
+        };
     }
     let ruling = others(NOTHING, me, peer, situation, segment);
     let mut verdict = Verdict::nothing(me);
@@ -242,17 +249,6 @@ pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment)
 struct Remembers;
 
 impl Forget for Remembers {}
-
-/// [`judge`] for SYN and SYN,ACK.
-#[inline(always)]
-#[must_use]
-pub fn any_syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
-    if segment.has(Flags::ACK) {
-        syn_ack(me, peer, situation, segment)
-    } else {
-        syn(me, peer, situation, segment)
-    }
-}
 
 /// The first part of [`judge`] for what has neither SYN nor RST.
 #[inline(always)]
@@ -409,9 +405,10 @@ pub fn reopening(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segm
     }
 }
 
-/// SYN without ACK. On an open flow it changes nothing.
+/// [`judge`] for a SYN without ACK. On an open flow it changes nothing.
 #[inline(always)]
-fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+#[must_use]
+pub fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     if situation.open {
         let breach = match reopening(me, peer, situation, segment) {
             Reopening::Breach(breach) => Some(breach),
@@ -502,24 +499,55 @@ pub const fn acknowledges_syn(peer: &Facts, ack: Seq) -> bool {
     ack.0 == first.0 || (peer.has(fact::SYN_DATA) && ack.within(first, peer.end))
 }
 
+/// [`judge`] for a SYN,ACK.
 #[inline(always)]
-fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
+#[must_use]
+pub fn syn_ack<F: Forget>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+) -> Verdict {
+    let ruling = rule_syn_ack(me, peer, situation, segment);
+    let mut verdict = Verdict { breach: ruling.breach, ..Verdict::nothing(me) };
+    let takes = f.forget(ruling.take);
+    if takes & (take::REFUSED | take::LITTLE) != 0 {
+        // Of a refused one, we may have missed the SYN that it answers: the peer will show it.
+        verdict.another_isn = takes & take::LITTLE != 0 || peer.has(fact::SYN);
+        verdict.letter = (takes & take::LITTLE != 0).then_some(Letter::SynAck);
+    } else if takes & take::COMPLETES != 0 {
+        acknowledge(&mut verdict.facts, segment.ack, segment.window.into());
+        verdict.facts.forget_refused();
+        verdict.facts.flags |= fact::SYN_ACK | fact::ACKED_SYN;
+        verdict.renew = true;
+        verdict.letter = Some(Letter::SynAck);
+    } else if takes != 0 {
+        answer(me, peer, segment, &mut verdict);
+    }
+    verdict
+}
+
+/// The ruling on a SYN,ACK: [`take::ANY`] where it is its end's first, [`take::COMPLETES`] where it repeats its SYN,
+/// [`take::LITTLE`] where it is another one, [`take::REFUSED`] where it answers nothing that was seen.
+#[inline(always)]
+fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ruling {
     // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
     let is_closed = situation.mine as u8 == State::Closed as u8;
     let answers = acknowledges_syn(peer, segment.ack);
     if is_closed && me.has(fact::ACK) && peer.has(fact::SYN) && answers {
-        return Verdict::nothing(me);
+        return Ruling::default();
     }
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.
     if situation.open && me.has(fact::ACK) {
         if segment.seq == me.isn && me.has(fact::SYN) {
-            return Verdict::nothing(me);
+            return Ruling::default();
         }
         // Its sender may have lost the connection, by an RST that we did not see, and answer a late copy of the SYN: the
         // peer's acknowledgment and the RST for that will show it (RFC 9293 section 3.5.1).
         let anew = me.has(fact::SYN_ACK) && peer.has(fact::SYN) && answers;
         let rule = if anew { Rule::SynAckAnew } else { Rule::SynAckInEstablished };
-        return Verdict::breach(me, rule, me.isn, me.isn, segment.seq);
+        return Ruling::breach(rule, me.isn, me.isn, segment.seq);
     }
     let expected = peer.isn.add(1);
     let rule = if situation.offers.acks_previous {
@@ -527,9 +555,8 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
     } else {
         Rule::SynAckBadAck
     };
-    let mut bad_ack = Verdict::breach(me, rule, expected, expected, segment.ack);
-    // We may have missed the SYN that it answers: the peer will show it.
-    bad_ack.another_isn = peer.has(fact::SYN);
+    let bad_ack =
+        Ruling { take: take::REFUSED, ..Ruling::breach(rule, expected, expected, segment.ack) };
     if me.has(fact::SYN_ACK) {
         // Before the peer's SYN was seen, what the first one acknowledged is what is known (H17).
         let answers = peer.has(fact::SYN) && (answers || situation.offers.acks_other);
@@ -537,59 +564,49 @@ fn syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
             return bad_ack;
         }
         if (segment.seq == me.isn && segment.ack == me.ack) || situation.offers.is_known {
-            return Verdict::nothing(me);
+            return Ruling::default();
         }
         // A new ISN is right in answer to another SYN; the end that then acknowledges one of them decides.
-        let mut verdict = if segment.ack == me.ack {
-            Verdict::breach(me, Rule::SynAckIsnChange, me.isn, me.isn, segment.seq)
+        let other = Ruling::take(take::LITTLE);
+        return if segment.ack == me.ack {
+            other.and_breach(Rule::SynAckIsnChange, me.isn, me.isn, segment.seq)
         } else {
-            Verdict::nothing(me)
+            other
         };
-        verdict.another_isn = true;
-        verdict.letter = Some(Letter::SynAck);
-        return verdict;
     }
     if me.has(fact::SYN) {
         // A simultaneous open (RFC 9293 figure 7) takes a SYN from either end.
         if !peer.has(fact::SYN) || peer.has(fact::SYN_ACK) && !peer.has(fact::BARE_SYN) {
-            return Verdict::breach(me, Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
+            return Ruling::breach(Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
         }
         if !answers {
             return bad_ack;
         }
-        if segment.seq != me.isn {
-            // What it sent before, or somebody in its name, is not what it goes on from.
-            let kept = me.flags & fact::KEPT;
-            let mut verdict = answer(&Facts { flags: kept, ..Facts::default() }, peer, segment);
-            verdict.breach = Some(Breach {
-                rule: Rule::SynAckIsnChange,
-                low: me.isn.0,
-                high: me.isn.0,
-                actual: segment.seq.0,
-            });
-            return verdict;
+        if segment.seq == me.isn {
+            return Ruling::take(take::COMPLETES);
         }
-        let mut facts = *me;
-        acknowledge(&mut facts, segment.ack, segment.window.into());
-        facts.forget_refused();
-        facts.flags |= fact::SYN_ACK | fact::ACKED_SYN;
-        return Verdict {
-            facts,
-            renew: true,
-            letter: Some(Letter::SynAck),
-            ..Verdict::nothing(me)
-        };
-    }
-    if peer.has(fact::SYN) && !answers {
+    } else if peer.has(fact::SYN) && !answers {
         return bad_ack;
     }
-    answer(me, peer, segment)
+    Ruling::take(take::ANY)
 }
 
 /// The facts of an end's first SYN,ACK.
 #[inline(always)]
-fn answer(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
-    let mut verdict = first_syn(me, segment);
+fn answer(me: &Facts, peer: &Facts, segment: &Segment, verdict: &mut Verdict) {
+    // What it sent before with another number, or somebody in its name, is not what it goes on from.
+    let changes = me.has(fact::SYN);
+    if changes {
+        verdict.facts = Facts { flags: me.flags & fact::KEPT, ..Facts::default() };
+        verdict.breach = Some(Breach {
+            rule: Rule::SynAckIsnChange,
+            low: me.isn.0,
+            high: me.isn.0,
+            actual: segment.seq.0,
+        });
+    }
+    Opening::of(segment).add_to(&mut verdict.facts);
+    verdict.renew = true;
     verdict.letter = Some(Letter::SynAck);
     verdict.facts.flags |= fact::SYN_ACK;
     // A SYN's own window is never scaled (H14).
@@ -598,7 +615,9 @@ fn answer(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
     // What the peer sent before shows whether it knew this answer, or was sent blindly (H13).
     let is_blind =
         peer.has(fact::MOVED_ON | fact::ACK) && !peer.ack.within(mine, verdict.facts.end);
-    if is_blind && peer.has(fact::EARLY_DATA) {
+    if changes {
+        // Told already.
+    } else if is_blind && peer.has(fact::EARLY_DATA) {
         verdict.breach = Some(Breach {
             rule: Rule::DataBeforeEstablished,
             low: mine.0,
@@ -610,19 +629,18 @@ fn answer(me: &Facts, peer: &Facts, segment: &Segment) -> Verdict {
             Some(Breach { rule: Rule::SynAckWithData, low: 0, high: 0, actual: segment.payload });
     }
     if is_blind && peer.has(fact::SYN) {
-        verdict.agrees = true;
-        verdict.peer = as_after_syn(peer, segment.ack);
+        verdict.takes_back = true;
         // What seemed to come from here was measured by that.
         verdict.facts.end = segment.end();
         verdict.facts.flags &= !fact::MOVED_ON;
         verdict.facts.forget_gap();
     }
-    verdict
 }
 
 /// An end's facts without what came after its SYN, of which `ack` was acknowledged.
 #[inline(always)]
-fn as_after_syn(peer: &Facts, ack: Seq) -> Facts {
+#[must_use]
+pub fn as_after_syn(peer: &Facts, ack: Seq) -> Facts {
     const OF_SYN: u32 = fact::SYN
         | fact::SYN_DATA
         | fact::SCALE

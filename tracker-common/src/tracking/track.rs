@@ -22,7 +22,7 @@ use crate::{
     history::{Letter, Letters},
     judge::{
         Offers, Past, Reopening, Ruling, Situation, Verdict, acknowledges_syn, advance, agree,
-        any_syn, keep, others, outlived, reopening, reset, take,
+        as_after_syn, keep, others, outlived, reopening, reset, syn, syn_ack, take,
     },
     key::{End, FlowKey},
     notes,
@@ -588,7 +588,11 @@ pub fn judge_on<F: Forget>(f: &F, flow: &Flow, packet: &Packet, situation: &Situ
         return judge_reset_on(f, flow, packet, situation);
     }
     if packet.segment.has(Flags::SYN) {
-        return judge_syn_on(flow, packet, situation);
+        return if packet.segment.has(Flags::ACK) {
+            judge_syn_ack_on(f, flow, packet, situation)
+        } else {
+            judge_syn_on(flow, packet, situation)
+        };
     }
     let ruling = judge_others_on(f, flow, packet, situation);
     let mut verdict = Verdict::nothing(&Facts::default());
@@ -614,12 +618,25 @@ pub fn judge_reset_on<F: Forget>(
     reset(f, &me, &peer, situation, &packet.segment)
 }
 
-/// The part of judging a flow's segment that is for SYN and SYN,ACK.
+/// The part of judging a flow's segment that is for SYN without ACK.
 #[inline(always)]
 #[must_use]
 pub fn judge_syn_on(flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    any_syn(&me, &peer, situation, &packet.segment)
+    syn(&me, &peer, situation, &packet.segment)
+}
+
+/// The part of judging a flow's segment that is for SYN,ACK.
+#[inline(always)]
+#[must_use]
+pub fn judge_syn_ack_on<F: Forget>(
+    f: &F,
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+) -> Verdict {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    syn_ack(f, &me, &peer, situation, &packet.segment)
 }
 
 /// The first part of judging a flow's segment that is for all others. Where it is acceptable, [`advance_on`] and [`agree_on`]
@@ -723,6 +740,8 @@ pub fn write(
     let peer = theirs.facts();
     if verdict.agrees {
         theirs.grow(&peer, &verdict.peer);
+    } else if verdict.takes_back {
+        theirs.grow(&peer, &as_after_syn(&peer, segment.ack));
     }
     if segment.options.mss != 0 && mine.mss.get() == 0 {
         mine.mss.set(segment.options.mss);
