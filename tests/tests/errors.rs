@@ -58,17 +58,17 @@ fn each_loading_verb(mut command: impl FnMut() -> Result<Command>) -> Result<Vec
 fn an_old_kernel() -> Result<()> {
     let said = each_loading_verb(|| {
         let mut command = Command::new(tracker()?);
+        let pretend = || {
+            // To this process and those that it starts, the kernel is a Linux 2.6 (personality(2)).
+            const UNAME26: libc::c_ulong = 0x0002_0000;
+            // SAFETY: takes a number.
+            match unsafe { libc::personality(UNAME26) } {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        };
         // SAFETY: this is one system call.
-        unsafe {
-            command.pre_exec(|| {
-                // To this process and those that it starts, the kernel is a Linux 2.6 (personality(2)).
-                const UNAME26: libc::c_ulong = 0x0002_0000;
-                match libc::personality(UNAME26) {
-                    -1 => Err(std::io::Error::last_os_error()),
-                    _ => Ok(()),
-                }
-            });
-        }
+        unsafe { command.pre_exec(pretend) };
         Ok(command)
     })?;
     for said in said {

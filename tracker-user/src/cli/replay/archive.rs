@@ -277,7 +277,7 @@ mod tests {
 
     fn archived(id: Id) -> Archived {
         let signed = i64::try_from(id).expect("small");
-        let gone = if id % 3 == 0 {
+        let gone = if id.is_multiple_of(3) {
             Gone::Evicted
         } else {
             Gone::Ended(REASONS[usize::try_from(id % 5).expect("small")], State::TimeWait)
