@@ -39,6 +39,13 @@ impl Refusal {
                 io_error.raw_os_error(),
                 verifier_log.to_string(),
             ),
+            // It passes for its cause, which is then not among its causes.
+            ProgramError::IOError(error) => Self::by_this_kernel(
+                program,
+                error.to_string(),
+                error.raw_os_error(),
+                String::new(),
+            ),
             other => Self::by_this_kernel(program, chain(other), number(other), String::new()),
         }
     }
