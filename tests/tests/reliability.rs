@@ -233,7 +233,7 @@ fn an_output_that_fails_ends_an_agent_that_is_to_end() -> Result<()> {
         let mut said = String::new();
         log.read_to_string(&mut said)?;
         ensure!(status.code() == Some(1), "{status}: {said}");
-        ensure!(said.contains(&format!("tracker: writing to stdout: {why}")), "{said}");
+        ensure!(said.contains(&format!("writing to stdout: {why}")), "{said}");
         let left = pair.host.run("ip", &["-details", "link", "show", INTERFACE])?;
         ensure!(!left.contains("xdp"), "{left}");
     }
