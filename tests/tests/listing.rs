@@ -142,7 +142,7 @@ fn what_makes_no_sense_is_refused() -> Result<()> {
         (&["-o", "json", "--columns", "src"][..], "JSON has all fields"),
         (&["-o", "json", "--watch"], "`-o jsonl`"),
         (&["--sort", "size"], "bytes"),
-        (&["--min-bytes", "many"], "4096, 10k or 2G"),
+        (&["--min-bytes", "many"], "4096, 10k, 2G"),
         (&["--older-than", "old"], "--older-than"),
         (&["--watch", "0"], "from 0.1 to 3600"),
         (&["--since", "yesterday"], "neither how long ago, as in 90s or 2h 30m, nor a time"),

@@ -234,7 +234,7 @@ fn flows_that_broke_a_rule() -> Result<()> {
     })?;
     // One that comes to light is told with the next look.
     let (client, server) = ends(1001);
-    bench.leave(&Segment::new(server, client, ACK, 501, 9999).frame())?;
+    bench.arrive(&Segment::new(client, server, ACK, 501, 9999).frame())?;
     top.until("the next breach", |screen| screen.contains("broken ack_unseen_data=2"))?;
     top.press("\x1b")?;
     top.until("the flows", |screen| screen.contains("flows by"))?;
