@@ -71,7 +71,7 @@ impl Surroundings for Kernel {
     #[inline(always)]
     fn insert_confirmed(&self, key: &FlowKey, flow: &Flow, replace: bool) -> Inserted {
         const WORDS: usize = size_of::<Flow>() / 8;
-        const { assert!(size_of::<Flow>() % 8 == 0 && align_of::<Flow>() == 8) };
+        const { assert!(size_of::<Flow>().is_multiple_of(8) && align_of::<Flow>() == 8) };
         // A global function's argument is no value for a map before Linux 6.2: copied to where one may lie. Where the
         // record is there already, this moves it to itself.
         // SAFETY: this CPU's own element.
@@ -79,7 +79,10 @@ impl Surroundings for Kernel {
         let (from, to) = (core::ptr::from_ref(flow).cast::<u64>(), copy.cast::<u64>());
         for n in 0..WORDS {
             // SAFETY: within the two records.
-            unsafe { to.add(n).write_volatile(from.add(n).read_volatile()) };
+            #[allow(clippy::multiple_unsafe_ops_per_block)]
+            unsafe {
+                to.add(n).write_volatile(from.add(n).read_volatile());
+            }
         }
         // SAFETY: written above.
         table::insert_confirmed(key, unsafe { &*copy }, replace)
