@@ -243,7 +243,16 @@ impl Fake {
 
     /// Starts a command, and waits until it has asked.
     fn asked_by(&self, verb: &[&str]) -> Result<(Child, UnixStream)> {
-        let child = Command::new(tracker()?)
+        let mut command = Command::new(tracker()?);
+        // Whoever runs the tests in the background may have them ignore SIGINT.
+        let listens = || {
+            // SAFETY: no function of this program's is called by the signal.
+            unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+            Ok(())
+        };
+        // SAFETY: this is one system call.
+        unsafe { command.pre_exec(listens) };
+        let child = command
             .args(["--run-dir", self.directory.to_str().context("a path of UTF-8")?])
             .args(["--instance", "fake"])
             .args(verb)

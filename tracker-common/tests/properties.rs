@@ -521,18 +521,21 @@ proptest! {
     fn time_wait_ends_with_a_new_connection_only(steps in prop::collection::vec(step(), 1..25)) {
         let mut host = Host::default();
         let mut now_ns = START_NS;
-        let (mut before, mut began): (Option<(u64, [State; 2])>, bool) = (None, false);
+        let (mut before, mut began): (Option<(u64, [State; 2], bool)>, bool) = (None, false);
         for step in closed().iter().chain(&steps) {
             now_ns += step.after_ns;
             let packet = ORIGIN.packet(step);
             host.packet(&packet, hook(step), now_ns);
             let flow = host.flow(&packet.key).expect("nothing was swept");
-            let now = (flow.created_ns(), states(flow));
+            // A FIN that was missed is inferred, until what its end sends shows that it was data.
+            let are_seen = facts_of(flow).iter().all(|facts| facts.has(fact::FIN));
+            let now = (flow.created_ns(), states(flow), are_seen);
             began |= packet.segment.has(Flags::SYN) && step.seq != 0;
-            if let Some((born, states)) = before {
+            if let Some((born, states, were_seen)) = before {
                 if born == now.0 {
                     for (old, new) in states.iter().zip(&now.1) {
-                        prop_assert!(*old != State::TimeWait || old == new, "{} {:?}", new, step);
+                        let leaves = were_seen && *old == State::TimeWait && old != new;
+                        prop_assert!(!leaves, "{} {:?}", new, step);
                     }
                 } else {
                     prop_assert!(!states.contains(&State::TimeWait) || began, "{:?}", step);

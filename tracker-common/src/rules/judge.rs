@@ -1177,7 +1177,7 @@ pub fn advance<F: Forget>(
         // Its first FIN did not acknowledge the peer's if it had not acknowledged it until now, or if this is a copy that
         // was overtaken by a later one.
         let old_copy = segment.has(Flags::FIN) && segment.ack.before(peer.fin.add(1));
-        if old_copy || me.ack.before(peer.fin.add(1)) {
+        if old_copy || !me.has(fact::ACK) || me.ack.before(peer.fin.add(1)) {
             facts.flags |= fact::CLOSED_FIRST;
         }
     }
