@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::SocketAddr,
     os::unix::net::{UnixListener, UnixStream},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -13,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigHandler, Signal, kill, signal},
     unistd::Pid,
 };
 use serde_json::{Value, json};
@@ -247,7 +248,7 @@ impl Fake {
         // Whoever runs the tests in the background may have them ignore SIGINT.
         let listens = || {
             // SAFETY: no function of this program's is called by the signal.
-            unsafe { nix::sys::signal::signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+            unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
             Ok(())
         };
         // SAFETY: this is one system call.

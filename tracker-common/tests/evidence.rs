@@ -1,6 +1,6 @@
 //! What may be missing from what is seen, and what may be forged: neither may change how a connection ends.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 use tracker_common::{
     conn_state::conn_state,
     counters::Hook,
@@ -302,8 +302,17 @@ impl Forged {
     }
 }
 
+/// So many cases, the same in each run: what a run finds, the next one finds too. `PROPTEST_RNG_SEED` has others looked for.
+fn cases(number: u32) -> ProptestConfig {
+    let mut config = ProptestConfig::with_cases(number);
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(cases(400))]
 
     #[test]
     fn an_orderly_connection_ends_without_a_report(plan in plan()) {

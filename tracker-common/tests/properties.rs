@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 use tracker_common::{
     config::{InterfaceConfig, LiveConfig},
     counters::{Fate, Hook, Tally},
@@ -449,8 +449,17 @@ fn lost(old: &Facts, new: &Facts) -> Option<&'static str> {
     .map(|(name, _)| *name)
 }
 
+/// So many cases, the same in each run: what a run finds, the next one finds too. `PROPTEST_RNG_SEED` has others looked for.
+fn cases(number: u32) -> ProptestConfig {
+    let mut config = ProptestConfig::with_cases(number);
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases(2000))]
 
     #[test]
     fn shifting_isns_and_clocks_changes_nothing(

@@ -176,12 +176,6 @@ pub const VIOLATIONS: &[Reported] = &[
     at("zeek/tcp/fin_retransmission.pcap", Rule::FinWithoutAck, &[2], "FIN alone"),
     at(
         "zeek/tcp/fin_retransmission.pcap",
-        Rule::RstBadAckSynSent,
-        &[5],
-        "the handshake was not completed, and its number was not sent",
-    ),
-    at(
-        "zeek/tcp/fin_retransmission.pcap",
         Rule::HandshakeAckBadSeq,
         &[4],
         "FIN at the SYN's number",

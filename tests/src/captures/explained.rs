@@ -88,9 +88,6 @@ const MISSED: &str = "\
 
 const ONE_REPORT: &str =
     "One report for a gap: what repeats it, or goes on from it, is no second one.";
-const BEFORE_FIN: &str = "\
-    The FIN has the SYN's number, so it is no part of the handshake, and the RST that answers it acknowledges nothing that \
-    was sent.";
 
 /// All of them. A difference that is not here is a failure, and so is one that is here and does not occur.
 pub const EXPLAINED: &[Explained] = &[
@@ -287,8 +284,6 @@ pub const EXPLAINED: &[Explained] = &[
         "19 21 23 25 26 27",
         CUT_OFF,
     ),
-    differs(FIN, ONLY, "conn_state", "RSTR", "S1", BEFORE_FIN),
-    differs(FIN, PACKETS, "rst_exact", "5", "-", BEFORE_FIN),
     differs(URGENT, PACKETS, "ack_unseen", "10", "-", AFTER_RST),
     differs(URGENT, PACKETS, "hs_ack_bad_both", "10", "-", AFTER_RST),
     differs(URGENT, PACKETS, "fin_without_ack", "6", "-", "With SYN it is `syn_fin`."),

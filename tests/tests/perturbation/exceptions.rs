@@ -126,9 +126,6 @@ pub(crate) const CLASSES: &[Class] = &[
     },
 ];
 
-const MISSED_FIN: &str =
-    "FAULT: data that is missing directly before an RST is taken for a FIN, so Zeek's word is SF";
-
 /// Variants that no class is about. Those whose reason begins with FAULT are wrong, and known.
 pub(crate) const SINGLES: &[Single] = &[
     Single {
@@ -147,70 +144,6 @@ pub(crate) const SINGLES: &[Single] = &[
         end: "CLOSED/CLOSED RSTO",
         reports: 1,
         why: "the FIN that comes early acknowledges what was not yet seen, and nobody acknowledges it: RSTs follow",
-    },
-    Single {
-        capture: "zeek/ldap/ctu-sme-11-win7ad-1-ldap-tcp-50041.pcap",
-        kind: Kind::LeftOut(1),
-        at: 5,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/ldap/ctu-sme-11-win7ad-1-ldap-tcp-50041.pcap",
-        kind: Kind::LeftOut(2),
-        at: 4,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/ldap/ctu-sme-11-win7ad-1-ldap-tcp-50041.pcap",
-        kind: Kind::LeftOut(2),
-        at: 5,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/ldap/ctu-sme-11-win7ad-1-ldap-tcp-50041.pcap",
-        kind: Kind::LeftOut(5),
-        at: 2,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/tls/https-to-http.pcap",
-        kind: Kind::LeftOut(1),
-        at: 4,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/tls/https-to-http.pcap",
-        kind: Kind::LeftOut(2),
-        at: 3,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/tls/https-to-http.pcap",
-        kind: Kind::LeftOut(2),
-        at: 4,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
-    },
-    Single {
-        capture: "zeek/tls/https-to-http.pcap",
-        kind: Kind::LeftOut(5),
-        at: 2,
-        end: "CLOSED/CLOSED SF",
-        reports: 1,
-        why: MISSED_FIN,
     },
     Single {
         capture: "zeek/tcp/qi_internet_SYNACK_curl_jsonip.pcap",

@@ -1,7 +1,7 @@
 //! Zeek's `conn_state`: one word for how a connection went.
 
 use crate::{
-    flow::{Flow, fact, flow_flag},
+    flow::{Facts, Flow, fact, flow_flag},
     state::has_fin,
 };
 
@@ -17,7 +17,12 @@ pub fn conn_state(flow: &Flow) -> &'static str {
     let syn_ack = responder.has(fact::SYN) || responder.has(fact::ACKED_SYN);
     // Seen, or proven by the acknowledgment of its answer: as Zeek has it, only the SYN was missed.
     let syn = originator.has(fact::SYN) || originator.has(fact::ACKED_SYN);
-    let fins = (has_fin(&originator, &responder), has_fin(&responder, &originator));
+    // Before an RST, what was missed may as well have been data.
+    let is_reset = originator.has(fact::RST) || responder.has(fact::RST);
+    let closed = |end: &Facts, peer: &Facts| {
+        if is_reset { end.has(fact::FIN) } else { has_fin(end, peer) }
+    };
+    let fins = (closed(&originator, &responder), closed(&responder, &originator));
     if syn && syn_ack && fins == (true, true) {
         // Whatever RST follows.
         return "SF";

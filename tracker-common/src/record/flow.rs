@@ -836,7 +836,9 @@ impl OtherOpenings {
     #[inline(always)]
     #[must_use]
     pub fn answered(&self, seq: Seq, ack: Seq) -> Option<Opening> {
-        self.find(|known| ack.within(known.isn.add(1), known.end()) && seq == known.ack)
+        // One that acknowledges 0 is a SYN, which no segment goes on from.
+        let goes_on = |known: &Opening| known.ack != Seq(0) && seq == known.ack;
+        self.find(|known| ack.within(known.isn.add(1), known.end()) && goes_on(known))
     }
 
     #[inline(always)]

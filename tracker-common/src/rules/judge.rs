@@ -731,7 +731,6 @@ fn opening<F: Forget>(
     if good_seq && good_ack {
         return Ruling::take(take::ANY | take::COMPLETES);
     }
-    let ahead = !good_ack && segment.ack.after(ack_high);
     let (rule, low, high, actual) = if good_ack {
         (Rule::HandshakeAckBadSeq, seq_low, seq_high, segment.seq)
     } else if good_seq {
@@ -739,13 +738,14 @@ fn opening<F: Forget>(
     } else {
         (Rule::HandshakeBadSeqAck, ack_low, ack_high, segment.ack)
     };
-    let (rule, low, high, actual, ahead, is_late) =
-        f.forget((rule, low, high, actual, ahead, is_late));
-    if !(ahead || is_late) {
-        return Ruling::breach(rule, low, high, actual);
-    }
-    let ruling = Ruling::refuse(if ahead { segment.ack } else { last_ack(me, segment) });
-    if gap.is_known() { ruling } else { ruling.and_breach(rule, low, high, actual) }
+    // One gap is reported once; what is merely wrong, each time.
+    let again = (segment.ack.after(ack_high) && me.refused_ack.after(ack_high))
+        || (is_late && me.refused_end.after(seq_high));
+    let is_known = f.forget(gap.goes_on || gap.confirms || gap.again && again);
+    let (rule, low, high, actual) = f.forget((rule, low, high, actual));
+    // The number that it acknowledges is where an RST that answers it will be (RFC 9293 section 3.10.7.4).
+    let ruling = Ruling::refuse(if good_ack { last_ack(me, segment) } else { segment.ack });
+    if is_known { ruling } else { ruling.and_breach(rule, low, high, actual) }
 }
 
 /// A segment with neither SYN nor RST while nothing is known of the peer's SYN.
