@@ -460,7 +460,7 @@ fn syn_again(me: &Facts, segment: &Segment) -> Verdict {
     }
     verdict.facts.offer(&segment.options);
     verdict.facts.end = me.end.latest(segment.end());
-    if u32::from(segment.window) > me.edge.0 {
+    if !me.has(fact::EDGE) && u32::from(segment.window) > me.edge.0 {
         verdict.facts.edge = Seq(segment.window.into());
     }
     if segment.payload > 0 && !me.has(fact::SYN_DATA) {
@@ -905,6 +905,7 @@ fn acknowledges_missed_fin(me: &Facts, peer: &Facts, segment: &Segment) -> bool 
         && !segment.has(Flags::FIN)
         && segment.seq == me.fin.add(1)
         && segment.ack == peer.end.add(1)
+        && !(me.has(fact::ACK) && segment.ack.before(me.ack))
 }
 
 /// What a segment that was not accepted leaves behind.
@@ -987,9 +988,10 @@ const fn is_near(a: Seq, b: Seq) -> bool {
 /// missed data. A forger speaks for one end only.
 #[inline(always)]
 const fn goes_on_from_refused(me: &Facts, peer: &Facts, segment: &Segment) -> bool {
+    let window = if !me.has_end() || is_short_gap(me.end, segment.seq) { peer.reach(me) } else { 0 };
     peer.has(fact::REFUSED)
         && (!peer.has(fact::ACK) || peer.refused_ack.after(peer.ack))
-        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(peer.reach(me)))
+        && segment.seq.within(peer.refused_ack, peer.refused_ack.add(window))
 }
 
 /// Whether the segment acknowledges data of the peer's that was refused: it was sent, and we missed what came before.
@@ -1000,6 +1002,15 @@ const fn acknowledges_refused(peer: &Facts, segment: &Segment) -> bool {
         && !peer.has(fact::FIN)
         && peer.refused_end.after(peer.end)
         && segment.ack.within(peer.end, peer.refused_end)
+        && (segment.ack.0 == peer.refused_end.0 || is_short_gap(peer.end, segment.ack))
+}
+
+/// Whether what was missed between the two is little, so that two numbers which agree about it hardly do so by chance. Beyond
+/// that, only equal ones agree.
+#[inline(always)]
+const fn is_short_gap(from: Seq, to: Seq) -> bool {
+    const SHORT: u32 = 1 << 22;
+    to.within(from, from.add(SHORT))
 }
 
 /// Whether a timestamp is known of an end. 0 is none (the kernel's tcp_paws_check()).
