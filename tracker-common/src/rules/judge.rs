@@ -988,7 +988,8 @@ const fn is_near(a: Seq, b: Seq) -> bool {
 /// missed data. A forger speaks for one end only.
 #[inline(always)]
 const fn goes_on_from_refused(me: &Facts, peer: &Facts, segment: &Segment) -> bool {
-    let window = if !me.has_end() || is_short_gap(me.end, segment.seq) { peer.reach(me) } else { 0 };
+    let window =
+        if !me.has_end() || is_short_gap(me.end, segment.seq) { peer.reach(me) } else { 0 };
     peer.has(fact::REFUSED)
         && (!peer.has(fact::ACK) || peer.refused_ack.after(peer.ack))
         && segment.seq.within(peer.refused_ack, peer.refused_ack.add(window))
