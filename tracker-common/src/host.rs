@@ -19,12 +19,14 @@ use zerocopy::{FromBytes, Unaligned};
 use crate::{
     config::{InterfaceConfig, LiveConfig},
     counters::{Fate, Hook, Tally},
+    elsewhere::is_counted_elsewhere,
     event::{Event, Kind},
     flow::{Flow, HalfOpen},
     forget::Forget,
     judge::{Situation, Verdict},
     key::FlowKey,
     limit::Repeated,
+    owner::Owner,
     packet::{Bytes, Packet, Parsed, Unparsed, parse},
     predict::track_predicted,
     report::{self, Delivery, Filed, MOST_REPORTS, wanted},
@@ -184,11 +186,14 @@ impl Host {
 
     /// Tracks a packet that was seen at `hook` at `now_ns`, and says what became of it.
     pub fn packet(&mut self, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
-        if !self.config.is_traced()
-            && let Some(flow) = self.confirmed(&packet.key)
-            && track_predicted(flow, packet, hook, || now_ns)
-        {
-            return self.done(hook, Fate::Tracked);
+        let here = Owner::new(self.interface.slot, hook);
+        if let Some(flow) = self.confirmed(&packet.key) {
+            if is_counted_elsewhere(flow, None, packet, here) {
+                return self.done(hook, Fate::CountedOnArrival);
+            }
+            if !self.config.is_traced() && track_predicted(flow, packet, hook, || now_ns) {
+                return self.done(hook, Fate::Tracked);
+            }
         }
         self.soil_scratch();
         let this = &*self;

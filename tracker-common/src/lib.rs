@@ -27,10 +27,10 @@ pub use crate::{
     abi::{config, counters, event},
     cookies::{answer, cookie, handshake, protect},
     platform::{cell, forget},
-    record::{conn_state, flow, history, key, state, time},
+    record::{conn_state, flow, history, key, owner, state, time},
     rules::{judge, predict, violation},
     sweeping::{sweep, walk},
-    tracking::{limit, notes, report, track},
+    tracking::{elsewhere, limit, notes, report, track},
     wire::{packet, segment, seq},
 };
 

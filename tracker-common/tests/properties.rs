@@ -413,6 +413,7 @@ fn segment() -> impl Strategy<Value = Segment> {
             has_timestamp: timestamp.is_some(),
             ip_len: payload,
             fragment,
+            forwarded: false,
         },
     )
 }
@@ -420,7 +421,7 @@ fn segment() -> impl Strategy<Value = Segment> {
 /// A flow with these facts and nothing else.
 fn flow_of(low: &Facts, high: &Facts, midstream: bool) -> Flow {
     let flow = Flow::default();
-    flow.start(1, End::LOW, if midstream { flow_flag::MIDSTREAM } else { 0 }, 0);
+    flow.start(1, End::LOW, if midstream { flow_flag::MIDSTREAM } else { 0 });
     flow.half(End::LOW).grow(&Facts::default(), low);
     flow.half(End::HIGH).grow(&Facts::default(), high);
     for (end, facts) in [(End::LOW, low), (End::HIGH, high)] {

@@ -24,7 +24,9 @@ use aya_ebpf::{
 };
 use tracker_common::{
     counters::{Fate, Hook},
+    elsewhere::{begins_nothing, is_counted_elsewhere},
     flow::{Flow, HalfOpen},
+    owner::Owner,
     packet::{Bytes, Unparsed, parse},
     predict::track_predicted,
     track::{
@@ -62,8 +64,10 @@ fn arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> (u32, u32) {
         return (unreadable(scratch, reason, Hook::Ingress), xdp_action::XDP_PASS);
     }
     let confirmed = confirmed(scratch);
-    if is_predicted(confirmed, Hook::Ingress) {
-        return (Fate::Tracked as u32, xdp_action::XDP_PASS);
+    match predicted(confirmed, Hook::Ingress) {
+        expected::NOT => {}
+        expected::ELSEWHERE => return (Fate::CountedOnArrival as u32, xdp_action::XDP_PASS),
+        _ => return (Fate::Tracked as u32, xdp_action::XDP_PASS),
     }
     let now_ns = now_ns();
     if protection().enabled != 0 {
@@ -108,9 +112,7 @@ fn tracker_handover(ctx: TcContext) -> i32 {
 /// Leaving packets. Every one is passed on, to whatever other program is attached.
 #[classifier]
 fn tracker_egress(ctx: TcContext) -> i32 {
-    if is_counted_elsewhere(&ctx) {
-        count_packet(Hook::Egress, Fate::CountedOnArrival as u32);
-    } else if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
+    if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let fate = leaving(ctx.skb.skb, scratch);
         count_packet(Hook::Egress, fate);
         #[cfg(feature = "kernel-log")]
@@ -123,21 +125,22 @@ fn tracker_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
     if let Some(reason) = parse_leaving(ctx, scratch) {
-        return unreadable(scratch, reason, Hook::Egress);
+        return if tracker_seen_arriving() != 0 {
+            Fate::CountedOnArrival as u32
+        } else {
+            unreadable(scratch, reason, Hook::Egress)
+        };
     }
     let confirmed = confirmed(scratch);
-    if is_predicted(confirmed, Hook::Egress) {
-        return Fate::Tracked as u32;
+    match predicted(confirmed, Hook::Egress) {
+        expected::NOT => {}
+        expected::ELSEWHERE => return Fate::CountedOnArrival as u32,
+        _ => return Fate::Tracked as u32,
+    }
+    if confirmed.is_null() && tracker_ended_on_arrival() != 0 {
+        return Fate::CountedOnArrival as u32;
     }
     fate(scratch, confirmed, Hook::Egress, now_ns())
-}
-
-/// A forwarded packet was counted by XDP where it arrived, if that interface is attached too.
-#[inline(always)]
-fn is_counted_elsewhere(ctx: &TcContext) -> bool {
-    // SAFETY: the context is valid while the program runs.
-    let arrived_at = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    arrived_at != 0 && maps::ATTACHED.get_ptr(arrived_at).is_some()
 }
 
 /// One debug message a packet; what it says of the segment means something only where the fate is one of a TCP packet.
@@ -171,10 +174,20 @@ fn unreadable(scratch: *mut Scratch, reason: Unparsed, hook: Hook) -> u32 {
     Fate::from(reason) as u32
 }
 
-/// Whether nothing is left to be done for a packet with this record.
+/// What [`tracker_predicted`] returns.
+mod expected {
+    /// All the rest is to be done.
+    pub(crate) const NOT: u32 = 0;
+    /// The packet was tracked.
+    pub(crate) const TRACKED: u32 = 1;
+    /// It is counted at another hook.
+    pub(crate) const ELSEWHERE: u32 = 2;
+}
+
+/// Whether anything is left to be done for a packet with this record: a code of [`expected`].
 #[inline(always)]
-fn is_predicted(confirmed: *const Flow, hook: Hook) -> bool {
-    !confirmed.is_null() && tracker_predicted(confirmed, hook as u32) != 0
+fn predicted(confirmed: *const Flow, hook: Hook) -> u32 {
+    if confirmed.is_null() { expected::NOT } else { tracker_predicted(confirmed, hook as u32) }
 }
 
 /// The code of the packet's [`Fate`]; `confirmed` is the record that it has in the table of confirmed flows, or null. Each
@@ -254,7 +267,15 @@ fn parse_arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
 
 #[inline(never)]
 fn parse_leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
-    parse_frame(&SkbFrame::new(ctx, scratch), scratch)
+    let unparsed = parse_frame(&SkbFrame::new(ctx, scratch), scratch);
+    // SAFETY: the context is valid while the program runs.
+    let arrived_at = unsafe { (*ctx).ingress_ifindex };
+    // SAFETY: this CPU's own element, and nothing else refers to these parts of it.
+    unsafe {
+        (*scratch).arrived_at = arrived_at;
+        (*scratch).parsed.packet.segment.forwarded = arrived_at != 0;
+    }
+    unparsed
 }
 
 #[inline(always)]
@@ -275,19 +296,56 @@ fn bad_header(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> u32 {
 
 // These are global functions: the verifier checks them once, whatever way leads to them.
 
-/// [`track_predicted`] on the packet in [`Scratch`], if nobody wants to hear of every segment; 0 where all the rest is to be done.
+/// [`is_counted_elsewhere`], then [`track_predicted`] on the packet in [`Scratch`], if nobody wants to hear of every segment: a code of
+/// [`expected`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn tracker_predicted(flow: *const Flow, hook: u32) -> u32 {
     // SAFETY: a record, or null. It stays allocated while the program runs, but may be deleted and used for another key
     // meanwhile: see `tracker_common::track` on races. The same holds for all records below.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return expected::NOT };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return expected::NOT };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    let hook = hook_of(hook);
+    if is_counted_elsewhere(flow, None, packet, here(hook)) {
+        return expected::ELSEWHERE;
+    }
+    let is_predicted =
+        !is_traced() && track_predicted(flow, packet, hook, || about_now_ns(scratch));
+    if is_predicted { expected::TRACKED } else { expected::NOT }
+}
+
+/// Whether the leaving packet in [`Scratch`] has come by an interface that is attached too; 0 for no.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_seen_arriving() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element.
+    let arrived_at = unsafe { (*scratch).arrived_at };
+    u32::from(arrived_at != 0 && maps::ATTACHED.get_ptr(arrived_at).is_some())
+}
+
+/// Whether all that there is to count of the leaving packet in [`Scratch`], which has no confirmed flow, was counted where it
+/// arrived ([`begins_nothing`]); 0 for no.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_ended_on_arrival() -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
-    let predicted =
-        !is_traced() && track_predicted(flow, packet, hook_of(hook), || about_now_ns(scratch));
-    u32::from(predicted)
+    u32::from(
+        packet.segment.forwarded
+            && begins_nothing(packet)
+            && tracker_seen_arriving() != 0
+            && half_open(scratch).is_null(),
+    )
+}
+
+/// This interface, at one of its hooks.
+#[inline(always)]
+fn here(hook: Hook) -> Owner {
+    Owner::new(interface().slot, hook)
 }
 
 /// [`track_illegal`] on the packet in [`Scratch`]; [`NOT_HERE`] for none.

@@ -50,6 +50,8 @@ pub(crate) struct LastTick {
 pub(crate) struct Scratch {
     /// The packet that is being tracked.
     pub(crate) parsed: Parsed,
+    /// Index of the interface by which a leaving packet came to this host; 0 where it began here.
+    pub(crate) arrived_at: u32,
     /// What the time was about.
     pub(crate) last_tick: LastTick,
     /// Octets that a helper copies out of the packet.

@@ -9,6 +9,7 @@ use crate::{
     forget::opaque,
     history::History,
     key::End,
+    owner::Owner,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
     time::Tick,
@@ -440,14 +441,14 @@ pub mod flow_flag {
     pub const OLD_SYN: u32 = 1 << 6;
     /// That data went on after one end's FIN was counted.
     pub const HALF_CLOSE: u32 = 1 << 7;
-    /// Where the slot of the interface that saw its first packet stands, six bits.
-    pub const SLOT_SHIFT: u32 = 8;
     /// Other ISNs were used on its key shortly before: RSTs for those may still come.
-    pub const OTHER_ISNS: u32 = 1 << 14;
+    pub const OTHER_ISNS: u32 = 1 << 8;
     /// The history has a `q` of the low end; the bit above, of the high end.
-    pub const SYN_MIXED: u32 = 1 << 15;
+    pub const SYN_MIXED: u32 = 1 << 9;
     /// The history has an `i` of the low end; the bit above, of the high end.
-    pub const FIN_MIXED: u32 = 1 << 17;
+    pub const FIN_MIXED: u32 = 1 << 11;
+    /// Where the [`Owner`](crate::owner::Owner) of the low end's half stands, eight bits; the high end's follows.
+    pub const OWNERS_SHIFT: u32 = 16;
 }
 
 /// What a flow counts of each end, for its history and for storms.
@@ -545,7 +546,7 @@ impl Life {
 impl Flow {
     /// Makes this the record of a connection first seen at `now_ns`.
     #[inline(always)]
-    pub fn start(&self, now_ns: u64, originator: End, flags: u32, slot: u32) {
+    pub fn start(&self, now_ns: u64, originator: End, flags: u32) {
         self.halves[0].clear();
         self.halves[1].clear();
         self.history.clear();
@@ -554,7 +555,7 @@ impl Flow {
         self.handshake_us.set(0);
         self.violations.set(0);
         let high = if originator.is_high() { flow_flag::ORIGINATOR_HIGH } else { 0 };
-        self.flags.set(flags | high | slot << flow_flag::SLOT_SHIFT);
+        self.flags.set(flags | high);
         // Connections on one key begin at different times, so the time tells them apart: repeating takes two that
         // begin a multiple of 34 s apart to 16 ns, and were last seen in the same 17 ms.
         #[allow(clippy::cast_possible_truncation)] // the lower bits are meant
@@ -572,11 +573,32 @@ impl Flow {
         (u64::from(self.epoch.get()) << GENERATION_BITS | lower) << GENERATION_SHIFT
     }
 
-    /// The slot of the interface that saw its first packet.
+    /// Who counts what `end` sends.
+    #[inline(always)]
+    #[must_use]
+    pub fn owner(&self, end: End) -> Owner {
+        Owner(self.flags.get() >> Self::owner_shift(end) & Owner::MASK)
+    }
+
+    /// Makes `owner` the one that counts what `end` sends.
+    #[inline(always)]
+    pub fn set_owner(&self, end: End, owner: Owner) {
+        let shift = Self::owner_shift(end);
+        self.unmark(Owner::MASK << shift & !(owner.0 << shift));
+        self.mark(owner.0 << shift);
+    }
+
+    #[inline(always)]
+    const fn owner_shift(end: End) -> u32 {
+        flow_flag::OWNERS_SHIFT + if end.is_high() { 8 } else { 0 }
+    }
+
+    /// The slot of the interface that counts what its originator sends; where nothing was seen of that, what the other end sends.
     #[inline(always)]
     #[must_use]
     pub fn slot(&self) -> u32 {
-        self.flags.get() >> flow_flag::SLOT_SHIFT & (crate::config::MAX_INTERFACES - 1)
+        let opener = self.owner(self.originator());
+        if opener.is_some() { opener.slot() } else { self.owner(self.originator().other()).slot() }
     }
 
     /// How often `end` did what [`Repeat`] names.
@@ -891,8 +913,8 @@ pub struct HalfOpen {
 impl HalfOpen {
     /// As [`Flow::start`].
     #[inline(always)]
-    pub fn start(&self, now_ns: u64, originator: End, flags: u32, slot: u32) {
-        self.flow.start(now_ns, originator, flags, slot);
+    pub fn start(&self, now_ns: u64, originator: End, flags: u32) {
+        self.flow.start(now_ns, originator, flags);
         self.others[0].clear();
         self.others[1].clear();
         self.has_previous_isn.set(0);

@@ -5,5 +5,6 @@ pub mod conn_state;
 pub mod flow;
 pub mod history;
 pub mod key;
+pub mod owner;
 pub mod state;
 pub mod time;

@@ -165,7 +165,7 @@ mod tests {
         let timeouts = Timeouts::default();
         let flow = Flow::default();
         let seen_ns = 5 * Tick::ns(1);
-        flow.start(seen_ns, End::LOW, 0, 1);
+        flow.start(seen_ns, End::LOW, 0);
         let timeout = u64::from(timeouts.decide(states(&flow)).0) * 1_000_000_000;
         let look = |now, census| {
             let walk = Walk::new(Span { after_ns: 0, until_ns: now }, timeouts, census, 0);
@@ -186,7 +186,7 @@ mod tests {
     fn a_flow_that_only_seems_established_is_found_out_after_a_few_walks() {
         let timeouts = Timeouts::default();
         let flow = Flow::default();
-        flow.start(0, End::LOW, 0, 1);
+        flow.start(0, End::LOW, 0);
         flow.mark(flow_flag::ESTABLISHED);
         let closing = timeouts.decide(states(&flow));
         assert_ne!(closing.1, State::Established);

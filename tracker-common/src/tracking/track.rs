@@ -16,6 +16,7 @@
 
 use crate::{
     counters::{Fate, Hook, Tally},
+    elsewhere::is_counted_elsewhere,
     event::{Kind, Reason},
     flow::{Facts, Flow, Half, HalfOpen, Opening, OtherOpenings, Repeat, fact, flow_flag},
     forget::Forget,
@@ -26,6 +27,7 @@ use crate::{
     },
     key::{End, FlowKey},
     notes,
+    owner::Owner,
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
@@ -568,7 +570,9 @@ pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Si
     let midstream = flow.has(flow_flag::MIDSTREAM);
     let past =
         Past { old_syn: flow.has(flow_flag::OLD_SYN), other_isns: flow.has(flow_flag::OTHER_ISNS) };
-    let leaves = matches!(hook, Hook::Egress) && !peer.has(fact::SEEN_OUT);
+    let leaves = matches!(hook, Hook::Egress)
+        && !packet.segment.forwarded
+        && !peer.has(fact::SEEN_OUT);
     Situation::new(&me, &peer, midstream, past, leaves, offers)
 }
 
@@ -951,6 +955,7 @@ pub fn track_half_open<S: Surroundings>(
     let half_open = match place {
         Place::NoFlow => return Some(Fate::NoFlow),
         Place::NoMemory => return Some(Fate::NotInserted),
+        Place::Elsewhere => return Some(Fate::CountedOnArrival),
         Place::Existing => found?,
         Place::New | Place::Replacing => s.scratch()?,
     };
@@ -1000,6 +1005,8 @@ pub enum Place {
     NoFlow = 3,
     /// Nowhere: there is no memory.
     NoMemory = 4,
+    /// Nowhere: it is counted at another hook.
+    Elsewhere = 5,
 }
 
 impl Place {
@@ -1012,6 +1019,7 @@ impl Place {
             1 => Self::New,
             2 => Self::Replacing,
             3 => Self::NoFlow,
+            5 => Self::Elsewhere,
             _ => Self::NoMemory,
         }
     }
@@ -1029,6 +1037,12 @@ pub fn prepare<S: Surroundings>(
     now_ns: u64,
 ) -> Place {
     let existing = found.filter(|half_open| !half_open.flow.is_dead());
+    let here = Owner::new(s.slot(), hook);
+    if let Some(half_open) = existing
+        && is_counted_elsewhere(&half_open.flow, Some(half_open), packet, here)
+    {
+        return Place::Elsewhere;
+    }
     let old = match existing {
         Some(existing) if !is_replaced_by(s, &existing.flow, packet) => return Place::Existing,
         existing => existing.map(|existing| &existing.flow),
@@ -1042,7 +1056,7 @@ pub fn prepare<S: Surroundings>(
         note_reuse(s, old, hook);
         report_reopened(s, old, packet, hook, now_ns);
     }
-    begin(s, scratch, packet, now_ns, old.or(confirmed));
+    begin(scratch, packet, here, now_ns, old.or(confirmed));
     if old.is_some() { Place::Replacing } else { Place::New }
 }
 
@@ -1154,10 +1168,10 @@ fn is_replaced_by<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> bool 
 
 /// Fills a new record for the flow that begins with `packet`, after `old` on the same key where there was one.
 #[inline(always)]
-fn begin<S: Surroundings>(
-    s: &S,
+fn begin(
     scratch: &HalfOpen,
     packet: &Packet,
+    here: Owner,
     now_ns: u64,
     old: Option<&Flow>,
 ) {
@@ -1166,7 +1180,8 @@ fn begin<S: Surroundings>(
     // A SYN,ACK may be seen before the SYN that it answers (H17).
     let originator = if answers { packet.from.other() } else { packet.from };
     let flags = if segment.has(Flags::SYN) { 0 } else { flow_flag::MIDSTREAM };
-    scratch.start(now_ns, originator, flags, s.slot());
+    scratch.start(now_ns, originator, flags);
+    scratch.flow.set_owner(packet.from, here);
     if answers {
         scratch.flow.history.append(Letters::default().and(Letter::Flipped, packet.from));
     } else if segment.has(Flags::SYN)

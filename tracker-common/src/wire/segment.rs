@@ -233,6 +233,9 @@ pub struct Segment {
     pub ip_len: u32,
     /// The IP packet is the first fragment of a larger one: more data follows out of sight.
     pub fragment: bool,
+    /// The packet came to this host by an interface before it was seen leaving: its sender is not here. Not known of one that
+    /// arrives.
+    pub forwarded: bool,
 }
 
 impl Segment {

@@ -191,7 +191,7 @@ mod tests {
     /// A record that a packet at `now_ns` has renewed.
     fn flow(created_ns: u64, now_ns: u64) -> Flow {
         let flow = Flow::default();
-        flow.start(created_ns, End::LOW, 0, 0);
+        flow.start(created_ns, End::LOW, 0);
         assert!(flow.renew(now_ns));
         flow
     }
