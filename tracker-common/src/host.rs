@@ -162,6 +162,11 @@ impl Host {
         self.config = config;
     }
 
+    /// What is shown from now on was seen at this interface.
+    pub fn set_interface(&mut self, interface: InterfaceConfig) {
+        self.interface = interface;
+    }
+
     /// Tracks a frame that was seen at `hook` of an interface at `now_ns`, and says what became of it.
     pub fn frame<B: Bytes + ?Sized>(
         &mut self,

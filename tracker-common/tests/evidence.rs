@@ -2,6 +2,7 @@
 
 use proptest::{prelude::*, test_runner::RngSeed};
 use tracker_common::{
+    config::InterfaceConfig,
     conn_state::conn_state,
     counters::Hook,
     flow::Flow,
@@ -218,9 +219,20 @@ struct Observer {
 
 impl Observer {
     fn see(&mut self, sent: &Sent) {
+        self.see_at(sent, 0, if sent.by_client { Hook::Ingress } else { Hook::Egress });
+    }
+
+    /// It passes a hook of the interface with this slot.
+    fn see_at(&mut self, sent: &Sent, slot: u32, hook: Hook) {
         self.packets += 1;
-        let hook = if sent.by_client { Hook::Ingress } else { Hook::Egress };
+        self.host.set_interface(InterfaceConfig { slot, ..InterfaceConfig::default() });
         self.host.packet(&packet(sent), hook, START_NS + self.packets * 1_000_000);
+    }
+
+    /// Packets that each end is said to have sent.
+    fn counted(&self, sent: &Sent) -> [u64; 2] {
+        let client = End::LOW;
+        [client, client.other()].map(|end| self.flow(sent).half(end).packets.get())
     }
 
     fn flow(&self, sent: &Sent) -> &Flow {
@@ -364,6 +376,45 @@ proptest! {
         }
     }
 
+    /// A bridge or a router: each packet passes a hook, and up to a whole batch later another one.
+    #[test]
+    fn what_passes_two_hooks_is_counted_once(
+        plan in plan(),
+        batch in 1usize..70,
+        hooks in prop::array::uniform2(prop_oneof![Just(Hook::Ingress), Just(Hook::Egress)]),
+        again in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let mut sent = plan.segments();
+        for again in again {
+            let at = again.index(sent.len());
+            // Copies are packets of their own.
+            sent.insert(at + 1, sent[at]);
+        }
+        let (mut once, mut twice) = (Observer::default(), Observer::default());
+        sent.iter().for_each(|sent| once.see_at(sent, 3, hooks[0]));
+        for batch in sent.chunks(batch) {
+            batch.iter().for_each(|sent| twice.see_at(sent, 3, hooks[0]));
+            batch.iter().for_each(|sent| twice.see_at(sent, 5, hooks[1]));
+        }
+        prop_assert_eq!(twice.counted(&sent[0]), sent_by(&sent));
+        prop_assert_eq!(states(twice.flow(&sent[0])), states(once.flow(&sent[0])));
+        prop_assert_eq!(twice.violations(), once.violations());
+        prop_assert_eq!(twice.flow(&sent[0]).slot(), 3);
+    }
+
+    /// Its packets come another way from some moment on, in either direction.
+    #[test]
+    fn a_flow_changes_hands(plan in plan(), at in prop::array::uniform2(any::<prop::sample::Index>())) {
+        let sent = plan.segments();
+        let at = at.map(|at| at.index(sent.len()));
+        let mut observer = Observer::default();
+        for (n, segment) in sent.iter().enumerate() {
+            let slot = if n < at[usize::from(segment.by_client)] { 1 } else { 2 };
+            observer.see_at(segment, slot, Hook::Ingress);
+        }
+        prop_assert_eq!((states(observer.flow(&sent[0])), observer.violations()), (plan.end(), vec![]));
+    }
+
     /// However many there are, and in whose name ever: at every moment the states are what they would be without.
     #[test]
     fn forged_segments_change_no_state_of_an_open_connection(
@@ -420,6 +471,12 @@ proptest! {
         prop_assert_eq!(flow.half(client).facts().end, sent_end(&sent, true));
         prop_assert_eq!(flow.half(client.other()).facts().end, sent_end(&sent, false));
     }
+}
+
+/// Segments that each end has sent.
+fn sent_by(sent: &[Sent]) -> [u64; 2] {
+    [true, false]
+        .map(|by_client| sent.iter().filter(|sent| sent.by_client == by_client).count() as u64)
 }
 
 /// The highest number that an end has sent.

@@ -570,9 +570,8 @@ pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Si
     let midstream = flow.has(flow_flag::MIDSTREAM);
     let past =
         Past { old_syn: flow.has(flow_flag::OLD_SYN), other_isns: flow.has(flow_flag::OTHER_ISNS) };
-    let leaves = matches!(hook, Hook::Egress)
-        && !packet.segment.forwarded
-        && !peer.has(fact::SEEN_OUT);
+    let leaves =
+        matches!(hook, Hook::Egress) && !packet.segment.forwarded && !peer.has(fact::SEEN_OUT);
     Situation::new(&me, &peer, midstream, past, leaves, offers)
 }
 
@@ -1168,13 +1167,7 @@ fn is_replaced_by<S: Surroundings>(s: &S, flow: &Flow, packet: &Packet) -> bool 
 
 /// Fills a new record for the flow that begins with `packet`, after `old` on the same key where there was one.
 #[inline(always)]
-fn begin(
-    scratch: &HalfOpen,
-    packet: &Packet,
-    here: Owner,
-    now_ns: u64,
-    old: Option<&Flow>,
-) {
+fn begin(scratch: &HalfOpen, packet: &Packet, here: Owner, now_ns: u64, old: Option<&Flow>) {
     let segment: &Segment = &packet.segment;
     let answers = segment.has(Flags::SYN) && segment.has(Flags::ACK);
     // A SYN,ACK may be seen before the SYN that it answers (H17).

@@ -24,7 +24,7 @@ use crate::{
     condition::is_shortage,
     interfaces::{
         attempt::Attempt,
-        changes::{Change, Changes, Link},
+        changes::{Change, Changes, Link, height},
         presence::Missing,
         wanted::Wanted,
     },
@@ -109,7 +109,10 @@ impl<'a> Interfaces<'a> {
         let mut first_failure = None;
         let links = self.changes.links().await?;
         let assigned = assign(&self.pins, names)?;
-        for (slot, is_new) in assigned.slots.iter().zip(assigned.is_new) {
+        // The kernel attaches XDP to no interface below one that has it already.
+        let mut slots: Vec<_> = assigned.slots.iter().zip(assigned.is_new).collect();
+        slots.sort_by_cached_key(|(slot, _)| height(&links, &slot.interface));
+        for (slot, is_new) in slots {
             let name = &slot.interface;
             let Err(error) = self.attach(slot, is_new, inherited).await else { continue };
             let mut meant = links.iter().filter(|link| link.name == *name);

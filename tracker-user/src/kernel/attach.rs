@@ -416,7 +416,11 @@ impl Attaching<'_> {
         if !is(&error, &[libc::EBUSY, libc::EEXIST]) {
             return anyhow::Error::new(error).context(format!("attaching XDP to {name}"));
         }
-        let there = xdp_program(ifindex).await.ok().flatten();
+        let there = xdp_program(ifindex).await;
+        if let Ok(None) = there {
+            return Failure::InUse(below_another(name)).into();
+        }
+        let there = there.ok().flatten();
         Failure::InUse(in_the_way(self.instance, name, there)).into()
     }
 }
@@ -448,6 +452,15 @@ pub(crate) fn in_the_way(instance: &Instance, name: &str, program: Option<u32>) 
             )
         }
     }
+}
+
+/// What is said where the kernel refuses an interface that has no XDP program: `dev_xdp_attach()` looks above it.
+fn below_another(name: &str) -> String {
+    format!(
+        "{name} is a port of an interface that has an XDP program, or has one on top of it (bridge, bond, VLAN, macvlan); the \
+         kernel attaches none below. Start the agent with both interfaces at once, which attaches to {name} first, or detach \
+         that program: `ip -details link show` shows it"
+    )
 }
 
 /// Where something is attached, for errors.

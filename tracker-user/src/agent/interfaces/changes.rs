@@ -24,6 +24,10 @@ pub struct Link {
     pub name: String,
     /// Its other names (`ip link property add dev NAME altname OTHER`).
     pub other_names: Vec<String>,
+    /// The interface that it is a port of: a bridge, a bond.
+    pub controller: Option<u32>,
+    /// The interface of this network namespace that it sits on (VLAN, macvlan); of a veth, its other end.
+    pub parent: Option<u32>,
 }
 
 impl Link {
@@ -31,6 +35,29 @@ impl Link {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name).chain(&self.other_names).map(String::as_str)
     }
+
+    /// Whether `upper` takes what this one receives.
+    fn is_below(&self, upper: &Self) -> bool {
+        let is_peer = self.parent == Some(upper.index);
+        self.controller == Some(upper.index) || (upper.parent == Some(self.index) && !is_peer)
+    }
+}
+
+/// How many interfaces stand below the one of this name, one upon the other.
+#[must_use]
+pub fn height(links: &[Link], name: &str) -> usize {
+    let mut level: Vec<_> = links.iter().filter(|link| link.name == name).collect();
+    let mut height = 0;
+    // The kernel allows no more (`MAX_NEST_DEV`).
+    while height < 8 {
+        level =
+            links.iter().filter(|link| level.iter().any(|upper| link.is_below(upper))).collect();
+        if level.is_empty() {
+            break;
+        }
+        height += 1;
+    }
+    height
 }
 
 /// What has changed since one has asked.
@@ -101,9 +128,13 @@ impl Changes {
         let mut answers = std::pin::pin!(self.handle.link().get().execute());
         while let Some(answer) = answers.try_next().await.context("asking for interfaces")? {
             let (mut name, mut other_names) = (None, Vec::new());
+            let (mut controller, mut parent, mut is_elsewhere) = (None, None, false);
             for attribute in answer.attributes {
                 match attribute {
                     LinkAttribute::IfName(found) => name = Some(found),
+                    LinkAttribute::Controller(index) => controller = Some(index),
+                    LinkAttribute::Link(index) => parent = Some(index),
+                    LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
                     LinkAttribute::PropList(properties) => {
                         other_names.extend(properties.into_iter().filter_map(|one| match one {
                             Prop::AltIfName(name) => Some(name),
@@ -114,7 +145,8 @@ impl Changes {
                 }
             }
             let index = answer.header.index;
-            links.extend(name.map(|name| Link { index, name, other_names }));
+            let parent = parent.filter(|_| !is_elsewhere);
+            links.extend(name.map(|name| Link { index, name, other_names, controller, parent }));
         }
         links.sort_by_key(|link| link.index);
         Ok(links)

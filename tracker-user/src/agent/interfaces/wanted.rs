@@ -125,7 +125,7 @@ mod tests {
         let link = |(index, name): (u32, &&str)| {
             let mut names = name.split(' ').map(str::to_owned);
             let name = names.next().expect("a name");
-            Link { index, name, other_names: names.collect() }
+            Link { index, name, other_names: names.collect(), controller: None, parent: None }
         };
         (1..).zip(names).map(link).collect()
     }
