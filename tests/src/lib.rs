@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod flows;
 pub mod kernel;
 pub mod lab;
+pub mod lifecycles;
 pub mod namespace;
 pub mod offload;
 pub mod pcap;

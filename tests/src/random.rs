@@ -1,5 +1,12 @@
 //! Random numbers that are the same wherever and whenever the same seed is given.
 
+use std::{
+    env,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+
 /// SplitMix64: a counter, and a mixing function over it.
 #[derive(Clone, Copy, Debug)]
 pub struct Random(u64);
@@ -9,6 +16,22 @@ impl Random {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// The seed that an environment variable holds, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// Where the variable holds no number.
+    pub fn seed(variable: &str) -> Result<u64> {
+        match env::var(variable) {
+            Ok(text) => text.parse().with_context(|| format!("{variable}={text}")),
+            Err(env::VarError::NotPresent) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+                Ok(Self::new(u64::try_from(now.as_micros())?).next())
+            }
+            Err(error) => Err(error).context(variable.to_owned()),
+        }
     }
 
     /// A sequence of its own for each combination of these numbers.

@@ -1,11 +1,12 @@
-//! A cable that loses, delays, duplicates and reorders TCP segments, and remembers what became of each.
+//! A cable that loses, delays, duplicates and reorders TCP segments, and remembers what became of each. On request it
+//! carries segments that neither host sent ([`Relay::forge`]), or nothing on some connections ([`Relay::cut`]).
 //!
 //! What happens to a segment depends on the seed, its addresses and ports, its direction and how many have passed before
 //! it in that direction, and on nothing else: the same seed gives the same fates as long as the hosts send the same
 //! segments. (When they send them is for their clocks to say, so a run is repeated closely and not exactly.)
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     io::{PipeReader, PipeWriter},
     net::{IpAddr, SocketAddr},
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -25,12 +26,17 @@ use crate::{
     namespace::Namespace,
     offload::{Offload, set_offload},
     random::Random,
-    segment::flag,
+    segment::{Segment, flag},
+    sockets::hardware_address,
     wire::Wire,
 };
 
 /// The relay's interfaces: that to the host, and that to the peer.
 const INTERFACES: [&str; 2] = ["to-host", "to-peer"];
+
+/// Numbers of a forged segment are this far from those of the connection at least, so that chance cannot put them into a
+/// window: none here is a tenth as large.
+const NEAR: u32 = 1 << 23;
 
 /// Octets of frames that may wait for the relay.
 const ROOM: i32 = 64 << 20;
@@ -82,6 +88,21 @@ pub enum Act {
     Reordered,
     /// Sent on after it was held.
     Released,
+    /// Sent on in the name of a host that did not send it.
+    Forged,
+}
+
+/// Who sent a segment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The host whose address it has.
+    Host,
+    /// An attacker ([`Relay::forge`]).
+    Attacker,
+    /// The host, in answer to a forged segment that arrived at it.
+    ProvokedSeen,
+    /// The peer, in answer to a forged segment in the host's name, which never passed the host.
+    ProvokedUnseen,
 }
 
 /// How many segments came, and what became of them.
@@ -99,6 +120,8 @@ pub struct Counts {
     pub duplicated: u64,
     /// Segments that were held for the next one.
     pub reordered: u64,
+    /// Segments that were forged in the name of the host, and of the peer.
+    pub forged: [u64; 2],
     /// Frames of other protocols, which always pass.
     pub others: u64,
 }
@@ -139,6 +162,8 @@ pub struct Trace {
 struct FromSide {
     /// The first sequence number, from which [`Trace`] counts when it is shown.
     base: Option<u32>,
+    /// The number of the last segment.
+    last: u32,
     segments: u64,
     sent_on: u64,
     is_last_dropped: bool,
@@ -150,8 +175,7 @@ impl Trace {
     /// Whether the last segment of either side reached the other, and each RST, if only by a later one with its number.
     #[must_use]
     pub fn is_heard(&self) -> bool {
-        let resets =
-            || self.passages.iter().filter(|passage| passage.header.flags & flag::RST != 0);
+        let resets = || self.real().filter(|passage| passage.header.flags & flag::RST != 0);
         let reached = |lost: &Passage| {
             resets().any(|other| {
                 other.from == lost.from
@@ -178,7 +202,7 @@ impl Trace {
 
     /// FINs of this side that do not acknowledge the other's, each once for its coming.
     fn crossing_fins(&self, from: Side) -> impl Iterator<Item = &Passage> {
-        let came = self.passages.iter().filter(|passage| passage.act != Act::Released);
+        let came = self.real().filter(|passage| passage.act != Act::Released);
         let mut fins = came.filter(|passage| passage.header.flags & flag::FIN != 0);
         let other = fins.clone().find(|passage| passage.from != from);
         let behind = other.map(|fin| fin.header.behind_fin());
@@ -190,15 +214,97 @@ impl Trace {
     /// Whether a FIN of this side was sent on.
     #[must_use]
     pub fn is_fin_delivered(&self, from: Side) -> bool {
-        let mut fins = self.passages.iter().filter(|passage| passage.header.flags & flag::FIN != 0);
+        let mut fins = self.real().filter(|passage| passage.header.flags & flag::FIN != 0);
         fins.any(|passage| passage.from == from && passage.act != Act::Dropped)
     }
 
-    /// Whether this side has sent an RST.
+    /// Whether this side has sent an RST of its own accord, not in answer to a forged segment.
     #[must_use]
     pub fn has_reset(&self, from: Side) -> bool {
+        let mut resets = self.real().filter(|passage| passage.header.flags & flag::RST != 0);
+        resets.any(|passage| passage.from == from && self.provoked_by(passage).is_none())
+    }
+
+    /// Whether this initial sequence number is that of a forged SYN.
+    #[must_use]
+    pub fn is_forged_syn(&self, isn: u32) -> bool {
+        self.forged_syns().any(|header| header.seq == isn)
+    }
+
+    /// Who sent a segment with these numbers, in this name: `None` where nobody did.
+    #[must_use]
+    pub fn origin(&self, source: SocketAddr, seq: u32, ack: u32, payload: usize) -> Option<Origin> {
         let mut passages = self.passages.iter();
-        passages.any(|passage| passage.from == from && passage.header.flags & flag::RST != 0)
+        passages
+            .find(|Passage { header, .. }| {
+                (header.source, header.seq, header.ack, header.payload)
+                    == (source, seq, ack, payload)
+            })
+            .map(|passage| match passage.act {
+                Act::Forged => Origin::Attacker,
+                _ => match self.provoked_by(passage) {
+                    Some(Side::Host) => Origin::ProvokedUnseen,
+                    Some(Side::Peer) => Origin::ProvokedSeen,
+                    None => Origin::Host,
+                },
+            })
+    }
+
+    /// In whose name a segment was forged that this one answers, with the numbers that RFC 9293 section 3.10.7 says.
+    fn provoked_by(&self, answer: &Passage) -> Option<Side> {
+        let forged = self.passages.iter().take_while(|passage| passage.at <= answer.at);
+        let mut forged = forged.filter(|passage| passage.act == Act::Forged);
+        let is = |header: &Header, flags| header.flags & flags == flags;
+        forged
+            .find(|passage| {
+                let answers = passage.from != answer.from;
+                let (forged, answer) = (&passage.header, &answer.header);
+                answers
+                    && if is(answer, flag::RST | flag::ACK) || is(answer, flag::SYN | flag::ACK) {
+                        !is(forged, flag::ACK | flag::SYN) && answer.ack == forged.end()
+                    } else if is(answer, flag::RST) {
+                        is(forged, flag::ACK) && answer.seq == forged.ack
+                    } else {
+                        is(forged, flag::SYN) && answer.ack == forged.end()
+                    }
+            })
+            .map(|passage| passage.from)
+    }
+
+    /// Whether a SYN was forged.
+    #[must_use]
+    pub fn has_forged_syn(&self) -> bool {
+        self.forged_syns().next().is_some()
+    }
+
+    /// Whether this side took a forged SYN for the beginning of a connection, and answered it with a SYN,ACK.
+    #[must_use]
+    pub fn has_taken_forged_syn(&self, side: Side) -> bool {
+        let both = flag::SYN | flag::ACK;
+        let mut answers = self.real().filter(|passage| passage.header.flags & both == both);
+        answers.any(|answer| {
+            answer.from == side && self.forged_syns().any(|syn| answer.header.ack == syn.end())
+        })
+    }
+
+    fn forged_syns(&self) -> impl Iterator<Item = &Header> {
+        let forged = self.passages.iter().filter(|passage| passage.act == Act::Forged);
+        let flags = flag::SYN | flag::ACK;
+        forged
+            .map(|passage| &passage.header)
+            .filter(move |header| header.flags & flags == flag::SYN)
+    }
+
+    /// What the hosts sent.
+    fn real(&self) -> impl Iterator<Item = &Passage> + Clone {
+        self.passages.iter().filter(|passage| passage.act != Act::Forged)
+    }
+
+    /// Whether a number is so near those of this side that it may be in a window.
+    fn is_near(&self, side: Side, number: u32) -> bool {
+        let side = &self.sides[side as usize];
+        let is_near = |other: u32| number.wrapping_sub(other).wrapping_add(NEAR) < 2 * NEAR;
+        side.base.is_some_and(|base| is_near(base) || is_near(side.last))
     }
 
     /// How many segments from this side were sent on, copies included.
@@ -247,6 +353,7 @@ impl fmt::Display for Trace {
                     Act::Delayed(by) => format!(": held for {by:?}"),
                     Act::Reordered => ": held for the next one".to_owned(),
                     Act::Released => ": sent after it was held".to_owned(),
+                    Act::Forged => ": FORGED".to_owned(),
                 },
             )?;
         }
@@ -279,6 +386,10 @@ struct Core {
     held: BTreeMap<(Instant, u64), Held>,
     next_number: u64,
     traces: HashMap<[SocketAddr; 2], Trace>,
+    /// Connections on which nothing passes.
+    cut: HashSet<[SocketAddr; 2]>,
+    /// Hardware addresses of the host and the peer.
+    hardware: [[u8; 6]; 2],
     counts: Counts,
 }
 
@@ -329,6 +440,8 @@ impl Relay {
                 held: BTreeMap::new(),
                 next_number: 0,
                 traces: HashMap::new(),
+                cut: HashSet::new(),
+                hardware: [hardware_address(&pair.host)?, hardware_address(&pair.peer)?],
                 counts: Counts::default(),
             }),
         });
@@ -353,6 +466,46 @@ impl Relay {
     #[must_use]
     pub fn pause(&self) -> Pause<'_> {
         Pause { _core: self.core() }
+    }
+
+    /// Lets nothing pass between two sockets any more, or everything again.
+    pub fn cut(&self, a: SocketAddr, b: SocketAddr, is_cut: bool) {
+        let mut core = self.core();
+        if is_cut {
+            core.cut.insert(flows::key(a, b));
+        } else {
+            core.cut.remove(&flows::key(a, b));
+        }
+    }
+
+    /// Sends a segment in the name of a side to the other, unless its numbers are near those of the connection, which a
+    /// blind attacker does not know. (Of a connection that has sent nothing yet, nobody knows them: there, one forged number
+    /// of 2^16 would be in a window of 64 KB.)
+    ///
+    /// Returns whether it was sent.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn forge(&self, from: Side, segment: Segment) -> Result<bool> {
+        let mut core = self.core();
+        let to = from.other();
+        let frame = segment.addressed_to(core.hardware[to as usize]).frame();
+        let header = Header::of(&frame).context("a segment")?;
+        let trace = core.trace(&header);
+        let claims_ack = header.flags & flag::ACK != 0;
+        if trace.is_near(from, header.seq) || claims_ack && trace.is_near(to, header.ack) {
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let at = now - core.began;
+        let trace = core.trace(&header);
+        trace.passages.push(Passage { at, from, header, act: Act::Forged });
+        core.last = now;
+        core.counts.forged[from as usize] += 1;
+        core.counts.sent[to as usize] += 1;
+        self.shared.wires[to as usize].send(&frame)?;
+        Ok(true)
     }
 
     /// How long no segment has come or gone: no time at all while one is held.
@@ -448,6 +601,7 @@ impl Core {
         self.counts.arrived[from as usize] += 1;
         let side = self.trace(&header).side(from);
         side.base.get_or_insert(header.seq);
+        side.last = header.seq;
         let ordinal = side.segments;
         side.segments += 1;
         let act = self.fate(&header, from, ordinal);
@@ -475,12 +629,15 @@ impl Core {
                     Some(after) => drop(self.hold(now + after, held())),
                 }
             }
-            Act::Passed | Act::Released => self.send(wires, from, &header, frame)?,
+            Act::Passed | Act::Released | Act::Forged => self.send(wires, from, &header, frame)?,
         }
         Ok(())
     }
 
     fn fate(&self, header: &Header, from: Side, ordinal: u64) -> Act {
+        if self.cut.contains(&flows::key(header.source, header.destination)) {
+            return Act::Dropped;
+        }
         let Some(faults) = self.faults else { return Act::Passed };
         let mut random = Random::of(&[
             self.seed,
@@ -576,6 +733,13 @@ impl Trace {
 }
 
 impl Header {
+    /// The number that acknowledges all of it.
+    fn end(&self) -> u32 {
+        let payload = u32::try_from(self.payload).unwrap_or(u32::MAX);
+        let bits = [flag::SYN, flag::FIN].iter().filter(|bit| self.flags & **bit != 0).count();
+        self.seq.wrapping_add(payload).wrapping_add(u32::try_from(bits).unwrap_or(0))
+    }
+
     /// The number that acknowledges its FIN.
     fn behind_fin(&self) -> u32 {
         let payload = u32::try_from(self.payload).unwrap_or(u32::MAX);

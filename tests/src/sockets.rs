@@ -23,9 +23,18 @@ use crate::{
 ///
 /// What the kernel says.
 pub fn bound(namespace: &Namespace, local: SocketAddr) -> Result<Socket> {
-    let socket = namespace.enter(|| {
-        Ok(Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?)
-    })?;
+    bound_for(namespace, local, Protocol::TCP)
+}
+
+/// The same of another protocol: Multipath TCP.
+///
+/// # Errors
+///
+/// What the kernel says; that there is no such protocol, where it was built without.
+pub fn bound_for(namespace: &Namespace, local: SocketAddr, protocol: Protocol) -> Result<Socket> {
+    let socket = namespace
+        .enter(|| Ok(Socket::new(Domain::for_address(local), Type::STREAM, Some(protocol))?))
+        .with_context(|| format!("a socket of protocol {}", i32::from(protocol)))?;
     if local.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -57,6 +66,19 @@ impl Listeners {
     ///
     /// What the kernel says.
     pub fn new(pair: &Pair, port: u16) -> Result<Self> {
+        Self::with(pair, port, listener)
+    }
+
+    /// All of them are made by `listener`.
+    ///
+    /// # Errors
+    ///
+    /// What that says.
+    pub fn with(
+        pair: &Pair,
+        port: u16,
+        listener: impl Fn(&Namespace, SocketAddr) -> Result<Socket>,
+    ) -> Result<Self> {
         let on = |namespace: &Namespace, [v4, v6]: [std::net::IpAddr; 2]| -> Result<_> {
             Ok([
                 listener(namespace, SocketAddr::new(v4, port))?,
@@ -256,18 +278,27 @@ pub fn introduce(pair: &Pair) -> Result<()> {
     for (namespace, other, addresses) in
         [(&pair.host, &pair.peer, address::PEER), (&pair.peer, &pair.host, address::HOST)]
     {
-        let link = other.run("ip", &["-o", "link", "show", "dev", INTERFACE])?;
-        let hardware = link
-            .split_whitespace()
-            .skip_while(|word| *word != "link/ether")
-            .nth(1)
-            .context("a hardware address")?;
+        let hardware = hardware_address(other)?.map(|octet| format!("{octet:02x}")).join(":");
         for address in addresses {
             let address = address.to_string();
-            let neighbour = ["neigh", "replace", &address, "lladdr", hardware];
+            let neighbour = ["neigh", "replace", &address, "lladdr", &hardware];
             namespace
                 .run("ip", &[&neighbour[..], &["dev", INTERFACE, "nud", "permanent"]].concat())?;
         }
     }
     Ok(())
+}
+
+/// The hardware address of a host's interface.
+///
+/// # Errors
+///
+/// Where there is none.
+pub fn hardware_address(namespace: &Namespace) -> Result<[u8; 6]> {
+    let link = namespace.run("ip", &["-o", "link", "show", "dev", INTERFACE])?;
+    let mut words = link.split_whitespace().skip_while(|word| *word != "link/ether");
+    let text = words.nth(1).context("a hardware address")?;
+    let octets: Vec<_> =
+        text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
+    octets.try_into().map_err(|_| anyhow::anyhow!("{text} is no hardware address"))
 }

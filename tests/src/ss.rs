@@ -17,13 +17,22 @@ pub struct Socket {
     pub line: String,
 }
 
+impl Socket {
+    /// Whether it is of a connection to this port.
+    #[must_use]
+    pub fn is_at_port(&self, port: u16) -> bool {
+        let is_at = |end: &str| end.rsplit(':').next() == Some(&port.to_string());
+        self.line.split_whitespace().skip(3).take(2).any(is_at)
+    }
+}
+
 /// Sockets by (local, remote) address and port as `ss` prints them, listeners left out.
 ///
 /// # Errors
 ///
 /// Where `ss` fails, or prints a line that is not understood.
 pub fn sockets(namespace: &Namespace) -> Result<BTreeMap<(String, String), Socket>> {
-    let text = namespace.run("ss", &["-H", "-t", "-a", "-n"])?;
+    let text = namespace.run("ss", &["-H", "-t", "-a", "-n", "-o"])?;
     let mut sockets = BTreeMap::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();

@@ -447,6 +447,8 @@ pub fn syn(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -
     }
     verdict.facts.flags |= fact::BARE_SYN;
     verdict.breach = data_in_syn(segment);
+    // It is newer than the SYN,ACKs that were refused before.
+    verdict.another_isn = situation.offers.others != 0;
     verdict
 }
 
@@ -516,6 +518,11 @@ pub fn syn_ack<F: Forget>(
         // Of a refused one, we may have missed the SYN that it answers: the peer will show it.
         verdict.another_isn = takes & take::LITTLE != 0 || peer.has(fact::SYN);
         verdict.letter = (takes & take::LITTLE != 0).then_some(Letter::SynAck);
+        if !peer.has(fact::SYN) && !me.has(fact::SYN_ACK) {
+            let facts = &mut verdict.facts;
+            facts.flags |= fact::REFUSED;
+            (facts.refused_ack, facts.refused_end) = (segment.ack, segment.end());
+        }
     } else if takes & take::COMPLETES != 0 {
         acknowledge(&mut verdict.facts, segment.ack, segment.window.into());
         verdict.facts.forget_refused();
@@ -577,7 +584,10 @@ fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
     if me.has(fact::SYN) {
         // A simultaneous open (RFC 9293 figure 7) takes a SYN from either end.
         if !peer.has(fact::SYN) || peer.has(fact::SYN_ACK) && !peer.has(fact::BARE_SYN) {
-            return Ruling::breach(Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
+            let breach = Ruling::breach(Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
+            // A listener answers it with an RST at the number that it acknowledges (RFC 9293 section 3.10.7.2).
+            let take = if peer.has(fact::SYN) { 0 } else { take::REFUSED };
+            return Ruling { take, ..breach };
         }
         if !answers {
             return bad_ack;
@@ -770,9 +780,10 @@ fn before_any_syn(me: &Facts, peer: &Facts, segment: &Segment, gap: Gap) -> Ruli
         return ruling.and_breach(Rule::DataBeforeEstablished, me.isn, me.isn, segment.seq);
     }
     // Either we see one direction only and the handshake went well (S9), or this segment came too early. A SYN,ACK
-    // that shows up later decides it; until then nothing is a violation.
+    // that shows up later decides it; until then nothing is a violation. Where it does not continue the SYN at all, a
+    // listener answers it with an RST at the number that it acknowledges (RFC 9293 section 3.10.7.2).
     if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
-        return Ruling::default();
+        return Ruling::refuse(segment.ack);
     }
     let early = if substance && !me.has(fact::MOVED_ON) { take::EARLY } else { 0 };
     Ruling::take(take::ANY | take::FIRST_ACK | early)

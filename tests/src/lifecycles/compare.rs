@@ -1,0 +1,308 @@
+//! What is compared once everything has come to rest.
+
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    AT_REST, CROWDED, Laboratory, TIME_WAIT_IS_SAFE,
+    life::{Life, Opening, Unknowable},
+    script::{Slot, Who, read_all},
+};
+use crate::{
+    agent::{PATIENCE, eventually},
+    flows::{by_key, key, states},
+    relay::{Origin, Side, Trace},
+    ss::{self, Oracle},
+};
+
+impl Laboratory {
+    /// Waits until both kernels have nothing left to say to each other, and returns what they say then.
+    ///
+    /// Unless the short queues are `served`, what connects to them need not come to rest.
+    pub(super) fn rest(&mut self, served: bool) -> Result<(Oracle, Vec<Value>)> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            self.accept(served)?;
+            for life in &mut self.lives {
+                for who in Who::BOTH {
+                    life.look(who)?;
+                    let slot = life.slot(who);
+                    // Closed windows open, so that what is waiting for that can be sent.
+                    if let Slot::Open(socket) = slot {
+                        read_all(socket)?;
+                    }
+                }
+            }
+            let passed = self.relay.counts();
+            let oracle = Oracle::ask(&self.pair)?;
+            let must_rest = |socket: &&ss::Socket| {
+                !is_at_rest(socket) && (served || !socket.is_at_port(CROWDED))
+            };
+            let restless: Vec<_> = oracle.sockets().filter(must_rest).collect();
+            if restless.is_empty() && self.relay.idle()? >= AT_REST {
+                let flows = self.agent.flows(&[])?;
+                if self.relay.counts() == passed {
+                    return Ok((oracle, flows));
+                }
+            }
+            if Instant::now() > until {
+                let lines: Vec<_> = restless.iter().map(|socket| socket.line.as_str()).collect();
+                let of_restless = |life: &&Life| {
+                    let (host, peer) = life.addresses();
+                    [oracle.socket(true, host, peer), oracle.socket(false, peer, host)]
+                        .iter()
+                        .any(|socket| socket.is_some_and(|socket| !is_at_rest(socket)))
+                };
+                let lives: Vec<_> =
+                    self.lives.iter().filter(of_restless).map(|life| self.tell(life)).collect();
+                bail!(
+                    "the connections did not come to rest; these are under way:\n{}\n{}",
+                    lines.join("\n"),
+                    lives.join("\n")
+                );
+            }
+            thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
+    /// Compares every connection with what the kernel says of it.
+    pub(super) fn compare(&mut self, round: usize, oracle: &Oracle, flows: &[Value]) -> Result<()> {
+        let mut flows = by_key(flows)?;
+        let (mut pairs, mut far_ends, mut wrong) = (0, 0, 0);
+        for (n, life) in self.lives.iter_mut().enumerate() {
+            if life.replaced.is_some() {
+                continue;
+            }
+            let (host, peer) = life.addresses();
+            let found = flows.remove(&key(host, peer)).unwrap_or_default();
+            let trace =
+                self.relay.trace(host, peer).context("no segment of a connection passed")?;
+            if life.is_wrong || trace.idle() > TIME_WAIT_IS_SAFE {
+                continue;
+            }
+            let sockets = [oracle.socket(true, host, peer), oracle.socket(false, peer, host)];
+            let mut kernel = sockets.map(|socket| socket.map_or("CLOSED", |socket| &socket.state));
+            let tracked = living(&found, host, &trace)?;
+            let server = life.server_side() as usize;
+            if life.is_listened() && (kernel[server], tracked[server]) == ("CLOSED", "LISTEN") {
+                // The listener has heard nothing, or answered nothing.
+                kernel[server] = "LISTEN";
+            }
+            if life.opening == Opening::Abandoned
+                && trace.delivered(life.server_side()) == 0
+                && !self.plan.interferes
+            {
+                // Nobody knows that the client is gone.
+                let shown =
+                    if life.client_on_host { ["SYN_SENT", "LISTEN"] } else { ["no flow"; 2] };
+                ensure!(tracked == shown, "an abandoned SYN is shown as {tracked:?}");
+                *self.unknowable.entry(Unknowable::Abandoned).or_default() += 1;
+                continue;
+            }
+            let heard = trace.is_heard();
+            let mut is_right = [tracked[0] == kernel[0], tracked[1] == kernel[1] || !heard];
+            for side in [Side::Host, Side::Peer] {
+                let end = side as usize;
+                if !is_right[end] && life.is_server_revived(&trace, side, tracked[end], kernel[end])
+                {
+                    // What follows is picked up midstream.
+                    life.is_wrong = true;
+                    is_right[end] = true;
+                    *self.unknowable.entry(Unknowable::Revived).or_default() += 1;
+                } else if !is_right[end]
+                    && let Some(why) = life.unknowable(&trace, side, tracked[end], kernel[end])
+                {
+                    is_right[end] = true;
+                    *self.unknowable.entry(why).or_default() += 1;
+                }
+            }
+            let is_over = |state: &&str| ["CLOSED", "TIME_WAIT"].contains(state);
+            // Where one is over without a word, a SYN that uses its port again does not look right.
+            life.was_over = kernel.iter().chain(&tracked).all(is_over);
+            pairs += 1;
+            far_ends += usize::from(heard);
+            if is_right == [true; 2] {
+                let far = if heard { kernel[1] } else { "-" };
+                *self.compared.entry(format!("{}/{far}", kernel[0])).or_default() += 1;
+                continue;
+            }
+            wrong += 1;
+            life.is_wrong = true;
+            let (tracked, kernel) = (tracked.join("/"), kernel.join("/"));
+            let mut told = format!("round {round}: tracker says {tracked}, ss says {kernel}\n");
+            for flow in found {
+                writeln!(told, "  {flow}")?;
+            }
+            for socket in sockets.iter().flatten() {
+                writeln!(told, "  {}", socket.line)?;
+            }
+            self.wrong.push((n, told));
+        }
+        ensure!(flows.is_empty(), "flows that are none of ours: {flows:?}");
+        self.far_ends += far_ends;
+        println!(
+            "round {round}: {pairs} connections compared, {far_ends} far ends, {wrong} disagreements"
+        );
+        Ok(())
+    }
+
+    /// Says what was done and compared, and checks that it was what it should be.
+    /// What was done to a connection, and what passed.
+    pub(super) fn tell(&self, life: &Life) -> String {
+        let (host, peer) = life.addresses();
+        let trace = life.replaced.clone().or_else(|| self.relay.trace(host, peer));
+        let trace = trace.unwrap_or_default();
+        format!("{life}: did {:?}\n{trace}", life.done)
+    }
+
+    /// Takes the reports that have come: which of them are of a segment that no attacker sent, and how many of those that
+    /// one sent, by rule.
+    ///
+    /// # Errors
+    ///
+    /// Where fewer come than breaches were counted.
+    pub(super) fn take_reports(&mut self) -> Result<()> {
+        let counted: u64 = self.agent.violations()?.iter().map(|(_, count)| count).sum();
+        eventually("each breach that was counted is reported", || {
+            self.drain()?;
+            Ok(self.reports >= counted)
+        })
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        for event in self.events.take()? {
+            ensure!(event["event"] != "LOST", "reports were lost: {event}");
+            if event["event"] == "VIOLATION" {
+                self.reports += 1;
+                self.judge_report(event)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_report(&mut self, event: Value) -> Result<()> {
+        let name = event["violation"]["name"].as_str().context("a rule")?.to_owned();
+        let Some(segment) = event.get("segment") else {
+            self.innocent.push(event);
+            return Ok(());
+        };
+        let number = |field: &str| segment[field].as_u64().context("a number");
+        let end = |address: &str, port: &str| -> Result<SocketAddr> {
+            let address = segment[address].as_str().context("an address")?.parse()?;
+            Ok(SocketAddr::new(address, u16::try_from(number(port)?)?))
+        };
+        let (source, destination) = (end("src", "sport")?, end("dst", "dport")?);
+        let (seq, ack) = (u32::try_from(number("seq")?)?, u32::try_from(number("ack")?)?);
+        let payload = usize::try_from(number("payload")?)?;
+        let replaced = self.lives.iter().filter_map(|life| {
+            let ends = key(life.client_address, life.server_address);
+            life.replaced.as_ref().filter(|_| ends == key(source, destination))
+        });
+        let current = self.relay.trace(source, destination);
+        let (origin, is_doubtful) = replaced
+            .chain(&current)
+            .find_map(|trace| {
+                let origin = trace.origin(source, seq, ack, payload)?;
+                Some((origin, is_after_forged_syn(&name, trace)))
+            })
+            .with_context(|| format!("nobody sent {segment}"))?;
+        match origin {
+            Origin::Attacker => *self.forged.entry(name).or_default() += 1,
+            // Nobody at the interface can know what provoked it.
+            Origin::ProvokedUnseen => *self.provoked.entry(name).or_default() += 1,
+            // The rule is about the SYN,ACK that this RST answers.
+            Origin::ProvokedSeen if name == "synack_unsolicited" => {
+                *self.forged.entry(name).or_default() += 1;
+            }
+            // docs/limits.md: only an end without a socket answers so, one that was gone without a word.
+            Origin::ProvokedSeen if name == "rst_out_of_window" => {
+                *self.doubtful.entry(name).or_default() += 1;
+            }
+            _ if is_doubtful => *self.doubtful.entry(name).or_default() += 1,
+            Origin::Host | Origin::ProvokedSeen => self.innocent.push(event),
+        }
+        Ok(())
+    }
+
+    /// Everything about the reports that blame a host.
+    ///
+    /// # Errors
+    ///
+    /// Where a report cannot be read.
+    pub fn blamed(&mut self) -> Result<String> {
+        self.drain()?;
+        let mut told = String::new();
+        for event in &self.innocent {
+            writeln!(told, "{event}")?;
+            for life in &self.lives {
+                let ports = [&event["flow"]["sport"], &event["flow"]["dport"]];
+                if ports.iter().any(|port| **port == life.client_address.port()) {
+                    writeln!(told, "{}", self.tell(life))?;
+                }
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// Whether a rule says of hosts what a forged SYN has brought about (docs/limits.md): one that an end took for the beginning
+/// of a connection, so that two compete, or the SYN of an old connection in TIME_WAIT.
+fn is_after_forged_syn(name: &str, trace: &Trace) -> bool {
+    let is_taken = [Side::Host, Side::Peer].iter().any(|side| trace.has_taken_forged_syn(*side));
+    match name {
+        "time_wait_assassination" => trace.has_forged_syn(),
+        "syn_isn_change"
+        | "syn_wrong_dir"
+        | "synack_isn_change"
+        | "synack_bad_ack"
+        | "synack_unsolicited"
+        | "synack_wrong_dir"
+        | "synack_in_established"
+        | "ack_wrong_dir"
+        | "handshake_ack_bad_ack"
+        | "handshake_ack_bad_seq"
+        | "handshake_bad_seq_ack"
+        | "rst_bad_ack_syn_sent"
+        | "data_before_established" => is_taken,
+        _ => false,
+    }
+}
+
+/// The states of the flow on a key, the host's first. A late copy of a SYN may begin another flow beside one that is
+/// over: of several, one at most may live.
+///
+/// A forged SYN may wait beside them for an answer that never comes.
+fn living<'a>(flows: &[&'a Value], host: SocketAddr, trace: &Trace) -> Result<[&'a str; 2]> {
+    let over = ["CLOSED"; 2];
+    let is_forged = |flow: &&&Value| {
+        let isn = flow["orig"]["isn"].as_u64().and_then(|isn| u32::try_from(isn).ok());
+        isn.is_some_and(|isn| trace.is_forged_syn(isn)) && flow["reply"]["isn"].is_null()
+    };
+    let mut counting: Vec<_> = flows.iter().filter(|flow| !is_forged(flow)).collect();
+    if counting.is_empty() {
+        counting = flows.iter().collect();
+    }
+    let states: Vec<_> = counting.iter().map(|flow| states(flow, host)).collect::<Result<_>>()?;
+    let mut living = states.iter().filter(|states| **states != over);
+    Ok(match (living.next(), living.next()) {
+        (Some(_), Some(_)) => ["two flows"; 2],
+        (Some(one), None) => *one,
+        (None, _) if flows.is_empty() => ["no flow"; 2],
+        (None, _) => over,
+    })
+}
+
+/// Whether nothing about this socket changes by itself, as long as nothing is lost any more.
+fn is_at_rest(socket: &ss::Socket) -> bool {
+    let is_lasting = ["ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_2", "TIME_WAIT"];
+    // What waits for a window that nobody opens any more waits for long.
+    let waits_for_window = socket.line.contains("timer:(persist,");
+    is_lasting.contains(&socket.state.as_str()) && socket.unacknowledged == 0 || waits_for_window
+}

@@ -1,0 +1,288 @@
+//! One connection, and what is known about it.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::{
+    NOT_SERVED, SERVED, SIMULTANEOUS,
+    script::{Act, Slot, Step, Who},
+    terms::Terms,
+};
+use crate::random::Random;
+use crate::relay::{Side, Trace};
+
+/// How a connection is opened.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Opening {
+    Ordinary,
+    /// The client takes little at once, so that its window closes.
+    SmallWindow,
+    /// Both connect to each other, and the SYNs cross.
+    Simultaneous,
+    /// Between the addresses and ports of an older connection, which is over, but maybe in TIME_WAIT.
+    Again,
+    /// To a port where nobody listens.
+    Refused,
+    /// The client closes its socket without waiting for an answer, which says nothing to anybody.
+    Abandoned,
+    /// To a listener with a short queue, from which nobody accepts for a while.
+    Crowded,
+}
+
+/// Why nobody can know the state of an end.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Unknowable {
+    /// Both close at once, and each FIN of the far end that does not acknowledge the host's is lost on its way to the
+    /// interface: what is seen is a passive close. TIME_WAIT is taken for CLOSED.
+    CrossingFinLost,
+    /// An application closes while its FIN must wait behind unsent data. Its socket is in FIN_WAIT_1 at once; where the
+    /// peer's FIN comes first, the own one acknowledges that when it is sent at last, as in a passive close. TIME_WAIT is
+    /// taken for CLOSED.
+    FinWaited,
+    /// A client closes its socket in SYN_SENT, and no answer ever comes, which it would refuse. Linux says nothing.
+    Abandoned,
+    /// An application resets (SO_LINGER 0) in CLOSING or LAST_ACK. Linux says nothing (`tcp_need_reset()`), so the state
+    /// stays until something comes that is answered with an RST: that of before the FIN, where this was lost on its way to
+    /// the interface.
+    ResetSilently,
+    /// An application resets in CLOSING, while the acknowledgment of its FIN is on the way from the interface to the
+    /// socket, or finds it gone. TIME_WAIT, which no RST ends (RFC 1337), is shown where nothing is left.
+    ResetBeforeTimeWait,
+    /// A socket gave up (`TCP_USER_TIMEOUT`), which no segment shows, or an RST that was lost.
+    GaveUp,
+    /// The listener answered with a SYN cookie and keeps nothing, and the third segment did not reach it.
+    Cookie,
+    /// A listener with SYN cookies takes a late acknowledgment for a third segment, and has the connection again that was
+    /// over. It says nothing.
+    Revived,
+    /// A listener took a forged SYN, whose request ends without a word; of its peer nobody has heard.
+    Phantom,
+    /// The peer, a client in SYN_SENT, took a forged SYN that passed the interface never, and was refused.
+    TookUnseenSyn,
+    /// The accept queue was full when the third segment came: the listener ignores it.
+    QueueFull,
+}
+
+pub(super) struct Life {
+    pub(super) opening: Opening,
+    pub(super) client_on_host: bool,
+    pub(super) client_address: SocketAddr,
+    pub(super) server_address: SocketAddr,
+    pub(super) client: Slot,
+    pub(super) server: Slot,
+    pub(super) script: VecDeque<Step>,
+    /// What was done already.
+    pub(super) done: Vec<Act>,
+    /// Who closed while the FIN had to wait for what was sent before: the client, the server. Nobody hears of that
+    /// close before the FIN is sent, and where the peer's comes first, it looks like an answer to that.
+    pub(super) closed_unheard: [bool; 2],
+    /// Who was reset while the last acknowledgment was due, about which Linux says nothing.
+    pub(super) reset_unheard: [bool; 2],
+    /// When its client connected.
+    pub(super) began: Instant,
+    /// Its sockets' options.
+    pub(super) terms: Terms,
+    /// Whose socket gave up: the client's, the server's.
+    pub(super) gave_up: [bool; 2],
+    /// When it was last compared, both ends were closed, or one or both in TIME_WAIT.
+    pub(super) was_over: bool,
+    /// Something was wrong with it, and was written down.
+    pub(super) is_wrong: bool,
+    /// What passed, where a newer one has its addresses and ports.
+    pub(super) replaced: Option<Trace>,
+}
+
+impl Life {
+    pub(super) fn slot(&mut self, who: Who) -> &mut Slot {
+        match who {
+            Who::Client => &mut self.client,
+            Who::Server => &mut self.server,
+        }
+    }
+
+    /// The host's address, and the peer's.
+    pub(super) fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        if self.client_on_host {
+            (self.client_address, self.server_address)
+        } else {
+            (self.server_address, self.client_address)
+        }
+    }
+
+    pub(super) fn server_side(&self) -> Side {
+        if self.client_on_host { Side::Peer } else { Side::Host }
+    }
+
+    /// Whether its addresses and ports may be used again: that its server listens, and nothing more will happen.
+    pub(super) fn is_over(&self) -> bool {
+        self.was_over
+            && self.replaced.is_none()
+            && !self.is_wrong
+            && self.server_address.port() == SERVED
+            && self.gave_up == [false; 2]
+            && matches!((&self.client, &self.server), (Slot::Gone, Slot::Gone))
+    }
+
+    /// Why nobody could know that the end at this side is in another state than the tracker says, if so.
+    pub(super) fn unknowable(
+        &self,
+        trace: &Trace,
+        side: Side,
+        tracked: &str,
+        kernel: &str,
+    ) -> Option<Unknowable> {
+        let end = self.at(side);
+        let who = end as usize;
+        let looks_passive = trace.closes_second(side);
+        let is_server = end == Who::Server;
+        match (tracked, kernel) {
+            // docs/limits.md, `TCP_USER_TIMEOUT`.
+            (
+                "SYN_SENT" | "SYN_RECEIVED" | "ESTABLISHED" | "CLOSE_WAIT" | "FIN_WAIT_1"
+                | "CLOSING" | "LAST_ACK",
+                "CLOSED",
+            ) if self.has_given_up(end) => Some(Unknowable::GaveUp),
+            // docs/limits.md, a full accept queue. Where the SYN was answered with a cookie, nothing is in the queue.
+            ("ESTABLISHED" | "CLOSE_WAIT", "SYN_RECEIVED") if is_server && self.is_unserved() => {
+                Some(Unknowable::QueueFull)
+            }
+            ("SYN_RECEIVED" | "ESTABLISHED" | "CLOSE_WAIT", "CLOSED")
+                if is_server && self.is_unserved() && self.terms.may_have_cookies() =>
+            {
+                Some(Unknowable::QueueFull)
+            }
+            // docs/limits.md, forged SYNs.
+            ("SYN_RECEIVED", "CLOSED") if is_server && trace.has_taken_forged_syn(side) => {
+                Some(Unknowable::Phantom)
+            }
+            ("SYN_SENT", _)
+                if !is_server && side == Side::Peer && trace.has_taken_forged_syn(Side::Host) =>
+            {
+                Some(Unknowable::Phantom)
+            }
+            ("SYN_SENT", "CLOSED")
+                if !is_server && side == Side::Peer && trace.has_taken_forged_syn(side) =>
+            {
+                Some(Unknowable::TookUnseenSyn)
+            }
+            // docs/limits.md, a FIN behind unsent data.
+            ("ESTABLISHED", "FIN_WAIT_1") | ("CLOSE_WAIT", "LAST_ACK" | "CLOSING")
+                if !trace.is_fin_delivered(side) && matches!(self.slot_of(end), Slot::Gone) =>
+            {
+                Some(Unknowable::FinWaited)
+            }
+            // docs/limits.md, SYN cookies of a kernel.
+            ("SYN_RECEIVED", "CLOSED") if is_server && self.terms.has_cookies() => {
+                Some(Unknowable::Cookie)
+            }
+            ("SYN_SENT", "CLOSED")
+                if self.opening == Opening::Abandoned && !is_server && !trace.has_reset(side) =>
+            {
+                Some(Unknowable::Abandoned)
+            }
+            ("CLOSED", "TIME_WAIT") if looks_passive && self.closed_unheard[who] => {
+                Some(Unknowable::FinWaited)
+            }
+            ("CLOSED", "TIME_WAIT")
+                if looks_passive && side == Side::Peer && trace.is_crossing_fin_dropped(side) =>
+            {
+                Some(Unknowable::CrossingFinLost)
+            }
+            ("CLOSE_WAIT", "CLOSED")
+                if self.reset_unheard[who]
+                    && side == Side::Peer
+                    && !trace.is_fin_delivered(side)
+                    && !trace.has_reset(side) =>
+            {
+                Some(Unknowable::ResetSilently)
+            }
+            ("CLOSING" | "LAST_ACK", "CLOSED")
+                if self.reset_unheard[who] && !trace.has_reset(side) =>
+            {
+                Some(Unknowable::ResetSilently)
+            }
+            ("TIME_WAIT", "CLOSED") if self.reset_unheard[who] || trace.has_reset(side) => {
+                Some(Unknowable::ResetBeforeTimeWait)
+            }
+            _ => None,
+        }
+    }
+
+    fn slot_of(&self, end: Who) -> &Slot {
+        if end == Who::Client { &self.client } else { &self.server }
+    }
+
+    /// Whether the socket at this end gave up: it said so, or was closed and had a time for that.
+    fn has_given_up(&self, end: Who) -> bool {
+        let slot = self.slot_of(end);
+        let options = self.terms.end(end);
+        self.gave_up[end as usize]
+            || matches!(slot, Slot::Gone) && options.user_timeout.is_some() && !options.multipath
+    }
+
+    /// Whether a late acknowledgment has brought a server's socket back.
+    pub(super) fn is_server_revived(
+        &self,
+        trace: &Trace,
+        side: Side,
+        tracked: &str,
+        kernel: &str,
+    ) -> bool {
+        let has_cookies = self.terms.has_cookies()
+            || self.terms.may_have_cookies() && self.opening == Opening::Crowded;
+        side == self.server_side()
+            && has_cookies
+            && (tracked, kernel) == ("CLOSED", "ESTABLISHED")
+            && (trace.is_fin_delivered(side)
+                || trace.has_reset(side)
+                || trace.has_reset(side.other()))
+    }
+
+    /// Whether nobody has accepted it from a short queue.
+    fn is_unserved(&self) -> bool {
+        self.opening == Opening::Crowded && matches!(self.server, Slot::Nothing)
+    }
+
+    /// Whether somebody listens where its client connects to.
+    pub(super) fn is_listened(&self) -> bool {
+        let port = self.server_address.port();
+        port != NOT_SERVED && port < SIMULTANEOUS
+    }
+
+    /// When the cable is cut for it, so that a socket gives up.
+    pub(super) fn when_to_cut(&self, random: &mut Random) -> Option<Duration> {
+        let may_give_up = Who::BOTH.iter().any(|who| self.terms.end(*who).user_timeout.is_some());
+        (may_give_up && random.percent(60)).then(|| Duration::from_micros(random.below(300_000)))
+    }
+
+    /// Finds out what has become of a socket.
+    pub(super) fn look(&mut self, who: Who) -> Result<()> {
+        let died_of = self.slot(who).look()?;
+        self.gave_up[who as usize] |=
+            died_of.is_some_and(|error| error.raw_os_error() == Some(libc::ETIMEDOUT));
+        Ok(())
+    }
+
+    /// Who is at this side.
+    pub(super) fn at(&self, side: Side) -> Who {
+        if side == self.server_side() { Who::Server } else { Who::Client }
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = if self.client_on_host { "host" } else { "peer" };
+        let Self { opening, client_address, server_address, .. } = self;
+        write!(
+            f,
+            "{opening:?} {client_address} > {server_address} (client on the {at}), host/peer; {:?}",
+            self.terms
+        )
+    }
+}
