@@ -805,6 +805,9 @@ pub fn continues_handshake(
     peer.has(fact::SYN) && (segment.ack.within(peer.isn.add(1), peer.end) || acks_other_isn)
 }
 
+/// Octets that hosts let be under way at most: Linux sends and receives 6 MiB by default (`tcp_rmem`, `tcp_wmem`).
+const LARGEST_WINDOW: u32 = 1 << 24;
+
 /// A segment with neither SYN nor RST on an open connection (RFC 9293 section 3.10.7.4).
 #[inline(always)]
 fn synchronized<F: Forget>(
@@ -827,12 +830,15 @@ fn synchronized<F: Forget>(
             return Ruling::take(take::LITTLE);
         }
     }
+    if me.has(fact::ACK) && segment.ack.before(me.ack.sub(LARGEST_WINDOW)) {
+        // Sent blindly: nothing on its way acknowledges so little (RFC 5961 section 5).
+        return Ruling::default();
+    }
     // A subflow's window counts from what the whole connection has acknowledged (RFC 8684 section 3.3.1), which is out of
     // sight.
-    let beyond_window = peer.has(fact::ACK | fact::EDGE)
-        && segment.seq.after(peer.edge)
-        && !me.is_multipath(peer)
-        && !gap.goes_on;
+    let slack = if me.is_multipath(peer) { LARGEST_WINDOW } else { 0 };
+    let beyond_window =
+        peer.has(fact::ACK | fact::EDGE) && segment.seq.after(peer.edge.add(slack)) && !gap.goes_on;
     let beyond_sent = peer.has_end()
         && segment.ack.after(peer.end)
         // Nothing follows a FIN. In a flow picked up in its middle, the peer may have sent more than we saw.
@@ -1320,7 +1326,9 @@ fn rule_reset<F: Forget>(
             accepted
         } else {
             let actual = if segment.has(Flags::ACK) { segment.ack } else { Seq(0) };
-            Ruling::breach(Rule::RstBadAckSynSent, low, high, actual)
+            // It may answer what was refused, of which the last one alone is remembered.
+            let breach = Ruling::breach(Rule::RstBadAckSynSent, low, high, actual);
+            if peer.has(fact::REFUSED) { Ruling::default() } else { breach }
         };
     }
     if !open && offers.has_newer && me.has(fact::SYN) && segment.seq == me.isn.add(1) {
