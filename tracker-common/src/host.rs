@@ -193,7 +193,7 @@ impl Host {
     pub fn packet(&mut self, packet: &Packet, hook: Hook, now_ns: u64) -> Fate {
         let here = Owner::new(self.interface.slot, hook);
         if let Some(flow) = self.confirmed(&packet.key) {
-            if is_counted_elsewhere(flow, None, packet, here) {
+            if is_counted_elsewhere(flow, true, packet, here) {
                 return self.done(hook, Fate::CountedOnArrival);
             }
             if !self.config.is_traced() && track_predicted(flow, packet, hook, || now_ns) {

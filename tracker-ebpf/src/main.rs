@@ -308,7 +308,7 @@ extern "C" fn tracker_predicted(flow: *const Flow, hook: u32) -> u32 {
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     let hook = hook_of(hook);
-    if is_counted_elsewhere(flow, None, packet, here(hook)) {
+    if is_counted_elsewhere(flow, true, packet, here(hook)) {
         return expected::ELSEWHERE;
     }
     let is_predicted =

@@ -5,48 +5,29 @@
 //! tracked where it is seen, and the half changes hands.
 
 use crate::{
-    flow::{Facts, Flow, HalfOpen, fact, flow_flag},
+    flow::{Flow, fact},
     notes,
     owner::Owner,
     packet::Packet,
-    segment::{Flags, Segment},
-    seq::Seq,
+    segment::Flags,
     state::is_reset,
     violation::Marks,
 };
 
 /// Whether a packet of `flow`, seen at `here`, is counted at another hook. If not, its end's half belongs to `here` from now on.
-/// `half_open` is the record that holds `flow`, where it is not confirmed.
+/// Only a confirmed flow's half changes hands: before, what its owner has refused cannot be told from what it has not seen.
 #[inline(always)]
 #[must_use]
-pub fn is_counted_elsewhere(
-    flow: &Flow,
-    half_open: Option<&HalfOpen>,
-    packet: &Packet,
-    here: Owner,
-) -> bool {
+pub fn is_counted_elsewhere(flow: &Flow, is_confirmed: bool, packet: &Packet, here: Owner) -> bool {
     let owner = flow.owner(packet.from);
     if owner.is(here) || flow.is_dead() {
         return false;
     }
-    if !owner.is_some() {
-        flow.set_owner(packet.from, here);
-        return false;
+    if owner.is_some() && !(is_confirmed && says_more(flow, packet)) {
+        return true;
     }
-    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    let segment = &packet.segment;
-    let is_new = if segment.has(Flags::SYN) {
-        is_new_syn(flow, half_open, &me, &peer, packet)
-    } else if segment.has(Flags::RST) {
-        // Its owner would have taken it.
-        !is_reset(&me, &peer) && peer.has(fact::ACK) && segment.seq == peer.ack
-    } else {
-        goes_on(&me, &peer, segment)
-    };
-    if is_new {
-        flow.set_owner(packet.from, here);
-    }
-    !is_new
+    flow.set_owner(packet.from, here);
+    false
 }
 
 /// Whether a packet that another attached interface has seen, and that belongs to no flow by the addresses that it has now, was
@@ -57,39 +38,25 @@ pub fn begins_nothing(packet: &Packet) -> bool {
     packet.segment.has(Flags::RST) || notes::illegal(packet) != Marks::NONE
 }
 
-/// A SYN that the half's owner has not seen: neither known, nor one that would be refused.
+/// Whether a packet says more than its end has said, and its receiver would take it: its owner has not seen it, or it would be
+/// in the record.
 #[inline(always)]
-fn is_new_syn(
-    flow: &Flow,
-    half_open: Option<&HalfOpen>,
-    me: &Facts,
-    peer: &Facts,
-    packet: &Packet,
-) -> bool {
+fn says_more(flow: &Flow, packet: &Packet) -> bool {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let segment = &packet.segment;
-    if me.has(fact::SYN) && segment.seq == me.isn {
+    let is_open = me.has(fact::ACK) && peer.has(fact::ACK | fact::EDGE) && !is_reset(&me, &peer);
+    if !is_open || segment.has(Flags::SYN) {
         return false;
     }
-    if let Some(half_open) = half_open {
-        let ack = if segment.has(Flags::ACK) { segment.ack } else { Seq(0) };
-        return !half_open.others(packet.from).has(segment.seq, ack);
+    if segment.has(Flags::RST) {
+        return segment.seq == peer.ack;
     }
-    let is_over = is_reset(me, peer) || (me.has(fact::FIN) && peer.has(fact::FIN));
-    is_over
-        && !segment.has(Flags::ACK)
-        && !flow.has(flow_flag::SUCCESSOR)
-        && segment.seq.after(me.end)
-}
-
-/// A segment that says more than its end has said, and that its receiver would take.
-#[inline(always)]
-fn goes_on(me: &Facts, peer: &Facts, segment: &Segment) -> bool {
-    let is_more = !me.has_end()
-        || segment.end().after(me.end)
-        || !me.has(fact::ACK)
-        || segment.ack.after(me.ack);
-    is_more
-        && !is_reset(me, peer)
-        && !(peer.has(fact::EDGE) && segment.seq.after(peer.edge))
-        && !(peer.has_end() && segment.ack.after(peer.end))
+    let is_old = segment.has_timestamp && me.has(fact::TS) && segment.timestamp.before(me.ts);
+    let is_data = segment.end().after(me.end);
+    (is_data || segment.ack.after(me.ack))
+        && !(is_data && me.has(fact::FIN))
+        && !segment.ack.before(me.ack)
+        && !segment.seq.after(peer.edge)
+        && !segment.ack.after(peer.end)
+        && !is_old
 }

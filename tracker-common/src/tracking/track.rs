@@ -1038,7 +1038,7 @@ pub fn prepare<S: Surroundings>(
     let existing = found.filter(|half_open| !half_open.flow.is_dead());
     let here = Owner::new(s.slot(), hook);
     if let Some(half_open) = existing
-        && is_counted_elsewhere(&half_open.flow, Some(half_open), packet, here)
+        && is_counted_elsewhere(&half_open.flow, false, packet, here)
     {
         return Place::Elsewhere;
     }
