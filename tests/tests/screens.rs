@@ -50,7 +50,7 @@ fn flows() -> Result<Bench> {
 fn table(screen: &str) -> Result<String> {
     let lines: Vec<_> = screen.lines().collect();
     let is_title = |line: &&str| line.contains("SRC") && line.contains("STATES");
-    let start = lines.iter().position(|line| is_title(&line)).context("titles")?;
+    let start = lines.iter().position(is_title).context("titles")?;
     let ends: Vec<usize> = VOLATILE
         .iter()
         .filter_map(|title| Some(lines[start].find(&format!(" {title}"))? + 1 + title.len()))
