@@ -38,7 +38,7 @@ fn check(svg: &str) -> Result<()> {
     for words in [
         "tracker top",
         "packets/s in",
-        "cookies 10.9.0.1:443 mode=auto",
+        "cookies 10.9.0.1:443  mode=auto",
         "half-open",
         "TIME_WAIT",
         "ESTAB / ESTAB",
