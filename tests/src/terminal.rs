@@ -40,6 +40,25 @@ impl Terminal {
         no_colour: bool,
         arguments: &[&str],
     ) -> Result<Self> {
+        let environment = [
+            ("TERM", "xterm-256color"),
+            ("LC_ALL", "C.UTF-8"),
+            ("NO_COLOR", if no_colour { "1" } else { "" }),
+        ];
+        Self::start_in(agent, (rows, columns), &environment, arguments)
+    }
+
+    /// The same with these variables of its environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Terminal::start`].
+    pub fn start_in(
+        agent: &Agent,
+        (rows, columns): (u16, u16),
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Self> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None)?;
         let end = |slave: &OwnedFd| slave.try_clone().map(Stdio::from);
@@ -47,7 +66,7 @@ impl Terminal {
         // The terminal of whoever runs this is none of its business.
         command.args(["--ctty", "--wait"]).arg(tracker()?);
         command.args(["--instance", agent.name()]).args(arguments);
-        command.env("TERM", "xterm-256color").env("NO_COLOR", if no_colour { "1" } else { "" });
+        command.envs(environment.iter().copied());
         command.stdin(end(&pty.slave)?).stdout(end(&pty.slave)?).stderr(end(&pty.slave)?);
         let child = command.spawn().context("starting setsid, of util-linux")?;
         // Both hold the slave open, which the reader below must not wait for.

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Result;
-use tracker_tests::agent::run_tracker;
+use tracker_tests::{agent::run_tracker, lab::Pair};
 
 /// A file that is removed when dropped.
 struct File(PathBuf);
@@ -44,18 +44,20 @@ fn everything_that_is_wrong_is_said_at_once() -> Result<()> {
 
 #[test]
 fn what_is_shown_is_a_file() -> Result<()> {
-    let file = File::new("right", "interface = [\"eth0\", \"veth*\"]\nprotect = [\"80,443\"]\n")?;
+    let pair = Pair::silent()?;
+    let host = Some(&pair.host);
+    let file = File::new("right", "interface = [\"veth0\", \"lo\"]\nevery = true\n")?;
     let given = ["--config", file.name(), "--zone", "9"];
-    let (shown, stderr, status) = run_tracker(&[&["config", "show"], &given[..]].concat(), None)?;
+    let (shown, stderr, status) = run_tracker(&[&["config", "show"], &given[..]].concat(), host)?;
     assert!(status.success(), "{stderr}");
     assert!(shown.contains("zone = 9 # command line\n"), "{shown}");
     let again = File::new("shown", &shown)?;
-    let (stdout, stderr, status) = run_tracker(&["config", "check", again.name()], None)?;
+    let (stdout, stderr, status) = run_tracker(&["config", "check", again.name()], host)?;
     assert!(status.success() && stderr.is_empty(), "{stdout}{stderr}");
     let values = |text: &str| -> Vec<String> {
         text.lines().map(|line| line.split(" # ").next().unwrap_or(line).to_owned()).collect()
     };
-    let (second, _, _) = run_tracker(&["config", "show", "--config", again.name()], None)?;
+    let (second, _, _) = run_tracker(&["config", "show", "--config", again.name()], host)?;
     assert_eq!(values(&shown), values(&second));
     Ok(())
 }
@@ -68,5 +70,25 @@ fn nothing_to_attach_to() -> Result<()> {
     let (_, stderr, status) = run_tracker(&["config", "show", "--config", file.name()], None)?;
     assert_eq!(status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("--interface NAME"), "{stderr}");
+    Ok(())
+}
+
+#[test]
+fn what_run_would_refuse_is_refused() -> Result<()> {
+    let pair = Pair::silent()?;
+    for (text, expected) in [
+        ("interface = [\"veth9\"]\n", "no interface named `veth9`"),
+        (
+            "interface = [\"veth0\"]\nprotect = [\"80@192.0.2.99\"]\n",
+            "192.0.2.99 is no address of this host",
+        ),
+        ("interface = [\"lo\"]\nprotect = [\"80\"]\n", "loopback cannot be protected"),
+    ] {
+        let file = File::new("refused", text)?;
+        let line = ["config", "check", file.name()];
+        let (stdout, stderr, status) = run_tracker(&line, Some(&pair.host))?;
+        assert_eq!((status.code(), stdout.as_str()), (Some(1), ""), "{stderr}");
+        assert!(stderr.contains(expected) && stderr.contains(file.name()), "{expected}: {stderr}");
+    }
     Ok(())
 }

@@ -525,7 +525,7 @@ fn usage() -> Result<()> {
     for (arguments, code, expected) in [
         (&["trace"][..], 2, "say whose segments"),
         (&["trace", "--port", "no"], 2, "--port"),
-        (&["trace", "--all", "-o", "json"], 1, "use `-o jsonl`"),
+        (&["trace", "--all", "-o", "json"], 2, "use `-o jsonl`"),
         (&["--instance", "nobody", "trace", "--all"], 1, "no agent named `nobody`"),
         (&["replay", "--ladder", "-o", "jsonl", "x"], 2, "cannot be used with"),
         (&["replay", "--ladder", "-e", "new", "x"], 2, "cannot be used with"),

@@ -14,8 +14,7 @@ use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use tracker_user::{
     check,
-    cli::failed,
-    cli::{Cli, Command},
+    cli::{Cli, Command, failed, hint},
     config::{
         self,
         file::{self, Completed},
@@ -90,11 +89,14 @@ fn agent(cli: &Cli, writers: &Writers) -> Result<()> {
 /// The command line and, for `tracker run`, the configuration file.
 fn command_line(arguments: Vec<OsString>) -> Result<Cli> {
     let Completed { arguments, file } = file::complete(arguments)?;
-    Cli::try_parse_from(arguments).map_err(|error| match file {
-        Some(file) if error.use_stderr() => {
-            Error::from(error).context(format!("with what {} says", file.display()))
+    Cli::try_parse_from(&arguments).map_err(|mut error| {
+        hint::add(&mut error, &arguments);
+        match file {
+            Some(file) if error.use_stderr() => {
+                Error::from(error).context(format!("with what {} says", file.display()))
+            }
+            _ => error.into(),
         }
-        _ => error.into(),
     })
 }
 
@@ -102,7 +104,7 @@ fn execute(cli: Cli) -> Result<()> {
     let Cli { instance, command, .. } = cli;
     match command {
         Command::Flows(options) => runtime()?.block_on(flows::run(&options, &instance)),
-        Command::Stats(options) => stats::run(&options, &instance),
+        Command::Stats(options) => runtime()?.block_on(stats::run(&options, &instance)),
         Command::Violations(options) => violations::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Generate(verb) => generate::run(&verb),
@@ -111,7 +113,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Top(options) => runtime()?.block_on(top::run(options, &instance)),
         Command::Trace(options) => runtime()?.block_on(trace::run(options, &instance)),
-        Command::Config(verb) => config::run(&verb),
+        Command::Config(verb) => runtime()?.block_on(config::run(&verb)),
         Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),
         Command::Delete(options) => runtime()?.block_on(delete::run(&options, &instance)),
         Command::Flush(options) => runtime()?.block_on(delete::flush(&options, &instance)),

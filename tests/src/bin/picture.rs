@@ -64,7 +64,7 @@ fn draw(seconds: u16) -> Result<String> {
     let scene = Scene::new()?;
     let long = scene.long_connections()?;
     let mut top = Terminal::start(&scene.agent, SIZE, false, &["top"])?;
-    let mut screen = top.until("flows", |screen| screen.contains("ESTABLISHED/ESTABLISHED"))?;
+    let mut screen = top.until("flows", |screen| screen.contains("ESTAB/ESTAB"))?;
     let mut unanswered = VecDeque::new();
     for second in 0..seconds {
         scene.short_connections(second)?;

@@ -269,10 +269,7 @@ pub async fn run(
     let Current { options, settings, .. } = current;
     preflight::check()?;
     preflight::raise_open_files()?;
-    let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
-    let changes = Changes::subscribe()?;
-    let names = wanted.at_start(&changes.links().await?)?;
-    let prepared = protect::prepare(&options.protect, &names).await?;
+    let Fit { wanted, changes, names, prepared } = fit(&options).await?;
     let metrics = match options.metrics {
         Some(at) => Some(metrics::server::bind(at).await?),
         None => None,
@@ -1082,7 +1079,7 @@ fn delete(
     view: &View,
     visit: impl FnMut(Reaped),
 ) -> Result<u64> {
-    let asks = !filter.violation.is_empty();
+    let asks = filter.asks_for_rules();
     let broken = asks.then(|| Broken::from_pins(pins)).transpose()?;
     let is_meant = |key: &FlowKey, flow: &Flow, tier| {
         let mut record = Record::new(key, flow, Some(tier), view);
@@ -1092,6 +1089,32 @@ fn delete(
         filter.matches(&record)
     };
     reaper.delete(is_meant, visit)
+}
+
+/// What an agent with these settings finds on this host.
+struct Fit {
+    wanted: Wanted,
+    changes: Changes,
+    names: Vec<String>,
+    prepared: Option<Prepared>,
+}
+
+/// Finds the interfaces, and what protection needs.
+async fn fit(options: &Options) -> Result<Fit> {
+    let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
+    let changes = Changes::subscribe()?;
+    let names = wanted.at_start(&changes.links().await?)?;
+    let prepared = protect::prepare(&options.protect, &names).await?;
+    Ok(Fit { wanted, changes, names, prepared })
+}
+
+/// Refuses settings that an agent could not start with on this host.
+///
+/// # Errors
+///
+/// An interface that is absent, or a port that cannot be protected, with the remedy.
+pub async fn check_settings(options: &Options) -> Result<()> {
+    fit(options).await.map(|_| ())
 }
 
 fn wants_destroy(options: &Options) -> bool {

@@ -10,6 +10,9 @@ use toml::Value;
 
 use crate::run;
 
+/// How the names of settings begin that mean nothing without `protect`.
+const NEEDS_PROTECT: &str = "syn-cookies";
+
 /// Where a setting comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {
@@ -54,6 +57,7 @@ pub fn flags(run: &clap::Command) -> impl Iterator<Item = (String, &Arg)> {
 /// As a configuration file.
 impl fmt::Display for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protects = self.settings.iter().any(|it| it.name == "protect" && it.value.is_some());
         for Setting { name, value, source } in &self.settings {
             let Some(value) = value else {
                 writeln!(f, "# {name} is not set")?;
@@ -63,6 +67,10 @@ impl fmt::Display for Current {
                 (Source::Flag, _) => writeln!(f, "{name} = {value} # command line")?,
                 (Source::File, Some(file)) => {
                     writeln!(f, "{name} = {value} # {}", one_line(file))?;
+                }
+                // By itself it would be refused.
+                _ if name.starts_with(NEEDS_PROTECT) && !protects => {
+                    writeln!(f, "# {name} = {value} # default, with protect")?;
                 }
                 _ => writeln!(f, "{name} = {value} # default")?,
             }

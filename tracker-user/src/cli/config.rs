@@ -13,12 +13,12 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Subcommand, error::ErrorKind};
 
-use crate::{cli::refusal, config::file::PATH, model::failure::Failure};
+use crate::{agent::run, cli::refusal, config::file::PATH, model::failure::Failure};
 
 /// What to do with settings.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
-    /// List every mistake in a configuration file, without starting anything
+    /// List every mistake in a configuration file, and what `tracker run` would refuse on this host; starts nothing
     Check {
         /// File to check
         #[arg(default_value = PATH)]
@@ -37,22 +37,32 @@ pub enum Verb {
 /// # Errors
 ///
 /// Where the file is wrong or cannot be read, or stdout cannot be written.
-pub fn run(verb: &Verb) -> Result<()> {
+pub async fn run(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Check { file } => check(file),
+        Verb::Check { file } => check(file).await,
         Verb::Show { flags } => show(flags),
     }
 }
 
-fn check(path: &Path) -> Result<()> {
+async fn check(path: &Path) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let problems = file::problems(&text);
     if !problems.is_empty() {
         let said = format!("{}: {}", path.display(), problems.join("\n"));
         return Err(Failure::BadInput(said).into());
     }
+    let names_interfaces = file::names_interfaces(&text);
+    if names_interfaces {
+        let line = ["tracker", "run", "--config"].map(OsString::from).into_iter();
+        let current = settings::read(line.chain([path.into()]).collect())?;
+        let refused = run::check_settings(&current.options).await.err();
+        if let Some(error) = refused {
+            let said = format!("{}: `tracker run` would refuse it here: {error:#}", path.display());
+            return Err(Failure::BadInput(said).into());
+        }
+    }
     writeln!(io::stdout(), "{}: nothing is wrong with it", path.display())?;
-    if !file::names_interfaces(&text) {
+    if !names_interfaces {
         let _ = writeln!(
             io::stderr(),
             "{}: it names no interface, so `tracker run` needs --interface beside it",

@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use crate::{
-    cli::{choice::Choice, refusal},
+    cli::{
+        choice::{Choice, TcpOnly, check_interfaces},
+        refusal,
+    },
     client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
     instance::Instance,
     model::{broken::BrokenFilter, format::Format},
@@ -29,6 +32,9 @@ pub struct Options {
     /// Which rules.
     #[command(flatten)]
     pub broken: BrokenFilter,
+    /// Nothing else.
+    #[command(flatten)]
+    pub tcp: TcpOnly,
 }
 
 /// Options of `tracker flush`.
@@ -50,6 +56,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         let said = "which flows? `tracker flush` deletes them all";
         return Err(refusal("delete", ErrorKind::MissingRequiredArgument, said));
     }
+    check_interfaces(&filter, instance, "delete")?;
     delete(filter.to_string(), options.output, instance).await
 }
 

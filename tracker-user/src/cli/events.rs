@@ -2,11 +2,16 @@
 
 use std::io::{self, BufWriter, Write};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
 use tracker_common::violation::Rule;
 
 use crate::{
-    cli::{choice::Choice, farewell},
+    cli::{
+        self,
+        choice::{Choice, TcpOnly, warn_of_interfaces},
+        farewell,
+    },
     client::request::Request,
     filter::Filter,
     instance::Instance,
@@ -45,6 +50,9 @@ pub struct Options {
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
     pub choice: Choice,
+    /// Nothing else.
+    #[command(flatten)]
+    pub tcp: TcpOnly,
 }
 
 /// Prints events until SIGINT, SIGTERM, the agent's end, or the number asked for.
@@ -54,9 +62,11 @@ pub struct Options {
 /// Where no agent runs, it ends, or stdout cannot be written.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
-        bail!("events are a stream: use `-o jsonl`");
+        let said = "events are a stream: use `-o jsonl`";
+        return Err(cli::refusal("events", ErrorKind::ArgumentConflict, said));
     }
     let filter = options.choice.filter_with(&options.violation, "events")?;
+    warn_of_interfaces(&filter, instance)?;
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
     let request = Request { v: 1, events, trace: None };

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Cli, capture::Broken},
+    flows,
     model::{failure::Failure, format::Format},
     refusal::Refusal,
 };
@@ -37,10 +38,10 @@ struct View {
 pub fn form(arguments: &[OsString]) -> Format {
     let read = Cli::command().ignore_errors(true).try_get_matches_from(arguments);
     let Ok(matches) = read else { return Format::Text };
-    let asked = matches
-        .subcommand()
-        .and_then(|(_, matches)| matches.try_get_one::<Format>("output").ok().flatten().copied());
-    asked.unwrap_or(Format::Text)
+    let Some((_, matches)) = matches.subcommand() else { return Format::Text };
+    let asked = matches.try_get_one::<Format>("output").ok().flatten().copied();
+    let of_flows = || matches.try_get_one::<flows::Form>("output").ok().flatten();
+    asked.or_else(|| of_flows().map(|form| form.format())).unwrap_or(Format::Text)
 }
 
 /// Says why a command has failed, and returns its exit code: 2 where its command line is wrong, and 1 otherwise. Help and

@@ -1,7 +1,12 @@
 //! `tracker flows`: every connection, as the maps have it now.
 
 mod columns;
+mod form;
 mod order;
+mod screen;
+mod watch;
+
+pub use self::form::Form;
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
@@ -20,7 +25,10 @@ use tokio::{
 
 use crate::{
     broken::Broken,
-    cli::{choice::Choice, farewell, refusal},
+    cli::{
+        choice::{Choice, TcpOnly, check_interfaces},
+        farewell, refusal,
+    },
     client::agent::Agent,
     clock::monotonic_ns,
     filter::Filter,
@@ -37,9 +45,9 @@ use crate::{
 /// Options of `tracker flows`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Output format: one line per flow, one JSON document, or one JSON record per line
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
     /// Print a table with these columns, in this order
     #[arg(short, long, value_enum, value_delimiter = ',', value_name = "COLUMN[,COLUMN]")]
     pub columns: Vec<Column>,
@@ -68,6 +76,9 @@ pub struct Options {
     /// Which flows.
     #[command(flatten)]
     pub choice: Choice,
+    /// Nothing else.
+    #[command(flatten)]
+    pub tcp: TcpOnly,
 }
 
 /// Between two looks: seconds from 0.1 to 3600.
@@ -91,6 +102,7 @@ pub(crate) struct Document<'a> {
 /// Where no agent runs, or its maps cannot be read.
 pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
     let filter = options.choice.filter_with(&options.broken.violation, "flows")?;
+    check_interfaces(&filter, instance, "flows")?;
     let tables = Tables::open(instance)?;
     let view = Agent::find(instance)?.view();
     let broken = broken(instance, options, &filter)?;
@@ -130,10 +142,11 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
 
 /// Which rules flows have broken, where that is asked for or shown.
 fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Option<Broken>> {
-    if !filter.violation.is_empty() {
+    if filter.asks_for_rules() {
         return Broken::of(instance).map(Some);
     }
-    let shows = options.output != Format::Text || options.columns.contains(&Column::BrokenRules);
+    let shows =
+        options.output.format() != Format::Text || options.columns.contains(&Column::BrokenRules);
     // An agent of an older version does not lend it: then it is not known.
     Ok(if shows { Broken::of(instance).ok() } else { None })
 }
@@ -144,33 +157,36 @@ fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Opt
 ///
 /// As [`collect`], and where stdout cannot be written.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
-    if options.output != Format::Text && !options.columns.is_empty() {
+    if options.output.format() != Format::Text && !options.columns.is_empty() {
         let said = "--columns is for text; JSON has all fields";
         return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
     }
     let Some(every) = options.watch else {
         let count = print(options, instance, "")?;
-        if options.output == Format::Text {
+        if options.output.format() == Format::Text {
             let _ = writeln!(io::stderr(), "{count} flows shown");
         }
         return Ok(());
     };
-    if options.output == Format::Json {
+    if options.output.format() == Format::Json {
         let said = "--watch is a stream, and one JSON document is none: `-o jsonl`";
         return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
+    }
+    if options.output == Form::Text && watch::is_possible() {
+        return watch::run(options, instance, every).await;
     }
     // From here on, so that none is missed while something is printed.
     farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let is_screen = io::stdout().is_terminal() && options.output == Format::Text;
+    let is_screen = io::stdout().is_terminal() && options.output.format() == Format::Text;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = interrupt.recv() => return Ok(()),
         }
-        let head = match options.output {
+        let head = match options.output.format() {
             Format::Text if is_screen => {
                 // Home, and what was there is gone.
                 format!("\x1b[H\x1b[2Jevery {every} s: flows at {:.0}\n\n", Timestamp::now())
@@ -187,13 +203,20 @@ fn print(options: &Options, instance: &Instance, head: &str) -> Result<usize> {
     let records = collect(instance, options)?;
     let mut out = BufWriter::new(io::stdout().lock());
     out.write_all(head.as_bytes())?;
-    match options.output {
+    match options.output.format() {
         Format::Text if !options.columns.is_empty() => {
             let table =
                 columns::table(&records, &options.columns, monotonic_ns(), terminal::width());
             writeln!(out, "{table}")?;
         }
-        Format::Text => records.iter().try_for_each(|record| writeln!(out, "{record}"))?,
+        Format::Text => match terminal::width().filter(|_| options.output == Form::Text) {
+            Some(width) => {
+                let (titles, flows) = screen::table(&records, width.into());
+                let lines = titles.iter().chain(flows.iter().flatten());
+                lines.into_iter().try_for_each(|line| writeln!(out, "{line}"))?;
+            }
+            None => records.iter().try_for_each(|record| writeln!(out, "{record}"))?,
+        },
         Format::Json => {
             serde_json::to_writer_pretty(&mut out, &Document { v: 1, flows: &records })?;
             writeln!(out)?;
@@ -205,7 +228,7 @@ fn print(options: &Options, instance: &Instance, head: &str) -> Result<usize> {
             }
         }
     }
-    if options.watch.is_some() && options.output == Format::Text {
+    if options.watch.is_some() && options.output.format() == Format::Text {
         writeln!(out, "{} flows", records.len())?;
     }
     out.flush().context("writing to stdout")?;

@@ -3,6 +3,7 @@
 mod draw;
 mod entry;
 mod numbers;
+mod times;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use self::numbers::Numbers;
 pub use self::{
     draw::{Header, Layout},
     entry::{Breach, End, Entry, Options, Segment},
+    times::{TimeOptions, Times},
 };
 use crate::{
     event::{Event, SegmentView, States, ViolationView},

@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tracker_common::{config::LiveConfig, event::Kind, violation::Rule};
@@ -38,8 +39,10 @@ pub use self::{
 use crate::{
     attach::Sizes,
     capture::{Merged, Part, nothing_understood},
+    cli::{choice, refusal},
     event::Event,
-    filter::Filter,
+    filter::{self, Filter},
+    ladder::TimeOptions,
     model::broken::rule,
     model::format::Format,
     preflight,
@@ -47,6 +50,7 @@ use crate::{
     run::{EventName, TimeoutOptions},
     since::Since,
     survey::Limits,
+    terminal,
 };
 
 /// A capture that takes longer than a moment, and so shows how far it is.
@@ -59,8 +63,13 @@ pub struct Options {
     ///
     /// Several files are one capture. Their packets are merged by time, as mergecap does. With equal times, the file that is
     /// named first comes first
-    #[arg(value_name = "FILE", required = true)]
+    ///
+    /// The words of a filter may follow: `capture.pcap port 443 and host 10.0.0.1`
+    #[arg(value_name = "FILE [WORD]", required_unless_present = "read")]
     pub files: Vec<PathBuf>,
+    /// Another capture, as `tcpdump -r` has it
+    #[arg(short, long, value_name = "FILE", num_args = 0..=1)]
+    pub read: Vec<PathBuf>,
     /// Events to show
     #[arg(
         short,
@@ -74,6 +83,9 @@ pub struct Options {
     /// Draw each connection: one line per segment between both ends' states, with every breach of the reported rules
     #[arg(long, conflicts_with_all = ["events", "no_flows", "output"])]
     pub ladder: bool,
+    /// When, in diagrams.
+    #[command(flatten)]
+    pub time: TimeOptions,
     /// Omit the list of connections
     #[arg(long)]
     pub no_flows: bool,
@@ -106,7 +118,7 @@ pub struct Options {
     pub violation: Vec<Rule>,
     /// Which flows. An event without a flow passes only where nothing is asked for.
     #[command(flatten)]
-    pub filter: Filter,
+    pub filter: filter::FilterOptions,
     /// Limits of floods and scans.
     #[command(flatten)]
     pub limits: Limits,
@@ -147,12 +159,18 @@ impl Options {
 /// Where a file is no capture or is broken (what came before that, and the other files, are printed first), the kernel
 /// refuses, stdout cannot be written, or there is no room on disk for connections that have ended.
 pub fn run(options: &Options) -> Result<()> {
+    let (files, words) = files_and_words(options);
+    let filter = choice::filter(&options.filter, &options.violation, &words, "replay")?;
+    if files.is_empty() {
+        let said = "which capture? As in `tracker replay capture.pcap port 443`";
+        return Err(refusal("replay", ErrorKind::MissingRequiredArgument, said));
+    }
     preflight::check_replay()?;
-    let mut captures = Merged::open(&options.files)?;
+    let mut captures = Merged::open(&files)?;
     let Options { sizes, timeouts, limits, .. } = options;
     let mut engine = Engine::new(sizes, timeouts.timeouts(), options.live_config(), *limits)?;
-    let progress = progress(options);
-    let mut shown = Shown::new(options, &progress);
+    let progress = progress(&files);
+    let mut shown = Shown::new(options, &files, filter, &progress);
     let mut summary = Summary::new(captures.parts().iter().map(|part| part.name.as_str()));
     while let Some(events) = next(&mut captures, &mut engine, options, &mut summary)? {
         shown.events(events)?;
@@ -169,6 +187,18 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("{}", errors.join("; "));
     }
     Ok(())
+}
+
+/// The captures, and the words of a filter after them: what is no file, and may begin a filter.
+fn files_and_words(options: &Options) -> (Vec<PathBuf>, Vec<String>) {
+    let begins = |file: &PathBuf| {
+        let text = file.to_string_lossy();
+        *text != *"-" && !file.exists() && filter::may_begin(&text)
+    };
+    let count = options.files.iter().position(begins).unwrap_or(options.files.len());
+    let (files, words) = options.files.split_at(count);
+    let words = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    (options.read.iter().chain(files).cloned().collect(), words)
 }
 
 /// What is wrong with a file, after it was read as far as it could be.
@@ -219,19 +249,28 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn new(options: &'a Options, progress: &ProgressBar) -> Self {
+    fn new(
+        options: &'a Options,
+        files: &[PathBuf],
+        filter: Filter,
+        progress: &ProgressBar,
+    ) -> Self {
         let is_terminal = stdout().is_terminal();
-        let is_live = options.files.iter().any(|file| file == Path::new("-")) || is_terminal;
+        let is_live = files.iter().any(|file| file == Path::new("-")) || is_terminal;
         let in_the_way = if is_terminal { progress.clone() } else { ProgressBar::hidden() };
-        let filter = Filter { violation: options.violation.clone(), ..options.filter.clone() };
         Self {
             options,
             kinds: options.kinds(),
             since: options.since.map(|since| since.time(Timestamp::now())),
             output: Output::new(options.output, is_live, in_the_way.clone()),
-            ladders: options
-                .ladder
-                .then(|| Ladders::new(BufWriter::new(stdout().lock()), &filter, in_the_way)),
+            ladders: options.ladder.then(|| {
+                Ladders::new(
+                    BufWriter::new(stdout().lock()),
+                    &filter,
+                    options.time.times(),
+                    in_the_way,
+                )
+            }),
             filter,
             breaches: Breaches::default(),
             archive: Archive::default(),
@@ -364,13 +403,14 @@ fn last_of<T>(all: impl Iterator<Item = Result<T>>, count: usize) -> Result<VecD
 }
 
 /// A bar on stderr, for somebody who would otherwise wonder; hidden where nobody looks, or it is over in a moment.
-fn progress(options: &Options) -> ProgressBar {
+fn progress(files: &[PathBuf]) -> ProgressBar {
     let len = |file: &PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
-    let size = options.files.iter().map(len).sum();
+    let size = files.iter().map(len).sum();
     if size < LARGE || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = if terminal::unicode() { style } else { style.progress_chars("=> ") };
     ProgressBar::new(size).with_style(style)
 }

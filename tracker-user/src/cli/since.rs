@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 /// Since when.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,13 +13,19 @@ pub enum Since {
     Time(Timestamp),
 }
 
-/// A time that passes, as in `90s` or `2h 30m`.
+/// A time that passes, as in `90s`, `2h 30m` or `1d`; a day has 24 hours.
 ///
 /// # Errors
 ///
 /// What is wrong with it.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    if text.parse::<f64>().is_ok() {
+        return Err(format!("`{text}` has no unit; did you mean `{text}s`?"));
+    }
+    let wrong = |_| format!("`{text}` is no duration; examples: 90s, 2h 30m, 1d, 2w");
+    let of_span = |span: Span| span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let duration: SignedDuration =
+        text.parse().or_else(|_| text.parse().and_then(of_span)).map_err(wrong)?;
     Duration::try_from(duration).map_err(|_| "a time that is not negative".to_owned())
 }
 
@@ -64,6 +70,8 @@ mod tests {
             ("5m", "2026-11-20T13:55:00Z"),
             ("1h 30s", "2026-11-20T12:59:30Z"),
             ("0s", "2026-11-20T14:00:00Z"),
+            ("1d 2h", "2026-11-19T12:00:00Z"),
+            ("2w", "2026-11-06T14:00:00Z"),
             ("2026-11-20T13:55:30.5Z", "2026-11-20T13:55:30.5Z"),
             ("2026-11-20T15:00:00+02:00", "2026-11-20T13:00:00Z"),
         ] {

@@ -2,13 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
 use tracker_common::{
     counters::{Fate, Hook, Tally},
     protect::Outcome,
@@ -18,6 +25,7 @@ use tracker_common::{
 
 use crate::{
     attach::Interface,
+    cli::{farewell, refusal},
     client::agent::Agent,
     clock::monotonic_ns,
     instance::Instance,
@@ -33,6 +41,13 @@ pub struct Options {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+    /// Repeat every SECONDS until Ctrl-C [default without a value: 2]
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = crate::flows::seconds)]
+    pub watch: Option<f64>,
+    /// Only counters that are not zero
+    #[arg(short = 'z', long)]
+    pub non_zero: bool,
 }
 
 /// Every counter of an agent.
@@ -168,6 +183,18 @@ impl Cookies {
     }
 }
 
+impl Stats {
+    fn leave_out_zeros(&mut self) {
+        self.counters.retain(|_, count| *count > 0);
+        let fates = self.interfaces.iter_mut().flat_map(|interface| interface.packets.values_mut());
+        fates.chain(self.violations.values_mut()).for_each(|all| all.retain(|_, count| *count > 0));
+        self.violations.retain(|_, by_hook| !by_hook.is_empty());
+        let Some(cookies) = &mut self.cookies else { return };
+        cookies.total.retain(|_, count| *count > 0);
+        cookies.listeners.iter_mut().for_each(|it| it.outcomes.retain(|_, count| *count > 0));
+    }
+}
+
 /// Reads every counter.
 ///
 /// # Errors
@@ -224,9 +251,41 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
 /// # Errors
 ///
 /// As [`collect`], and where stdout cannot be written.
-pub fn run(options: &Options, instance: &Instance) -> Result<()> {
-    let stats = collect(instance)?;
+pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
+    let Some(every) = options.watch else { return print(options, instance, "") };
+    if options.output == Format::Json {
+        let said = "--watch is a stream, and one JSON document is none: `-o jsonl`";
+        return Err(refusal("stats", ErrorKind::ArgumentConflict, said));
+    }
+    farewell::end_when_asked()?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tick = interval(Duration::from_secs_f64(every));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = interrupt.recv() => return Ok(()),
+        }
+        let head = match options.output {
+            Format::Text if io::stdout().is_terminal() => {
+                // Home, and what was there is gone.
+                format!("\x1b[H\x1b[2Jevery {every} s: counters at {:.0}\n\n", Timestamp::now())
+            }
+            Format::Text => format!("counters at {:.0}\n", Timestamp::now()),
+            _ => String::new(),
+        };
+        print(options, instance, &head)?;
+    }
+}
+
+/// Prints them once.
+fn print(options: &Options, instance: &Instance, head: &str) -> Result<()> {
+    let mut stats = collect(instance)?;
+    if options.non_zero {
+        stats.leave_out_zeros();
+    }
     let mut out = io::stdout().lock();
+    out.write_all(head.as_bytes()).context("writing to stdout")?;
     match options.output {
         Format::Text => write_text(&mut out, &stats),
         Format::Json => serde_json::to_writer_pretty(&mut out, &stats)

@@ -1,11 +1,44 @@
 //! The terminal that stdout is, if it is one, and text that keeps to its width.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    thread,
+};
+
+use ratatui::crossterm::event::{self, Event as Input};
+use tokio::sync::mpsc;
 
 /// Its width in columns, at least 40; `None` where stdout is a pipe or a file, whose readers want whole lines.
 #[must_use]
 pub fn width() -> Option<u16> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.max(40))
+}
+
+/// Whether lines and bars of Unicode can be shown: the locale has UTF-8, and the terminal more than letters.
+#[must_use]
+pub fn unicode() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let locale = locale.unwrap_or_default().to_ascii_lowercase().replace('-', "");
+    let term = std::env::var("TERM").unwrap_or_default();
+    let is_plain = ["dumb", "linux", "ansi", "vt"].iter().any(|plain| term.starts_with(plain));
+    locale.contains("utf8") && !is_plain
+}
+
+/// Keys and changes of size, which only a thread of their own can wait for.
+pub(crate) fn inputs() -> mpsc::Receiver<io::Result<Input>> {
+    let (sender, receiver) = mpsc::channel(64);
+    thread::spawn(move || {
+        loop {
+            let input = event::read();
+            let is_last = input.is_err();
+            if sender.blocking_send(input).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// How to wrap text at `width` columns: names and code are not torn apart.

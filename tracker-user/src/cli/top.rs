@@ -10,14 +10,13 @@ mod screen;
 use std::{
     io::{self, IsTerminal},
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event as Input, KeyEventKind},
+    crossterm::event::{Event as Input, KeyEventKind},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -35,7 +34,10 @@ use self::{
     screen::Theme,
 };
 use crate::{
-    cli::{choice::Choice, farewell},
+    cli::{
+        choice::{Choice, TcpOnly, check_interfaces},
+        farewell,
+    },
     client::request::Request,
     filter::Filter,
     instance::Instance,
@@ -68,6 +70,9 @@ pub struct Options {
     /// Which rules.
     #[command(flatten)]
     pub broken: BrokenFilter,
+    /// Nothing else.
+    #[command(flatten)]
+    pub tcp: TcpOnly,
 }
 
 /// Shows flows until `q`, SIGINT or SIGTERM.
@@ -84,6 +89,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     }
     // What is wrong from the beginning is said where it can be read afterwards.
     Tables::open(instance)?;
+    check_interfaces(&filter, instance, "top")?;
     farewell::end_when_asked()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -104,9 +110,9 @@ async fn show(
     instance: &Instance,
 ) -> Result<()> {
     let every = Duration::from_secs_f64(options.every);
-    let theme = Theme { colour: terminal::colour() };
+    let theme = Theme { colour: terminal::colour(), unicode: terminal::unicode() };
     let mut model = Model::new(instance.name(), options, filter);
-    let mut inputs = inputs();
+    let mut inputs = terminal::inputs();
     let mut events = Feed::start(instance, request());
     let mut segments: Option<Feed> = None;
     let sampler = Arc::new(Mutex::new(Sampler::new(instance)));
@@ -182,19 +188,4 @@ async fn next_of(feed: &mut Option<Feed>) -> Option<Said> {
         Some(feed) => feed.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// Keys and changes of size, which only a thread of their own can wait for.
-fn inputs() -> mpsc::Receiver<io::Result<Input>> {
-    let (sender, receiver) = mpsc::channel(64);
-    thread::spawn(move || {
-        loop {
-            let input = event::read();
-            let is_last = input.is_err();
-            if sender.blocking_send(input).is_err() || is_last {
-                return;
-            }
-        }
-    });
-    receiver
 }

@@ -6,16 +6,20 @@ use std::{
     net::SocketAddr,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use tracker_common::event::Kind;
 
 use crate::{
-    cli::{self, choice::Choice, farewell},
+    cli::{
+        self,
+        choice::{Choice, warn_of_interfaces},
+        farewell,
+    },
     client::request::Request,
     event::Event,
     instance::Instance,
-    ladder::{Entry, Header, Ladder, Layout},
+    ladder::{Entry, Header, Ladder, Layout, TimeOptions, Times},
     listen::{CHUNK, Listener, say_listening},
     model::format::Format,
     record::Record,
@@ -41,6 +45,9 @@ pub struct Options {
     /// Segments with these TCP flags, or without those after `!`: `syn,!ack`
     #[arg(long, value_name = "FLAG[,!FLAG]", help_heading = "Filters")]
     pub tcp_flags: Option<TcpFlags>,
+    /// When.
+    #[command(flatten)]
+    pub time: TimeOptions,
     /// Whose segments, one filter at least. The kernel reports the segments of one address (or prefix) and one port; what
     /// else is asked for is left out here.
     #[command(flatten)]
@@ -54,10 +61,11 @@ pub struct Options {
 /// Where no agent runs, it ends, or stdout cannot be written.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     if options.output == Format::Json {
-        bail!("segments are a stream: use `-o jsonl`");
+        let said = "segments are a stream: use `-o jsonl`";
+        return Err(cli::refusal("trace", ErrorKind::ArgumentConflict, said));
     }
     let filter = options.choice.filter("trace")?;
-    if !filter.violation.is_empty() {
+    if filter.asks_for_rules() {
         return Err(cli::refusal(
             "trace",
             ErrorKind::ArgumentConflict,
@@ -71,13 +79,14 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
             "say whose segments, as in `tracker trace --port 443` or `--addr 192.0.2.0/24`, or `--all`",
         ));
     }
+    warn_of_interfaces(&filter, instance)?;
     let events = [Kind::Segment, Kind::Violation, Kind::Destroy].map(|kind| kind.name().to_owned());
     let trace = Some(filter.scope());
     let request = Request { v: 1, events: events.to_vec(), trace };
     farewell::end_when_asked()?;
     let Some(mut listener) = Listener::connect(instance, &request).await? else { return Ok(()) };
     say_listening();
-    let mut screen = Screen::new();
+    let mut screen = Screen::new(options.time.times());
     let mut segments = 0;
     while options.last.is_none_or(|last| segments < last) {
         if !listener.has_more() {
@@ -122,10 +131,10 @@ struct Shown {
 }
 
 impl Screen {
-    fn new() -> Self {
+    fn new(times: Times) -> Self {
         Self {
             out: BufWriter::with_capacity(CHUNK, io::stdout().lock()),
-            layout: Layout::for_stdout(),
+            layout: Layout::for_stdout(times),
             shown: HashMap::new(),
             current: None,
             tags: 0,
@@ -167,6 +176,7 @@ impl Screen {
         };
         for entry in &entries {
             layout.entry(out, entry, header, &shown.tag).context("writing to stdout")?;
+            layout.pass(entry, header);
         }
         if entries.iter().any(|entry| matches!(entry, Entry::End(_))) {
             self.shown.remove(&id);

@@ -11,6 +11,7 @@ pub mod filter;
 pub mod format;
 pub mod listener;
 pub mod lookup;
+pub mod nearest;
 pub mod record;
 pub mod reported;
 pub mod scope;

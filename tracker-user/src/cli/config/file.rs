@@ -10,7 +10,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, error::ErrorKind, parser::ValueSource};
 use toml::{Table, Value};
 
-use crate::{agent::settings, cli::Cli, model::failure::Failure};
+use crate::{
+    agent::settings,
+    cli::Cli,
+    model::{failure::Failure, nearest},
+};
 
 /// Read where no other is named and this one is there.
 pub const PATH: &str = "/etc/tracker/tracker.toml";
@@ -153,16 +157,9 @@ fn flags_of(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<String>>
 }
 
 fn suggestion(key: &str, known: &[(String, &Arg)]) -> String {
-    let like = |name: &str| strsim::jaro_winkler(name, &key.replace('_', "-"));
-    let nearest = known
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .max_by(|a, b| like(a).total_cmp(&like(b)))
-        .filter(|name| like(name) > 0.75);
-    match nearest {
-        Some(name) => format!("; did you mean `{name}`?"),
-        None => "; they are the long flags of `tracker run`, see `tracker run --help`".to_owned(),
-    }
+    let otherwise =
+        || "they are the long flags of `tracker run`, see `tracker run --help`".to_owned();
+    nearest::hint(key, known.iter().map(|(name, _)| name.as_str()), otherwise)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Flows as a table, by columns of one's choice.
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use crate::record::Record;
 
@@ -74,6 +74,13 @@ impl Column {
     }
 }
 
+/// A table's title, and its lines.
+pub(super) fn split(table: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let mut lines = table.lines().map(str::to_owned);
+    let titles = lines.next().into_iter().collect();
+    (titles, lines.map(|line| vec![line]).collect())
+}
+
 /// A table with a title a column. With a width it keeps to that; without one a flow is a line.
 pub(super) fn table(
     records: &[Record],
@@ -95,6 +102,19 @@ pub(super) fn table(
     table.set_header(columns.iter().map(|column| column.title()));
     for record in records {
         table.add_row(columns.iter().map(|column| column.show(record, now_ns)));
+    }
+    // Lists of rules go on at their commas, and nothing else is torn apart.
+    for (place, column) in columns.iter().enumerate() {
+        let Some(shown) = table.column_mut(place) else { continue };
+        if *column == Column::BrokenRules {
+            shown.set_delimiter(',');
+            continue;
+        }
+        let cells = records.iter().map(|record| column.show(record, now_ns).len());
+        let longest = cells.chain([column.title().len()]).max().unwrap_or_default();
+        // With the space on both sides.
+        let least = u16::try_from(longest + 2).unwrap_or(u16::MAX);
+        shown.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
     }
     if let Some(first) = table.column_mut(0) {
         // A line begins with its first word, for awk and for eyes.

@@ -9,7 +9,10 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use tracker_common::state::State;
 
-use super::{Breach, End, Entry, Ladder, Segment};
+use super::{
+    Breach, End, Entry, Ladder, Segment,
+    times::{self, Times},
+};
 use crate::{record::Record, terminal};
 
 /// Columns that every terminal has. Where nobody says how many there are, a line that needs more takes them.
@@ -27,9 +30,8 @@ const LEAST_LABEL: usize = 20;
 /// What an arrow takes beside its label.
 const ARROW: usize = 6;
 
-/// Columns for the first column, a packet's number or a connection's tag, and for times, unless more are needed.
+/// Columns for the first column, a packet's number or a connection's tag, unless more are needed.
 const LEAST_FIRST: usize = 3;
-const LEAST_TIME: usize = 8;
 
 /// A connection, as its diagram begins.
 #[derive(Clone, Debug)]
@@ -85,21 +87,26 @@ pub struct Layout {
     /// A label that is too long goes on below: otherwise, the line gets longer.
     wraps: bool,
     colour: bool,
+    times: Times,
+    /// When the line before was.
+    before: Option<Timestamp>,
 }
 
 impl Layout {
     /// For stdout.
     #[must_use]
-    pub fn for_stdout() -> Self {
+    pub fn for_stdout(times: Times) -> Self {
         let width = terminal::width();
         let most_width = width.map_or(MOST_WIDTH, |width| usize::from(width).min(MOST_WIDTH));
         Self {
             first: LEAST_FIRST,
-            time: LEAST_TIME,
+            time: times.width(),
             width: if width.is_some() { most_width } else { PLAIN_WIDTH },
             most_width,
             wraps: width.is_some(),
             colour: terminal::colour(),
+            times,
+            before: None,
         }
     }
 
@@ -109,11 +116,13 @@ impl Layout {
         let width = usize::from(width).min(MOST_WIDTH);
         Self {
             first: LEAST_FIRST,
-            time: LEAST_TIME,
+            time: Times::Since.width(),
             width,
             most_width: width,
             wraps: true,
             colour: false,
+            times: Times::Since,
+            before: None,
         }
     }
 
@@ -133,7 +142,7 @@ impl Layout {
             };
             let digits = packet.map_or(0, |packet| packet.to_string().len());
             self.first = self.first.max(digits);
-            self.time = self.time.max(seconds(at_us).len());
+            self.time = self.time.max(self.time_of(at_us, header).len());
         }
         let wanted = (self.beside() + ARROW + longest).max(PLAIN_WIDTH);
         self.width = wanted.min(self.most_width);
@@ -189,9 +198,20 @@ impl Layout {
             Entry::End(end) => {
                 let packet = end.packet.map(|packet| packet.to_string());
                 let first = packet.as_deref().unwrap_or(tag);
-                self.remark(out, (first, &seconds(end.at_us)), &end_text(end))
+                self.remark(out, (first, &self.time_of(end.at_us, header)), &end_text(end))
             }
         }
+    }
+
+    /// Remembers when `entry` was, for the time of the next line.
+    pub fn pass(&mut self, entry: &Entry, header: &Header) {
+        if let Entry::Segment(Segment { at_us, .. }) = entry {
+            self.before = Some(times::moment(header.created, *at_us));
+        }
+    }
+
+    fn time_of(&self, at_us: i64, header: &Header) -> String {
+        self.times.text(header.created, at_us, self.before)
     }
 
     /// Writes something about the whole connection below its segments.
@@ -217,7 +237,7 @@ impl Layout {
         let middle = self.arrow(&lines.concat(), segment.from_reply);
         let packet = segment.packet.map(|packet| packet.to_string());
         let first = packet.as_deref().unwrap_or(tag);
-        self.line(out, (first, &seconds(segment.at_us)), &middle, segment.states)?;
+        self.line(out, (first, &self.time_of(segment.at_us, header)), &middle, segment.states)?;
         for text in rest {
             self.line(out, (tag, ""), &format!("   {text}"), [None; 2])?;
         }
@@ -241,7 +261,8 @@ impl Layout {
 
     /// Columns on both sides of that.
     fn beside(&self) -> usize {
-        self.first + 1 + self.time + 1 + (STATE_WIDTH + 1) * 2
+        let time = if self.time > 0 { self.time + 1 } else { 0 };
+        self.first + 1 + time + (STATE_WIDTH + 1) * 2
     }
 
     fn line(
@@ -265,6 +286,9 @@ impl Layout {
     }
 
     fn before(&self, (first, time): (&str, &str)) -> String {
+        if self.time == 0 {
+            return format!("{first:>0$} ", self.first);
+        }
         let time = self.paint(Style::new().dimmed(), &format!("{time:>0$}", self.time));
         format!("{first:>0$} {time} ", self.first)
     }
@@ -351,13 +375,6 @@ fn end_text(end: &End) -> String {
     let timeout =
         end.timeout_state.as_ref().map_or_else(String::new, |it| format!(" timeout={it}"));
     format!("end reason={reason}{timeout} conn_state={conn_state}")
-}
-
-/// With six digits after the point.
-fn seconds(us: i64) -> String {
-    let sign = if us < 0 { "-" } else { "" };
-    let us = us.unsigned_abs();
-    format!("{sign}{}.{:06}", us / 1_000_000, us % 1_000_000)
 }
 
 fn style(state: State) -> Style {

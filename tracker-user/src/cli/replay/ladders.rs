@@ -14,7 +14,7 @@ use super::{connections::Id, flow::ReplayedFlow};
 use crate::{
     event::{EndView, Event},
     filter::Filter,
-    ladder::{Entry, Header, Ladder, Layout},
+    ladder::{Entry, Header, Ladder, Layout, Times},
     record::Record,
     scope::Scope,
 };
@@ -63,11 +63,11 @@ impl Diagram {
 }
 
 impl<W: Write> Ladders<W> {
-    pub(super) fn new(out: W, filter: &Filter, progress: ProgressBar) -> Self {
+    pub(super) fn new(out: W, filter: &Filter, times: Times, progress: ProgressBar) -> Self {
         Self {
             out,
             progress,
-            layout: Layout::for_stdout(),
+            layout: Layout::for_stdout(times),
             filter: filter.clone(),
             scope: filter.scope(),
             waiting: BTreeMap::new(),
@@ -184,10 +184,11 @@ impl<W: Write> Ladders<W> {
                 writeln!(out)?;
             }
             let header = Header::new(&diagram.record, &diagram.ladder);
-            let layout = layout.fitting(&diagram.entries, &header);
+            let mut layout = layout.fitting(&diagram.entries, &header);
             layout.header(out, &header, if diagram.goes_on { "continued:" } else { "" })?;
             for entry in &diagram.entries {
                 layout.entry(out, entry, &header, "")?;
+                layout.pass(entry, &header);
             }
             if let Some(note) = &diagram.note {
                 layout.note(out, note, "")?;
@@ -254,7 +255,7 @@ mod tests {
     fn written(room: usize, events: Vec<Event>, last: &[u64]) -> String {
         let mut out = Vec::new();
         let filter = Filter::default();
-        let mut ladders = Ladders::new(&mut out, &filter, ProgressBar::hidden());
+        let mut ladders = Ladders::new(&mut out, &filter, Times::Since, ProgressBar::hidden());
         ladders.most = room * (CONNECTION + 4 * size_of::<Entry>());
         for event in events {
             ladders.event(event).expect("known names");

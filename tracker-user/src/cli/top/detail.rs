@@ -84,8 +84,8 @@ impl Detail {
         let back = match code {
             KeyCode::Up | KeyCode::Char('k') => self.back.saturating_add(1),
             KeyCode::Down | KeyCode::Char('j') => self.back.saturating_sub(1),
-            KeyCode::PageUp => self.back.saturating_add(10),
-            KeyCode::PageDown => self.back.saturating_sub(10),
+            KeyCode::PageUp | KeyCode::Char('b') => self.back.saturating_add(10),
+            KeyCode::PageDown | KeyCode::Char('f') => self.back.saturating_sub(10),
             KeyCode::Home => usize::MAX,
             KeyCode::End => 0,
             _ => self.back,

@@ -91,6 +91,8 @@ pub(super) struct Model {
     pub(super) page: Page,
     /// Which row is marked.
     pub(super) table: TableState,
+    /// Flows that the screen has room for.
+    pub(super) rows_shown: isize,
     selected: Option<Id>,
     is_paused: bool,
     /// Why the flows are not what they are now.
@@ -117,6 +119,7 @@ impl Model {
             prompt: None,
             page: Page::Flows,
             table: TableState::default(),
+            rows_shown: 10,
             selected: None,
             is_paused: false,
             trouble: None,
@@ -154,8 +157,8 @@ impl Model {
             self.points.pop_front();
         }
         self.points.push_back(Point {
-            flows: sample.confirmed.0 + sample.half_open.0,
-            half_open: sample.half_open.0,
+            flows: sample.flows(),
+            half_open: sample.half_open,
             time_wait: sample.time_wait,
             violations: sample.violations.1.unwrap_or_default(),
         });
@@ -223,7 +226,7 @@ impl Model {
             return self.key_of_prompt(key.code, is_control);
         }
         match (&mut self.page, key.code) {
-            (Page::Flows, KeyCode::Char('q')) => Action::Quit,
+            (_, KeyCode::Char('q')) => Action::Quit,
             (_, KeyCode::Char('p' | ' ')) => {
                 self.is_paused = !self.is_paused;
                 if self.is_paused {
@@ -234,7 +237,7 @@ impl Model {
                 }
                 Action::Look
             }
-            (Page::Detail(_), KeyCode::Esc | KeyCode::Char('q') | KeyCode::Enter) => {
+            (Page::Detail(_), KeyCode::Esc | KeyCode::Enter) => {
                 self.page = Page::Flows;
                 Action::Leave
             }
@@ -268,8 +271,8 @@ impl Model {
             KeyCode::Enter => return self.open(),
             KeyCode::Up | KeyCode::Char('k') => self.move_by(-1),
             KeyCode::Down | KeyCode::Char('j') => self.move_by(1),
-            KeyCode::PageUp => self.move_by(-10),
-            KeyCode::PageDown => self.move_by(10),
+            KeyCode::PageUp => self.move_by(-self.rows_shown),
+            KeyCode::PageDown => self.move_by(self.rows_shown),
             KeyCode::Home => self.move_by(isize::MIN),
             KeyCode::End => self.move_by(isize::MAX),
             _ => {}

@@ -73,8 +73,11 @@ pub(super) struct Sample {
     pub(super) matched: u64,
     /// The flow that was wanted in any case, and what was found of it.
     pub(super) flow: Option<(Id, Option<Row>)>,
+    /// Flows of both tables, and what each table has room for.
     pub(super) confirmed: (u64, u32),
-    pub(super) half_open: (u64, u32),
+    pub(super) unconfirmed: (u64, u32),
+    /// Connections whose handshake goes on.
+    pub(super) half_open: u64,
     pub(super) time_wait: u64,
     pub(super) established: u64,
     /// New flows a second.
@@ -148,7 +151,8 @@ impl Sampler {
         let filters = !wanted.filter.is_empty();
         let mut flows = HashMap::with_capacity(self.flows.len());
         let mut first = BinaryHeap::with_capacity(MOST + 1);
-        let (mut confirmed, mut half_open, mut time_wait, mut established) = (0, 0, 0, 0);
+        let (mut confirmed, mut unconfirmed, mut half_open) = (0, 0, 0);
+        let (mut time_wait, mut established) = (0, 0);
         let (mut matched, mut special) = (0, None);
         tables.each_flow(|key, flow, tier| {
             if flow.is_dead() {
@@ -156,9 +160,10 @@ impl Sampler {
             }
             match tier {
                 Tier::Confirmed => confirmed += 1,
-                Tier::HalfOpen => half_open += 1,
+                Tier::HalfOpen => unconfirmed += 1,
             }
             let states = states(flow);
+            half_open += u64::from(is_half_open(states));
             time_wait += u64::from(states.contains(&State::TimeWait));
             established += u64::from(states == [State::Established; 2]);
             let seen = Seen::new(flow);
@@ -217,7 +222,8 @@ impl Sampler {
             matched,
             flow: wanted.flow.map(|id| (id, special)),
             confirmed: (confirmed, tables.capacity(Tier::Confirmed)?),
-            half_open: (half_open, tables.capacity(Tier::HalfOpen)?),
+            unconfirmed: (unconfirmed, tables.capacity(Tier::HalfOpen)?),
+            half_open,
             time_wait,
             established,
             opened: rate(growth(|totals| totals.opened)),
@@ -233,11 +239,30 @@ impl Sampler {
 
     /// Which rules flows have broken, where it is asked for or one flow is looked at by itself.
     fn broken(&self, wanted: &Wanted) -> Result<Option<Broken>> {
-        if !wanted.filter.violation.is_empty() {
+        if wanted.filter.asks_for_rules() {
             return Broken::of(&self.instance).map(Some);
         }
         // An agent of an older version does not lend it: then it is not known.
         Ok(wanted.flow.and_then(|_| Broken::of(&self.instance).ok()))
+    }
+}
+
+impl Sample {
+    /// All flows, of both tables.
+    pub(super) fn flows(&self) -> u64 {
+        self.confirmed.0 + self.unconfirmed.0
+    }
+}
+
+/// Whether a handshake goes on: neither refused nor given up.
+fn is_half_open(states: [State; 2]) -> bool {
+    let waits = |state: &State| matches!(state, State::SynSent | State::SynReceived);
+    states.iter().any(waits) && !states.contains(&State::Closed)
+}
+
+impl AsRef<Record> for Row {
+    fn as_ref(&self) -> &Record {
+        &self.record
     }
 }
 
@@ -302,3 +327,24 @@ impl PartialEq for Candidate {
 }
 
 impl Eq for Candidate {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_connections_are_not_half_open() {
+        for (states, expected) in [
+            ([State::SynSent, State::Listen], true),
+            ([State::SynSent, State::SynReceived], true),
+            ([State::Established, State::SynReceived], true),
+            ([State::Closed, State::Listen], false),
+            ([State::SynSent, State::Closed], false),
+            ([State::Closed, State::Closed], false),
+            ([State::Established, State::Established], false),
+            ([State::TimeWait, State::Closed], false),
+        ] {
+            assert_eq!(is_half_open(states), expected, "{states:?}");
+        }
+    }
+}

@@ -1,17 +1,24 @@
 //! From the model to the screen. Everything is said in words and bars: colour only helps to find it.
 
+use std::borrow::Cow;
+
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
-    text::{Line, Span},
-    widgets::{Block, Borders, Paragraph, RenderDirection, Row as Cells, Sparkline, Table},
+    symbols,
+    text::{Line, Span, Text},
+    widgets::{Paragraph, RenderDirection, Row as Cells, Sparkline, Table},
 };
 
 use super::{
     detail::Detail,
     model::{Model, Page, Point, in_brief},
     sampler::{MOST, Row, Sample},
+};
+use crate::cli::{
+    grid::{Column, Content, Grid, below, duration, short, short_state, short_states},
+    terminal,
 };
 
 /// Columns from which on there is room for more plots and more columns.
@@ -24,6 +31,7 @@ const TALL: u16 = 40;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Theme {
     pub(super) colour: bool,
+    pub(super) unicode: bool,
 }
 
 impl Theme {
@@ -47,23 +55,13 @@ const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model, theme: Theme) {
     let area = frame.area();
     let is_tall = area.height >= TALL;
-    let listeners = model.sample.as_ref().map_or(0, |sample| sample.listeners.len());
-    let cookies = u16::try_from(listeners).unwrap_or(u16::MAX).min(if is_tall { 8 } else { 2 });
-    let [title, summary, cookies, page, foot] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(2),
-        Constraint::Length(cookies),
-        Constraint::Min(3),
-        Constraint::Length(1),
-    ])
-    .areas(area);
-    draw_title(frame, title, model, theme);
-    if let Some(sample) = &model.sample {
-        let lines = [flows_line(sample), traffic_line(sample, model.lost)];
-        frame.render_widget(Paragraph::new(lines.map(Line::raw).to_vec()), summary);
-        let lines: Vec<_> = cookie_lines(sample, usize::from(cookies.height)).collect();
-        frame.render_widget(Paragraph::new(lines), cookies);
-    }
+    let head = head(model, theme, area.width, if is_tall { 8 } else { 2 });
+    let foot = foot(model, theme, area.width);
+    let rows =
+        |lines: &[Line<'_>]| Constraint::Length(u16::try_from(lines.len()).unwrap_or(u16::MAX));
+    let [top, page, bottom] =
+        Layout::vertical([rows(&head), Constraint::Min(3), rows(&foot)]).areas(area);
+    frame.render_widget(Paragraph::new(head), top);
     match &model.page {
         Page::Flows => {
             let (plots, violations) = if is_tall { (7, 10) } else { (4, 4) };
@@ -78,75 +76,123 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model, theme: Theme) {
             draw_violations(frame, violations, model, theme);
         }
         Page::Detail(detail) => draw_detail(frame, page, detail, theme),
-        Page::Help => frame.render_widget(Paragraph::new(HELP), page),
+        Page::Help => frame.render_widget(Paragraph::new(help(area.width)), page),
     }
-    draw_foot(frame, foot, model, theme);
+    frame.render_widget(Paragraph::new(foot), bottom);
 }
 
-fn draw_title(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
-    let mut spans = vec![Span::styled(format!("tracker top  {}", model.instance), BOLD)];
+/// What stands above everything: who is watched, totals, listeners, and what is wrong.
+fn head(model: &Model, theme: Theme, width: u16, most_listeners: usize) -> Vec<Line<'static>> {
+    let mut title = vec![format!("tracker top  {}", model.instance)];
     if let Some(sample) = &model.sample {
-        spans.push(Span::raw(format!("  {}", sample.interfaces.join(","))));
+        title.push(sample.interfaces.join(", "));
         let at = sample.at.to_string();
         let time = at.split_once('T').and_then(|(_, time)| time.get(..8)).unwrap_or(&at);
-        spans.push(Span::raw(format!("  {time}Z")));
+        title.push(format!("{time}Z"));
     }
-    spans.push(Span::raw(format!("  every {} s", model.every)));
+    title.push(format!("every {} s", model.every));
     if model.is_paused() {
-        spans.push(Span::styled("  PAUSED", BOLD));
+        title.push("PAUSED".to_owned());
     }
+    let mut lines = filled(&title, width, BOLD);
     if let Some(trouble) = model.trouble.as_ref().or(model.deaf.as_ref()) {
         let style = theme.of(Color::Red).add_modifier(Modifier::BOLD);
-        spans.push(Span::styled(format!("  {trouble}"), style));
+        lines.extend(wrapped(trouble, width).into_iter().map(|line| Line::styled(line, style)));
     }
-    frame.render_widget(Paragraph::new(Line::from(spans)), area);
+    match &model.sample {
+        Some(sample) => {
+            lines.extend(filled(&totals(sample), width, Style::new()));
+            lines.extend(filled(&traffic(sample, model.lost), width, Style::new()));
+            lines.extend(cookie_lines(sample, most_listeners, width));
+        }
+        None => lines.extend([Line::raw(""), Line::raw("")]),
+    }
+    lines
 }
 
-fn flows_line(sample: &Sample) -> String {
-    let (confirmed, capacity) = sample.confirmed;
-    let (half_open, most_half_open) = sample.half_open;
-    format!(
-        "flows {confirmed} of {capacity}  half-open {half_open} of {most_half_open}  \
-         ESTABLISHED {}  TIME_WAIT {}",
-        sample.established, sample.time_wait
-    )
+fn totals(sample: &Sample) -> Vec<String> {
+    vec![
+        format!("flows {}", sample.flows()),
+        format!("half-open {}", sample.half_open),
+        format!("ESTABLISHED {}", sample.established),
+        format!("TIME_WAIT {}", sample.time_wait),
+        table("table", sample.confirmed),
+        table("unconfirmed", sample.unconfirmed),
+    ]
 }
 
-fn traffic_line(sample: &Sample, lost: u64) -> String {
+/// How full a table is: how many flows it holds is said only where it could matter.
+fn table(name: &str, (flows, capacity): (u64, u32)) -> String {
+    format!("{name} {}% full", flows * 100 / u64::from(capacity).max(1))
+}
+
+fn traffic(sample: &Sample, lost: u64) -> Vec<String> {
     let rate = |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), short);
     let [arrived, left] = sample.packets;
-    let mut text = format!(
-        "new/s {}  packets/s in {} out {}  violations {}",
-        rate(sample.opened),
-        rate(arrived),
-        rate(left),
-        sample.violations.0
-    );
-    if let Some(more) = sample.violations.1.filter(|more| *more > 0) {
-        text.push_str(&format!(" (+{more})"));
-    }
-    if lost > 0 {
-        text.push_str(&format!("  reports lost {lost}"));
-    }
-    text
+    let more = sample.violations.1.filter(|more| *more > 0);
+    let more = more.map_or_else(String::new, |more| format!(" (+{more})"));
+    let mut all = vec![
+        format!("new/s {}", rate(sample.opened)),
+        format!("packets/s in {} out {}", rate(arrived), rate(left)),
+        format!("violations {}{more}", sample.violations.0),
+    ];
+    all.extend((lost > 0).then(|| format!("reports lost {lost}")));
+    all
 }
 
 /// A line a listener; where there are more than fit, those come first that send cookies.
-fn cookie_lines(sample: &Sample, most: usize) -> impl Iterator<Item = Line<'static>> {
+fn cookie_lines(sample: &Sample, most: usize, width: u16) -> Vec<Line<'static>> {
     let mut listeners: Vec<_> = sample.listeners.iter().collect();
     listeners.sort_by_key(|listener| !listener.on);
-    listeners.into_iter().take(most).map(|listener| {
-        let text = format!(
-            "cookies {} mode={} now={} half-open {} of {} way={}",
-            listener.listener,
-            listener.mode,
-            if listener.on { "on" } else { "off" },
-            listener.half_open,
-            listener.threshold,
-            listener.way
-        );
-        Line::styled(text, if listener.on { BOLD } else { Style::new() })
-    })
+    let lines = listeners.into_iter().take(most).flat_map(|listener| {
+        let phrases = [
+            format!("cookies {}", listener.listener),
+            format!("mode={}", listener.mode),
+            format!("now={}", if listener.on { "on" } else { "off" }),
+            format!("half-open {} of {}", listener.half_open, listener.threshold),
+            format!("way={}", listener.way),
+        ];
+        filled(&phrases, width, if listener.on { BOLD } else { Style::new() })
+    });
+    lines.collect()
+}
+
+/// Phrases on as few lines as they need; none is torn apart.
+fn filled(phrases: &[String], width: u16, style: Style) -> Vec<Line<'static>> {
+    let width = usize::from(width);
+    let mut lines: Vec<String> = Vec::new();
+    for phrase in phrases {
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + phrase.len() <= width => {
+                line.push_str("  ");
+                line.push_str(phrase);
+            }
+            _ => lines.extend(
+                textwrap::wrap(phrase, terminal::wrapped(width)).into_iter().map(Cow::into_owned),
+            ),
+        }
+    }
+    lines.into_iter().map(|line| Line::styled(line, style)).collect()
+}
+
+/// Text in lines of `width` columns, all but the first a little further right.
+fn wrapped(text: &str, width: u16) -> Vec<String> {
+    let options = terminal::wrapped(width.into()).subsequent_indent("  ");
+    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
+}
+
+/// Draws a title over a line across the screen, on as many lines as it needs; returns what is below.
+fn titled(frame: &mut Frame<'_>, area: Rect, title: &str, theme: Theme) -> Rect {
+    let mut lines = wrapped(title, area.width);
+    if let Some(last) = lines.last_mut() {
+        let rest = usize::from(area.width).saturating_sub(last.len());
+        last.push_str(&if theme.unicode { "\u{2500}" } else { "-" }.repeat(rest));
+    }
+    let height = Constraint::Length(u16::try_from(lines.len()).unwrap_or(u16::MAX));
+    let [above, below] = Layout::vertical([height, Constraint::Min(0)]).areas(area);
+    let lines: Vec<_> = lines.into_iter().map(|line| Line::styled(line, BOLD)).collect();
+    frame.render_widget(Paragraph::new(lines), above);
+    below
 }
 
 fn draw_plots(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
@@ -164,19 +210,18 @@ fn draw_plots(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
             model.points.iter().rev().take(usize::from(area.width)).map(value).collect();
         let now = newest_first.first().copied().unwrap_or_default();
         let most = newest_first.iter().copied().max().unwrap_or_default();
-        let title = Span::styled(format!("{name} {now}, most {most}"), BOLD);
+        let below = titled(frame, *area, &format!("{name} {now}, most {most}"), theme);
         let plot = Sparkline::default()
-            .block(Block::new().borders(Borders::TOP).title(title))
+            .bar_set(if theme.unicode { symbols::bar::NINE_LEVELS } else { ASCII_BARS })
             .data(newest_first)
             .max(most.max(1))
             .direction(RenderDirection::RightToLeft)
             .style(theme.of(colour));
-        frame.render_widget(plot, *area);
+        frame.render_widget(plot, below);
     }
 }
 
 fn draw_flows(frame: &mut Frame<'_>, area: Rect, model: &mut Model, theme: Theme) {
-    let is_wide = area.width >= WIDE;
     let sample = model.sample.as_ref();
     let rows = sample.map_or(&[][..], |sample| &sample.rows);
     let order = if model.reverse { "least" } else { "greatest" };
@@ -188,91 +233,77 @@ fn draw_flows(frame: &mut Frame<'_>, area: Rect, model: &mut Model, theme: Theme
     if !model.filter_text.is_empty() {
         title.push_str(&format!(": {}", model.filter_text));
     }
-    let ends = |row: &Row| {
-        let record = &row.record;
-        [(record.src, record.sport), (record.dst, record.dport)]
-            .map(|end| std::net::SocketAddr::from(end).to_string())
-    };
-    // What takes two columns with IPv4 takes what it needs with IPv6 where there is room for it.
-    let longest = rows.iter().flat_map(ends).map(|end| end.len()).max().unwrap_or_default();
-    let most = if is_wide { 47 } else { 21 };
-    let end_width = u16::try_from(longest.clamp(12, most)).unwrap_or(21);
-    let mut head = vec!["SRC", "DST", "STATES", "B/S"];
-    let mut widths = vec![
-        Constraint::Length(end_width),
-        Constraint::Length(end_width),
-        Constraint::Length(25),
-        Constraint::Length(6),
-    ];
-    if is_wide {
-        head.extend([
-            "PKT/S", "BYTES", "PACKETS", "LEFT", "AGE", "RTT_US", "VIOL", "HISTORY", "IF",
-        ]);
-        widths.extend([6, 6, 7, 5, 6, 7, 4, 12].map(Constraint::Length));
-        widths.push(Constraint::Fill(1));
-    }
-    let cells = rows.iter().map(|row| {
-        let record = &row.record;
-        let [src, dst] = ends(row).map(|end| Line::raw(clipped(&end, usize::from(end_width))));
-        let [orig, reply] = record.states();
-        let states = Line::from(vec![
-            Span::styled(orig.to_owned(), theme.state(orig)),
-            Span::raw("/"),
-            Span::styled(reply.to_owned(), theme.state(reply)),
-        ]);
-        let number = |number: Option<u64>| {
-            Line::raw(number.map_or_else(|| "-".to_owned(), short)).right_aligned()
-        };
-        let mut cells = vec![src, dst, states, number(row.rate.map(|rate| rate.bytes))];
-        if is_wide {
-            cells.extend([
-                number(row.rate.map(|rate| rate.packets)),
-                number(Some(record.bytes())),
-                number(Some(record.packets())),
-                number(Some(record.timeout_s.into())),
-                number(Some(row.age_s)),
-                number(record.rtt_us.map(u64::from)),
-                number(Some(record.violations.into())),
-                Line::raw(record.history.clone()),
-                Line::raw(record.interface.clone()),
-            ]);
+    let area = titled(frame, area, &title, theme);
+    let grid = Grid::fit(&COLUMNS, rows, area.width.into());
+    let height = u16::try_from(grid.height()).unwrap_or(1);
+    let cell = |column: &Column<Row>, row: &Row| -> Text<'static> {
+        match column.content {
+            Content::Src if grid.is_stacked => {
+                Text::from(vec![Line::raw(column.text(row)), Line::raw(below(&row.record))])
+            }
+            _ if column.title == "STATES" => {
+                let [orig, reply] = row.record.states();
+                Line::from(vec![
+                    Span::styled(short_state(orig).to_owned(), theme.state(orig)),
+                    Span::raw("/"),
+                    Span::styled(short_state(reply).to_owned(), theme.state(reply)),
+                ])
+                .into()
+            }
+            _ if column.align_right => Line::raw(column.text(row)).right_aligned().into(),
+            _ => Line::raw(column.text(row)).into(),
         }
-        Cells::new(cells)
+    };
+    let cells = rows.iter().map(|row| {
+        let cells = grid.columns.iter().map(|(column, _)| cell(column, row));
+        Cells::new(cells).height(height)
     });
-    let table = Table::new(cells, widths)
-        .header(Cells::new(head).style(BOLD))
-        .block(Block::new().borders(Borders::TOP).title(Span::styled(title, BOLD)))
+    let titles = grid.columns.iter().map(|(column, _)| match column.content {
+        Content::Src if grid.is_stacked => Text::from("SRC\n> DST"),
+        _ if column.align_right => Line::raw(column.title).right_aligned().into(),
+        _ => Text::from(column.title),
+    });
+    let widths = grid.columns.iter().map(|(_, width)| u16::try_from(*width).unwrap_or(u16::MAX));
+    let header = Cells::new(titles).height(height).style(BOLD);
+    let table = Table::new(cells, widths.map(Constraint::Length))
+        .header(header)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    model.rows_shown = isize::try_from(area.height / height).unwrap_or(1).saturating_sub(1).max(1);
     frame.render_stateful_widget(table, area, &mut model.table);
 }
 
 fn draw_violations(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
-    let rows = usize::from(area.height.saturating_sub(1));
-    let mut lines: Vec<_> = model
-        .violations
-        .iter()
-        .rev()
-        .take(rows)
-        .map(|event| Line::styled(in_brief(event), theme.of(Color::Red)))
-        .collect();
     let mut title = "violations, the newest first".to_owned();
     if let Some((_, cookie)) = &model.cookie {
         title.push_str(&format!("; cookies {} for {}", cookie.mode, cookie.listener));
     }
-    if lines.is_empty() {
-        lines.push(Line::raw("none since this began"));
+    let area = titled(frame, area, &title, theme);
+    let rows = usize::from(area.height);
+    let mut lines: Vec<String> = Vec::new();
+    for event in model.violations.iter().rev() {
+        let next = wrapped(&in_brief(event), area.width);
+        // One that does not fit whole waits for a higher screen, unless it would be the only one.
+        if lines.len() + next.len() > rows && !lines.is_empty() {
+            break;
+        }
+        lines.extend(next);
     }
-    let title = Span::styled(title, BOLD);
-    let block = Block::new().borders(Borders::TOP).title(title);
-    frame.render_widget(Paragraph::new(lines).block(block), area);
+    let style = if lines.is_empty() { Style::new() } else { theme.of(Color::Red) };
+    if lines.is_empty() {
+        lines.push("none since this began".to_owned());
+    }
+    let lines: Vec<_> = lines.into_iter().map(|line| Line::styled(line, style)).collect();
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 fn draw_detail(frame: &mut Frame<'_>, area: Rect, detail: &Detail, theme: Theme) {
-    let lines: Vec<_> = detail.facts().into_iter().map(Line::raw).collect();
+    let facts = detail.facts();
+    let lines: Vec<_> =
+        facts.iter().flat_map(|fact| wrapped(fact, area.width)).map(Line::raw).collect();
     let height = Constraint::Length(u16::try_from(lines.len()).unwrap_or(u16::MAX) + 1);
     let [facts, ladder] = Layout::vertical([height, Constraint::Min(2)]).areas(area);
-    let block = Block::new().borders(Borders::TOP).title(Span::styled("connection", BOLD));
-    frame.render_widget(Paragraph::new(lines).block(block), facts);
+    let facts = titled(frame, facts, "connection", theme);
+    frame.render_widget(Paragraph::new(lines), facts);
     let mut title = "segments since this was opened".to_owned();
     if detail.lost > 0 {
         title.push_str(&format!(", {} reports lost", detail.lost));
@@ -283,7 +314,8 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, detail: &Detail, theme: Theme)
     if detail.back > 0 {
         title.push_str(&format!(", {} more below", detail.back));
     }
-    let lines = detail.lines(ladder.width, ladder.height.saturating_sub(1));
+    let ladder = titled(frame, ladder, &title, theme);
+    let lines = detail.lines(ladder.width, ladder.height);
     let lines: Vec<_> = lines
         .into_iter()
         .map(|line| {
@@ -291,100 +323,122 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, detail: &Detail, theme: Theme)
             Line::styled(line, if is_breach { theme.of(Color::Red) } else { Style::new() })
         })
         .collect();
-    let block = Block::new().borders(Borders::TOP).title(Span::styled(title, BOLD));
-    frame.render_widget(Paragraph::new(lines).block(block), ladder);
+    frame.render_widget(Paragraph::new(lines), ladder);
 }
 
-fn draw_foot(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
-    let line = match (&model.prompt, &model.page) {
+/// What stands below everything: keys, or the filter that is being typed and what is wrong with it.
+fn foot(model: &Model, theme: Theme, width: u16) -> Vec<Line<'static>> {
+    let keys = match (&model.prompt, &model.page) {
         (Some(prompt), _) => {
             let mut spans = vec![Span::styled("filter: ", BOLD), Span::raw(prompt.text.clone())];
             spans.push(Span::styled(" ", Style::new().add_modifier(Modifier::REVERSED)));
-            if let Some(error) = &prompt.error {
-                spans.push(Span::styled(format!(" {error}"), theme.of(Color::Red)));
-            } else if prompt.text.is_empty() {
-                spans.push(Span::raw(" state established dport 443 src 10.0.0.0/8, or nothing"));
+            if prompt.error.is_none() && prompt.text.is_empty() {
+                spans.push(Span::raw(" state established and dport 443,80, or nothing"));
             }
-            Line::from(spans)
+            let error = prompt.error.as_deref().map(|error| wrapped(error, width));
+            let error = error.into_iter().flatten();
+            let error = error.map(|line| Line::styled(line, theme.of(Color::Red)));
+            return error.chain([Line::from(spans)]).collect();
         }
-        (None, Page::Flows) => Line::raw(
-            "q quit  p pause  s sort  r reverse  / filter  up/down mark  enter detail  ? help",
-        ),
-        (None, Page::Detail(_)) => Line::raw("esc back  p pause  up/down scroll  end newest"),
-        (None, Page::Help) => Line::raw("any key goes back"),
+        (None, Page::Flows) => &[
+            "q quit",
+            "p pause",
+            "s sort",
+            "r reverse",
+            "/ filter",
+            "up/down mark",
+            "enter detail",
+            "? help",
+        ][..],
+        (None, Page::Detail(_)) => {
+            &["esc back", "q quit", "p pause", "up/down scroll", "end newest"]
+        }
+        (None, Page::Help) => &["any key goes back", "q quit"],
     };
-    frame.render_widget(Paragraph::new(line), area);
+    filled(&keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>(), width, Style::new())
 }
 
-const HELP: &str = "\
-q, Ctrl-C        quit
-p, space         pause, and continue
-s, S             sort by the next or the previous key: rate, packet-rate, bytes,
-                 packets, violations, newest, rtt, state
-r                reverse the order
-/                filter: state established dport 443 src 10.0.0.0/8 not;
-                 Enter applies it, Esc cancels, an empty one shows all flows
-up, down, k, j   select another flow; also PgUp, PgDn, Home, End
-Enter            show the selected flow and draw its segments as they pass; Esc
-                 goes back
-?, h             this help
+/// Keys and words, and what they stand for.
+const HELP: [(&str, &str); 12] = [
+    ("q, Ctrl-C", "quit"),
+    ("p, space", "pause, and continue"),
+    (
+        "s, S",
+        "sort by the next or the previous key: rate, packet-rate, bytes, packets, violations, newest, rtt, state",
+    ),
+    ("r", "reverse the order"),
+    (
+        "/",
+        "filter: state established and dport 443 and not src 10.0.0.0/8; Enter applies it, Esc cancels, an empty one \
+         shows all flows",
+    ),
+    ("up, down, k, j", "select another flow; also PgUp, PgDn, Home, End"),
+    ("Enter", "show the selected flow and draw its segments as they pass; Esc goes back"),
+    ("?, h", "this help"),
+    ("half-open", "connections whose handshake goes on"),
+    ("table", "how full the tables are, of confirmed flows and of unconfirmed ones"),
+    ("B/S, PKT/S", "bytes and packets of both ends per second; - at first"),
+    ("LEFT, AGE", "time until it expires, and since its first packet; VIOL: number of violations"),
+];
 
-B/S, PKT/S       bytes and packets of both ends per second; - at first
-LEFT, AGE        seconds until it expires, and since its first packet
-VIOL             number of violations";
-
-/// A number in at most five columns; powers of 1000.
-fn short(number: u64) -> String {
-    if number < 10_000 {
-        return number.to_string();
-    }
-    let mut units = ['k', 'M', 'G', 'T', 'P', 'E'].into_iter();
-    let (mut rest, mut unit) = (number, ' ');
-    let mut tenths = 0;
-    while rest >= 1000 {
-        tenths = rest % 1000 / 100;
-        rest /= 1000;
-        unit = units.next().unwrap_or('?');
-    }
-    if rest < 100 { format!("{rest}.{tenths}{unit}") } else { format!("{rest}{unit}") }
+fn help(width: u16) -> Vec<Line<'static>> {
+    const INDENT: &str = "                 ";
+    let lines = HELP.iter().flat_map(|(keys, text)| {
+        let first = format!("{keys:<0$}", INDENT.len());
+        let options =
+            terminal::wrapped(width.into()).initial_indent(&first).subsequent_indent(INDENT);
+        textwrap::wrap(text, options)
+            .into_iter()
+            .map(|line| Line::raw(line.into_owned()))
+            .collect::<Vec<_>>()
+    });
+    lines.collect()
 }
 
-/// Text in so many columns, the middle left out where it needs more: an address's ends tell the most.
-fn clipped(text: &str, columns: usize) -> String {
-    if text.len() <= columns {
-        return text.to_owned();
-    }
-    let right = columns / 2;
-    let left = columns - right - 1;
-    // Addresses are ASCII.
-    format!("{}~{}", &text[..left], &text[text.len() - right..])
+/// Columns in their order; the first ones are always there.
+const COLUMNS: [Column<Row>; 13] = [
+    Column { content: Content::Src, ..column("SRC", 0, false, 12, nothing) },
+    Column { content: Content::Dst, ..column("DST", 0, false, 12, nothing) },
+    column("STATES", 0, false, 17, |row| short_states(&row.record)),
+    column("B/S", 0, true, 5, |row| rate(row.rate.map(|rate| rate.bytes))),
+    column("PKT/S", 1, true, 5, |row| rate(row.rate.map(|rate| rate.packets))),
+    column("BYTES", 3, true, 5, |row| short(row.record.bytes())),
+    column("PACKETS", 4, true, 5, |row| short(row.record.packets())),
+    column("LEFT", 6, true, 4, |row| duration(row.record.timeout_s.into())),
+    column("AGE", 5, true, 4, |row| duration(row.age_s)),
+    column("RTT_US", 7, true, 5, |row| rate(row.record.rtt_us.map(u64::from))),
+    column("VIOL", 2, true, 4, |row| short(row.record.violations.into())),
+    column("HISTORY", 9, false, 12, |row| row.record.history.clone()),
+    column("IF", 8, false, 6, |row| row.record.interface.clone()),
+];
+
+const fn column(
+    title: &'static str,
+    rank: u8,
+    align_right: bool,
+    least: usize,
+    text: fn(&Row) -> String,
+) -> Column<Row> {
+    Column { title, content: Content::Other(text), rank, align_right, least }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_keep_to_five_columns() {
-        for (number, expected) in [
-            (0, "0"),
-            (9999, "9999"),
-            (10_000, "10.0k"),
-            (99_999, "99.9k"),
-            (123_456, "123k"),
-            (999_999, "999k"),
-            (1_000_000, "1.0M"),
-            (25_960_000_000, "25.9G"),
-            (u64::MAX, "18.4E"),
-        ] {
-            assert_eq!(short(number), expected);
-        }
-    }
-
-    #[test]
-    fn both_ends_of_an_address_stay() {
-        let address = "[2001:db8:1:2:3:4:5:6]:50000";
-        assert_eq!(clipped(address, 28), address);
-        assert_eq!(clipped(address, 21), "[2001:db8:~5:6]:50000");
-    }
+fn nothing(_: &Row) -> String {
+    String::new()
 }
+
+fn rate(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), short)
+}
+
+/// Bars of letters, for terminals that have no others.
+const ASCII_BARS: symbols::bar::Set<'static> = symbols::bar::Set {
+    full: "#",
+    seven_eighths: "#",
+    three_quarters: "#",
+    five_eighths: "+",
+    half: "+",
+    three_eighths: "-",
+    one_quarter: "-",
+    one_eighth: ".",
+    empty: " ",
+};
