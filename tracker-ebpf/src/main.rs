@@ -24,7 +24,7 @@ use aya_ebpf::{
 };
 use tracker_common::{
     counters::{Fate, Hook},
-    elsewhere::{begins_nothing, is_counted_elsewhere},
+    elsewhere::{ends_on_arrival, is_counted_elsewhere},
     flow::{Flow, HalfOpen},
     owner::Owner,
     packet::{Bytes, Unparsed, parse},
@@ -137,7 +137,7 @@ fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         expected::ELSEWHERE => return Fate::CountedOnArrival as u32,
         _ => return Fate::Tracked as u32,
     }
-    if confirmed.is_null() && tracker_ended_on_arrival() != 0 {
+    if tracker_ended_on_arrival(u32::from(!confirmed.is_null())) != 0 {
         return Fate::CountedOnArrival as u32;
     }
     fate(scratch, confirmed, Hook::Egress, now_ns())
@@ -326,19 +326,17 @@ extern "C" fn tracker_seen_arriving() -> u32 {
     u32::from(arrived_at != 0 && maps::ATTACHED.get_ptr(arrived_at).is_some())
 }
 
-/// Whether all that there is to count of the leaving packet in [`Scratch`], which has no confirmed flow, was counted where it
-/// arrived ([`begins_nothing`]); 0 for no.
+/// Whether all that there is to count of the leaving packet in [`Scratch`] was counted where it arrived ([`ends_on_arrival`]); 0 for no.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tracker_ended_on_arrival() -> u32 {
+extern "C" fn tracker_ended_on_arrival(has_confirmed: u32) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     u32::from(
         packet.segment.forwarded
-            && begins_nothing(packet)
-            && tracker_seen_arriving() != 0
-            && half_open(scratch).is_null(),
+            && ends_on_arrival(packet, has_confirmed != 0 || !half_open(scratch).is_null())
+            && tracker_seen_arriving() != 0,
     )
 }
 

@@ -5,7 +5,7 @@
 //! tracked where it is seen, and the half changes hands.
 
 use crate::{
-    flow::{Flow, fact},
+    flow::{Flow, fact, flow_flag},
     notes,
     owner::Owner,
     packet::Packet,
@@ -26,16 +26,19 @@ pub fn is_counted_elsewhere(flow: &Flow, is_confirmed: bool, packet: &Packet, he
     if owner.is_some() && !(is_confirmed && says_more(flow, packet)) {
         return true;
     }
-    flow.set_owner(packet.from, here);
+    // What is illegal says nothing of who sees that end.
+    if notes::illegal(packet) == Marks::NONE {
+        flow.set_owner(packet.from, here);
+    }
     false
 }
 
-/// Whether a packet that another attached interface has seen, and that belongs to no flow by the addresses that it has now, was
-/// counted there: it begins no flow.
+/// Whether a packet that another attached interface has seen was counted there, whatever its addresses are now: it is illegal by
+/// itself, or, where it has no flow, begins none.
 #[inline(always)]
 #[must_use]
-pub fn begins_nothing(packet: &Packet) -> bool {
-    packet.segment.has(Flags::RST) || notes::illegal(packet) != Marks::NONE
+pub fn ends_on_arrival(packet: &Packet, has_flow: bool) -> bool {
+    notes::illegal(packet) != Marks::NONE || (packet.segment.has(Flags::RST) && !has_flow)
 }
 
 /// Whether a packet says more than its end has said, and its receiver would take it: its owner has not seen it, or it would be
@@ -45,7 +48,8 @@ fn says_more(flow: &Flow, packet: &Packet) -> bool {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let segment = &packet.segment;
     let is_open = me.has(fact::ACK) && peer.has(fact::ACK | fact::EDGE) && !is_reset(&me, &peer);
-    if !is_open || segment.has(Flags::SYN) {
+    // With a successor, it may be that one's.
+    if !is_open || segment.has(Flags::SYN) || flow.has(flow_flag::SUCCESSOR) {
         return false;
     }
     if segment.has(Flags::RST) {
