@@ -53,7 +53,8 @@ fn says_more(flow: &Flow, packet: &Packet) -> bool {
         return false;
     }
     if segment.has(Flags::RST) {
-        return segment.seq == peer.ack;
+        // In TIME_WAIT it means nothing.
+        return segment.seq == peer.ack && !me.has(fact::FIN);
     }
     let is_old = segment.has_timestamp && me.has(fact::TS) && segment.timestamp.before(me.ts);
     let is_data = segment.end().after(me.end);
