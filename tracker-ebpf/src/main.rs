@@ -270,11 +270,10 @@ fn parse_leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed>
     let unparsed = parse_frame(&SkbFrame::new(ctx, scratch), scratch);
     // SAFETY: the context is valid while the program runs.
     let arrived_at = unsafe { (*ctx).ingress_ifindex };
-    // SAFETY: this CPU's own element, and nothing else refers to these parts of it.
-    unsafe {
-        (*scratch).arrived_at = arrived_at;
-        (*scratch).parsed.packet.segment.forwarded = arrived_at != 0;
-    }
+    // SAFETY: this CPU's own element, and nothing else refers to it now.
+    let scratch = unsafe { &mut *scratch };
+    scratch.arrived_at = arrived_at;
+    scratch.parsed.packet.segment.forwarded = arrived_at != 0;
     unparsed
 }
 

@@ -92,10 +92,10 @@ impl Laboratory {
         let few: Vec<_> = options.iter().filter(|(_, count)| **count == 0).collect();
         ensure!(few.is_empty(), "these options were never in use: {few:?}");
         let forged: u64 = self.relay.counts().forged.iter().sum();
-        ensure!(forged as usize >= self.lives.len(), "only {forged} segments were forged");
+        ensure!(forged >= self.lives.len() as u64, "only {forged} segments were forged");
         // Those to the host are seen. Some look like what may come late, or belong to no connection.
-        let reported: usize = self.forged.values().sum();
-        let to_host = self.relay.counts().forged[Side::Peer as usize] as usize;
+        let reported = self.forged.values().sum::<usize>() as u64;
+        let to_host = self.relay.counts().forged[Side::Peer as usize];
         ensure!(reported >= to_host / 4, "{reported} forged segments were reported of {to_host}");
         Ok(())
     }

@@ -58,10 +58,10 @@ fn says_more(flow: &Flow, packet: &Packet) -> bool {
     }
     let is_old = segment.has_timestamp && me.has(fact::TS) && segment.timestamp.before(me.ts);
     let is_data = segment.end().after(me.end);
-    (is_data || segment.ack.after(me.ack))
-        && !(is_data && me.has(fact::FIN))
-        && !segment.ack.before(me.ack)
-        && !segment.seq.after(peer.edge)
-        && !segment.ack.after(peer.end)
-        && !is_old
+    let is_news = if is_data { !me.has(fact::FIN) } else { segment.ack.after(me.ack) };
+    let is_wrong = segment.ack.before(me.ack)
+        || segment.seq.after(peer.edge)
+        || segment.ack.after(peer.end)
+        || is_old;
+    is_news && !is_wrong
 }

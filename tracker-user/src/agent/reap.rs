@@ -403,7 +403,7 @@ mod tests {
         // Also where ticks wrap, after 2.28 years.
         for seen_ns in [1_000_000_000, 5 * tick, u64::from(u32::MAX) * tick + 3] {
             let flow = Flow::default();
-            flow.start(seen_ns, End::LOW, 0, 1);
+            flow.start(seen_ns, End::LOW, 0);
             let (seconds, _) = timeouts.decide(states(&flow));
             let timeout = u64::from(seconds) * 1_000_000_000;
             let is_over = |now| flow.life().last_seen.elapsed_ns(now) >= timeout;
