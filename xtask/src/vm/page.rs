@@ -29,14 +29,23 @@ kernel, never by its version:
 /// # Errors
 ///
 /// Where it cannot be written.
-pub(crate) fn write(outcomes: &[Outcome]) -> Result<()> {
+pub(crate) fn write(outcomes: &[Outcome], is_short: bool) -> Result<()> {
     let page = host::workspace().join("docs/kernels.md");
-    fs::write(&page, text(outcomes)?).with_context(|| format!("writing {}", page.display()))
+    fs::write(&page, text(outcomes, is_short)?)
+        .with_context(|| format!("writing {}", page.display()))
 }
 
-fn text(outcomes: &[Outcome]) -> Result<String> {
+fn text(outcomes: &[Outcome], is_short: bool) -> Result<String> {
     let mut text = HEAD.to_owned();
-    text.push_str("## Tests\n\n| Kernel | Leaving packets | Cookies | Passed | Absent |\n|---|---|---|---|---|\n");
+    text.push_str("## Tests\n\n");
+    text.push_str(if is_short {
+        "Of the selection that continuous integration runs (`short` in tests/vm/suite.toml).\n\n"
+    } else {
+        "Of every program in tests/vm/suite.toml.\n\n"
+    });
+    text.push_str(
+        "| Kernel | Leaving packets | Cookies | Passed | Absent |\n|---|---|---|---|---|\n",
+    );
     for outcome in outcomes {
         writeln!(
             text,
