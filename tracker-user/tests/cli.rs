@@ -82,6 +82,6 @@ fn help_and_version_are_exit_code_0() {
 #[test]
 fn a_stream_is_not_one_document() {
     let output = tracker(&["--instance", "nobody", "events", "-o", "json"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("use `-o jsonl`"), "{}", said(&output));
 }

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{Subcommand, error::ErrorKind};
+use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
 use crate::{agent::run, cli::refusal, config::file::PATH, model::failure::Failure};
 
@@ -55,7 +56,10 @@ async fn check(path: &Path) -> Result<()> {
     if names_interfaces {
         let line = ["tracker", "run", "--config"].map(OsString::from).into_iter();
         let current = settings::read(line.chain([path.into()]).collect())?;
-        let refused = run::check_settings(&current.options).await.err();
+        // What the agent would log meanwhile is no answer.
+        let quietly =
+            run::check_settings(&current.options).with_subscriber(NoSubscriber::default());
+        let refused = quietly.await.err();
         if let Some(error) = refused {
             let said = format!("{}: `tracker run` would refuse it here: {error:#}", path.display());
             return Err(Failure::BadInput(said).into());

@@ -74,7 +74,7 @@ pub struct Record {
     pub seen: String,
     /// Picked up after its handshake.
     pub midstream: bool,
-    /// Both ends agreed on Multipath TCP (RFC 8684): windows are not judged, because a subflow's counts from what the whole
+    /// Both ends agreed on Multipath TCP (RFC 8684): windows are judged with 16 MiB to spare, because a subflow's counts from what the whole
     /// connection has acknowledged.
     #[serde(default)]
     pub mptcp: bool,
