@@ -84,9 +84,9 @@ fn connect(client: &Namespace, server: &Namespace, listens: &str, to: &str) -> R
                 let (mut stream, _) = listener.accept()?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 for _ in 0..n % 4 {
-                    let mut octets = [0; 100];
-                    stream.read_exact(&mut octets)?;
-                    stream.write_all(&octets)?;
+                    let mut bytes = [0; 100];
+                    stream.read_exact(&mut bytes)?;
+                    stream.write_all(&bytes)?;
                 }
                 if n % 2 == 0 {
                     stream.shutdown(Shutdown::Write)?;
@@ -100,9 +100,9 @@ fn connect(client: &Namespace, server: &Namespace, listens: &str, to: &str) -> R
                 let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 for _ in 0..n % 4 {
-                    let mut octets = [7; 100];
-                    stream.write_all(&octets)?;
-                    stream.read_exact(&mut octets)?;
+                    let mut bytes = [7; 100];
+                    stream.write_all(&bytes)?;
+                    stream.read_exact(&mut bytes)?;
                 }
                 if n % 2 == 0 {
                     ensure!(stream.read(&mut [0; 1])? == 0, "the server said too much");

@@ -484,3 +484,31 @@ fn sent_end(sent: &[Sent], by_client: bool) -> Seq {
     let last = sent.iter().rfind(|sent| sent.by_client == by_client);
     last.expect("both ends speak").segment.end()
 }
+
+/// What a flow picked up in its middle has acknowledged may be forged: what comes after it counts all the same.
+#[test]
+fn a_blind_acknowledgment_does_not_deafen_a_flow_picked_up_in_its_middle() {
+    let sent = |by_client, flags, seq, ack, payload| Sent {
+        by_client,
+        segment: Segment {
+            seq: Seq(seq),
+            ack: Seq(ack),
+            payload,
+            flags,
+            window: 1000,
+            ip_len: 40 + payload,
+            ..Segment::default()
+        },
+    };
+    let mut observer = Observer::default();
+    for segment in [
+        sent(true, Flags::ACK, 1000, 5000, 10),
+        sent(true, Flags::ACK, 1010, 5000 + (1 << 26), 0),
+        sent(false, Flags::ACK, 5000, 1010, 10),
+        sent(true, Flags::FIN.with(Flags::ACK), 1010, 5010, 0),
+    ] {
+        observer.see(&segment);
+    }
+    let flow = observer.flow(&sent(true, Flags::ACK, 0, 0, 0));
+    assert_eq!(states(flow)[0], State::FinWait1);
+}

@@ -142,7 +142,7 @@ impl Slot {
 
 pub(super) fn perform(socket: &Socket, act: Act) -> Result<()> {
     let done = match act {
-        Act::Send(_, octets) => socket.send(&vec![b'x'; octets]).map(drop),
+        Act::Send(_, bytes) => socket.send(&vec![b'x'; bytes]).map(drop),
         Act::HalfClose(_) => socket.shutdown(Shutdown::Write),
         Act::Read(_) => return read_all(socket),
         Act::Close(_) => {

@@ -830,7 +830,9 @@ fn synchronized<F: Forget>(
             return Ruling::take(take::LITTLE);
         }
     }
-    if me.has(fact::ACK) && segment.ack.before(me.ack.sub(LARGEST_WINDOW)) {
+    // In a flow picked up in its middle, the peer may have sent more than we saw, and what was acknowledged may be forged.
+    let is_measured = !peer.has(fact::FRAGMENTED) && (!midstream || me.has(fact::SYNCED));
+    if is_measured && me.has(fact::ACK) && segment.ack.before(me.ack.sub(LARGEST_WINDOW)) {
         // Sent blindly: nothing on its way acknowledges so little (RFC 5961 section 5).
         return Ruling::default();
     }
@@ -841,11 +843,8 @@ fn synchronized<F: Forget>(
         peer.has(fact::ACK | fact::EDGE) && segment.seq.after(peer.edge.add(slack)) && !gap.goes_on;
     let beyond_sent = peer.has_end()
         && segment.ack.after(peer.end)
-        // Nothing follows a FIN. In a flow picked up in its middle, the peer may have sent more than we saw.
-        && (peer.has(fact::FIN)
-            || (!peer.has(fact::FRAGMENTED)
-                && (!midstream || me.has(fact::SYNCED))
-                && !gap.confirms));
+        // Nothing follows a FIN.
+        && (peer.has(fact::FIN) || (is_measured && !gap.confirms));
     let (beyond_window, beyond_sent) = f.forget((beyond_window, beyond_sent));
     if beyond_window || beyond_sent {
         return refuse(f, me, peer, segment, beyond_window, beyond_sent, gap);

@@ -5,8 +5,15 @@ use std::{
     thread,
 };
 
-use ratatui::crossterm::event::{self, Event as Input};
-use tokio::sync::mpsc;
+use anyhow::{Context, Result};
+use ratatui::{
+    DefaultTerminal,
+    crossterm::event::{self, Event as Input},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 /// Its width in columns, at least 40; `None` where stdout is a pipe or a file, whose readers want whole lines.
 #[must_use]
@@ -24,6 +31,24 @@ pub fn unicode() -> bool {
     let term = std::env::var("TERM").unwrap_or_default();
     let is_plain = ["dumb", "linux", "ansi", "vt"].iter().any(|plain| term.starts_with(plain));
     locale.contains("utf8") && !is_plain
+}
+
+/// Shows something on the whole screen until it has ended, or SIGINT or SIGTERM comes; the screen is then as before.
+///
+/// # Errors
+///
+/// What keeps it from being shown.
+pub(crate) async fn on_screen(show: impl AsyncFnOnce(DefaultTerminal) -> Result<()>) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let terminal = ratatui::try_init().context("preparing the terminal")?;
+    let shown = tokio::select! {
+        shown = show(terminal) => shown,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    ratatui::restore();
+    shown
 }
 
 /// Keys and changes of size, which only a thread of their own can wait for.

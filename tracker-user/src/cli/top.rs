@@ -13,13 +13,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{Event as Input, KeyEventKind},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -91,16 +90,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     Tables::open(instance)?;
     check_interfaces(&filter, instance, "top")?;
     farewell::end_when_asked()?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let terminal = ratatui::try_init().context("preparing the terminal")?;
-    let shown = tokio::select! {
-        shown = show(terminal, &options, filter, instance) => shown,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    };
-    ratatui::restore();
-    shown
+    terminal::on_screen(async |terminal| show(terminal, &options, filter, instance).await).await
 }
 
 async fn show(

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use ratatui::{
     DefaultTerminal,
@@ -14,10 +14,7 @@ use ratatui::{
     text::Line,
     widgets::Paragraph,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Options, collect, columns, screen};
 use crate::{clock::monotonic_ns, instance::Instance, record::Record, terminal};
@@ -35,16 +32,8 @@ pub(super) fn is_possible() -> bool {
 pub(super) async fn run(options: &Options, instance: &Instance, every: f64) -> Result<()> {
     // What is wrong from the beginning is said where it can be read afterwards.
     let records = collect(instance, options)?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let terminal = ratatui::try_init().context("preparing the terminal")?;
-    let shown = tokio::select! {
-        shown = show(terminal, options, instance, (every, records)) => shown,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    };
-    ratatui::restore();
-    shown
+    terminal::on_screen(async |terminal| show(terminal, options, instance, (every, records)).await)
+        .await
 }
 
 async fn show(
