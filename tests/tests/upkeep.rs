@@ -164,11 +164,10 @@ fn an_interface_that_somebody_else_takes_is_attached_to_when_it_is_free() -> Res
     let pair = Pair::silent()?;
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE, "--metrics"])?;
     // While the agent does not look, its link ends, and another agent comes.
-    let pid = Pid::from_raw(agent.pid().cast_signed());
-    kill(pid, Signal::SIGSTOP)?;
+    pause(&agent)?;
     ensure!(links::remove(&slot(&agent).join("xdp-native"))?);
     let other = Agent::start(&pair.host, &["--interface", INTERFACE])?;
-    kill(pid, Signal::SIGCONT)?;
+    resume(&agent)?;
     let said = agent.wait_for_log("attaching to it again")?;
     ensure!(said.contains(other.name()), "{said}");
     eventually("it is not ready", || Ok(get(&pair.host, "/readyz")?.0 == 503))?;
@@ -177,6 +176,24 @@ fn an_interface_that_somebody_else_takes_is_attached_to_when_it_is_free() -> Res
     all_are_counted(&pair, &agent, 1)?;
     agent.finish()?;
     Ok(())
+}
+
+/// Stops the agent, and waits until none of its threads runs.
+fn pause(agent: &Agent) -> Result<()> {
+    kill(Pid::from_raw(agent.pid().cast_signed()), Signal::SIGSTOP)?;
+    eventually("all of its threads are stopped", || {
+        for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
+            let status = fs::read_to_string(thread?.path().join("status"))?;
+            if !status.contains("State:\tT") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
+fn resume(agent: &Agent) -> Result<()> {
+    Ok(kill(Pid::from_raw(agent.pid().cast_signed()), Signal::SIGCONT)?)
 }
 
 #[test]
@@ -196,7 +213,10 @@ fn pins_that_are_removed_are_made_anew() -> Result<()> {
     let before = names()?;
     for port in 2..4 {
         let counted = agent.packets(None, None)?;
+        // The agent looks when all are gone: what it makes anew is not removed under its hands.
+        pause(&agent)?;
         fs::remove_dir_all(pins(agent.name()))?;
+        resume(&agent)?;
         agent.wait_for_log("attached again")?;
         ensure!(names()? == before, "{:?}", names()?);
         // The same maps: counters and flows go on.
@@ -258,8 +278,7 @@ fn one_whose_place_was_taken_ends() -> Result<()> {
     let pair = Pair::silent()?;
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE])?;
     let name = agent.name().to_owned();
-    let pid = Pid::from_raw(agent.pid().cast_signed());
-    kill(pid, Signal::SIGSTOP)?;
+    pause(&agent)?;
     fs::remove_dir_all(pins(&name))?;
     for kind in ["lock", "sock", "json"] {
         fs::remove_file(format!("/run/tracker/{name}.{kind}"))?;
@@ -273,7 +292,7 @@ fn one_whose_place_was_taken_ends() -> Result<()> {
         .spawn()?;
     let socket = format!("/run/tracker/{name}.sock");
     eventually("the next one is there", || Ok(Path::new(&socket).exists()))?;
-    kill(pid, Signal::SIGCONT)?;
+    resume(&agent)?;
     let said = agent.wait_for_log("has taken its place")?;
     ensure!(said.contains(&format!("pid {}", next.id())), "{said}");
     let status = agent.stop(Signal::SIGTERM)?;

@@ -231,7 +231,7 @@ impl<'a> Interfaces<'a> {
                     continue;
                 }
             }
-            has_changed |= self.try_to_attach(link.index, &link.name).await;
+            has_changed |= self.try_to_attach(link.index, &link.name, held.is_some()).await;
         }
         self.failed.retain(|index, _| links.iter().any(|link| link.index == *index));
         self.again.retain(|index, _| links.iter().any(|link| link.index == *index));
@@ -329,7 +329,7 @@ impl<'a> Interfaces<'a> {
         }
         let mut has_changed = false;
         for link in self.changes.links().await?.iter().filter(|link| due.contains(&link.index)) {
-            let is_attached = self.try_to_attach(link.index, &link.name).await;
+            let is_attached = self.try_to_attach(link.index, &link.name, false).await;
             has_changed |= is_attached;
             if !is_attached && let Some(attempt) = self.again.get_mut(&link.index) {
                 *attempt = attempt.next();
@@ -354,7 +354,8 @@ impl<'a> Interfaces<'a> {
     }
 
     /// Attaches, or says once why not; true if it is attached.
-    async fn try_to_attach(&mut self, index: u32, name: &str) -> bool {
+    async fn try_to_attach(&mut self, index: u32, name: &str, was_attached: bool) -> bool {
+        let was_attached = was_attached || self.gone.iter().any(|gone| gone.ifindex == index);
         let mut names: Vec<_> =
             self.attached.iter().map(|held| held.slot.interface.clone()).collect();
         names.push(name.to_owned());
@@ -362,7 +363,11 @@ impl<'a> Interfaces<'a> {
             Ok(()) => {
                 self.failed.remove(&index);
                 self.again.remove(&index);
-                tracing::info!(interface = name, "attached: it has come");
+                if was_attached {
+                    tracing::warn!(interface = name, "attached again");
+                } else {
+                    tracing::info!(interface = name, "attached: it has come");
+                }
                 true
             }
             Err(error) => {
@@ -404,7 +409,7 @@ impl<'a> Interfaces<'a> {
                 }
                 kernel_side::release(to).await?;
                 kernel_side::move_attached(&slot, to)?;
-                self.try_to_attach(index, name).await;
+                self.try_to_attach(index, name, false).await;
             }
         }
         // Where it did not come to that, it is without a program now.

@@ -681,6 +681,13 @@ impl Upkeep<'_> {
         if self.on_detach == OnDetach::Reattach {
             has_changed |= interfaces.attach_again(&missing).await?;
         }
+        // Where somebody removed pins while programs were loaded, those programs count in maps of their own.
+        if has_changed && self.kept.restore()? > 0 {
+            tracing::warn!(
+                "pins of maps were removed while programs were loaded: all interfaces are attached to again"
+            );
+            interfaces.look_anew().await?;
+        }
         if has_changed && let Some(telemetry) = telemetry {
             telemetry.missing(interfaces.missing().await?);
         }
