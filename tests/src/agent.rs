@@ -28,7 +28,7 @@ use nix::{
 use serde_json::Value;
 use tracker_common::violation::{Rule, Severity};
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, way_in::with_way_in};
 
 /// How long anything that must happen is waited for. No test depends on how fast it does.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -144,7 +144,7 @@ impl Agent {
         let mut child = namespace
             .command(tracker()?.to_str().context("a path of UTF-8")?)
             .args(["--instance", &name, "--verbose", "run"])
-            .args(arguments)
+            .args(with_way_in(arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

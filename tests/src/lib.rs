@@ -21,4 +21,5 @@ pub mod sockets;
 pub mod ss;
 pub mod svg;
 pub mod terminal;
+pub mod way_in;
 pub mod wire;

@@ -103,9 +103,12 @@ fn the_programs_are_loaded_and_nothing_stays() -> Result<()> {
     assert_eq!(code, Some(0), "{found:?}");
     for kind in ["Ethernet", "raw IP"] {
         let observing = accepted(&found, &format!("programs for {kind}"))?;
-        assert_eq!(observing, ["tracker_egress", "tracker_ingress"]);
+        assert_eq!(observing, ["tracker_arrival", "tracker_egress", "tracker_ingress"]);
         let protecting = accepted(&found, &format!("programs that protect, {kind}"))?;
-        assert_eq!(protecting, ["tracker_egress", "tracker_handover", "tracker_ingress"]);
+        assert_eq!(
+            protecting,
+            ["tracker_arrival", "tracker_egress", "tracker_handover", "tracker_ingress"]
+        );
     }
     assert_eq!(accepted(&found, "programs that sweep")?, ["tracker_sweep", "tracker_walk"]);
     let links = pair.host.run("ip", &["-details", "link"])?;

@@ -413,6 +413,8 @@ fn segment() -> impl Strategy<Value = Segment> {
             has_timestamp: timestamp.is_some(),
             ip_len: payload,
             fragment,
+            further: u32::from(urgent) & 3,
+            shared: urgent & 4 != 0,
             forwarded: false,
         },
     )

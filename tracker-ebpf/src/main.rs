@@ -5,6 +5,7 @@
 // The macros for programs hand the context over by value.
 #![allow(clippy::needless_pass_by_value)]
 
+mod arriving;
 mod frame;
 mod maps;
 mod parts;
@@ -17,8 +18,8 @@ mod table;
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action, xdp_md},
-    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -36,11 +37,12 @@ use tracker_common::{
 };
 
 use crate::{
-    frame::{SkbFrame, XdpFrame},
+    arriving::{Arriving, count_further},
+    frame::SkbFrame,
     maps::{LastTick, Scratch, count_packet, interface, is_traced},
     protect::{
-        answered_ns, guard, guarded, hand_over, protection, tracker_put_back, tracker_put_syn,
-        tracker_put_syn_ack,
+        answered_ns, guard, guarded, hand_over, protection, tracker_is_answer, tracker_put_back,
+        tracker_put_syn, tracker_put_syn_ack,
     },
     reports::deliver,
     surroundings::Kernel,
@@ -50,42 +52,78 @@ use crate::{
 #[xdp(frags)]
 fn tracker_ingress(ctx: XdpContext) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
-    let (fate, action) = arriving(ctx.ctx, scratch);
-    count_packet(Hook::Ingress, fate);
+    let (fate, verdict) = arriving(ctx.ctx, scratch);
+    count_packet(Hook::Ingress, fate, scratch);
     #[cfg(feature = "kernel-log")]
     log(&ctx, scratch, Hook::Ingress, fate);
-    action
+    match verdict {
+        verdict::ANSWERED => xdp_action::XDP_TX,
+        verdict::DROPPED => xdp_action::XDP_DROP,
+        _ => xdp_action::XDP_PASS,
+    }
 }
 
-/// The code of an arriving packet's [`Fate`], and what XDP does with it.
+/// Arriving packets where XDP is not the way in: in the host's stack, after what belongs together was merged. Every one goes on
+/// to other programs, but what SYN cookies answer or refuse.
+#[classifier]
+fn tracker_arrival(ctx: TcContext) -> i32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
+    let skb = ctx.skb.skb;
+    let (fate, verdict) = arriving(skb, scratch);
+    count_packet(Hook::Ingress, fate, scratch);
+    #[cfg(feature = "kernel-log")]
+    log(&ctx, scratch, Hook::Ingress, fate);
+    match verdict {
+        #[allow(clippy::cast_possible_truncation)] // an action
+        // SAFETY: the context is valid while the program runs.
+        verdict::ANSWERED => unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        verdict::DROPPED => TC_ACT_SHOT,
+        verdict::PASSED if protection().hands_over != 0 => hand_over(skb, scratch),
+        _ => TC_ACT_UNSPEC,
+    }
+}
+
+/// What becomes of an arriving packet.
+mod verdict {
+    /// It goes on, and nothing was read from it.
+    pub(crate) const UNREAD: u32 = 0;
+    /// It goes on.
+    pub(crate) const PASSED: u32 = 1;
+    /// It is an answer now, and goes back.
+    pub(crate) const ANSWERED: u32 = 2;
+    /// It is dropped.
+    pub(crate) const DROPPED: u32 = 3;
+}
+
+/// The code of an arriving packet's [`Fate`], and its [`verdict`].
 #[inline(always)]
-fn arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> (u32, u32) {
-    if let Some(reason) = parse_arriving(ctx, scratch) {
-        return (unreadable(scratch, reason, Hook::Ingress), xdp_action::XDP_PASS);
+fn arriving<A: Arriving>(ctx: A, scratch: *mut Scratch) -> (u32, u32) {
+    if let Some(reason) = ctx.parse(scratch) {
+        return (unreadable(scratch, reason, Hook::Ingress), verdict::UNREAD);
     }
     let confirmed = confirmed(scratch);
     match predicted(confirmed, Hook::Ingress) {
         expected::NOT => {}
-        expected::ELSEWHERE => return (Fate::CountedOnArrival as u32, xdp_action::XDP_PASS),
-        _ => return (Fate::Tracked as u32, xdp_action::XDP_PASS),
+        expected::ELSEWHERE => return (Fate::CountedOnArrival as u32, verdict::PASSED),
+        _ => return (Fate::Tracked as u32, verdict::PASSED),
     }
     let now_ns = now_ns();
     if protection().enabled != 0 {
         match guard(ctx, scratch, confirmed, now_ns) {
-            guarded::ANSWERED => return (Fate::CookieSent as u32, xdp_action::XDP_TX),
+            guarded::ANSWERED => return (Fate::CookieSent as u32, verdict::ANSWERED),
             guarded::REFUSED => {
                 deliver(scratch);
-                return (Fate::CookieRefused as u32, xdp_action::XDP_DROP);
+                return (Fate::CookieRefused as u32, verdict::DROPPED);
             }
             guarded::ACCEPTED => {
                 remember_handshake(scratch, now_ns);
                 let fate = fate(scratch, self::confirmed(scratch), Hook::Ingress, now_ns);
-                return (fate, xdp_action::XDP_PASS);
+                return (fate, verdict::PASSED);
             }
             _ => {}
         }
     }
-    (fate(scratch, confirmed, Hook::Ingress, now_ns), xdp_action::XDP_PASS)
+    (fate(scratch, confirmed, Hook::Ingress, now_ns), verdict::PASSED)
 }
 
 /// Tracks the SYN and the SYN,ACK that came before the first segment of a connection that a cookie opens.
@@ -99,7 +137,7 @@ fn remember_handshake(scratch: *mut Scratch, now_ns: u64) {
     tracker_put_back();
 }
 
-/// Arriving packets on their way to the host's stack, while SYN cookies are on.
+/// Packets that XDP has seen, on their way into the host's stack, while SYN cookies are on.
 #[classifier]
 fn tracker_handover(ctx: TcContext) -> i32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
@@ -114,7 +152,7 @@ fn tracker_handover(ctx: TcContext) -> i32 {
 fn tracker_egress(ctx: TcContext) -> i32 {
     if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
         let fate = leaving(ctx.skb.skb, scratch);
-        count_packet(Hook::Egress, fate);
+        count_packet(Hook::Egress, fate, scratch);
         #[cfg(feature = "kernel-log")]
         log(&ctx, scratch, Hook::Egress, fate);
     }
@@ -130,6 +168,10 @@ fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         } else {
             unreadable(scratch, reason, Hook::Egress)
         };
+    }
+    // What XDP answers does not pass here.
+    if protection().enabled != 0 && tracker_is_answer() != 0 {
+        return Fate::CountedOnArrival as u32;
     }
     let confirmed = confirmed(scratch);
     match predicted(confirmed, Hook::Egress) {
@@ -261,13 +303,9 @@ fn about_now_ns(scratch: *mut Scratch) -> u64 {
 }
 
 #[inline(never)]
-fn parse_arriving(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
-    parse_frame(&XdpFrame::new(ctx, scratch), scratch)
-}
-
-#[inline(never)]
 fn parse_leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
     let unparsed = parse_frame(&SkbFrame::new(ctx, scratch), scratch);
+    count_further(ctx, scratch);
     // SAFETY: the context is valid while the program runs.
     let arrived_at = unsafe { (*ctx).ingress_ifindex };
     // SAFETY: this CPU's own element, and nothing else refers to it now.

@@ -52,6 +52,8 @@ pub(crate) struct Scratch {
     pub(crate) parsed: Parsed,
     /// Index of the interface by which a leaving packet came to this host; 0 where it began here.
     pub(crate) arrived_at: u32,
+    /// Packets beside the first that this one stands for.
+    pub(crate) further: u32,
     /// What the time was about.
     pub(crate) last_tick: LastTick,
     /// Octets that a helper copies out of the packet.
@@ -154,15 +156,17 @@ pub(crate) fn is_traced() -> bool {
     CONFIG.get_ptr(0).is_some_and(|config| unsafe { &*config }.is_traced())
 }
 
-/// Counts a packet.
+/// Counts the packet in [`Scratch`], and those that it stands for.
 #[inline(always)]
-pub(crate) fn count_packet(hook: Hook, fate: u32) {
+pub(crate) fn count_packet(hook: Hook, fate: u32, scratch: *const Scratch) {
     let Some(counters) = PACKETS.get_ptr(interface().slot * 2 + hook as u32) else { return };
     // SAFETY: an array's element is never freed; this CPU alone writes it.
     let counters = unsafe { &*counters };
     // The compiler knows that it is small and would take the mask away; the verifier does not.
     let cell = &counters.packets[opaque(fate as usize) & (Fate::SLOTS - 1)];
-    cell.set(cell.get() + 1);
+    // SAFETY: this CPU's own element.
+    let further = unsafe { (*scratch).further };
+    cell.set(cell.get() + 1 + u64::from(further));
 }
 
 /// Counts a breach.

@@ -19,6 +19,7 @@ use tracker_common::{
 };
 
 pub(crate) use self::{
+    answer::tracker_is_answer,
     guard::{guard, guarded},
     handover::hand_over,
     handshake::{answered_ns, tracker_put_back, tracker_put_syn, tracker_put_syn_ack},
@@ -27,7 +28,7 @@ pub(crate) use self::{
 /// What this program may protect, and where the kernel keeps what it must know; set by the agent before loading.
 #[unsafe(no_mangle)]
 static PROTECTION: Protection =
-    Protection { enabled: 0, half_open_at: 0, backlog_at: 0, waiting_at: 0 };
+    Protection { enabled: 0, hands_over: 0, half_open_at: 0, backlog_at: 0, waiting_at: 0 };
 
 /// Whether listeners are protected here.
 #[inline(always)]

@@ -35,6 +35,9 @@ pub struct Terms {
     pub present: u8,
     /// It agrees to ECN.
     pub ecn: bool,
+    /// The network stack, or the device, adds the TCP header's part of the checksum: the field holds the pseudo-header's alone
+    /// (Linux's `CHECKSUM_PARTIAL`).
+    pub partial_checksum: bool,
 }
 
 impl Terms {
@@ -61,6 +64,7 @@ impl Terms {
             scale: listener.scale,
             present,
             ecn: agreed.ecn,
+            partial_checksum: false,
         }
     }
 
@@ -170,8 +174,12 @@ fn tcp<const AT: usize, const OPTIONS: usize>(
             sum += u64::from(word(address, 8));
         }
     }
-    sum += sum_of::<10>(octets, AT);
-    put_checksum(octets, AT + 16, sum);
+    if terms.partial_checksum {
+        let [a, b] = (!fold(sum)).to_ne_bytes();
+        (octets[AT + 16], octets[AT + 17]) = (a, b);
+    } else {
+        put_checksum(octets, AT + 16, sum + sum_of::<10>(octets, AT));
+    }
     len
 }
 
@@ -271,9 +279,21 @@ mod tests {
                     scale: 7,
                     present,
                     ecn,
+                    partial_checksum: false,
                 };
                 let mut octets = [0xaa; MOST];
                 let len = write(&mut octets, &syn(v6), &terms);
+                let mut partial = [0xaa; MOST];
+                let same =
+                    write(&mut partial, &syn(v6), &Terms { partial_checksum: true, ..terms });
+                assert_eq!(same, len);
+                let tcp_at = if v6 { 40 } else { 20 };
+                // What the stack does: it sums up all from the TCP header on, this field included.
+                let rest = partial[tcp_at..len].chunks(2).fold(0_u64, |sum, word| {
+                    sum + u64::from(u16::from_ne_bytes([word[0], word[1]]))
+                });
+                put_checksum(&mut partial, tcp_at + 16, rest);
+                assert_eq!(partial, octets);
                 let packet = SlicedPacket::from_ip(&octets[..len]).expect("a packet");
                 let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("no TCP") };
                 let header = tcp.to_header();

@@ -19,6 +19,8 @@ pub const MAX_LISTENERS: u32 = 1024;
 pub struct Protection {
     /// 1 where listeners are protected.
     pub enabled: u32,
+    /// 1 where accepted connections are handed to listeners, and not left to the kernel's own cookies.
+    pub hands_over: u32,
     /// Octets from the start of the kernel's `struct tcp_sock` to the number of a listener's half-open connections,
     /// `inet_conn.icsk_accept_queue.qlen`.
     pub half_open_at: u32,

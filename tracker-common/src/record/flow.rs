@@ -354,6 +354,23 @@ impl Half {
         }
     }
 
+    /// As [`Half::grow`], for what a segment of this end says: where other CPUs are at work on segments of the same end
+    /// ([`Segment::shared`]), what they have stored meanwhile stays, as far as it goes further.
+    #[inline(always)]
+    pub fn grow_on(&self, segment: &Segment, before: &Facts, now: &Facts) {
+        // Numbers mean something only with the bits that say so.
+        let hold = before.has(fact::ACK | fact::EDGE | fact::MOVED_ON) && before.isn == now.isn;
+        if !segment.shared || !hold || segment.has(Flags::SYN) || segment.has(Flags::RST) {
+            self.grow(before, now);
+            return;
+        }
+        advance(&self.end, now.end);
+        advance(&self.ack, now.ack);
+        advance(&self.edge, now.edge);
+        let (end, ack, edge) = (now.end, now.ack, now.edge);
+        self.grow(&Facts { end, ack, edge, ..*before }, now);
+    }
+
     /// Stores what is new in `now` against `before`. Numbers first, then the bits that say they hold; the bits by an
     /// atomic OR, so that none is lost where a network card spreads one direction over CPUs. Bits that go (few ever do)
     /// are cleared by an atomic AND.
@@ -382,11 +399,11 @@ impl Half {
         self.flags.or(bits);
     }
 
-    /// Counts a packet of this end.
+    /// Counts a packet of this end, or the packets that it stands for.
     #[inline(always)]
     pub fn count(&self, segment: &Segment) {
-        self.packets.add(1);
-        self.bytes.add(u64::from(segment.ip_len));
+        self.packets.add(1 + u64::from(segment.further));
+        self.bytes.add(segment.wire_len());
         self.window.set(segment.window);
     }
 
@@ -413,6 +430,17 @@ impl Half {
         self.mss.set(0);
         self.refused_end.set(0);
         self.refused_ack.set(0);
+    }
+}
+
+/// Stores `now` where it is later than what is there. Given up where others store all the time, who are later then.
+#[inline(always)]
+fn advance(cell: &U32, now: Seq) {
+    for _ in 0..3 {
+        let there = cell.get();
+        if !now.after(Seq(there)) || cell.compare_exchange(there, now.0) {
+            return;
+        }
     }
 }
 

@@ -107,7 +107,7 @@ pub fn track_predicted(
         facts.flags |= kind;
         flow.history.append(Letters::default().and(letter, packet.from));
     }
-    mine.grow(&me, &facts);
+    mine.grow_on(segment, &me, &facts);
     mine.count(segment);
     true
 }

@@ -737,7 +737,7 @@ pub fn write(
         Hook::Ingress => fact::SEEN_IN,
         Hook::Egress => fact::SEEN_OUT,
     };
-    mine.grow(&me, &facts);
+    mine.grow_on(segment, &me, &facts);
     mine.count(segment);
     let theirs = flow.half(from.other());
     let peer = theirs.facts();

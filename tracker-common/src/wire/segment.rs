@@ -233,6 +233,13 @@ pub struct Segment {
     pub ip_len: u32,
     /// The IP packet is the first fragment of a larger one: more data follows out of sight.
     pub fragment: bool,
+    /// Packets of the same size as this one, but for the last, that the kernel holds as one with it, beside the first: what its
+    /// offloads merged after they arrived (GRO), or split after they are seen leaving (GSO). `ip_len` has their data, and one
+    /// packet's headers.
+    pub further: u32,
+    /// Programs on other CPUs may be looking at the next segments of this end: in the host's stack packets of one flow go through
+    /// the CPUs that they were sent from, where sender and receiver are on one machine.
+    pub shared: bool,
     /// The packet came to this host by an interface before it was seen leaving: its sender is not here. Not known of one that
     /// arrives.
     pub forwarded: bool,
@@ -244,6 +251,13 @@ impl Segment {
     #[must_use]
     pub const fn has(&self, bits: Flags) -> bool {
         self.flags.has(bits)
+    }
+
+    /// Octets of all IP packets that this one stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn wire_len(&self) -> u64 {
+        self.ip_len as u64 + self.further as u64 * (self.ip_len - self.payload) as u64
     }
 
     /// The sequence number after this segment's last: data counts its octets, SYN and FIN one each (H15).

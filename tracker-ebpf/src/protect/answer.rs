@@ -1,25 +1,24 @@
 //! The SYN,ACK that answers a SYN, by a cookie of ours or of the kernel's.
 
-use aya_ebpf::{
-    bindings::xdp_md,
-    helpers::generated::{
-        bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
-        bpf_xdp_store_bytes,
-    },
-    programs::XdpContext,
-};
+use aya_ebpf::helpers::generated::bpf_tcp_gen_syncookie;
 use tracker_common::{
     answer::{self, Terms},
     cookie::{self, Agreed},
     forget::opaque,
+    key::is_mapped,
     packet::Packet,
+    protect::Place,
+    segment::Flags,
     seq::Seq,
 };
 
 use super::{Guarding, guard::At, socket::TCP_LISTEN};
-use crate::maps::{self, Scratch};
+use crate::{
+    arriving::Arriving,
+    maps::{self, Scratch},
+};
 
-impl At<'_> {
+impl<A: Arriving> At<'_, A> {
     /// Answers with a cookie of ours.
     #[inline(always)]
     pub(super) fn answer(&self, packet: &Packet, guarding: &mut Guarding) -> bool {
@@ -77,15 +76,9 @@ impl At<'_> {
         }
         #[allow(clippy::cast_possible_truncation)] // at most 60
         let len = len as u32;
-        // SAFETY: the destination is valid for so many octets.
-        let ip = unsafe {
-            bpf_xdp_load_bytes(self.ctx, parsed.ip_at, guarding.ip.as_mut_ptr().cast(), 40)
-        };
-        // SAFETY: as above.
-        let tcp = unsafe {
-            bpf_xdp_load_bytes(self.ctx, parsed.tcp_at, guarding.tcp.as_mut_ptr().cast(), len)
-        };
-        (ip == 0 && tcp == 0).then_some(len)
+        let has_ip = self.ctx.load(parsed.ip_at, guarding.ip.as_mut_ptr(), 40);
+        let has_tcp = self.ctx.load(parsed.tcp_at, guarding.tcp.as_mut_ptr(), len);
+        (has_ip && has_tcp).then_some(len)
     }
 
     /// Makes the SYN the SYN,ACK that answers it. False where that cannot be done; the SYN is as it was then.
@@ -135,30 +128,24 @@ extern "C" fn tracker_write_answer() -> u32 {
 
 /// Makes the SYN of [`Scratch`] the SYN,ACK with the terms there; 0 where there is no room for it.
 #[inline(never)]
-fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
-    let len = tracker_write_answer();
+fn send<A: Arriving>(ctx: A, scratch: *mut Scratch) -> u32 {
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
-    let at = parsed.ip_at & 31;
-    #[allow(clippy::cast_possible_truncation)] // a frame
-    // SAFETY: the context is valid while the program runs.
-    let frame_len = unsafe { bpf_xdp_get_buff_len(ctx) } as u32;
-    let longer = (at + len).cast_signed().wrapping_sub(frame_len.cast_signed());
-    // SAFETY: as above. Pointers into the packet are read again below.
-    if longer != 0 && unsafe { bpf_xdp_adjust_tail(ctx, longer) } != 0 {
+    let (ip_at, tcp_at) = (parsed.ip_at & 31, parsed.tcp_at);
+    let is_partial = ctx.is_checksum_partial((tcp_at & 0x7fff) + 16);
+    let ip_len = if is_mapped(&parsed.packet.key.addresses[0]) { 20 } else { 40 };
+    if is_partial && tcp_at != ip_at + ip_len {
+        // Who completes the checksum looks for it behind options that the answer does not have.
+        return 0;
+    }
+    guarding.terms.partial_checksum = is_partial;
+    let len = tracker_write_answer();
+    if !ctx.resize(ip_at + len) {
         return 0;
     }
     if maps::interface().raw_ip == 0 {
-        let context = XdpContext::new(ctx);
-        let (data, end) = (context.data(), context.data_end());
-        if data + 12 > end {
-            return 0;
-        }
-        let addresses = data as *mut [[u8; 6]; 2];
-        // SAFETY: within the packet, as just compared; octets have no alignment.
-        let [to, from] = unsafe { addresses.read() };
-        // SAFETY: as above.
-        unsafe { addresses.write([from, to]) };
+        let Some([to, from]) = ctx.load_stations() else { return 0 };
+        ctx.store_stations([from, to]);
     }
     if len == 0 {
         return 0;
@@ -169,8 +156,27 @@ fn send(ctx: *mut xdp_md, scratch: *mut Scratch) -> u32 {
         return 0;
     }
     #[allow(clippy::cast_possible_truncation)] // at most 80
-    // SAFETY: the source is valid for so many octets.
-    let stored =
-        unsafe { bpf_xdp_store_bytes(ctx, at, guarding.octets.as_mut_ptr().cast(), len as u32) };
-    u32::from(stored == 0)
+    let stored = ctx.store(ip_at, guarding.octets.as_ptr(), len as u32);
+    u32::from(stored)
+}
+
+/// Whether the leaving packet in [`Scratch`] is an answer that was made of a SYN in the host's stack: it was counted as that SYN was.
+/// The host's own answers have come by no interface.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tracker_is_answer() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
+    let packet = &parsed.packet;
+    if !packet.segment.forwarded || !packet.segment.has(Flags::SYN.with(Flags::ACK)) {
+        return 0;
+    }
+    let host = packet.from.index();
+    guarding.place = Place {
+        address: packet.key.addresses[host],
+        port: packet.key.ports[host],
+        reserved: [0; 2],
+    };
+    u32::from(maps::LISTENERS.get_ptr(&guarding.place).is_some())
 }

@@ -1,10 +1,6 @@
 //! What becomes of a SYN to a protected listener, and of an acknowledgment that may return a cookie.
 
-use aya_ebpf::{
-    bindings::xdp_md,
-    helpers::generated::{bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie},
-    programs::XdpContext,
-};
+use aya_ebpf::helpers::generated::{bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie};
 use tracker_common::{
     cookie::{self, Agreed, Cookie, LIFETIME_NS, Refused},
     counters::Hook,
@@ -31,6 +27,7 @@ use super::{
     socket::{Socket, TCP_LISTEN, look_up, read_at},
 };
 use crate::{
+    arriving::Arriving,
     maps::{self, Scratch},
     reports,
     surroundings::Kernel,
@@ -56,8 +53,8 @@ const ASK_WHILE_OFF_NS: u64 = 1_000_000;
 
 /// Looks at the packet in [`Scratch`], whose record is `confirmed`, or null: one of [`guarded`].
 #[inline(never)]
-pub(crate) fn guard(
-    ctx: *mut xdp_md,
+pub(crate) fn guard<A: Arriving>(
+    ctx: A,
     scratch: *mut Scratch,
     confirmed: *const Flow,
     now_ns: u64,
@@ -100,8 +97,8 @@ pub(crate) fn guard(
 
 /// Where a segment arrived, and when.
 #[derive(Clone, Copy)]
-pub(super) struct At<'a> {
-    pub(super) ctx: *mut xdp_md,
+pub(super) struct At<'a, A> {
+    pub(super) ctx: A,
     pub(super) scratch: *mut Scratch,
     confirmed: Option<&'a Flow>,
     pub(super) listener: &'a Listener,
@@ -110,7 +107,7 @@ pub(super) struct At<'a> {
     pub(super) now_ns: u64,
 }
 
-impl At<'_> {
+impl<A: Arriving> At<'_, A> {
     #[inline(always)]
     fn count(&self, outcome: Outcome) {
         let cell = &self.counters.counts[opaque(outcome as usize) & (Outcome::SLOTS - 1)];
@@ -129,7 +126,7 @@ impl At<'_> {
             return guarded::PASSED;
         }
         // Where the listener has no half-open connection, there is none to be found.
-        if self.is_known(packet, self.state.half_open.get() != 0) || self.is_for_many() {
+        if self.is_known(packet, self.state.half_open.get() != 0) || self.is_for_others() {
             return guarded::PASSED;
         }
         if !self.is_on(packet, guarding) {
@@ -168,20 +165,9 @@ impl At<'_> {
         false
     }
 
-    /// Whether the frame was sent to a group of stations, or to all.
     #[inline(always)]
-    fn is_for_many(&self) -> bool {
-        if maps::interface().raw_ip != 0 {
-            return false;
-        }
-        let context = XdpContext::new(self.ctx);
-        let (data, end) = (context.data(), context.data_end());
-        if data + 14 > end {
-            return true;
-        }
-        // SAFETY: within the packet, as just compared.
-        let first = unsafe { core::ptr::read(data as *const u8) };
-        first & 1 != 0
+    fn is_for_others(&self) -> bool {
+        maps::interface().raw_ip == 0 && self.ctx.is_for_others()
     }
 
     /// Whether SYNs are answered with cookies now.
@@ -260,7 +246,7 @@ impl At<'_> {
         guarding: &mut Guarding,
         port: u16,
     ) -> Option<Socket> {
-        look_up(self.ctx.cast(), packet, &mut guarding.tuple, port)
+        look_up(self.ctx.context(), packet, &mut guarding.tuple, port)
     }
 
     #[inline(always)]

@@ -1,46 +1,19 @@
 //! The handshake that a cookie stands for: it is tracked as if it had been seen when the cookie comes back.
 
-use aya_ebpf::{
-    bindings::{__sk_buff, xdp_md},
-    helpers::generated::bpf_xdp_load_bytes,
-};
 use tracker_common::{forget::opaque, handshake, protect::feature, segment::SynOptions};
 
 use super::Guarding;
 use crate::{
+    arriving::Arriving,
     maps::{self, Scratch},
     surroundings::Kernel,
     table,
 };
 
-/// Where options can be copied from.
-pub(super) trait Load: Copy {
-    /// Copies `len` octets (1 to 40) from `at`.
-    fn load(self, at: u32, to: *mut u8, len: u32) -> bool;
-}
-
-impl Load for *mut xdp_md {
-    #[inline(always)]
-    fn load(self, at: u32, to: *mut u8, len: u32) -> bool {
-        // SAFETY: the context is valid while the program runs, and the destination for 40 octets.
-        unsafe { bpf_xdp_load_bytes(self, at, to.cast(), len) == 0 }
-    }
-}
-
-impl Load for *mut __sk_buff {
-    #[inline(always)]
-    fn load(self, at: u32, to: *mut u8, len: u32) -> bool {
-        // SAFETY: as above.
-        unsafe {
-            aya_ebpf::helpers::generated::bpf_skb_load_bytes(self.cast(), at, to.cast(), len) == 0
-        }
-    }
-}
-
 /// Reads the timestamps of the segment in [`Scratch`], wherever among its options they are; false where it has none.
 #[inline(always)]
-pub(super) fn load_timestamps<L: Load>(
-    ctx: L,
+pub(super) fn load_timestamps<A: Arriving>(
+    ctx: A,
     scratch: *mut Scratch,
     guarding: &mut Guarding,
 ) -> bool {

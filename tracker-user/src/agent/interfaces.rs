@@ -260,8 +260,11 @@ impl<'a> Interfaces<'a> {
         }
         // Those that could not be attached to again have none of their programs.
         for gone in self.gone.iter().filter(|gone| self.again.contains_key(&gone.ifindex)) {
-            let hooks =
-                [("in", gone.xdp.is_some()), ("out", true), ("handover", gone.handover.is_some())];
+            let hooks = [
+                ("in", gone.way_in().is_some()),
+                ("out", true),
+                ("handover", gone.handover.is_some()),
+            ];
             for (hook, _) in hooks.into_iter().filter(|(_, was_there)| *was_there) {
                 missing.insert(Missing { interface: gone.name.clone(), hook });
             }
@@ -482,6 +485,7 @@ fn gone(slot: &Slot, zone: u16) -> Interface {
         zone,
         attached: false,
         xdp: None,
+        ingress: None,
         egress: "none".to_owned(),
         handover: None,
     }

@@ -29,7 +29,7 @@ use zerocopy::FromBytes;
 
 use crate::{
     agent::settings::Current,
-    attach::{Attaching, EgressChoice, Sizes, XdpChoice},
+    attach::{Attaching, EgressChoice, IngressChoice, Sizes, XdpChoice},
     broken::Broken,
     client::agent::Agent,
     clock::Clock,
@@ -94,6 +94,9 @@ pub struct Options {
     /// Leave the kernel side attached after SIGTERM or an error, for the next agent of this name
     #[arg(long)]
     pub keep_attached: bool,
+    /// Where arriving packets are seen
+    #[arg(long, value_enum, default_value_t)]
+    pub ingress: IngressChoice,
     /// XDP mode for arriving packets
     #[arg(long, value_enum, default_value_t)]
     pub xdp: XdpChoice,
@@ -290,6 +293,7 @@ pub async fn run(
         instance,
         sizes: &options.sizes,
         zone: options.zone,
+        ingress: options.ingress,
         xdp: options.xdp,
         egress: options.egress,
         protecting: prepared,
@@ -407,8 +411,7 @@ async fn work(
     for interface in agent.borrow().interfaces.iter().filter(|interface| interface.attached) {
         tracing::info!(
             interface = interface.name,
-            xdp =
-                interface.xdp.as_deref().unwrap_or("none: every packet of loopback passes egress"),
+            ingress = interface.way_in().unwrap_or("none: every packet of loopback passes egress"),
             egress = interface.egress,
             "attached"
         );

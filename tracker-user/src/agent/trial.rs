@@ -67,6 +67,7 @@ impl Trial {
             load_classifier(&mut ebpf, Purpose::Handover)?;
         }
         if kind != LinkKind::Loopback {
+            load_classifier(&mut ebpf, Purpose::Arrival)?;
             load_ingress(&mut ebpf)?;
         }
         accepted(&ebpf)

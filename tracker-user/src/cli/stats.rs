@@ -302,7 +302,11 @@ fn print(options: &Options, instance: &Instance, head: &str) -> Result<()> {
 fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     for InterfaceStats { interface, packets } in &stats.interfaces {
         let xdp = interface.xdp.as_deref().unwrap_or("none");
-        write!(out, "interface={} xdp={xdp} egress={}", interface.name, interface.egress)?;
+        write!(out, "interface={} xdp={xdp}", interface.name)?;
+        if let Some(ingress) = &interface.ingress {
+            write!(out, " ingress={ingress}")?;
+        }
+        write!(out, " egress={}", interface.egress)?;
         if !interface.attached {
             write!(out, " attached=no")?;
         }

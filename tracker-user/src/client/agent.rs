@@ -50,7 +50,7 @@ impl Agent {
     pub fn client_interfaces(&self) -> Vec<u32> {
         let attached = self.interfaces.iter().filter(|interface| interface.attached);
         attached
-            .filter(|interface| interface.xdp.is_some())
+            .filter(|interface| interface.way_in().is_some())
             .map(|interface| interface.ifindex)
             .collect()
     }

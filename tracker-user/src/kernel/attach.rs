@@ -14,7 +14,7 @@ use aya::{
     },
 };
 use futures::TryStreamExt;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkXdp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
@@ -84,10 +84,22 @@ fn ring_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Where arriving packets are seen.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum IngressChoice {
+    /// XDP where a network card's driver has it; else tcx
+    #[default]
+    Auto,
+    /// XDP, native or generic: before the network stack
+    Xdp,
+    /// tcx, or clsact on kernels before 6.6: in the network stack
+    Tcx,
+}
+
 /// How XDP is attached.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum XdpChoice {
-    /// Native, or generic if the driver has no XDP
+    /// Native; if the driver has no XDP, tcx takes its place, or generic XDP with `--ingress xdp`
     #[default]
     Auto,
     /// In the driver, or refuse to start
@@ -122,13 +134,24 @@ pub struct Interface {
     /// False where it has gone: what follows is what it was then.
     #[serde(default = "yes")]
     pub attached: bool,
-    /// `native` or `generic`; absent on loopback, where every packet passes egress.
+    /// `native` or `generic`; absent where XDP is not the way in, and on loopback, where every packet passes egress.
     pub xdp: Option<String>,
+    /// `tcx` or `clsact`, where arriving packets are seen there; absent where XDP sees them, and on loopback.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ingress: Option<String>,
     /// `tcx` or `clsact`.
     pub egress: String,
     /// The same, for where connections are handed to listeners that SYN cookies protect; absent where none are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub handover: Option<String>,
+}
+
+impl Interface {
+    /// How arriving packets are seen: `native`, `generic`, `tcx` or `clsact`; `None` on loopback.
+    #[must_use]
+    pub fn way_in(&self) -> Option<&str> {
+        self.xdp.as_deref().or(self.ingress.as_deref())
+    }
 }
 
 fn yes() -> bool {
@@ -239,7 +262,9 @@ pub struct Attaching<'a> {
     pub sizes: &'a Sizes,
     /// Zone of the interfaces' flows.
     pub zone: u16,
-    /// How arriving packets are seen.
+    /// Where arriving packets are seen.
+    pub ingress: IngressChoice,
+    /// How, where XDP sees them.
     pub xdp: XdpChoice,
     /// How leaving packets are seen.
     pub egress: EgressChoice,
@@ -278,32 +303,23 @@ impl Attaching<'_> {
 
         // Egress first: a connection that begins between the two would otherwise be seen from one side.
         let at_egress = self.attach_classifier(&mut ebpf, slot, ifindex, Purpose::Egress).await?;
-        // Before XDP too: what is accepted there must be handed over.
-        let handover = if protecting.assign.is_some() {
-            let hook = self.attach_classifier(&mut ebpf, slot, ifindex, Purpose::Handover).await?;
-            Some(hook.to_owned())
-        } else {
-            None
-        };
-        let xdp = if kind == LinkKind::Loopback {
-            None
-        } else {
-            let mode = self.attach_xdp(&mut ebpf, slot, ifindex).await?;
+        let mut way = Way::None;
+        if kind != LinkKind::Loopback {
+            way =
+                self.attach_arrival(&mut ebpf, slot, ifindex, protecting.assign.is_some()).await?;
             aya::maps::HashMap::<_, u32, u32>::try_from(
                 ebpf.map_mut("ATTACHED").context("no map ATTACHED")?,
             )?
             .insert(ifindex, slot.number, 0)?;
-            Some(mode.name().to_owned())
+        }
+        let (xdp, ingress, handover) = match way {
+            Way::None => (None, None, None),
+            Way::Xdp { mode, handover } => (Some(mode.name()), None, handover),
+            Way::Tc(hook) => (None, Some(hook), None),
         };
         if handover.is_none() {
             // For those that XDP has accepted until now it was needed.
-            links::remove(&slot.tcx(Purpose::Handover))?;
-            release_filter(slot, Purpose::Handover).await?;
-            self.remove_orphans(
-                slot,
-                &filters(ifindex, Purpose::Handover.hook()).await?,
-                Purpose::Handover,
-            )?;
+            self.detach_classifier(slot, ifindex, Purpose::Handover).await?;
         }
         for (name, program) in ebpf.programs() {
             if let Ok(info) = program.info() {
@@ -317,11 +333,62 @@ impl Attaching<'_> {
             slot: slot.number,
             zone: self.zone,
             attached: true,
-            xdp,
+            xdp: xdp.map(str::to_owned),
+            ingress: ingress.map(str::to_owned),
             egress: at_egress.to_owned(),
-            handover,
+            handover: handover.map(str::to_owned),
         };
         Ok(Attached { interface, ebpf })
+    }
+
+    /// Attaches what sees arriving packets, and then removes what saw them in another way before.
+    async fn attach_arrival(
+        &self,
+        ebpf: &mut Ebpf,
+        slot: &Slot,
+        ifindex: u32,
+        hands_over: bool,
+    ) -> Result<Way> {
+        if self.takes_xdp(&slot.interface, ifindex).await? {
+            let handover = if hands_over {
+                // First: what XDP accepts must be handed over.
+                Some(self.attach_classifier(ebpf, slot, ifindex, Purpose::Handover).await?)
+            } else {
+                None
+            };
+            if let Some(mode) = self.attach_xdp(ebpf, slot, ifindex).await? {
+                self.detach_classifier(slot, ifindex, Purpose::Arrival).await?;
+                return Ok(Way::Xdp { mode, handover });
+            }
+        }
+        let hook = self.attach_classifier(ebpf, slot, ifindex, Purpose::Arrival).await?;
+        for mode in Mode::ALL {
+            links::remove(&slot.xdp(mode))?;
+        }
+        Ok(Way::Tc(hook))
+    }
+
+    /// Whether XDP is to see what arrives, if the driver has it. Only network cards gain by it. On the others, which are made of
+    /// software, native XDP copies what the kernel would pass on by reference, and takes it apart: a transfer in bulk over veth
+    /// goes a third as fast.
+    async fn takes_xdp(&self, name: &str, ifindex: u32) -> Result<bool> {
+        Ok(match self.ingress {
+            IngressChoice::Xdp => true,
+            IngressChoice::Tcx => false,
+            IngressChoice::Auto => {
+                self.xdp != XdpChoice::Auto
+                    || software_kind(ifindex)
+                        .await
+                        .with_context(|| format!("asking what {name} is"))?
+                        .is_none_or(|kind| kind == "bond")
+            }
+        })
+    }
+
+    async fn detach_classifier(&self, slot: &Slot, ifindex: u32, purpose: Purpose) -> Result<()> {
+        links::remove(&slot.tcx(purpose))?;
+        release_filter(slot, purpose).await?;
+        self.remove_orphans(slot, &filters(ifindex, purpose.hook()).await?, purpose)
     }
 
     async fn attach_classifier(
@@ -369,14 +436,15 @@ impl Attaching<'_> {
         Ok(())
     }
 
-    async fn attach_xdp(&self, ebpf: &mut Ebpf, slot: &Slot, ifindex: u32) -> Result<Mode> {
+    /// Attaches XDP; `None` where the driver has none, and another way is to be gone.
+    async fn attach_xdp(&self, ebpf: &mut Ebpf, slot: &Slot, ifindex: u32) -> Result<Option<Mode>> {
         let name = slot.interface.as_str();
         let ingress = load_ingress(ebpf)?;
         let there = xdp_program(ifindex).await?;
         for mode in Mode::ALL {
             let Some((link, program)) = links::open(&slot.xdp(mode))? else { continue };
             let is_wanted = match self.xdp {
-                XdpChoice::Auto => true,
+                XdpChoice::Auto => mode == Mode::Native || self.ingress == IngressChoice::Xdp,
                 XdpChoice::Native => mode == Mode::Native,
                 XdpChoice::Generic => mode == Mode::Generic,
             };
@@ -384,30 +452,39 @@ impl Attaching<'_> {
                 ingress
                     .attach_to_link(XdpLink::try_from(link)?)
                     .with_context(|| format!("replacing the XDP program on {name}"))?;
-                return Ok(mode);
+                return Ok(Some(mode));
             }
             // The interface that it was attached to is gone, or the kernel allows no other mode beside it.
             links::remove(&slot.xdp(mode))?;
         }
         if self.xdp != XdpChoice::Generic {
             match ingress.attach_to_if_index(ifindex, XdpMode::Driver) {
-                Ok(id) => return pin_xdp(ingress, id, slot, Mode::Native),
+                Ok(id) => return pin_xdp(ingress, id, slot, Mode::Native).map(Some),
                 Err(error)
                     if self.xdp == XdpChoice::Auto
                         && is(&error, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
                 {
+                    if self.ingress == IngressChoice::Auto {
+                        tracing::info!(
+                            interface = name,
+                            driver = driver(name),
+                            "the driver has no native XDP, or not in this configuration (MTU, offloads): arriving \
+                             packets are seen by tcx"
+                        );
+                        return Ok(None);
+                    }
                     tracing::warn!(
                         interface = name,
                         driver = driver(name),
                         "the driver has no native XDP, or not in this configuration (MTU, offloads): attaching in \
-                         generic mode, which is slower"
+                         generic mode, which is slower than tcx"
                     );
                 }
                 Err(error) => return Err(self.explain(error, name, ifindex).await),
             }
         }
         match ingress.attach_to_if_index(ifindex, XdpMode::Skb) {
-            Ok(id) => pin_xdp(ingress, id, slot, Mode::Generic),
+            Ok(id) => pin_xdp(ingress, id, slot, Mode::Generic).map(Some),
             Err(error) => Err(self.explain(error, name, ifindex).await),
         }
     }
@@ -465,7 +542,7 @@ fn below_another(name: &str) -> String {
 
 /// Where something is attached, for errors.
 fn place(slot: &Slot, purpose: Purpose, how: &str) -> String {
-    let hook = if purpose == Purpose::Handover { "ingress" } else { "egress" };
+    let hook = if purpose == Purpose::Egress { "egress" } else { "ingress" };
     format!("attaching to the {hook} of {} by {how}", slot.interface)
 }
 
@@ -536,6 +613,16 @@ fn pin_xdp(ingress: &mut Xdp, id: XdpLinkId, slot: &Slot, mode: Mode) -> Result<
         .pin(&pin)
         .with_context(|| format!("pinning {}", pin.display()))?;
     Ok(mode)
+}
+
+/// How arriving packets of an interface are seen.
+enum Way {
+    /// They are not: every packet of loopback passes egress.
+    None,
+    /// By XDP; with the hook at which accepted connections are handed over.
+    Xdp { mode: Mode, handover: Option<&'static str> },
+    /// In the host's stack, at this hook.
+    Tc(&'static str),
 }
 
 /// What frames of an interface begin with.
@@ -618,6 +705,19 @@ fn program_name(id: u32) -> String {
         .find(|program| program.id() == id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
         .unwrap_or_else(|| "?".to_owned())
+}
+
+/// The kind of an interface that software makes (`veth`, `bridge`, `tun`, …), as `ip link` says; `None` for a network card.
+pub(crate) async fn software_kind(ifindex: u32) -> Result<Option<String>> {
+    let netlink = Netlink::open()?;
+    let link = netlink.handle().link().get().match_index(ifindex).execute().try_next().await?;
+    let info = link.into_iter().flat_map(|link| link.attributes).find_map(|attribute| {
+        if let LinkAttribute::LinkInfo(info) = attribute { Some(info) } else { None }
+    });
+    Ok(info.into_iter().flatten().find_map(|part| match part {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }))
 }
 
 /// The id of the XDP program on an interface.

@@ -35,7 +35,7 @@ impl Purpose {
     pub const fn hook(self) -> TcAttachType {
         match self {
             Self::Egress => TcAttachType::Egress,
-            Self::Handover => TcAttachType::Ingress,
+            Self::Arrival | Self::Handover => TcAttachType::Ingress,
         }
     }
 
@@ -44,6 +44,7 @@ impl Purpose {
     pub const fn program(self) -> &'static str {
         match self {
             Self::Egress => "tracker_egress",
+            Self::Arrival => "tracker_arrival",
             Self::Handover => "tracker_handover",
         }
     }

@@ -22,15 +22,17 @@ impl Prepared {
     /// Where its types are not to be had, or are others.
     pub fn for_this_kernel() -> Result<Self> {
         let types = KernelTypes::of_this_kernel()?;
+        let assign = types.function(kfunc::ASSIGN);
         let prepared = Self {
             protection: Protection {
                 enabled: 1,
+                hands_over: u32::from(assign.is_some()),
                 half_open_at: types.offset("tcp_sock", "inet_conn.icsk_accept_queue.qlen")?,
                 backlog_at: types
                     .offset("tcp_sock", "inet_conn.icsk_inet.sk.sk_max_ack_backlog")?,
                 waiting_at: types.offset("tcp_sock", "inet_conn.icsk_inet.sk.sk_ack_backlog")?,
             },
-            assign: types.function(kfunc::ASSIGN),
+            assign,
         };
         drop(types);
         give_memory_back();

@@ -46,6 +46,11 @@ pub(super) async fn missing(slot: &Slot, attached: &Attached) -> Result<Vec<&'st
             missing.push("in");
         }
     }
+    if let Some(how) = &interface.ingress
+        && !is_classifier_there(slot, attached, Purpose::Arrival, how).await?
+    {
+        missing.push("in");
+    }
     if !is_classifier_there(slot, attached, Purpose::Egress, &interface.egress).await? {
         missing.push("out");
     }

@@ -402,7 +402,7 @@ impl Snapshot {
                 ];
                 attached.push((labels, u64::from(!is_missing(interface, hook))));
             };
-            if let Some(mode) = &interface.xdp {
+            if let Some(mode) = interface.way_in() {
                 add("in", mode);
             }
             add("out", &interface.egress);

@@ -66,7 +66,7 @@ pub fn tcx_programs(ifindex: u32, purpose: Purpose) -> io::Result<Vec<u32>> {
         ifindex,
         attach_type: match purpose {
             Purpose::Egress => BPF_TCX_EGRESS,
-            Purpose::Handover => BPF_TCX_INGRESS,
+            Purpose::Arrival | Purpose::Handover => BPF_TCX_INGRESS,
         },
         program_ids: ids.as_mut_ptr() as u64,
         count: 64,

@@ -50,19 +50,22 @@ impl Mode {
 pub enum Purpose {
     /// Seeing what leaves.
     Egress,
-    /// Handing connections to listeners.
+    /// Seeing what arrives, where XDP does not.
+    Arrival,
+    /// Handing connections to listeners that XDP has accepted.
     Handover,
 }
 
 impl Purpose {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Egress, Self::Handover];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Egress, Self::Arrival, Self::Handover];
 
     /// Its name in pins.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Egress => "egress",
+            Self::Arrival => "ingress",
             Self::Handover => "handover",
         }
     }
