@@ -12,7 +12,7 @@ use tracker_tests::{
 
 /// What a check with these arguments finds, and its exit code.
 fn findings(namespace: &Namespace, arguments: &[&str]) -> Result<(Vec<Value>, Option<i32>)> {
-    let arguments = [&["check", "-o", "jsonl"], arguments].concat();
+    let arguments = [&["check", "-o", "jsonl", "--ingress", "xdp"], arguments].concat();
     let (stdout, _, status) = run_tracker(&arguments, Some(namespace))?;
     let findings = stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     Ok((findings, status.code()))

@@ -286,7 +286,7 @@ fn one_whose_place_was_taken_ends() -> Result<()> {
     let mut next = Command::new(tracker()?);
     next = pair.host.command(next.get_program().to_str().context("a path of UTF-8")?);
     let mut next = next
-        .args(["--instance", &name, "run", "--interface", INTERFACE])
+        .args(["--instance", &name, "run", "--interface", INTERFACE, "--ingress", "xdp"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;

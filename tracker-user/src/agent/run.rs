@@ -29,7 +29,7 @@ use zerocopy::FromBytes;
 
 use crate::{
     agent::settings::Current,
-    attach::{Attaching, EgressChoice, IngressChoice, Sizes, XdpChoice},
+    attach::{Attaching, EgressChoice, Sizes, WayIn},
     broken::Broken,
     client::agent::Agent,
     clock::Clock,
@@ -94,12 +94,9 @@ pub struct Options {
     /// Leave the kernel side attached after SIGTERM or an error, for the next agent of this name
     #[arg(long)]
     pub keep_attached: bool,
-    /// Where arriving packets are seen
-    #[arg(long, value_enum, default_value_t)]
-    pub ingress: IngressChoice,
-    /// XDP mode for arriving packets
-    #[arg(long, value_enum, default_value_t)]
-    pub xdp: XdpChoice,
+    /// Where arriving packets are seen.
+    #[command(flatten)]
+    pub way_in: WayIn,
     /// Hook for leaving packets
     #[arg(long, value_enum, default_value_t)]
     pub egress: EgressChoice,
@@ -293,8 +290,7 @@ pub async fn run(
         instance,
         sizes: &options.sizes,
         zone: options.zone,
-        ingress: options.ingress,
-        xdp: options.xdp,
+        way_in: options.way_in,
         egress: options.egress,
         protecting: prepared,
     };
@@ -1114,6 +1110,7 @@ async fn fit(options: &Options) -> Result<Fit> {
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
+    options.way_in.check(options.protect.is_wanted())?;
     let prepared = protect::prepare(&options.protect, &names).await?;
     Ok(Fit { wanted, changes, names, prepared })
 }

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    attach::{LinkKind, driver, in_the_way, xdp_program},
+    attach::{IngressChoice, LinkKind, WayIn, driver, in_the_way, xdp_program},
     btf::KernelTypes,
     instance::Instance,
     interfaces::{
@@ -44,6 +44,9 @@ pub struct Options {
     /// Interfaces to check, as for `tracker run` [default: all]
     #[arg(short, long = "interface", value_delimiter = ',', value_name = "NAME[,NAME]")]
     pub interfaces: Vec<Name>,
+    /// Where arriving packets would be seen.
+    #[command(flatten)]
+    pub way_in: WayIn,
     /// Output format: one line per finding, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -140,10 +143,13 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         findings.extend(programs::findings(&names, options.protect.is_wanted()));
     }
     for Link { index, name, .. } in links.iter().filter(|link| names.contains(&link.name)) {
-        findings.extend(interface(instance, *index, name).await);
+        findings.extend(interface(instance, &options.way_in, *index, name).await);
     }
     if options.protect.is_wanted() {
-        let protection = protect::prepare(&options.protect, &names).await;
+        let protection = match options.way_in.check(true) {
+            Ok(()) => protect::prepare(&options.protect, &names).await,
+            Err(error) => Err(error),
+        };
         let said = protection.map(|_| "the listeners that were named can be protected".to_owned());
         findings.push(Finding::of("protection", said));
     }
@@ -283,7 +289,7 @@ fn jit() -> Finding {
 }
 
 /// What there is to say of an interface.
-async fn interface(instance: &Instance, index: u32, name: &str) -> Vec<Finding> {
+async fn interface(instance: &Instance, way_in: &WayIn, index: u32, name: &str) -> Vec<Finding> {
     let kind = match LinkKind::of(name) {
         Ok(kind) => kind,
         Err(error) => {
@@ -296,6 +302,18 @@ async fn interface(instance: &Instance, index: u32, name: &str) -> Vec<Finding> 
         let said = "every packet passes egress, so no XDP is needed";
         return vec![Finding::new(Verdict::Ok, "XDP", said).about(name)];
     }
+    match way_in.in_stack(index).await {
+        Ok(Some(why)) => {
+            let said = format!("in the network stack: {why}");
+            return vec![Finding::new(Verdict::Ok, "way in", said).about(name)];
+        }
+        Ok(None) => {}
+        Err(error) => {
+            return vec![
+                Finding::new(Verdict::Failure, "way in", format!("{error:#}")).about(name),
+            ];
+        }
+    }
     let there = match xdp_program(index).await {
         Ok(None) => Finding::new(Verdict::Ok, "place for XDP", "free"),
         Ok(there) => {
@@ -305,10 +323,18 @@ async fn interface(instance: &Instance, index: u32, name: &str) -> Vec<Finding> 
     };
     let native = match has_native_xdp(index) {
         Ok(Some(true)) => Finding::new(Verdict::Ok, "driver", "native XDP"),
-        Ok(Some(false)) => Finding::new(
+        Ok(Some(false)) if way_in.ingress == IngressChoice::Xdp => Finding::new(
             Verdict::Warning,
             "driver",
             format!("no native XDP ({}): generic mode, which is slower", driver(name)),
+        ),
+        Ok(Some(false)) => Finding::new(
+            Verdict::Ok,
+            "driver",
+            format!(
+                "no native XDP ({}): arriving packets are seen in the network stack",
+                driver(name)
+            ),
         ),
         Ok(None) => Finding::new(
             Verdict::Ok,

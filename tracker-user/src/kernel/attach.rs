@@ -14,7 +14,7 @@ use aya::{
     },
 };
 use futures::TryStreamExt;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkXdp};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkXdp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
@@ -107,6 +107,57 @@ pub enum XdpChoice {
     /// In the network stack: works everywhere, costs more per packet
     Generic,
 }
+
+/// Where and how arriving packets are seen.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct WayIn {
+    /// Where arriving packets are seen
+    #[arg(long, value_enum, default_value_t)]
+    pub ingress: IngressChoice,
+    /// XDP mode for arriving packets
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp: XdpChoice,
+}
+
+impl WayIn {
+    /// Refuses choices that exclude each other.
+    ///
+    /// # Errors
+    ///
+    /// Which, and what to do.
+    pub fn check(&self, protects: bool) -> Result<()> {
+        let said = if self.ingress == IngressChoice::Tcx && self.xdp != XdpChoice::Auto {
+            "--xdp says how XDP is attached, and --ingress tcx attaches none: leave one of them away"
+        } else if self.xdp == XdpChoice::Generic && protects {
+            GENERIC_ANSWERS
+        } else {
+            return Ok(());
+        };
+        Err(Failure::BadInput(said.to_owned()).into())
+    }
+
+    /// Why packets that arrive on this interface are seen in the network stack; `None` where XDP is to see them, if the driver has
+    /// it. Only network cards gain by XDP. On interfaces that software makes, native XDP copies what the kernel would pass on
+    /// by reference, and takes it apart: a transfer in bulk over veth goes a third as fast.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn in_stack(&self, ifindex: u32) -> Result<Option<String>> {
+        Ok(match self.ingress {
+            IngressChoice::Xdp => None,
+            IngressChoice::Tcx => Some("--ingress tcx".to_owned()),
+            IngressChoice::Auto if self.xdp != XdpChoice::Auto => None,
+            IngressChoice::Auto => software_kind(ifindex)
+                .await?
+                .map(|kind| format!("this is a {kind}, whose packets XDP would only make dearer")),
+        })
+    }
+}
+
+/// What is said of SYN cookies behind generic XDP.
+const GENERIC_ANSWERS: &str = "listeners cannot be protected behind generic XDP: the network stack does not send its answers as it \
+     should, and every client would be reset. Leave --xdp and --ingress away, or type --ingress tcx";
 
 /// How the egress program is attached.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -262,10 +313,8 @@ pub struct Attaching<'a> {
     pub sizes: &'a Sizes,
     /// Zone of the interfaces' flows.
     pub zone: u16,
-    /// Where arriving packets are seen.
-    pub ingress: IngressChoice,
-    /// How, where XDP sees them.
-    pub xdp: XdpChoice,
+    /// How arriving packets are seen.
+    pub way_in: WayIn,
     /// How leaving packets are seen.
     pub egress: EgressChoice,
     /// What there is to protect listeners with; `None` where none are protected.
@@ -349,7 +398,7 @@ impl Attaching<'_> {
         ifindex: u32,
         hands_over: bool,
     ) -> Result<Way> {
-        if self.takes_xdp(&slot.interface, ifindex).await? {
+        if self.way_in.in_stack(ifindex).await?.is_none() {
             let handover = if hands_over {
                 // First: what XDP accepts must be handed over.
                 Some(self.attach_classifier(ebpf, slot, ifindex, Purpose::Handover).await?)
@@ -366,23 +415,6 @@ impl Attaching<'_> {
             links::remove(&slot.xdp(mode))?;
         }
         Ok(Way::Tc(hook))
-    }
-
-    /// Whether XDP is to see what arrives, if the driver has it. Only network cards gain by it. On the others, which are made of
-    /// software, native XDP copies what the kernel would pass on by reference, and takes it apart: a transfer in bulk over veth
-    /// goes a third as fast.
-    async fn takes_xdp(&self, name: &str, ifindex: u32) -> Result<bool> {
-        Ok(match self.ingress {
-            IngressChoice::Xdp => true,
-            IngressChoice::Tcx => false,
-            IngressChoice::Auto => {
-                self.xdp != XdpChoice::Auto
-                    || software_kind(ifindex)
-                        .await
-                        .with_context(|| format!("asking what {name} is"))?
-                        .is_none_or(|kind| kind == "bond")
-            }
-        })
     }
 
     async fn detach_classifier(&self, slot: &Slot, ifindex: u32, purpose: Purpose) -> Result<()> {
@@ -443,8 +475,10 @@ impl Attaching<'_> {
         let there = xdp_program(ifindex).await?;
         for mode in Mode::ALL {
             let Some((link, program)) = links::open(&slot.xdp(mode))? else { continue };
-            let is_wanted = match self.xdp {
-                XdpChoice::Auto => mode == Mode::Native || self.ingress == IngressChoice::Xdp,
+            let is_wanted = match self.way_in.xdp {
+                XdpChoice::Auto => {
+                    mode == Mode::Native || self.way_in.ingress == IngressChoice::Xdp
+                }
                 XdpChoice::Native => mode == Mode::Native,
                 XdpChoice::Generic => mode == Mode::Generic,
             };
@@ -457,14 +491,14 @@ impl Attaching<'_> {
             // The interface that it was attached to is gone, or the kernel allows no other mode beside it.
             links::remove(&slot.xdp(mode))?;
         }
-        if self.xdp != XdpChoice::Generic {
+        if self.way_in.xdp != XdpChoice::Generic {
             match ingress.attach_to_if_index(ifindex, XdpMode::Driver) {
                 Ok(id) => return pin_xdp(ingress, id, slot, Mode::Native).map(Some),
                 Err(error)
-                    if self.xdp == XdpChoice::Auto
+                    if self.way_in.xdp == XdpChoice::Auto
                         && is(&error, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
                 {
-                    if self.ingress == IngressChoice::Auto {
+                    if self.way_in.ingress == IngressChoice::Auto {
                         tracing::info!(
                             interface = name,
                             driver = driver(name),
@@ -482,6 +516,10 @@ impl Attaching<'_> {
                 }
                 Err(error) => return Err(self.explain(error, name, ifindex).await),
             }
+        }
+        if self.protecting.is_some() {
+            let said = format!("{name}'s driver has no native XDP, and {GENERIC_ANSWERS}");
+            return Err(Failure::BadInput(said).into());
         }
         match ingress.attach_to_if_index(ifindex, XdpMode::Skb) {
             Ok(id) => pin_xdp(ingress, id, slot, Mode::Generic).map(Some),
@@ -707,7 +745,8 @@ fn program_name(id: u32) -> String {
         .unwrap_or_else(|| "?".to_owned())
 }
 
-/// The kind of an interface that software makes (`veth`, `bridge`, `tun`, …), as `ip link` says; `None` for a network card.
+/// The kind of an interface that software makes (`veth`, `bridge`, `tun`, …), as `ip link` says; `None` for a network card, and for a
+/// bond, which is what its ports are.
 pub(crate) async fn software_kind(ifindex: u32) -> Result<Option<String>> {
     let netlink = Netlink::open()?;
     let link = netlink.handle().link().get().match_index(ifindex).execute().try_next().await?;
@@ -715,6 +754,7 @@ pub(crate) async fn software_kind(ifindex: u32) -> Result<Option<String>> {
         if let LinkAttribute::LinkInfo(info) = attribute { Some(info) } else { None }
     });
     Ok(info.into_iter().flatten().find_map(|part| match part {
+        LinkInfo::Kind(InfoKind::Bond) => None,
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }))
