@@ -39,7 +39,7 @@ fn the_driver_does_what_was_said() -> Result<()> {
     {
         let (verdict, message) = finding(&found, "driver", interface)?;
         assert_eq!(verdict, expected, "{message}");
-        let agent = Agent::start(&pair.host, &["--interface", interface, "--xdp", "auto"])?;
+        let agent = Agent::start(&pair.host, &["--interface", interface, "--ingress", "xdp"])?;
         let shown = agent.stats()?;
         assert_eq!(shown["interfaces"][0]["xdp"], mode, "{interface}: {shown}");
     }
@@ -149,7 +149,7 @@ fn an_agents_capabilities_are_enough() -> Result<()> {
     let stdout = String::from_utf8(output.stdout)?;
     let found: Vec<Value> = stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(output.status.code(), Some(0), "{stdout}");
-    assert_eq!(accepted(&found, "programs for Ethernet")?.len(), 2);
+    assert_eq!(accepted(&found, "programs for Ethernet")?.len(), 3);
     Ok(())
 }
 

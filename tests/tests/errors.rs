@@ -109,7 +109,7 @@ fn no_such_interface() -> Result<()> {
 fn another_xdp_program() -> Result<()> {
     let bench = Bench::new()?;
     let said = refusal(
-        &["--instance", "errors-2", "run", "--interface", INTERFACE],
+        &["--instance", "errors-2", "run", "--interface", INTERFACE, "--ingress", "xdp"],
         Some(&bench.pair.host),
     )?;
     assert!(said.contains("has an XDP program already"), "{said}");
@@ -126,8 +126,10 @@ fn another_xdp_program() -> Result<()> {
 fn an_agent_of_that_name_runs_already() -> Result<()> {
     let pair = Pair::silent()?;
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE])?;
-    let said =
-        refusal(&["--instance", agent.name(), "run", "--interface", INTERFACE], Some(&pair.host))?;
+    let said = refusal(
+        &["--instance", agent.name(), "run", "--interface", INTERFACE, "--ingress", "xdp"],
+        Some(&pair.host),
+    )?;
     assert!(said.contains(&format!("pid {}", agent.pid())), "{said}");
     Ok(())
 }
@@ -193,11 +195,31 @@ fn failures_are_json_where_that_is_asked_for() -> Result<()> {
 fn what_is_taken_is_told_from_what_fails() -> Result<()> {
     let bench = Bench::new()?;
     let host = Some(&bench.pair.host);
-    let other = ["--instance", "errors-3", "run", "-o", "jsonl", "--interface", INTERFACE];
+    let other = [
+        "--instance",
+        "errors-3",
+        "run",
+        "-o",
+        "jsonl",
+        "--interface",
+        INTERFACE,
+        "--ingress",
+        "xdp",
+    ];
     let (kind, said) = last_json(&other, host)?;
     assert_eq!(kind, "in_use", "{said}");
     assert!(said.contains("has an XDP program already"), "{said}");
-    let same = ["--instance", bench.agent.name(), "run", "-o", "jsonl", "--interface", INTERFACE];
+    let same = [
+        "--instance",
+        bench.agent.name(),
+        "run",
+        "-o",
+        "jsonl",
+        "--interface",
+        INTERFACE,
+        "--ingress",
+        "xdp",
+    ];
     let (kind, said) = last_json(&same, host)?;
     assert_eq!(kind, "in_use", "{said}");
     assert!(said.contains("is running already"), "{said}");

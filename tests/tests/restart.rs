@@ -830,7 +830,8 @@ fn who_holds_an_interface_is_named() -> Result<()> {
     let pair = Pair::with_addresses()?;
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE])?;
     let name = agent.name().to_owned();
-    let other = ["--instance", "restart-other", "run", "--interface", INTERFACE, "--ingress", "xdp"];
+    let other =
+        ["--instance", "restart-other", "run", "--interface", INTERFACE, "--ingress", "xdp"];
     let refusal = || -> Result<String> {
         let (_, said, status) = run_tracker(&other, Some(&pair.host))?;
         ensure!(status.code() == Some(1), "{said}");
@@ -858,7 +859,17 @@ fn what_cannot_be_taken_over_goes_on() -> Result<()> {
     let holder = Agent::start(&pair.host, &["--interface", "one"])?;
     let name = agent.name().to_owned();
     let killed = agent.kill()?;
-    let next = ["--instance", &name, "run", "--interface", INTERFACE, "--interface", "one", "--ingress", "xdp"];
+    let next = [
+        "--instance",
+        &name,
+        "run",
+        "--interface",
+        INTERFACE,
+        "--interface",
+        "one",
+        "--ingress",
+        "xdp",
+    ];
     let (_, said, status) = run_tracker(&next, Some(&pair.host))?;
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("`{}` (pid {})", holder.name(), holder.pid())), "{said}");

@@ -17,7 +17,7 @@ use tracker_tests::{
     namespace::Namespace,
     offload::{Offload, set_offload},
 };
-use tracker_user::kernel_side::links;
+use tracker_user::{kernel::protection::Prepared, kernel_side::links};
 
 /// Clients, one after the other.
 const CLIENTS: u64 = 20;
@@ -166,6 +166,9 @@ fn whole(agent: &Agent) -> Result<()> {
 /// Cookies for every SYN, by each of the ways that software makes interfaces, and clients that know nothing of it: neither the
 /// client's interface nor what is between has an XDP program, and nothing there merges packets.
 fn protected(place: &Place) -> Result<()> {
+    if Prepared::for_this_kernel()?.assign.is_none() {
+        place.server.sysctl("net/ipv4/tcp_syncookies", "2")?;
+    }
     let on = ["--interface", place.interface, "--protect", "80", "--syn-cookies", "always"];
     // What the agent chooses, and not what these tests choose for it.
     let agent = Agent::start(&place.server, &[&on[..], &["--ingress", "auto"]].concat())?;

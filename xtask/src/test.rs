@@ -30,5 +30,20 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
         return host::become_command(&mut command);
     }
     host::run(&mut command, "cargo test")?;
+    by_the_other_way()?;
     vm::vm(&vm::Options::for_tests())
+}
+
+/// The programs of tests that prove the main job.
+const MAIN_JOB: [&str; 9] =
+    ["opening", "closing", "flags", "sequence", "parsing", "races", "reaper", "cookies", "bulk"];
+
+/// Runs them again, with agents that see arriving packets in the host's stack: `tests/src/way_in.rs`.
+fn by_the_other_way() -> Result<()> {
+    println!("The main job again, by tcx:");
+    let mut command = host::cargo();
+    command.args(["test", "--release", "--package", "tracker-tests"]);
+    command.args(MAIN_JOB.iter().flat_map(|program| ["--test", program]));
+    command.env("TRACKER_TEST_INGRESS", "tcx");
+    host::run(&mut command, "cargo test, by tcx")
 }
