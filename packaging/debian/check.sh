@@ -61,7 +61,7 @@ step "enabled, it is ready once it is attached"
 sed -i 's/^#interface = .*/interface = ["v0"]/; s/^#metrics/metrics/' /etc/tracker/tracker.toml
 tracker config check
 systemctl --quiet enable --now tracker
-ip link show v0 | grep -q xdp || fail "no XDP program is attached"
+tracker stats | grep -q "^interface=v0 .*ingress=" || fail "nothing sees what arrives"
 
 step "it has three capabilities, a filter of system calls, and gains nothing"
 status=$(cat "/proc/$(main_process)/status")
@@ -125,7 +125,8 @@ wait_for scrape
 step "removed, nothing of it is left, and the connection goes on"
 dpkg --purge tracker >/dev/null
 echo_octet
-! ip link show v0 | grep -q xdp || fail "an XDP program is attached"
+! ip -details link show v0 | grep -q xdp || fail "an XDP program is attached"
+! tc filter show dev v0 ingress | grep -q tracker || fail "a filter is attached"
 [ -z "$(find /sys/fs/bpf -mindepth 1 ! -name '*.debug')" ] || fail "pinned: $(find /sys/fs/bpf)"
 left=$(find / -xdev -path /proc -prune -o -name '*tracker*' ! -name "$(basename "$package")" -print; find /run -name '*tracker*')
 left=$(grep -v '/run/systemd/system/tracker.service.d' <<<"$left" || true)
