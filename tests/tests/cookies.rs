@@ -794,6 +794,18 @@ fn c6_any_syn_that_the_host_would_take() -> Result<()> {
     let signed = [&[19, 18][..], &[7; 16], &[1, 1]].concat();
     site.send(&Segment::new(client, server, SYN, 1000, 0).options(&signed))?;
     site.wait_outcome(server, "left_to_host", 1)?;
+    // Nobody may send from these, and the host drops what comes from them.
+    let [(_, v4), (_, v6)] = ends(93);
+    let own = [v4.ip().to_string(), v6.ip().to_string()];
+    let martians = ["0.0.0.1", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255", &own[0]];
+    for source in martians.iter().map(|ip| SocketAddr::new(ip.parse().expect("an address"), 5)) {
+        site.send(&Segment::new(source, v4, SYN, 1000, 0))?;
+    }
+    site.wait_outcome(v4, "left_to_host", 1 + 6)?;
+    for source in ["::", "::1", &own[1]].map(|ip| SocketAddr::new(ip.parse().expect(ip), 5)) {
+        site.send(&Segment::new(source, v6, SYN, 1000, 0))?;
+    }
+    site.wait_outcome(v6, "left_to_host", 3)?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     cell::{U32, U64},
-    key::Address,
+    key::{Address, is_mapped},
 };
 
 /// Addresses with a port that one agent can protect.
@@ -42,6 +42,27 @@ pub struct Place {
     pub port: [u8; 2],
     /// Always 0.
     pub reserved: [u8; 2],
+}
+
+/// Whether nobody may send from this address: of this network, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3,
+/// RFC 4291 sections 2.5.2, 2.5.3 and 2.7). Linux drops what does (`ip_route_input_slow`, `ip6_rcv_core`).
+#[inline(always)]
+#[must_use]
+pub fn is_martian(address: &Address) -> bool {
+    if is_mapped(address) {
+        let first = address[12];
+        return first == 0 || first == 127 || first >= 224;
+    }
+    if address[0] != 0 {
+        return address[0] == 0xff;
+    }
+    let mut others = 0;
+    let mut n = 1;
+    while n < 15 {
+        others |= address[n];
+        n += 1;
+    }
+    others == 0 && address[15] <= 1
 }
 
 /// When SYNs are answered with cookies.
@@ -210,7 +231,8 @@ outcomes! {
     HandoverFailed = 7, "handover_failed";
     /// Segments dropped because the one that begins the connection did not get to the listener: it comes again.
     TooEarly = 8, "too_early";
-    /// SYNs left to the host, because they ask for what a cookie cannot give: a signature (RFC 2385, RFC 5925).
+    /// SYNs left to the host, because they ask for what a cookie cannot give, a signature (RFC 2385, RFC 5925), or because nobody
+    /// may send from their address ([`is_martian`], or the host's own): it drops them.
     LeftToHost = 9, "left_to_host";
     /// SYNs that could not be answered: no key, or no room in the frame. The host got them.
     Unanswered = 10, "unanswered";
@@ -297,6 +319,40 @@ pub const MAX_ACCEPTED: u32 = 65_536;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::mapped;
+
+    #[test]
+    fn martians_are_what_linux_drops() {
+        use core::net::{Ipv4Addr, Ipv6Addr};
+        for (text, martian) in [
+            ("0.0.0.0", true),
+            ("0.1.2.3", true),
+            ("1.0.0.1", false),
+            ("126.255.255.255", false),
+            ("127.0.0.1", true),
+            ("128.0.0.1", false),
+            ("223.255.255.255", false),
+            ("224.0.0.1", true),
+            ("240.0.0.1", true),
+            ("255.255.255.255", true),
+        ] {
+            let address: Ipv4Addr = text.parse().expect(text);
+            assert_eq!(is_martian(&mapped(address.octets())), martian, "{text}");
+        }
+        for (text, martian) in [
+            ("::", true),
+            ("::1", true),
+            ("::2", false),
+            ("1::", false),
+            ("0:1::1", false),
+            ("::1:0:0:1", false),
+            ("fe80::1", false),
+            ("ff02::1", true),
+        ] {
+            let address: Ipv6Addr = text.parse().expect(text);
+            assert_eq!(is_martian(&address.octets()), martian, "{text}");
+        }
+    }
 
     #[test]
     fn a_short_backlog_is_protected_earlier() {

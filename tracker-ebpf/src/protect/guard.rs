@@ -11,7 +11,7 @@ use tracker_common::{
     packet::Packet,
     protect::{
         Accepted, Listener, ListenerState, Mode, Outcome, OutcomeCounters, Place, Way,
-        cookie_limit, feature, needs_cookies,
+        cookie_limit, feature, is_martian, needs_cookies,
     },
     segment::{Flags, SynOptions},
     seq::Seq,
@@ -121,7 +121,8 @@ impl<A: Arriving> At<'_, A> {
 
     #[inline(always)]
     fn take_syn(&self, packet: &Packet, guarding: &mut Guarding) -> u32 {
-        if packet.segment.options.has(SynOptions::HAS_SIGNATURE) {
+        let client = &packet.key.addresses[packet.from.index()];
+        if packet.segment.options.has(SynOptions::HAS_SIGNATURE) || is_martian(client) {
             self.count(Outcome::LeftToHost);
             return guarded::PASSED;
         }
@@ -130,6 +131,14 @@ impl<A: Arriving> At<'_, A> {
             return guarded::PASSED;
         }
         if !self.is_on(packet, guarding) {
+            return guarded::PASSED;
+        }
+        // From one of the host's own addresses.
+        guarding.place.address = *client;
+        let is_own = maps::LISTENERS.get_ptr(&guarding.place).is_some();
+        guarding.place.address = packet.key.addresses[packet.from.other().index()];
+        if is_own {
+            self.count(Outcome::LeftToHost);
             return guarded::PASSED;
         }
         let sent = if self.listener.way == Way::Kernel as u8 || self.state.refused.get() != 0 {
