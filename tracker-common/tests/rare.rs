@@ -16,7 +16,8 @@ const START_NS: u64 = 1_000_000_000_000;
 /// Initial sequence numbers of the host and of its peer. Segments count from these.
 const ISNS: [u32; 2] = [1000, 5000];
 
-/// A segment: who sent it, its flags, its number, what it acknowledges, how much data it carries.
+/// A segment: who sent it, its flags, its number, what it acknowledges, how much data it carries. One of the host's with the
+/// flag `0` offers no window.
 type Sent = (Sender, &'static str, u32, u32, u32);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +33,7 @@ fn packet((from, flags, seq, ack, payload): Sent) -> Packet {
     let ends = ((&[1; 16], [0x9c, 0x40]), (&[2; 16], [0, 80]));
     let (source, destination) = if from == H { ends } else { (ends.1, ends.0) };
     let (key, from) = FlowKey::new(source, destination, 0);
+    let is_shut = flags.contains('0');
     let flags = flags.chars().fold(Flags(0), |flags, letter| {
         flags.with(match letter {
             'S' => Flags::SYN,
@@ -39,6 +41,7 @@ fn packet((from, flags, seq, ack, payload): Sent) -> Packet {
             'R' => Flags::RST,
             'P' => Flags::PSH,
             '.' => Flags::ACK,
+            '0' => return flags,
             other => panic!("no flag is called {other}"),
         })
     });
@@ -48,7 +51,7 @@ fn packet((from, flags, seq, ack, payload): Sent) -> Packet {
         ack: Seq(ack),
         payload,
         flags,
-        window: 0xffff,
+        window: if is_shut { 0 } else { 0xffff },
         ip_len: 40 + payload,
         ..Segment::default()
     };
@@ -273,4 +276,99 @@ fn an_rst_for_the_old_connection_breaks_no_rule_of_its_successor() {
     ]);
     assert_eq!(states, "SYN_RECEIVED/SYN_SENT");
     assert_eq!(broken, ["syn_in_time_wait"]);
+}
+
+/// Where the SYN,ACK of the next connection is lost, its data find the one before, which was reset (RFC 7413 lets them come so
+/// early).
+#[test]
+fn data_of_the_next_connection_break_no_rule_of_one_that_was_reset() {
+    for old in [100_000, 0x8000_0000, u32::MAX - 100_000] {
+        assert_after(
+            &[
+                (H, "S", 5, 0, 0),
+                (P, "S.", old, 6, 0),
+                (H, ".", 6, old + 1, 0),
+                (P, ".", old + 1, 6, 0),
+                (P, "R", old + 1, 0, 0),
+                (H, "S", 0x7000_0000, 0, 0),
+                (P, ".", 1, 0x7000_0001, 1440),
+            ],
+            "CLOSED/CLOSED",
+        );
+    }
+}
+
+/// A client that is gone refuses the SYN,ACK. A SYN that somebody else has sent in its name meanwhile does not go on.
+#[test]
+fn a_forged_syn_does_not_outlive_the_refusal_of_a_syn_ack() {
+    let opening = [(P, "S", 0, 0, 0), (H, "S.", 0, 1, 0), (P, "S", 0x7000_0000, 0, 0)];
+    let refusal = [(P, "R", 1, 0, 0)];
+    let (states, _) = after(&[&opening[..], &refusal].concat());
+    assert_eq!(states, "CLOSED/CLOSED");
+    // If the later SYN was real, and its answer was one with a cookie, the handshake goes on.
+    let third = [(H, "S.", 900_000, 0x7000_0001, 0), (P, ".", 0x7000_0001, 900_001, 0)];
+    let (states, _) = after(&[&opening[..], &refusal, &third].concat());
+    assert_eq!(states, "ESTABLISHED/ESTABLISHED");
+}
+
+/// A late copy of a SYN with data, which a closed host answers once more. The client refuses that at the number that it
+/// acknowledges, behind the data.
+#[test]
+fn the_answer_to_a_late_copy_of_a_syn_with_data_is_refused() {
+    let (states, broken) = after(&[
+        (P, "S", 0, 0, 5),
+        (H, "S.", 0, 6, 0),
+        (P, ".", 6, 1, 0),
+        (P, "R.", 6, 1, 0),
+        (P, "S", 0, 0, 5),
+        (H, "S.", 700_000, 6, 0),
+        (P, "R", 6, 0, 0),
+    ]);
+    assert_eq!(states, "CLOSED/CLOSED");
+    assert_eq!(broken, ["syn_with_data"]);
+}
+
+/// A host without a socket for it answers what somebody sends in the peer's name, while a SYN,ACK waits that it has not asked
+/// for.
+#[test]
+fn an_rst_for_what_follows_an_unasked_syn_ack_breaks_no_rule() {
+    for ack in [0x6000_0000, 0xa000_0000] {
+        let (_, broken) = after(&[
+            (P, "S.", 0, 0x7000_0001, 0),
+            (H, "S", 0, 0, 0),
+            (P, "P.", 0x6000_0000, ack, 1000),
+            (H, "R", ack, 0, 0),
+        ]);
+        assert!(!broken.contains(&"rst_out_of_window"), "{broken:?}");
+    }
+}
+
+/// A copy of a SYN,ACK comes after the RST for the first, and after a SYN in its sender's name, which was refused.
+#[test]
+fn a_late_syn_ack_breaks_no_rule_of_what_was_refused_since() {
+    assert_after(
+        &[
+            (H, "S", 0, 0, 0),
+            (P, "S.", 0, 1, 0),
+            (H, "R", 1, 0, 0),
+            (P, "S", 0x7000_0000, 0, 0),
+            (H, "R.", 0x6000_0000, 0x7000_0001, 0),
+            (P, "S.", 0, 1, 0),
+            (H, "R", 1, 0, 0),
+        ],
+        "CLOSED/CLOSED",
+    );
+}
+
+/// A host without memory closes its window and drops data that were under way; so it drops an RST behind them (RFC 9293 section
+/// 3.10.7.4). Where it has taken the data, the RST is in the window.
+#[test]
+fn an_rst_beyond_a_window_that_was_shut_ends_nothing() {
+    let opening = [(P, "S", 0, 0, 0), (H, "S.", 0, 1, 0), (P, ".", 1, 1, 0)];
+    let data = [(P, ".", 1, 1, 1000), (P, ".", 1001, 1, 1000)];
+    let reset = [(P, "R.", 2001, 1, 0)];
+    let shut = [(H, ".0", 1, 1001, 0)];
+    assert_after(&[&opening[..], &data, &shut, &reset].concat(), "ESTABLISHED/ESTABLISHED");
+    let open = [(H, ".", 1, 1001, 0)];
+    assert_after(&[&opening[..], &data, &open, &reset].concat(), "CLOSED/CLOSED");
 }

@@ -134,6 +134,8 @@ pub struct Situation {
     pub leaves: bool,
     /// Other ISNs were used on its key shortly before.
     pub other_isns: bool,
+    /// A newer SYN on its key waits among the half-open flows.
+    pub has_successor: bool,
     /// What else is known beside the facts.
     pub offers: Offers,
 }
@@ -166,6 +168,8 @@ pub struct Past {
     pub old_syn: bool,
     /// Other ISNs were used shortly before.
     pub other_isns: bool,
+    /// A newer SYN waits among the half-open flows.
+    pub has_successor: bool,
 }
 
 impl Situation {
@@ -189,6 +193,7 @@ impl Situation {
             old_syn: marks.old_syn,
             leaves,
             other_isns: marks.other_isns,
+            has_successor: marks.has_successor,
             offers,
         }
     }
@@ -324,7 +329,8 @@ fn shows_refusal(me: &Facts, rst: Seq, segment: &Segment) -> bool {
 
 /// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive, also beyond the
 /// RST's number, which is that of the segment it answers. What an end on this host sends after its own RST was not, nor
-/// what either end acknowledges of the time after it. Soon after another connection on its key, what arrives may be of that.
+/// what either end acknowledges of the time after it. What arrives may be of another connection on its
+/// key: the next, or the one before, if that was shortly before.
 #[inline(always)]
 fn after_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ruling {
     let leaves = situation.leaves;
@@ -333,7 +339,10 @@ fn after_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segmen
         // It had the peer's FIN before the RST: if its own was acknowledged, the RST found it in TIME_WAIT.
         return Ruling::take(take::LITTLE);
     }
-    if situation.other_isns && situation.offers.is_young && !leaves {
+    let fits = me.has_end() && segment.seq.within(me.isn, me.end.add(UNSCALED_WINDOW));
+    let is_young = situation.other_isns && situation.offers.is_young;
+    let has_other = situation.has_successor || situation.offers.repeats || is_young && !fits;
+    if has_other && !leaves && !(peer.has_end() && segment.ack.within(peer.isn, peer.end)) {
         return Ruling::default();
     }
     if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
@@ -547,6 +556,11 @@ fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
     // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
     let is_closed = situation.mine as u8 == State::Closed as u8;
     let answers = acknowledges_syn(peer, segment.ack);
+    let is_late = situation.other_isns && situation.offers.is_young && !situation.leaves;
+    if situation.is_over() && is_late {
+        // It may be of the connection before.
+        return Ruling::default();
+    }
     if is_closed && me.has(fact::ACK) && peer.has(fact::SYN) && answers {
         return Ruling::default();
     }
@@ -710,15 +724,12 @@ fn opening<F: Forget>(
     let in_space = segment.ack.within(ack_low, ack_high);
     if me.has(fact::SYN_ACK) && !peer.has(fact::SYN_ACK) {
         // The responder goes on before its SYN is acknowledged, as Fast Open lets it.
-        if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
-            return Ruling::default();
-        }
-        if segment.ack.within(me.ack, ack_high) || gap.confirms {
+        let goes_on = segment.seq.within(me.isn, me.isn.add(1 << 30));
+        if goes_on && (segment.ack.within(me.ack, ack_high) || gap.confirms) {
             return Ruling::take(take::ANY);
         }
-        // Either we missed what it acknowledges, which the originator will show, or it is forged.
-        let ahead = segment.ack.after(ack_high);
-        return if ahead { Ruling::refuse(segment.ack) } else { Ruling::default() };
+        // Either we missed what it acknowledges, which the originator will show, or it is forged, and answered with an RST.
+        return Ruling::refuse(segment.ack);
     }
     if !me.has(fact::SYN) && !peer.has(fact::SYN_ACK) {
         if gap.goes_on && (gap.confirms || in_space) {
@@ -805,7 +816,7 @@ pub fn continues_handshake(
     segment: &Segment,
 ) -> bool {
     if !segment.has(Flags::ACK) {
-        return segment.has(Flags::RST) && me.has(fact::SYN) && segment.seq == me.isn.add(1);
+        return segment.has(Flags::RST) && me.has(fact::SYN) && acknowledges_syn(me, segment.seq);
     }
     peer.has(fact::SYN) && (segment.ack.within(peer.isn.add(1), peer.end) || acks_other_isn)
 }
@@ -1360,10 +1371,11 @@ fn rule_reset<F: Forget>(
             if peer.has(fact::REFUSED) { Ruling::default() } else { breach }
         };
     }
-    let gave_up = offers.has_newer && me.has(fact::SYN) && segment.seq == me.isn.add(1);
-    if !open && gave_up && !peer.has(fact::BARE_SYN) {
+    let gave_up = offers.has_newer && me.has(fact::SYN) && acknowledges_syn(me, segment.seq);
+    if !open && gave_up && situation.leaves && !peer.has(fact::BARE_SYN) {
         // It refuses the answer to a SYN that it has given up; the later one goes on. Who has sent a SYN, too, is no listener:
-        // it has one socket, and closes that (RFC 9293 section 3.10.7.4).
+        // it has one socket, and closes that (RFC 9293 section 3.10.7.4). Of an end elsewhere, somebody else may have sent the
+        // later SYN; if not, its handshake shows that.
         return Ruling::default();
     }
     // The receiver's next number lies between what it last acknowledged and all that was sent to it; where it was
@@ -1379,6 +1391,17 @@ fn rule_reset<F: Forget>(
     } else {
         return Ruling::default();
     };
+    // Who has shrunk its window since then, and sends all of its segments from here, drops it.
+    let is_shut = open
+        && !exact
+        && segment.seq.within(low, high)
+        && !me.is_multipath(peer)
+        && peer.has(fact::SEEN_OUT | fact::ACK)
+        && !peer.has(fact::SEEN_IN)
+        && segment.seq.after(peer.ack.add(peer.window << peer.scale(me)));
+    if f.forget(is_shut) {
+        return Ruling::default();
+    }
     if segment.seq.within(low, high) || at_fin || refuses || agrees {
         let unasked = !open && !me.has_end() && peer.has(fact::SYN_ACK);
         let breach = Breach { rule: Rule::SynAckUnsolicited, low: 0, high: 0, actual: 0 };

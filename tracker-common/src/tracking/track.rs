@@ -356,9 +356,11 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
     let offers = offers(newer, packet);
     if segment.has(Flags::SYN) {
-        // An answer to the SYN of before is the newer connection's to refuse, but for a copy of the one that opened `flow`.
+        // An answer to the SYN of before is the newer connection's to refuse, but for a copy of the one that opened `flow`, if
+        // its sender goes on with that.
         let old = flow.half(packet.from).facts();
-        let is_copy = old.has(fact::SYN) && segment.seq == old.isn;
+        let goes_on = old.flags & (fact::SYN | fact::FIN | fact::RST) == fact::SYN;
+        let is_copy = goes_on && segment.seq == old.isn;
         return (offers.acks_previous && !is_copy)
             || (peer.has(fact::SYN) && acknowledges_syn(&peer, segment.ack))
             || offers.acks_other;
@@ -576,8 +578,11 @@ fn observe<S: Surroundings>(
 pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let midstream = flow.has(flow_flag::MIDSTREAM);
-    let past =
-        Past { old_syn: flow.has(flow_flag::OLD_SYN), other_isns: flow.has(flow_flag::OTHER_ISNS) };
+    let past = Past {
+        old_syn: flow.has(flow_flag::OLD_SYN),
+        other_isns: flow.has(flow_flag::OTHER_ISNS),
+        has_successor: flow.has(flow_flag::SUCCESSOR),
+    };
     let leaves =
         matches!(hook, Hook::Egress) && !packet.segment.forwarded && !peer.has(fact::SEEN_OUT);
     Situation::new(&me, &peer, midstream, past, leaves, offers)
