@@ -343,6 +343,16 @@ impl Trace {
         resets.any(|reset| self.provoked_by(reset).is_some())
     }
 
+    /// Whether several SYNs were forged for this side.
+    #[must_use]
+    pub fn has_competing_forged_syns(&self, to: Side) -> bool {
+        let forged = self.passages.iter().filter(|passage| passage.act == Act::Forged);
+        let syns = forged.filter(|passage| {
+            passage.from != to && passage.header.flags & (flag::SYN | flag::ACK) == flag::SYN
+        });
+        syns.count() > 1
+    }
+
     /// Whether the last segment for this side was a forged SYN, which it has not answered.
     #[must_use]
     pub fn ends_with_forged_syn(&self, to: Side) -> bool {

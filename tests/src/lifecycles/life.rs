@@ -196,6 +196,12 @@ impl Life {
             ("TIME_WAIT", "CLOSED") if side == Side::Peer && trace.has_taken_forged_syn(side) => {
                 Some(Unknowable::TookUnseenSyn)
             }
+            // docs/limits.md, forged SYNs of which it took another than the tracker.
+            ("TIME_WAIT", "CLOSED")
+                if trace.has_taken_forged_syn(side) && trace.has_competing_forged_syns(side) =>
+            {
+                Some(Unknowable::Phantom)
+            }
             // docs/limits.md, RSTs with old numbers.
             ("FIN_WAIT_1" | "FIN_WAIT_2" | "CLOSE_WAIT", "CLOSED")
                 if trace.has_old_resets_only(side) =>
