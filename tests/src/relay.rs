@@ -368,6 +368,14 @@ impl Trace {
         })
     }
 
+    /// Whether this side has sent a SYN with this number.
+    #[must_use]
+    pub fn has_sent_syn(&self, from: Side, isn: u32) -> bool {
+        let is_syn = |header: &Header| header.flags & (flag::SYN | flag::ACK) == flag::SYN;
+        let mut syns = self.real().filter(|passage| is_syn(&passage.header));
+        syns.any(|passage| passage.from == from && passage.header.seq == isn)
+    }
+
     /// Whether this side has acknowledged less than before, as a socket that was begun anew.
     #[must_use]
     pub fn has_gone_back(&self, from: Side) -> bool {
