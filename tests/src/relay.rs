@@ -353,14 +353,40 @@ impl Trace {
         syns.count() > 1
     }
 
-    /// Whether the last segment for this side was a forged SYN, which it has not answered.
+    /// Whether this side has sent nothing since a forged SYN came to it.
     #[must_use]
-    pub fn ends_with_forged_syn(&self, to: Side) -> bool {
-        self.passages.last().is_some_and(|last| {
-            last.from != to
-                && last.act == Act::Forged
-                && last.header.flags & (flag::SYN | flag::ACK) == flag::SYN
+    pub fn has_ignored_forged_syn(&self, to: Side) -> bool {
+        let mut since = self
+            .passages
+            .iter()
+            .rev()
+            .take_while(|passage| passage.from != to || passage.act == Act::Forged);
+        since.any(|passage| {
+            passage.from != to
+                && passage.act == Act::Forged
+                && passage.header.flags & (flag::SYN | flag::ACK) == flag::SYN
         })
+    }
+
+    /// Whether this side has sent a SYN with this number.
+    #[must_use]
+    pub fn has_sent_syn(&self, from: Side, isn: u32) -> bool {
+        let is_syn = |header: &Header| header.flags & (flag::SYN | flag::ACK) == flag::SYN;
+        let mut syns = self.real().filter(|passage| is_syn(&passage.header));
+        syns.any(|passage| passage.from == from && passage.header.seq == isn)
+    }
+
+    /// Whether this side has acknowledged less than before, as a socket that was begun anew.
+    #[must_use]
+    pub fn has_gone_back(&self, from: Side) -> bool {
+        let mut acks = self.real().filter_map(|passage| {
+            let counts = passage.from == from
+                && passage.act != Act::Released
+                && passage.header.flags & (flag::ACK | flag::SYN | flag::RST) == flag::ACK;
+            counts.then_some(passage.header.ack)
+        });
+        let Some(mut last) = acks.next() else { return false };
+        acks.any(|ack| is_before(ack, std::mem::replace(&mut last, ack)))
     }
 
     /// Whether a SYN was forged.

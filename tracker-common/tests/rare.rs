@@ -372,3 +372,25 @@ fn an_rst_beyond_a_window_that_was_shut_ends_nothing() {
     let open = [(H, ".", 1, 1001, 0)];
     assert_after(&[&opening[..], &data, &open, &reset].concat(), "CLOSED/CLOSED");
 }
+
+/// A closed host takes a late copy of the SYN for a new one, and answers. Its peer, in TIME_WAIT, acknowledges what it knows, so
+/// the host refuses that; and goes on with the other connection.
+#[test]
+fn an_answer_to_a_late_copy_of_the_syn_breaks_no_rule_of_time_wait() {
+    assert_after(
+        &[
+            (P, "S", 0, 0, 0),
+            (H, "S.", 0, 1, 0),
+            (P, ".", 1, 1, 0),
+            (P, "F.", 1, 1, 0),
+            (H, "F.", 1, 2, 0),
+            (P, ".", 2, 2, 0),
+            (P, "S", 0, 0, 0),
+            (H, "S.", 318_233, 1, 0),
+            (P, ".", 2, 2, 0),
+            (H, "R", 2, 0, 0),
+            (H, ".", 318_234, 1, 0),
+        ],
+        "CLOSED/TIME_WAIT",
+    );
+}

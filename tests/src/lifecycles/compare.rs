@@ -323,19 +323,27 @@ fn living<'a>(flows: &[&'a Value], host: SocketAddr, trace: &Trace) -> Result<[&
     if counting.is_empty() {
         counting = flows.iter().collect();
     }
+    let is_of_host = |flow: &Value| {
+        let isn = flow["orig"]["isn"].as_u64().and_then(|isn| u32::try_from(isn).ok());
+        isn.is_some_and(|isn| trace.has_sent_syn(Side::Host, isn))
+    };
+    let is_newer = |flow: &Value| flow["tier"] == "half_open" && is_of_host(flow);
     let all = counting
         .iter()
-        .map(|flow| Ok((flow["tier"] == "half_open", states(flow, host)?)))
+        .map(|flow| Ok((flow["tier"] == "half_open", is_newer(flow), states(flow, host)?)))
         .collect::<Result<Vec<_>>>()?;
-    let mut living = all.iter().filter(|(_, states)| *states != over);
+    let mut living = all.iter().filter(|(_, _, states)| *states != over);
     Ok(match (living.next(), living.next()) {
         (Some(one), Some(other)) => {
-            // docs/limits.md: TIME_WAIT stays until what follows it is open, and after a forged SYN that may stay away.
+            // docs/limits.md: TIME_WAIT stays until what follows it is open, and after a forged SYN, or where the host gives
+            // up its own, that may stay away.
             let is_taken = Side::BOTH.iter().any(|side| trace.has_taken_forged_syn(*side));
-            let newer = [one, other].into_iter().find(|(is_half_open, _)| *is_half_open);
-            newer.filter(|_| is_taken).map_or(["two flows"; 2], |(_, states)| *states)
+            let newer = [one, other]
+                .into_iter()
+                .find(|(is_half_open, is_newer, _)| *is_newer || is_taken && *is_half_open);
+            newer.map_or(["two flows"; 2], |(_, _, states)| *states)
         }
-        (Some((_, one)), None) => *one,
+        (Some((_, _, one)), None) => *one,
         (None, _) if flows.is_empty() => ["no flow"; 2],
         (None, _) => over,
     })
@@ -350,10 +358,10 @@ fn is_at_rest(socket: &ss::Socket) -> bool {
 }
 
 /// Whether nobody acknowledges what it says, though the cable is whole: a socket that a late acknowledgment has brought back
-/// (`Unknowable::Revived`) faces TIME_WAIT.
+/// (`Unknowable::Revived`) faces TIME_WAIT, or a peer that is further on.
 fn is_ignored(socket: &ss::Socket) -> bool {
     const OFTEN: u32 = 8;
     let timer = socket.line.split_once("timer:(on,").and_then(|(_, timer)| timer.split_once(')'));
     let again = timer.and_then(|(timer, _)| timer.rsplit_once(',')?.1.parse::<u32>().ok());
-    socket.state == "FIN_WAIT_1" && again.is_some_and(|again| again >= OFTEN)
+    again.is_some_and(|again| again >= OFTEN)
 }

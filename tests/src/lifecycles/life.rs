@@ -189,7 +189,7 @@ impl Life {
             ("TIME_WAIT", "CLOSED")
                 if is_server
                     && self.opening == Opening::Crowded
-                    && trace.ends_with_forged_syn(side) =>
+                    && trace.has_ignored_forged_syn(side) =>
             {
                 Some(Unknowable::QueueFull)
             }
@@ -303,11 +303,12 @@ impl Life {
             || gave_up;
         let is_gone = match tracked[mine] {
             "CLOSED" => true,
-            // It has left what it was in, by a forged SYN or an RST that is none to its peer.
+            // It has left what it was in: by a forged SYN, by an RST that is none to its peer, or by coming back.
             "SYN_RECEIVED" => trace.has_taken_forged_syn(server),
             "TIME_WAIT" => {
                 server == Side::Peer && trace.has_taken_forged_syn(server)
                     || trace.has_reset(server)
+                    || trace.has_gone_back(server)
             }
             _ => false,
         };

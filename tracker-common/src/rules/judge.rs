@@ -351,7 +351,8 @@ fn after_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segmen
     }
     // Who acknowledges what was sent after its RST has not closed.
     let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));
-    if lives && me.has(fact::RST) && me.has_end() && end.after(me.end) {
+    // What is far from where it was is of a connection that a late copy of the SYN has begun.
+    if lives && fits && me.has(fact::RST) && end.after(me.end) {
         return Ruling::breach(Rule::DataAfterRst, me.end, me.end, end);
     }
     Ruling::default()
