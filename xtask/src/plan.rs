@@ -374,6 +374,7 @@ mod tests {
             (vec!["nft"], vec!["nftables"]),
             (vec!["ss", "nft"], vec!["iproute2", "nftables"]),
             (vec!["iptables"], vec!["iptables"]),
+            (Purpose::VmOfArm64.emulator().into_iter().collect(), vec!["qemu-system-arm"]),
         ] {
             let missing = [Missing::Programs(programs)];
             assert_eq!(packages_of(&plan(&missing, Purpose::Run, &debian())), packages);
