@@ -107,6 +107,20 @@ impl Namespace {
                 .with_context(|| format!("setting {name}={value}"))
         })
     }
+
+    /// The same where this kernel has it. Returns whether it has.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn sysctl_if_present(&self, name: &str, value: &str) -> Result<bool> {
+        let path = format!("/proc/sys/{name}");
+        let is_present = self.enter(|| Ok(std::path::Path::new(&path).exists()))?;
+        if is_present {
+            self.sysctl(name, value)?;
+        }
+        Ok(is_present)
+    }
 }
 
 /// Runs a command where this program is, and returns what it printed.

@@ -51,7 +51,8 @@ pub enum Side {
 }
 
 impl Side {
-    const BOTH: [Self; 2] = [Self::Host, Self::Peer];
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Host, Self::Peer];
 
     /// The other one.
     #[must_use]
@@ -112,6 +113,8 @@ pub struct Counts {
     pub arrived: [u64; 2],
     /// TCP segments that were sent on to the host, and to the peer.
     pub sent: [u64; 2],
+    /// Segments that came while there were faults.
+    pub exposed: u64,
     /// Segments that were dropped.
     pub dropped: u64,
     /// Segments that were delayed.
@@ -225,6 +228,45 @@ impl Trace {
         resets.any(|passage| passage.from == from && self.provoked_by(passage).is_none())
     }
 
+    /// Whether this side has sent an RST of its own accord, and all of them came with numbers that the other side had
+    /// already acknowledged more than.
+    #[must_use]
+    pub fn has_old_resets_only(&self, from: Side) -> bool {
+        let mut resets = self
+            .real()
+            .filter(|passage| passage.from == from && passage.header.flags & flag::RST != 0)
+            .filter(|passage| self.provoked_by(passage).is_none())
+            .peekable();
+        let is_old = |reset: &Passage| {
+            let mut earlier = self.real().take_while(|passage| passage.at <= reset.at);
+            earlier.any(|passage| {
+                passage.from != from
+                    && passage.header.flags & (flag::ACK | flag::RST) == flag::ACK
+                    && is_before(reset.header.seq, passage.header.ack)
+            })
+        };
+        resets.peek().is_some() && resets.all(is_old)
+    }
+
+    /// Whether something that this side sent, or waits to send, was never acknowledged as far as it heard: its last number, or
+    /// a window that is closed.
+    #[must_use]
+    pub fn is_left_waiting(&self, from: Side) -> bool {
+        let says = |passage: &&Passage| {
+            !passage.header.has(flag::RST) && self.provoked_by(passage).is_none()
+        };
+        let sent = self.real().filter(says).filter(|passage| passage.from == from);
+        let end = sent.map(|passage| passage.header.end()).reduce(later);
+        let heard = self.real().filter(says).filter(|passage| {
+            passage.from != from
+                && passage.act != Act::Dropped
+                && passage.header.flags & flag::ACK != 0
+        });
+        let acked = heard.clone().map(|passage| passage.header.ack).reduce(later);
+        let is_shut = heard.last().is_some_and(|passage| passage.header.window == 0);
+        end.is_some_and(|end| acked.is_none_or(|acked| is_before(acked, end))) || is_shut
+    }
+
     /// Whether this initial sequence number is that of a forged SYN.
     #[must_use]
     pub fn is_forged_syn(&self, isn: u32) -> bool {
@@ -250,25 +292,101 @@ impl Trace {
             })
     }
 
-    /// In whose name a segment was forged that this one answers, with the numbers that RFC 9293 section 3.10.7 says.
+    /// In whose name a segment was forged that this one answers, with the numbers that RFC 9293 section 3.10.7 says. An RST may
+    /// answer a SYN,ACK that answers a forged SYN.
     fn provoked_by(&self, answer: &Passage) -> Option<Side> {
-        let forged = self.passages.iter().take_while(|passage| passage.at <= answer.at);
-        let mut forged = forged.filter(|passage| passage.act == Act::Forged);
-        let is = |header: &Header, flags| header.flags & flags == flags;
-        forged
-            .find(|passage| {
-                let answers = passage.from != answer.from;
-                let (forged, answer) = (&passage.header, &answer.header);
-                answers
-                    && if is(answer, flag::RST | flag::ACK) || is(answer, flag::SYN | flag::ACK) {
-                        !is(forged, flag::ACK | flag::SYN) && answer.ack == forged.end()
-                    } else if is(answer, flag::RST) {
-                        is(forged, flag::ACK) && answer.seq == forged.ack
-                    } else {
-                        is(forged, flag::SYN) && answer.ack == forged.end()
-                    }
-            })
+        let earlier = || {
+            let earlier = self.passages.iter().take_while(|passage| passage.at <= answer.at);
+            earlier.filter(|passage| passage.from != answer.from)
+        };
+        let mut forged = earlier().filter(|passage| passage.act == Act::Forged);
+        if let Some(forged) = forged.find(|forged| answer.header.answers(&forged.header)) {
+            return Some(forged.from);
+        }
+        let is_reset = answer.header.flags & (flag::RST | flag::ACK) == flag::RST;
+        let mut provoked = earlier().filter(|passage| {
+            passage.act != Act::Forged && is_reset && answer.header.answers(&passage.header)
+        });
+        let is_syn_ack = |header: &Header| header.has(flag::SYN | flag::ACK);
+        provoked
+            .find(|passage| is_syn_ack(&passage.header) && self.answers_forged_syn(passage))
             .map(|passage| passage.from)
+    }
+
+    /// Whether this is the SYN,ACK that answers a forged SYN.
+    fn answers_forged_syn(&self, answer: &Passage) -> bool {
+        answer.header.has(flag::SYN | flag::ACK)
+            && self.forged_syns().any(|syn| answer.header.ack == syn.end())
+    }
+
+    /// Whether all that this side has sent since the first segment with this number, but for answers to SYNs, are RSTs: it has no
+    /// socket for this connection any more.
+    #[must_use]
+    pub fn only_refuses_since(&self, source: SocketAddr, seq: u32) -> bool {
+        let is_it =
+            |passage: &&Passage| passage.header.source == source && passage.header.seq == seq;
+        let Some(first) = self.real().find(is_it) else { return false };
+        let since = self.real().filter(|passage| {
+            passage.from == first.from && passage.at > first.at && passage.act != Act::Released
+        });
+        since.clone().all(|passage| {
+            passage.header.has(flag::RST) || passage.header.has(flag::SYN | flag::ACK)
+        })
+    }
+
+    /// Whether this side answered a segment that was forged in the other's name with an RST at the number that it acknowledged.
+    #[must_use]
+    pub fn has_refused_forged(&self, from: Side) -> bool {
+        let mut resets = self.real().filter(|passage| {
+            passage.from == from && passage.header.flags & (flag::RST | flag::ACK) == flag::RST
+        });
+        resets.any(|reset| self.provoked_by(reset).is_some())
+    }
+
+    /// Whether several SYNs were forged for this side.
+    #[must_use]
+    pub fn has_competing_forged_syns(&self, to: Side) -> bool {
+        let forged = self.passages.iter().filter(|passage| passage.act == Act::Forged);
+        let syns = forged.filter(|passage| {
+            passage.from != to && passage.header.flags & (flag::SYN | flag::ACK) == flag::SYN
+        });
+        syns.count() > 1
+    }
+
+    /// Whether this side has sent nothing since a forged SYN came to it.
+    #[must_use]
+    pub fn has_ignored_forged_syn(&self, to: Side) -> bool {
+        let mut since = self
+            .passages
+            .iter()
+            .rev()
+            .take_while(|passage| passage.from != to || passage.act == Act::Forged);
+        since.any(|passage| {
+            passage.from != to
+                && passage.act == Act::Forged
+                && passage.header.flags & (flag::SYN | flag::ACK) == flag::SYN
+        })
+    }
+
+    /// Whether this side has sent a SYN with this number.
+    #[must_use]
+    pub fn has_sent_syn(&self, from: Side, isn: u32) -> bool {
+        let is_syn = |header: &Header| header.flags & (flag::SYN | flag::ACK) == flag::SYN;
+        let mut syns = self.real().filter(|passage| is_syn(&passage.header));
+        syns.any(|passage| passage.from == from && passage.header.seq == isn)
+    }
+
+    /// Whether this side has acknowledged less than before, as a socket that was begun anew.
+    #[must_use]
+    pub fn has_gone_back(&self, from: Side) -> bool {
+        let mut acks = self.real().filter_map(|passage| {
+            let counts = passage.from == from
+                && passage.act != Act::Released
+                && passage.header.flags & (flag::ACK | flag::SYN | flag::RST) == flag::ACK;
+            counts.then_some(passage.header.ack)
+        });
+        let Some(mut last) = acks.next() else { return false };
+        acks.any(|ack| is_before(ack, std::mem::replace(&mut last, ack)))
     }
 
     /// Whether a SYN was forged.
@@ -280,11 +398,8 @@ impl Trace {
     /// Whether this side took a forged SYN for the beginning of a connection, and answered it with a SYN,ACK.
     #[must_use]
     pub fn has_taken_forged_syn(&self, side: Side) -> bool {
-        let both = flag::SYN | flag::ACK;
-        let mut answers = self.real().filter(|passage| passage.header.flags & both == both);
-        answers.any(|answer| {
-            answer.from == side && self.forged_syns().any(|syn| answer.header.ack == syn.end())
-        })
+        let mut answers = self.real().filter(|passage| passage.from == side);
+        answers.any(|answer| self.answers_forged_syn(answer))
     }
 
     fn forged_syns(&self) -> impl Iterator<Item = &Header> {
@@ -546,6 +661,14 @@ impl Relay {
             std::mem::replace(trace, Trace { sides, ..Trace::default() })
         })
     }
+
+    /// Undoes [`Relay::begin_anew`], which has returned `before`.
+    pub fn go_on(&self, a: SocketAddr, b: SocketAddr, before: Trace) {
+        let mut core = self.core();
+        let trace = core.traces.entry(flows::key(a, b)).or_default();
+        let since = std::mem::replace(trace, before);
+        trace.passages.extend(since.passages);
+    }
 }
 
 impl Drop for Relay {
@@ -599,6 +722,7 @@ impl Core {
         };
         let now = Instant::now();
         self.counts.arrived[from as usize] += 1;
+        self.counts.exposed += u64::from(self.faults.is_some());
         let side = self.trace(&header).side(from);
         side.base.get_or_insert(header.seq);
         side.last = header.seq;
@@ -732,7 +856,30 @@ impl Trace {
     }
 }
 
+const fn is_before(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a).wrapping_sub(1) < 1 << 31
+}
+
+fn later(a: u32, b: u32) -> u32 {
+    if is_before(a, b) { b } else { a }
+}
+
 impl Header {
+    fn has(&self, flags: u16) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Whether this may be the answer to `other` of an end that has no use for that.
+    fn answers(&self, other: &Self) -> bool {
+        if self.has(flag::RST | flag::ACK) || self.has(flag::SYN | flag::ACK) {
+            !other.has(flag::ACK | flag::SYN) && self.ack == other.end()
+        } else if self.has(flag::RST) {
+            other.has(flag::ACK) && self.seq == other.ack
+        } else {
+            other.has(flag::SYN) && self.ack == other.end()
+        }
+    }
+
     /// The number that acknowledges all of it.
     fn end(&self) -> u32 {
         let payload = u32::try_from(self.payload).unwrap_or(u32::MAX);

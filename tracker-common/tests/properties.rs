@@ -675,7 +675,7 @@ proptest! {
         let others = others.min(u32::MAX - 2);
         let offers =
             Offers { others, acks_other, acks_previous, repeats, is_known, has_newer, is_young, is_idle };
-        let past = Past { old_syn, other_isns };
+        let past = Past { old_syn, other_isns, has_successor: repeats };
         let situation = Situation::new(&me, &peer, midstream, past, leaves, offers);
         let verdict = judge(&me, &peer, &situation, &segment);
         // A breach may leave a trace, but neither a number nor a step.

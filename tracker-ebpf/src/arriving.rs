@@ -15,7 +15,7 @@ use tracker_common::packet::Unparsed;
 
 use crate::{
     frame::{SkbFrame, XdpFrame},
-    maps::{self, Scratch},
+    maps::Scratch,
     parse_frame,
 };
 
@@ -226,7 +226,9 @@ fn parse_skb(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
 #[inline(always)]
 pub(crate) fn count_further(ctx: *mut __sk_buff, scratch: *mut Scratch) {
     // SAFETY: the context is valid while the program runs.
-    let (segments, size) = unsafe { ((*ctx).gso_segs, (*ctx).gso_size) };
+    let segments = unsafe { (*ctx).gso_segs };
+    // SAFETY: as above.
+    let size = unsafe { (*ctx).gso_size };
     // SAFETY: this CPU's own element, and nothing else refers to it now.
     let scratch = unsafe { &mut *scratch };
     let segment = &mut scratch.parsed.packet.segment;

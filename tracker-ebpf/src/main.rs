@@ -74,9 +74,14 @@ fn tracker_arrival(ctx: TcContext) -> i32 {
     #[cfg(feature = "kernel-log")]
     log(&ctx, scratch, Hook::Ingress, fate);
     match verdict {
-        #[allow(clippy::cast_possible_truncation)] // an action
-        // SAFETY: the context is valid while the program runs.
-        verdict::ANSWERED => unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        verdict::ANSWERED => {
+            // SAFETY: the context is valid while the program runs.
+            let back = unsafe { (*skb).ifindex };
+            #[allow(clippy::cast_possible_truncation)] // an action
+            // SAFETY: takes no pointer.
+            let action = unsafe { bpf_redirect(back, 0) } as i32;
+            action
+        }
         verdict::DROPPED => TC_ACT_SHOT,
         verdict::PASSED if protection().hands_over != 0 => hand_over(skb, scratch),
         _ => TC_ACT_UNSPEC,

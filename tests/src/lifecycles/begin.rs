@@ -23,8 +23,9 @@ use crate::{
 };
 
 impl Laboratory {
-    /// A new connection, whose client's socket is bound to a port of its own.
-    pub(super) fn begin(&mut self) -> Result<usize> {
+    /// A new connection, whose client's socket is bound to a port of its own. `None` where the kernel keeps the port of an older
+    /// one in TIME_WAIT: that has no timestamps, because another connection had changed the host's settings.
+    pub(super) fn begin(&mut self) -> Result<Option<usize>> {
         let n = self.lives.len();
         let random = &mut self.random;
         let interferes = self.plan.interferes;
@@ -80,6 +81,7 @@ impl Laboratory {
             (&self.pair.peer, &self.pair.host)
         };
         let mut terms = if interferes { Terms::random(random) } else { Terms::default() };
+        terms.cookies = self.cookies[usize::from(client_on_host)];
         // Multipath TCP knows no simultaneous open.
         terms.ends[0].multipath &= opening != Opening::Simultaneous;
         terms.ends[1].multipath = server_address.port() == MULTIPATH;
@@ -98,6 +100,7 @@ impl Laboratory {
             let _ = self.relay.forge(from, forge_syn(random, client_address, server_address))?;
         }
         let mut server = Slot::Nothing;
+        let mut connected = Ok(());
         if opening == Opening::SmallWindow {
             client.set_recv_buffer_size(4096)?;
         }
@@ -110,10 +113,18 @@ impl Laboratory {
             terms.ends[1].set(&other)?;
             server = Slot::Connecting(other);
         } else if terms.fast_open {
-            connect_with_data(&client, server_address)?;
+            connected = connect_with_data(&client, server_address);
         } else {
-            start_connecting(&client, server_address)?;
+            connected = start_connecting(&client, server_address);
         }
+        if let Some(older) = older
+            && connected.as_ref().is_err_and(is_port_kept)
+        {
+            let before = self.lives[older].replaced.take();
+            self.relay.go_on(client_address, server_address, before.unwrap_or_default());
+            return Ok(None);
+        }
+        connected?;
         client.set_nonblocking(true)?;
         let (client, mut script) = match opening {
             Opening::Abandoned => (Slot::Gone, VecDeque::new()),
@@ -141,8 +152,13 @@ impl Laboratory {
             replaced: None,
         });
         self.by_client.insert(client_address, n);
-        Ok(n)
+        Ok(Some(n))
     }
+}
+
+fn is_port_kept(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
 }
 
 /// Sends data with the SYN, if the client has a cookie; else the SYN asks for one, and the data comes later.

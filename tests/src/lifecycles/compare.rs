@@ -16,18 +16,22 @@ use super::{
     script::{Slot, Who, read_all},
 };
 use crate::{
-    agent::{PATIENCE, eventually},
+    agent::eventually,
     flows::{by_key, key, states},
     relay::{Origin, Side, Trace},
     ss::{self, Oracle},
 };
+
+/// By then everything has come to rest: a SYN,ACK that nobody answers is given up after 7 s, and a window's probes come at
+/// longer and longer intervals.
+const MUST_REST: Duration = Duration::from_secs(60);
 
 impl Laboratory {
     /// Waits until both kernels have nothing left to say to each other, and returns what they say then.
     ///
     /// Unless the short queues are `served`, what connects to them need not come to rest.
     pub(super) fn rest(&mut self, served: bool) -> Result<(Oracle, Vec<Value>)> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + MUST_REST;
         loop {
             self.accept(served)?;
             for life in &mut self.lives {
@@ -84,7 +88,9 @@ impl Laboratory {
             let found = flows.remove(&key(host, peer)).unwrap_or_default();
             let trace =
                 self.relay.trace(host, peer).context("no segment of a connection passed")?;
-            if life.is_wrong || trace.idle() > TIME_WAIT_IS_SAFE {
+            // What answers a forged segment does not renew TIME_WAIT.
+            let is_old = self.plan.interferes && life.began.elapsed() > TIME_WAIT_IS_SAFE;
+            if life.is_wrong || is_old || trace.idle() > TIME_WAIT_IS_SAFE {
                 continue;
             }
             let sockets = [oracle.socket(true, host, peer), oracle.socket(false, peer, host)];
@@ -94,6 +100,10 @@ impl Laboratory {
             if life.is_listened() && (kernel[server], tracked[server]) == ("CLOSED", "LISTEN") {
                 // The listener has heard nothing, or answered nothing.
                 kernel[server] = "LISTEN";
+            }
+            if (tracked, kernel) == (["no flow"; 2], ["CLOSED"; 2]) {
+                // No SYN has arrived.
+                continue;
             }
             if life.opening == Opening::Abandoned
                 && trace.delivered(life.server_side()) == 0
@@ -108,16 +118,16 @@ impl Laboratory {
             }
             let heard = trace.is_heard();
             let mut is_right = [tracked[0] == kernel[0], tracked[1] == kernel[1] || !heard];
-            for side in [Side::Host, Side::Peer] {
+            if is_right != [true; 2] && life.is_server_revived(&trace, tracked, kernel) {
+                // What follows is picked up midstream.
+                life.is_wrong = true;
+                is_right = [true; 2];
+                *self.unknowable.entry(Unknowable::Revived).or_default() += 1;
+            }
+            for side in Side::BOTH {
                 let end = side as usize;
-                if !is_right[end] && life.is_server_revived(&trace, side, tracked[end], kernel[end])
-                {
-                    // What follows is picked up midstream.
-                    life.is_wrong = true;
-                    is_right[end] = true;
-                    *self.unknowable.entry(Unknowable::Revived).or_default() += 1;
-                } else if !is_right[end]
-                    && let Some(why) = life.unknowable(&trace, side, tracked[end], kernel[end])
+                if !is_right[end]
+                    && let Some(why) = life.unknowable(&trace, side, tracked, kernel)
                 {
                     is_right[end] = true;
                     *self.unknowable.entry(why).or_default() += 1;
@@ -190,6 +200,11 @@ impl Laboratory {
     fn judge_report(&mut self, event: Value) -> Result<()> {
         let name = event["violation"]["name"].as_str().context("a rule")?.to_owned();
         let Some(segment) = event.get("segment") else {
+            if ["port_scan", "syn_flood"].contains(&name.as_str()) {
+                // In a host's name, by forged SYNs.
+                *self.forged.entry(name).or_default() += 1;
+                return Ok(());
+            }
             self.innocent.push(event);
             return Ok(());
         };
@@ -201,16 +216,27 @@ impl Laboratory {
         let (source, destination) = (end("src", "sport")?, end("dst", "dport")?);
         let (seq, ack) = (u32::try_from(number("seq")?)?, u32::try_from(number("ack")?)?);
         let payload = usize::try_from(number("payload")?)?;
-        let replaced = self.lives.iter().filter_map(|life| {
-            let ends = key(life.client_address, life.server_address);
-            life.replaced.as_ref().filter(|_| ends == key(source, destination))
-        });
+        let ends = key(source, destination);
+        let lives = || {
+            let between = |life: &&Life| key(life.client_address, life.server_address) == ends;
+            self.lives.iter().filter(between)
+        };
+        // docs/limits.md, SYN cookies: such a server goes on after its FIN or an RST.
+        let is_revived = ["data_after_rst", "data_after_fin"].contains(&name.as_str())
+            && lives().any(|life| life.may_revive() && life.server_address == source);
+        let replaced = lives().filter_map(|life| life.replaced.as_ref());
         let current = self.relay.trace(source, destination);
         let (origin, is_doubtful) = replaced
             .chain(&current)
             .find_map(|trace| {
                 let origin = trace.origin(source, seq, ack, payload)?;
-                Some((origin, is_after_forged_syn(&name, trace)))
+                let is_doubtful = is_revived
+                    || is_after_forged_syn(&name, &event, trace)
+                    // docs/limits.md: only an end without a socket answers so, one that was gone without a word.
+                    || name == "rst_out_of_window"
+                        && origin == Origin::ProvokedSeen
+                        && trace.only_refuses_since(source, seq);
+                Some((origin, is_doubtful))
             })
             .with_context(|| format!("nobody sent {segment}"))?;
         match origin {
@@ -220,10 +246,6 @@ impl Laboratory {
             // The rule is about the SYN,ACK that this RST answers.
             Origin::ProvokedSeen if name == "synack_unsolicited" => {
                 *self.forged.entry(name).or_default() += 1;
-            }
-            // docs/limits.md: only an end without a socket answers so, one that was gone without a word.
-            Origin::ProvokedSeen if name == "rst_out_of_window" => {
-                *self.doubtful.entry(name).or_default() += 1;
             }
             _ if is_doubtful => *self.doubtful.entry(name).or_default() += 1,
             Origin::Host | Origin::ProvokedSeen => self.innocent.push(event),
@@ -253,9 +275,20 @@ impl Laboratory {
 }
 
 /// Whether a rule says of hosts what a forged SYN has brought about (docs/limits.md): one that an end took for the beginning
-/// of a connection, so that two compete, or the SYN of an old connection in TIME_WAIT.
-fn is_after_forged_syn(name: &str, trace: &Trace) -> bool {
-    let is_taken = [Side::Host, Side::Peer].iter().any(|side| trace.has_taken_forged_syn(*side));
+/// of a connection, so that the segment contradicts its number, or the SYN of an old connection in TIME_WAIT.
+fn is_after_forged_syn(name: &str, event: &Value, trace: &Trace) -> bool {
+    let is_forged = |number: &Value, minus: u32| {
+        let number = number.as_u64().and_then(|number| u32::try_from(number).ok());
+        number.is_some_and(|number| trace.is_forged_syn(number.wrapping_sub(minus)))
+    };
+    let flow = &event["flow"];
+    let numbers = [&event["segment"]["ack"], &event["violation"]["expected"]["low"]];
+    // The flow is that of the forged SYN, or its answer is in the flow, the segment or what was expected of that.
+    let is_about = ["orig", "reply"]
+        .iter()
+        .any(|end| is_forged(&flow[end]["isn"], 0) || is_forged(&flow[end]["ack"], 1))
+        || numbers.iter().any(|number| is_forged(number, 0) || is_forged(number, 1));
+    let is_taken = Side::BOTH.iter().any(|side| trace.has_taken_forged_syn(*side));
     match name {
         "time_wait_assassination" => trace.has_forged_syn(),
         "syn_isn_change"
@@ -266,11 +299,12 @@ fn is_after_forged_syn(name: &str, trace: &Trace) -> bool {
         | "synack_wrong_dir"
         | "synack_in_established"
         | "ack_wrong_dir"
+        | "ack_unseen_data"
         | "handshake_ack_bad_ack"
         | "handshake_ack_bad_seq"
         | "handshake_bad_seq_ack"
         | "rst_bad_ack_syn_sent"
-        | "data_before_established" => is_taken,
+        | "data_before_established" => is_taken && is_about,
         _ => false,
     }
 }
@@ -289,11 +323,27 @@ fn living<'a>(flows: &[&'a Value], host: SocketAddr, trace: &Trace) -> Result<[&
     if counting.is_empty() {
         counting = flows.iter().collect();
     }
-    let states: Vec<_> = counting.iter().map(|flow| states(flow, host)).collect::<Result<_>>()?;
-    let mut living = states.iter().filter(|states| **states != over);
+    let is_of_host = |flow: &Value| {
+        let isn = flow["orig"]["isn"].as_u64().and_then(|isn| u32::try_from(isn).ok());
+        isn.is_some_and(|isn| trace.has_sent_syn(Side::Host, isn))
+    };
+    let is_newer = |flow: &Value| flow["tier"] == "half_open" && is_of_host(flow);
+    let all = counting
+        .iter()
+        .map(|flow| Ok((flow["tier"] == "half_open", is_newer(flow), states(flow, host)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut living = all.iter().filter(|(_, _, states)| *states != over);
     Ok(match (living.next(), living.next()) {
-        (Some(_), Some(_)) => ["two flows"; 2],
-        (Some(one), None) => *one,
+        (Some(one), Some(other)) => {
+            // docs/limits.md: TIME_WAIT stays until what follows it is open, and after a forged SYN, or where the host gives
+            // up its own, that may stay away.
+            let is_taken = Side::BOTH.iter().any(|side| trace.has_taken_forged_syn(*side));
+            let newer = [one, other]
+                .into_iter()
+                .find(|(is_half_open, is_newer, _)| *is_newer || is_taken && *is_half_open);
+            newer.map_or(["two flows"; 2], |(_, _, states)| *states)
+        }
+        (Some((_, _, one)), None) => *one,
         (None, _) if flows.is_empty() => ["no flow"; 2],
         (None, _) => over,
     })
@@ -303,6 +353,15 @@ fn living<'a>(flows: &[&'a Value], host: SocketAddr, trace: &Trace) -> Result<[&
 fn is_at_rest(socket: &ss::Socket) -> bool {
     let is_lasting = ["ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_2", "TIME_WAIT"];
     // What waits for a window that nobody opens any more waits for long.
-    let waits_for_window = socket.line.contains("timer:(persist,");
+    let waits_for_window = socket.line.contains("timer:(persist,") || is_ignored(socket);
     is_lasting.contains(&socket.state.as_str()) && socket.unacknowledged == 0 || waits_for_window
+}
+
+/// Whether nobody acknowledges what it says, though the cable is whole: a socket that a late acknowledgment has brought back
+/// (`Unknowable::Revived`) faces TIME_WAIT, or a peer that is further on.
+fn is_ignored(socket: &ss::Socket) -> bool {
+    const OFTEN: u32 = 8;
+    let timer = socket.line.split_once("timer:(on,").and_then(|(_, timer)| timer.split_once(')'));
+    let again = timer.and_then(|(timer, _)| timer.rsplit_once(',')?.1.parse::<u32>().ok());
+    again.is_some_and(|again| again >= OFTEN)
 }

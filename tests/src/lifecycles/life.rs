@@ -63,10 +63,14 @@ pub(super) enum Unknowable {
     Revived,
     /// A listener took a forged SYN, whose request ends without a word; of its peer nobody has heard.
     Phantom,
-    /// The peer, a client in SYN_SENT, took a forged SYN that passed the interface never, and was refused.
+    /// The peer, in SYN_SENT or TIME_WAIT, took a forged SYN that passed the interface never, and was refused.
     TookUnseenSyn,
     /// The accept queue was full when the third segment came: the listener ignores it.
     QueueFull,
+    /// The other end, which had no socket any more, refused a segment that was forged in this end's name. Both seem closed.
+    ForgedRefused,
+    /// An end that is gone answered an old segment, with an RST at the old number that this acknowledged. The peer drops it.
+    OldReset,
 }
 
 pub(super) struct Life {
@@ -134,9 +138,12 @@ impl Life {
         &self,
         trace: &Trace,
         side: Side,
-        tracked: &str,
-        kernel: &str,
+        tracked: [&str; 2],
+        kernel: [&str; 2],
     ) -> Option<Unknowable> {
+        let (this, other) = (side as usize, side.other() as usize);
+        let others = [tracked[other], kernel[other]];
+        let (tracked, kernel) = (tracked[this], kernel[this]);
         let end = self.at(side);
         let who = end as usize;
         let looks_passive = trace.closes_second(side);
@@ -147,33 +154,72 @@ impl Life {
                 "SYN_SENT" | "SYN_RECEIVED" | "ESTABLISHED" | "CLOSE_WAIT" | "FIN_WAIT_1"
                 | "CLOSING" | "LAST_ACK",
                 "CLOSED",
-            ) if self.has_given_up(end) => Some(Unknowable::GaveUp),
-            // docs/limits.md, a full accept queue. Where the SYN was answered with a cookie, nothing is in the queue.
+            ) if self.has_given_up(end, trace) => Some(Unknowable::GaveUp),
+            // docs/limits.md, a full accept queue. Where the SYN was answered with a cookie, nothing is in the queue; else the
+            // request is given up in the end.
             ("ESTABLISHED" | "CLOSE_WAIT", "SYN_RECEIVED") if is_server && self.is_unserved() => {
                 Some(Unknowable::QueueFull)
             }
             ("SYN_RECEIVED" | "ESTABLISHED" | "CLOSE_WAIT", "CLOSED")
-                if is_server && self.is_unserved() && self.terms.may_have_cookies() =>
+                if is_server && self.is_unserved() =>
             {
                 Some(Unknowable::QueueFull)
             }
             // docs/limits.md, forged SYNs.
-            ("SYN_RECEIVED", "CLOSED") if is_server && trace.has_taken_forged_syn(side) => {
+            ("SYN_SENT" | "SYN_RECEIVED", "CLOSED")
+                if is_server && trace.has_taken_forged_syn(side.other()) =>
+            {
                 Some(Unknowable::Phantom)
+            }
+            ("SYN_SENT" | "SYN_RECEIVED", "CLOSED") if trace.has_taken_forged_syn(side) => {
+                Some(if side == Side::Peer {
+                    Unknowable::TookUnseenSyn
+                } else {
+                    Unknowable::Phantom
+                })
+            }
+            ("ESTABLISHED", "CLOSED")
+                if is_server
+                    && trace.has_taken_forged_syn(side)
+                    && matches!(self.slot_of(end), Slot::Nothing) =>
+            {
+                Some(Unknowable::Phantom)
+            }
+            // docs/limits.md, TIME_WAIT: the listener's queue was full, so it dropped the SYN that had ended this.
+            ("TIME_WAIT", "CLOSED")
+                if is_server
+                    && self.opening == Opening::Crowded
+                    && trace.has_ignored_forged_syn(side) =>
+            {
+                Some(Unknowable::QueueFull)
+            }
+            ("TIME_WAIT", "CLOSED") if side == Side::Peer && trace.has_taken_forged_syn(side) => {
+                Some(Unknowable::TookUnseenSyn)
+            }
+            // docs/limits.md, forged SYNs of which it took another than the tracker.
+            ("TIME_WAIT", "CLOSED")
+                if trace.has_taken_forged_syn(side) && trace.has_competing_forged_syns(side) =>
+            {
+                Some(Unknowable::Phantom)
+            }
+            // docs/limits.md, RSTs with old numbers.
+            ("FIN_WAIT_1" | "FIN_WAIT_2" | "CLOSE_WAIT", "CLOSED")
+                if trace.has_old_resets_only(side) =>
+            {
+                Some(Unknowable::OldReset)
             }
             ("SYN_SENT", _)
                 if !is_server && side == Side::Peer && trace.has_taken_forged_syn(Side::Host) =>
             {
                 Some(Unknowable::Phantom)
             }
-            ("SYN_SENT", "CLOSED")
-                if !is_server && side == Side::Peer && trace.has_taken_forged_syn(side) =>
-            {
-                Some(Unknowable::TookUnseenSyn)
+            // docs/limits.md, forged segments that a dead end refuses.
+            ("CLOSED", _) if others[1] == "CLOSED" && trace.has_refused_forged(side.other()) => {
+                Some(Unknowable::ForgedRefused)
             }
             // docs/limits.md, a FIN behind unsent data.
             ("ESTABLISHED", "FIN_WAIT_1") | ("CLOSE_WAIT", "LAST_ACK" | "CLOSING")
-                if !trace.is_fin_delivered(side) && matches!(self.slot_of(end), Slot::Gone) =>
+                if !trace.is_fin_delivered(side) && self.has_closed(end) =>
             {
                 Some(Unknowable::FinWaited)
             }
@@ -182,7 +228,10 @@ impl Life {
                 Some(Unknowable::Cookie)
             }
             ("SYN_SENT", "CLOSED")
-                if self.opening == Opening::Abandoned && !is_server && !trace.has_reset(side) =>
+                if self.opening == Opening::Abandoned
+                    && !is_server
+                    // An RST for the answer to a forged SYN looks like one of SYN_SENT.
+                    && (!trace.has_reset(side) || trace.has_taken_forged_syn(side.other())) =>
             {
                 Some(Unknowable::Abandoned)
             }
@@ -218,30 +267,63 @@ impl Life {
         if end == Who::Client { &self.client } else { &self.server }
     }
 
-    /// Whether the socket at this end gave up: it said so, or was closed and had a time for that.
-    fn has_given_up(&self, end: Who) -> bool {
-        let slot = self.slot_of(end);
-        let options = self.terms.end(end);
-        self.gave_up[end as usize]
-            || matches!(slot, Slot::Gone) && options.user_timeout.is_some() && !options.multipath
+    /// Whether the application at this end has closed for writing.
+    fn has_closed(&self, end: Who) -> bool {
+        self.done.iter().any(|act| {
+            matches!(act, Act::HalfClose(who) | Act::Close(who) | Act::CloseUnread(who) if *who == end)
+        })
     }
 
-    /// Whether a late acknowledgment has brought a server's socket back.
+    /// Whether the socket at this end gave up: it said so, or was closed, had a time for that, and was not acknowledged.
+    pub(super) fn has_given_up(&self, end: Who, trace: &Trace) -> bool {
+        let options = self.terms.end(end);
+        let side = if end == Who::Server { self.server_side() } else { self.server_side().other() };
+        self.gave_up[end as usize]
+            || matches!(self.slot_of(end), Slot::Gone)
+                && options.user_timeout.is_some()
+                && !options.multipath
+                && trace.is_left_waiting(side)
+    }
+
+    /// Whether a late acknowledgment has brought a server's socket back, and all else is as it should be.
     pub(super) fn is_server_revived(
         &self,
         trace: &Trace,
-        side: Side,
-        tracked: &str,
-        kernel: &str,
+        tracked: [&str; 2],
+        kernel: [&str; 2],
     ) -> bool {
-        let has_cookies = self.terms.has_cookies()
-            || self.terms.may_have_cookies() && self.opening == Opening::Crowded;
-        side == self.server_side()
-            && has_cookies
-            && (tracked, kernel) == ("CLOSED", "ESTABLISHED")
-            && (trace.is_fin_delivered(side)
-                || trace.has_reset(side)
-                || trace.has_reset(side.other()))
+        let server = self.server_side();
+        let client = server.other();
+        let (mine, theirs) = (server as usize, client as usize);
+        // A socket that gave up may have answered a forged segment.
+        let gave_up = self.has_given_up(Who::Server, trace);
+        let was_over = trace.is_fin_delivered(server)
+            || trace.has_reset(server)
+            || trace.has_reset(client)
+            || gave_up;
+        let is_gone = match tracked[mine] {
+            "CLOSED" => true,
+            // It has left what it was in: by a forged SYN, by an RST that is none to its peer, or by coming back.
+            "SYN_RECEIVED" => trace.has_taken_forged_syn(server),
+            "TIME_WAIT" => {
+                server == Side::Peer && trace.has_taken_forged_syn(server)
+                    || trace.has_reset(server)
+                    || trace.has_gone_back(server)
+            }
+            _ => false,
+        };
+        let is_client_right = tracked[theirs] == kernel[theirs]
+            || tracked == ["CLOSED"; 2] && (gave_up || trace.has_reset(server))
+            || client == Side::Peer
+                && tracked[theirs] == "SYN_SENT"
+                && trace.has_taken_forged_syn(server);
+        self.may_revive() && was_over && is_gone && is_client_right && kernel[mine] != "CLOSED"
+    }
+
+    /// Whether a late acknowledgment may bring its server's socket back: its SYN,ACK was a cookie.
+    pub(super) fn may_revive(&self) -> bool {
+        self.terms.has_cookies()
+            || self.terms.may_have_cookies() && self.opening == Opening::Crowded
     }
 
     /// Whether nobody has accepted it from a short queue.

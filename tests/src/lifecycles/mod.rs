@@ -86,6 +86,8 @@ pub struct Laboratory {
     lives: Vec<Life>,
     by_client: HashMap<SocketAddr, usize>,
     random: Random,
+    /// `tcp_syncookies` in this round, of the host and of the peer.
+    cookies: [u8; 2],
     /// Where the short queue of this round is: whether its client is on the host, and its address family.
     crowded_at: (bool, usize),
     compared: BTreeMap<String, usize>,
@@ -111,7 +113,7 @@ enum Taken {
 }
 
 /// Makes a host's timers fit a cable without latency, and keeps its sockets for as long as the test lasts.
-fn tune(host: &Namespace) -> Result<()> {
+fn tune(host: &Namespace, interferes: bool) -> Result<()> {
     for (name, value) in [
         // As the tracker: RSTs do not end TIME_WAIT (RFC 1337).
         ("tcp_rfc1337", "1"),
@@ -122,11 +124,16 @@ fn tune(host: &Namespace) -> Result<()> {
         ("tcp_synack_retries", "2"),
         // A client may use its port again while it is in TIME_WAIT.
         ("tcp_tw_reuse", "1"),
-        // Each segment out of place is answered.
-        ("tcp_invalid_ratelimit", "0"),
+        // Each segment out of place is answered. Where a forged segment has brought two sockets to numbers that differ, they
+        // would answer each other for ever.
+        ("tcp_invalid_ratelimit", if interferes { "20" } else { "0" }),
     ] {
         host.sysctl(&format!("net/ipv4/{name}"), value)?;
     }
+    // No retransmission waits for longer than a second (since Linux 6.15), else one that is lost again and again takes a minute.
+    // A host takes orphans that have come there for dead unless it is told how often to try.
+    host.sysctl("net/ipv4/tcp_orphan_retries", "100")?;
+    let _ = host.sysctl_if_present("net/ipv4/tcp_rto_max_ms", "1000")?;
     for family in ["-4", "-6"] {
         let routes = host.run("ip", &[family, "route", "show", "dev", INTERFACE])?;
         for route in routes.lines().filter(|route| !route.starts_with("fe80")) {
@@ -148,7 +155,7 @@ impl Laboratory {
     pub fn new(plan: Plan) -> Result<Self> {
         let (pair, relay) = Relay::between_hosts(plan.seed)?;
         for namespace in [&pair.host, &pair.peer] {
-            tune(namespace)?;
+            tune(namespace, plan.interferes)?;
         }
         introduce(&pair)?;
         let mut arguments = vec![
@@ -200,6 +207,7 @@ impl Laboratory {
             by_client: HashMap::new(),
             random: Random::new(plan.seed),
             crowded_at: (false, 0),
+            cookies: [1; 2],
             compared: BTreeMap::new(),
             far_ends: 0,
             unknowable: BTreeMap::new(),
@@ -219,6 +227,7 @@ impl Laboratory {
     /// What the kernel says, or that something does not come to rest.
     pub fn run(&mut self) -> Result<()> {
         for round in 1..=self.plan.rounds {
+            self.set_cookies(round)?;
             self.relay.set_faults(Some(FAULTS));
             self.random_part()?;
             self.relay.set_faults(None);
@@ -230,6 +239,20 @@ impl Laboratory {
                 self.compare(round, &oracle, &flows)?;
                 self.take_reports()?;
             }
+        }
+        Ok(())
+    }
+
+    /// Sets `tcp_syncookies` on both hosts, for a whole round: a listener that began to send cookies, or ceased to, while it has
+    /// a request would answer its SYN with two numbers.
+    fn set_cookies(&mut self, round: usize) -> Result<()> {
+        const CYCLES: [[u8; 4]; 2] = [[2, 1, 0, 1], [1, 2, 1, 0]];
+        if !self.plan.interferes {
+            return Ok(());
+        }
+        self.cookies = CYCLES.map(|cycle| cycle[round % cycle.len()]);
+        for (host, cookies) in [&self.pair.host, &self.pair.peer].into_iter().zip(self.cookies) {
+            host.sysctl("net/ipv4/tcp_syncookies", &cookies.to_string())?;
         }
         Ok(())
     }
@@ -267,7 +290,7 @@ impl Laboratory {
             }
             let n = match next {
                 Next::Begin => {
-                    let n = self.begin()?;
+                    let Some(n) = self.begin()? else { continue };
                     for after in self.attacks() {
                         agenda.push(Reverse((Instant::now() + after, Next::Forge(n))));
                     }

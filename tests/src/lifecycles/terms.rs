@@ -17,6 +17,8 @@ pub(super) struct Terms {
     pub(super) fast_open: bool,
     /// What the hosts of client and server are set to before the client connects.
     pub(super) hosts: Option<[Host; 2]>,
+    /// `tcp_syncookies` of the server's host: 1 where its queue is full, 2 always.
+    pub(super) cookies: u8,
 }
 
 /// Options of a socket.
@@ -36,7 +38,6 @@ pub(super) struct Host {
     timestamps: u8,
     sack: u8,
     ecn: u8,
-    cookies: u8,
     fast_open: u16,
 }
 
@@ -55,12 +56,11 @@ impl Terms {
             timestamps: random.percent(70).into(),
             sack: random.percent(70).into(),
             ecn: random.pick(&[0, 1, 2]),
-            cookies: random.pick(&[0, 1, 1, 2]),
             // Client and server; the server with and without a cookie.
             fast_open: random.pick(&[3, 3, 0x203]),
         };
         let hosts = Some([host(), host()]);
-        Self { ends, fast_open: random.percent(25), hosts }
+        Self { ends, fast_open: random.percent(25), hosts, cookies: 1 }
     }
 
     /// Whether a client may use its port again while it is in TIME_WAIT, which needs timestamps.
@@ -70,12 +70,12 @@ impl Terms {
 
     /// Whether the server's host answers each SYN with a cookie.
     pub(super) fn has_cookies(&self) -> bool {
-        self.hosts.is_some_and(|[_, server]| server.cookies == 2)
+        self.cookies == 2
     }
 
     /// Whether it sends cookies where the listener's queue is full.
     pub(super) fn may_have_cookies(&self) -> bool {
-        self.hosts.is_some_and(|[_, server]| server.cookies > 0)
+        self.cookies > 0
     }
 
     /// What of all this is set, by name.
@@ -112,7 +112,6 @@ impl Host {
             ("timestamps", u16::from(self.timestamps)),
             ("sack", self.sack.into()),
             ("ecn", self.ecn.into()),
-            ("syncookies", self.cookies.into()),
             ("fastopen", self.fast_open),
         ] {
             let path = format!("/proc/sys/net/ipv4/tcp_{name}");

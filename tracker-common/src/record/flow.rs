@@ -84,6 +84,9 @@ pub mod fact {
     pub const KEPT: u32 = SEEN_IN | SEEN_OUT | PURE_ACK | DATA | BARE_SYN;
 }
 
+/// A window that nothing is known about: the largest that is not scaled.
+pub const UNSCALED_WINDOW: u32 = 0xffff;
+
 /// What one end has sent, as plain values.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
@@ -188,6 +191,15 @@ impl Facts {
             && (!self.has_end() || self.refused_end.after(self.end))
     }
 
+    /// Whether a FIN was refused that goes on from `end`, where its sender's SYN ends: that came late.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_early_fin(&self, end: Seq) -> bool {
+        self.refused_fin()
+            && !self.has(fact::MOVED_ON)
+            && self.fin.within(end, end.add(UNSCALED_WINDOW))
+    }
+
     /// Forgets what was last refused, and what may have been a FIN.
     #[inline(always)]
     pub fn forget_refused(&mut self) {
@@ -281,10 +293,13 @@ impl Opening {
     #[inline(always)]
     pub fn add_to(&self, facts: &mut Facts) {
         facts.isn = self.isn;
+        let is_closed = facts.has_early_fin(self.end());
         facts.end = if facts.has_end() { facts.end.latest(self.end()) } else { self.end() };
-        facts.forget_refused();
-        if !facts.has(fact::MOVED_ON) {
-            facts.forget_gap();
+        if !is_closed {
+            facts.forget_refused();
+            if !facts.has(fact::MOVED_ON) {
+                facts.forget_gap();
+            }
         }
         facts.flags |= fact::SYN;
         if self.data > 0 {
@@ -475,6 +490,8 @@ pub mod flow_flag {
     pub const SYN_MIXED: u32 = 1 << 9;
     /// The history has an `i` of the low end; the bit above, of the high end.
     pub const FIN_MIXED: u32 = 1 << 11;
+    /// The SYN of [`OLD_SYN`] was the low end's; the bit above, the high end's.
+    pub const OLD_SYN_OF: u32 = 1 << 13;
     /// Where the [`Owner`](crate::owner::Owner) of the low end's half stands, eight bits; the high end's follows.
     pub const OWNERS_SHIFT: u32 = 16;
 }

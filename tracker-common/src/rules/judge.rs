@@ -3,7 +3,7 @@
 //! A segment that its receiver would drop (RFC 9293 section 3.10.7) adds no facts, so a forged one changes no state.
 
 use crate::{
-    flow::{Facts, Opening, fact},
+    flow::{Facts, Opening, UNSCALED_WINDOW, fact},
     forget::Forget,
     history::Letter,
     segment::{Flags, Segment, SynOptions},
@@ -14,9 +14,6 @@ use crate::{
 
 /// How far behind the receiver's next number an RST may lie and still be taken for a late one, not a blind one.
 const STALE: u32 = 1 << 20;
-
-/// A window that nothing is known about: the largest that is not scaled.
-const UNSCALED_WINDOW: u32 = 0xffff;
 
 /// What [`judge`] found.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +134,8 @@ pub struct Situation {
     pub leaves: bool,
     /// Other ISNs were used on its key shortly before.
     pub other_isns: bool,
+    /// A newer SYN on its key waits among the half-open flows.
+    pub has_successor: bool,
     /// What else is known beside the facts.
     pub offers: Offers,
 }
@@ -169,6 +168,8 @@ pub struct Past {
     pub old_syn: bool,
     /// Other ISNs were used shortly before.
     pub other_isns: bool,
+    /// A newer SYN waits among the half-open flows.
+    pub has_successor: bool,
 }
 
 impl Situation {
@@ -192,6 +193,7 @@ impl Situation {
             old_syn: marks.old_syn,
             leaves,
             other_isns: marks.other_isns,
+            has_successor: marks.has_successor,
             offers,
         }
     }
@@ -261,7 +263,7 @@ pub fn others<F: Forget>(
     segment: &Segment,
 ) -> Ruling {
     if is_reset(me, peer) {
-        return after_reset(me, peer, situation.leaves, segment);
+        return after_reset(me, peer, situation, segment);
     }
     let gap = Gap {
         goes_on: f.forget(goes_on_from_refused(me, peer, segment)),
@@ -327,13 +329,21 @@ fn shows_refusal(me: &Facts, rst: Seq, segment: &Segment) -> bool {
 
 /// A segment with neither SYN nor RST on a connection that was reset. What was under way may still arrive, also beyond the
 /// RST's number, which is that of the segment it answers. What an end on this host sends after its own RST was not, nor
-/// what either end acknowledges of the time after it.
+/// what either end acknowledges of the time after it. What arrives may be of another connection on its
+/// key: the next, or the one before, if that was shortly before.
 #[inline(always)]
-fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Ruling {
+fn after_reset(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ruling {
+    let leaves = situation.leaves;
     let end = segment.end();
     if !me.has(fact::RST) && peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
         // It had the peer's FIN before the RST: if its own was acknowledged, the RST found it in TIME_WAIT.
         return Ruling::take(take::LITTLE);
+    }
+    let fits = me.has_end() && segment.seq.within(me.isn, me.end.add(UNSCALED_WINDOW));
+    let is_young = situation.other_isns && situation.offers.is_young;
+    let has_other = situation.has_successor || situation.offers.repeats || is_young && !fits;
+    if has_other && !leaves && !(peer.has_end() && segment.ack.within(peer.isn, peer.end)) {
+        return Ruling::default();
     }
     if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
         // Whoever acknowledges what was sent after the RST has not taken the RST.
@@ -341,7 +351,8 @@ fn after_reset(me: &Facts, peer: &Facts, leaves: bool, segment: &Segment) -> Rul
     }
     // Who acknowledges what was sent after its RST has not closed.
     let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));
-    if lives && me.has(fact::RST) && me.has_end() && end.after(me.end) {
+    // What is far from where it was is of a connection that a late copy of the SYN has begun.
+    if lives && fits && me.has(fact::RST) && end.after(me.end) {
         return Ruling::breach(Rule::DataAfterRst, me.end, me.end, end);
     }
     Ruling::default()
@@ -516,16 +527,19 @@ pub fn syn_ack<F: Forget>(
     let takes = f.forget(ruling.take);
     if takes & (take::REFUSED | take::LITTLE) != 0 {
         // Of a refused one, we may have missed the SYN that it answers: the peer will show it.
-        verdict.another_isn = takes & take::LITTLE != 0 || peer.has(fact::SYN);
+        let is_answered = takes & take::EARLY != 0;
+        verdict.another_isn = takes & take::LITTLE != 0 || (peer.has(fact::SYN) && !is_answered);
         verdict.letter = (takes & take::LITTLE != 0).then_some(Letter::SynAck);
-        if !peer.has(fact::SYN) && !me.has(fact::SYN_ACK) {
+        if is_answered || (!peer.has(fact::SYN) && !me.has(fact::SYN_ACK)) {
             let facts = &mut verdict.facts;
             facts.flags |= fact::REFUSED;
             (facts.refused_ack, facts.refused_end) = (segment.ack, segment.end());
         }
     } else if takes & take::COMPLETES != 0 {
         acknowledge(&mut verdict.facts, segment.ack, segment.window.into());
-        verdict.facts.forget_refused();
+        if !me.has_early_fin(segment.end()) {
+            verdict.facts.forget_refused();
+        }
         verdict.facts.flags |= fact::SYN_ACK | fact::ACKED_SYN;
         verdict.renew = true;
         verdict.letter = Some(Letter::SynAck);
@@ -536,12 +550,18 @@ pub fn syn_ack<F: Forget>(
 }
 
 /// The ruling on a SYN,ACK: [`take::ANY`] where it is its end's first, [`take::COMPLETES`] where it repeats its SYN,
-/// [`take::LITTLE`] where it is another one, [`take::REFUSED`] where it answers nothing that was seen.
+/// [`take::LITTLE`] where it is another one, [`take::REFUSED`] where it answers nothing that was seen, with [`take::EARLY`] where
+/// an RST is all that can answer it.
 #[inline(always)]
 fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Ruling {
     // An end that is closed may be in LISTEN again, and answer a late copy of the SYN (RFC 9293 figure 9).
     let is_closed = situation.mine as u8 == State::Closed as u8;
     let answers = acknowledges_syn(peer, segment.ack);
+    let is_late = situation.other_isns && situation.offers.is_young && !situation.leaves;
+    if situation.is_over() && is_late {
+        // It may be of the connection before.
+        return Ruling::default();
+    }
     if is_closed && me.has(fact::ACK) && peer.has(fact::SYN) && answers {
         return Ruling::default();
     }
@@ -586,8 +606,7 @@ fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
         if !peer.has(fact::SYN) || peer.has(fact::SYN_ACK) && !peer.has(fact::BARE_SYN) {
             let breach = Ruling::breach(Rule::SynAckWrongDir, me.isn, me.isn, segment.seq);
             // A listener answers it with an RST at the number that it acknowledges (RFC 9293 section 3.10.7.2).
-            let take = if peer.has(fact::SYN) { 0 } else { take::REFUSED };
-            return Ruling { take, ..breach };
+            return Ruling { take: take::REFUSED | take::EARLY, ..breach };
         }
         if !answers {
             return bad_ack;
@@ -608,7 +627,8 @@ fn answer(me: &Facts, peer: &Facts, segment: &Segment, verdict: &mut Verdict) {
     let changes = me.has(fact::SYN);
     if changes {
         verdict.facts = Facts { flags: me.flags & fact::KEPT, ..Facts::default() };
-        verdict.breach = Some(Breach {
+        // Nobody has acknowledged that: who answers the peer's SYN may have given up its own.
+        verdict.breach = peer.has(fact::ACK).then_some(Breach {
             rule: Rule::SynAckIsnChange,
             low: me.isn.0,
             high: me.isn.0,
@@ -705,15 +725,12 @@ fn opening<F: Forget>(
     let in_space = segment.ack.within(ack_low, ack_high);
     if me.has(fact::SYN_ACK) && !peer.has(fact::SYN_ACK) {
         // The responder goes on before its SYN is acknowledged, as Fast Open lets it.
-        if !segment.seq.within(me.isn, me.isn.add(1 << 30)) {
-            return Ruling::default();
-        }
-        if segment.ack.within(me.ack, ack_high) || gap.confirms {
+        let goes_on = segment.seq.within(me.isn, me.isn.add(1 << 30));
+        if goes_on && (segment.ack.within(me.ack, ack_high) || gap.confirms) {
             return Ruling::take(take::ANY);
         }
-        // Either we missed what it acknowledges, which the originator will show, or it is forged.
-        let ahead = segment.ack.after(ack_high);
-        return if ahead { Ruling::refuse(segment.ack) } else { Ruling::default() };
+        // Either we missed what it acknowledges, which the originator will show, or it is forged, and answered with an RST.
+        return Ruling::refuse(segment.ack);
     }
     if !me.has(fact::SYN) && !peer.has(fact::SYN_ACK) {
         if gap.goes_on && (gap.confirms || in_space) {
@@ -800,7 +817,7 @@ pub fn continues_handshake(
     segment: &Segment,
 ) -> bool {
     if !segment.has(Flags::ACK) {
-        return segment.has(Flags::RST) && me.has(fact::SYN) && segment.seq == me.isn.add(1);
+        return segment.has(Flags::RST) && me.has(fact::SYN) && acknowledges_syn(me, segment.seq);
     }
     peer.has(fact::SYN) && (segment.ack.within(peer.isn.add(1), peer.end) || acks_other_isn)
 }
@@ -1187,10 +1204,13 @@ pub fn advance<F: Forget>(
         facts.flags |= fact::FRAGMENTED;
     }
     facts = f.forget(facts);
-    if segment.has(Flags::FIN) && !me.has(fact::FIN) {
+    let early = follows_early_fin(me, segment);
+    if (segment.has(Flags::FIN) || early) && !me.has(fact::FIN) {
         facts.fin = end.sub(1);
         facts.flags = facts.flags & !fact::CLOSED_FIRST | fact::FIN;
-        if peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
+        if early {
+            // Sent before its receiver knew of a connection: the first one.
+        } else if peer.has(fact::FIN) && segment.ack == peer.fin.add(1) {
             facts.flags |= fact::CLOSED_SECOND;
         } else if !peer.has_end()
             || segment.ack.after(peer.end)
@@ -1222,6 +1242,17 @@ pub fn advance<F: Forget>(
     // Only a FIN that comes again restarts 2MSL (T6): neither old duplicates nor forged ones keep TIME_WAIT alive.
     verdict.renew = takes & take::OPEN == 0 || segment.has(Flags::FIN) || !situation.in_time_wait();
     note_letter(verdict, segment);
+}
+
+/// Whether the segment is the first after its end's SYN or SYN,ACK, which came late, and shows that the end's FIN had come before
+/// that: it repeats the FIN, or begins behind it. Its receiver had dropped that FIN (RFC 9293 section 3.10.7.3).
+#[inline(always)]
+const fn follows_early_fin(me: &Facts, segment: &Segment) -> bool {
+    let is_there = segment.payload == 0 || segment.has(Flags::FIN);
+    me.has(fact::SYN)
+        && is_there
+        && segment.end().0 == me.refused_end.0
+        && me.has_early_fin(me.isn.add(1))
 }
 
 /// `a` or `d`, the first time that this end sends one.
@@ -1316,6 +1347,17 @@ fn rule_reset<F: Forget>(
     if refuses && !(me.has(fact::SYN) && segment.seq.within(me.isn.add(1), me.end)) {
         return Ruling::default();
     }
+    // In SYN_SENT, it refuses a SYN,ACK that does not acknowledge its SYN, and goes on (RFC 9293 section 3.10.7.3).
+    let is_opening = me.has(fact::SYN) && me.flags & (fact::SYN_ACK | fact::ACK) == 0;
+    if !open
+        && is_opening
+        && peer.has(fact::SYN_ACK)
+        && segment.seq == peer.ack
+        && !segment.has(Flags::ACK)
+        && !peer.ack.within(me.isn.add(1), me.end)
+    {
+        return Ruling::default();
+    }
     let accepted = Ruling::take(take::ANY | if exact { take::COMPLETES } else { 0 });
     if !open && !refuses && !agrees && peer.has(fact::SYN) && !peer.has(fact::ACK) {
         // The receiver is in SYN_SENT: the acknowledgment is what proves that its SYN was seen.
@@ -1330,8 +1372,11 @@ fn rule_reset<F: Forget>(
             if peer.has(fact::REFUSED) { Ruling::default() } else { breach }
         };
     }
-    if !open && offers.has_newer && me.has(fact::SYN) && segment.seq == me.isn.add(1) {
-        // It refuses the answer to a SYN that it has given up; the later one goes on.
+    let gave_up = offers.has_newer && me.has(fact::SYN) && acknowledges_syn(me, segment.seq);
+    if !open && gave_up && situation.leaves && !peer.has(fact::BARE_SYN) {
+        // It refuses the answer to a SYN that it has given up; the later one goes on. Who has sent a SYN, too, is no listener:
+        // it has one socket, and closes that (RFC 9293 section 3.10.7.4). Of an end elsewhere, somebody else may have sent the
+        // later SYN; if not, its handshake shows that.
         return Ruling::default();
     }
     // The receiver's next number lies between what it last acknowledged and all that was sent to it; where it was
@@ -1347,6 +1392,17 @@ fn rule_reset<F: Forget>(
     } else {
         return Ruling::default();
     };
+    // Who has shrunk its window since then, and sends all of its segments from here, drops it.
+    let is_shut = open
+        && !exact
+        && segment.seq.within(low, high)
+        && !me.is_multipath(peer)
+        && peer.has(fact::SEEN_OUT | fact::ACK)
+        && !peer.has(fact::SEEN_IN)
+        && segment.seq.after(peer.ack.add(peer.window << peer.scale(me)));
+    if f.forget(is_shut) {
+        return Ruling::default();
+    }
     if segment.seq.within(low, high) || at_fin || refuses || agrees {
         let unasked = !open && !me.has_end() && peer.has(fact::SYN_ACK);
         let breach = Breach { rule: Rule::SynAckUnsolicited, low: 0, high: 0, actual: 0 };

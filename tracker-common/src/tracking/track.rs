@@ -325,7 +325,7 @@ fn belongs_to_successor<S: Surroundings>(
     if segment.has(Flags::SYN) && !segment.has(Flags::ACK) {
         return syn_on_confirmed(s, flow, packet, hook, now_ns);
     }
-    if segment.has(Flags::SYN) && flow.has(flow_flag::OLD_SYN) {
+    if segment.has(Flags::SYN) && flow.has(old_syn_of(packet.from.other())) {
         // The old SYN was accepted after all: its receiver is no longer in TIME_WAIT.
         flow.mark(flow_flag::SUCCESSOR);
         return true;
@@ -340,6 +340,12 @@ fn belongs_to_successor<S: Surroundings>(
     s.belongs(newer, flow, packet)
 }
 
+/// Says whose the SYN of an old connection was.
+#[inline(always)]
+const fn old_syn_of(end: End) -> u32 {
+    if end.is_high() { flow_flag::OLD_SYN_OF << 1 } else { flow_flag::OLD_SYN_OF }
+}
+
 /// Whether a packet without a bare SYN belongs to the newer connection among the half-open ones rather than to `flow`, which is
 /// confirmed: it goes on with its handshake.
 #[inline(always)]
@@ -350,8 +356,12 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
         (newer.flow.half(packet.from).facts(), newer.flow.half(packet.from.other()).facts());
     let offers = offers(newer, packet);
     if segment.has(Flags::SYN) {
-        // An answer to the SYN of before is the newer connection's to refuse.
-        return offers.acks_previous
+        // An answer to the SYN of before is the newer connection's to refuse, but for a copy of the one that opened `flow`, if
+        // its sender goes on with that.
+        let old = flow.half(packet.from).facts();
+        let goes_on = old.flags & (fact::SYN | fact::FIN | fact::RST) == fact::SYN;
+        let is_copy = goes_on && segment.seq == old.isn;
+        return (offers.acks_previous && !is_copy)
             || (peer.has(fact::SYN) && acknowledges_syn(&peer, segment.ack))
             || offers.acks_other;
     }
@@ -393,7 +403,7 @@ fn syn_on_confirmed<S: Surroundings>(
         Reopening::Legal => note_reuse(s, flow, hook),
         Reopening::Breach(Breach { rule: Rule::SynInTimeWait, .. }) => {
             // Reported when it is judged.
-            flow.mark(flow_flag::OLD_SYN);
+            flow.mark(flow_flag::OLD_SYN | old_syn_of(packet.from));
             return false;
         }
         Reopening::Breach(breach) => {
@@ -568,8 +578,11 @@ fn observe<S: Surroundings>(
 pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let midstream = flow.has(flow_flag::MIDSTREAM);
-    let past =
-        Past { old_syn: flow.has(flow_flag::OLD_SYN), other_isns: flow.has(flow_flag::OTHER_ISNS) };
+    let past = Past {
+        old_syn: flow.has(flow_flag::OLD_SYN),
+        other_isns: flow.has(flow_flag::OTHER_ISNS),
+        has_successor: flow.has(flow_flag::SUCCESSOR),
+    };
     let leaves =
         matches!(hook, Hook::Egress) && !packet.segment.forwarded && !peer.has(fact::SEEN_OUT);
     Situation::new(&me, &peer, midstream, past, leaves, offers)
@@ -1177,12 +1190,13 @@ fn begin(scratch: &HalfOpen, packet: &Packet, here: Owner, now_ns: u64, old: Opt
     scratch.flow.set_owner(packet.from, here);
     if answers {
         scratch.flow.history.append(Letters::default().and(Letter::Flipped, packet.from));
-    } else if segment.has(Flags::SYN)
+    }
+    if segment.has(Flags::SYN)
         && let Some(old) = old
     {
         let before = old.half(packet.from).facts();
         scratch.flow.mark(flow_flag::OTHER_ISNS);
-        if before.has(fact::SYN) {
+        if !answers && before.has(fact::SYN) {
             scratch.remember_previous(before.isn);
         }
     }

@@ -2,6 +2,7 @@
 
 mod attempt;
 pub mod changes;
+mod log;
 pub mod presence;
 pub mod wanted;
 pub mod xdp_features;
@@ -14,9 +15,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
-use tokio::{io::unix::AsyncFd, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     interfaces::{
         attempt::Attempt,
         changes::{Change, Changes, Link, height},
+        log::forward_log,
         presence::Missing,
         wanted::Wanted,
     },
@@ -489,18 +490,4 @@ fn gone(slot: &Slot, zone: u16) -> Interface {
         egress: "none".to_owned(),
         handover: None,
     }
-}
-
-fn forward_log(attached: &mut Attached) -> Result<JoinHandle<()>> {
-    let logger =
-        EbpfLogger::init(&mut attached.ebpf).context("opening the kernel programs' log")?;
-    // SAFETY: the logger owns its descriptor and keeps it open for as long as it lives.
-    let mut logger =
-        unsafe { AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) }?;
-    Ok(tokio::spawn(async move {
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    }))
 }

@@ -29,7 +29,7 @@ use zerocopy::FromBytes;
 
 use crate::{
     agent::settings::Current,
-    attach::{Attaching, EgressChoice, Sizes, WayIn},
+    attach::{Attaching, EgressChoice, Sizes},
     broken::Broken,
     client::agent::Agent,
     clock::Clock,
@@ -44,7 +44,7 @@ use crate::{
         presence::OnDetach,
         wanted::{Name, Wanted},
     },
-    kernel::protection::Prepared,
+    kernel::{protection::Prepared, way_in::WayIn},
     kernel_side::{
         self, Found,
         kept::{KeptPins, MapIds, ensure_pinned},

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    attach::{IngressChoice, LinkKind, WayIn, driver, in_the_way, xdp_program},
+    attach::{LinkKind, driver, in_the_way, xdp_program},
     btf::KernelTypes,
     instance::Instance,
     interfaces::{
@@ -23,6 +23,7 @@ use crate::{
         wanted::{Name, Wanted},
         xdp_features::has_native_xdp,
     },
+    kernel::way_in::{IngressChoice, WayIn},
     kernel_side::links,
     kfunc,
     model::format::{Format, Line},

@@ -23,3 +23,4 @@ pub mod refusal;
 pub mod sock_diag;
 pub mod tables;
 pub mod trusted_paths;
+pub mod way_in;
