@@ -1,7 +1,7 @@
 //! The machine and the cargo that run this command.
 
 use std::{
-    env, fs,
+    env, fs, io,
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -99,6 +99,20 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
 /// As [`output`].
 pub(crate) fn text(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output(command)?).into_owned())
+}
+
+/// Removes a directory, which need not be there.
+///
+/// # Errors
+///
+/// Where it is there, and stays.
+pub(crate) fn remove_all(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many virtual machines fit side by side: two processors and 3 GiB each.

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a contributor types.
 
 mod bench;
+mod cross;
 mod debian;
 mod dependencies;
 mod docs;
@@ -19,7 +20,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{package::build::Target, plan::Purpose};
+use crate::{cross::Target, plan::Purpose};
 
 /// What a contributor types.
 #[derive(Debug, Parser)]

@@ -1,7 +1,7 @@
 //! `cargo xtask package`: a package for Debian, or an archive with a static program for anything else. Neither needs a
 //! toolchain where it is installed.
 
-pub(crate) mod build;
+mod build;
 mod check;
 mod machine;
 
@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use self::build::{Build, Target};
-use crate::{host, plan::Purpose, setup::setup};
+use self::build::Build;
+use crate::{cross::Target, host, plan::Purpose, setup::setup};
 
 /// Alerts for Prometheus.
 const ALERTS: &str = "packaging/prometheus/tracker.rules.yml";
@@ -125,7 +125,7 @@ fn assemble_archive(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf
     let name = format!("tracker-{}-{}", env!("CARGO_PKG_VERSION"), programs.target);
     let parent = directory.join("archive");
     let root = parent.join(&name);
-    remove_all(&parent)?;
+    host::remove_all(&parent)?;
     install_program(programs, &root.join("tracker"))?;
     for (from, to) in ARCHIVED {
         copy(&host::workspace().join(from), &root.join(to), 0o644)?;
@@ -147,7 +147,7 @@ fn assemble_archive(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf
 /// Puts a package together in `directory`, and returns it.
 fn assemble(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
     let root = directory.join("root");
-    remove_all(&root)?;
+    host::remove_all(&root)?;
     install_program(programs, &root.join("usr/bin/tracker"))?;
     for (from, to, mode) in FILES {
         copy(&host::workspace().join(from), &root.join(to), mode)?;
@@ -196,7 +196,7 @@ fn write_completions(program: &Path, directory: &Path) -> Result<()> {
 
 /// Writes the manual pages into an empty directory: each, and the section that its name says.
 fn write_manual(program: &Path, directory: &Path) -> Result<Vec<(PathBuf, String)>> {
-    remove_all(directory)?;
+    host::remove_all(directory)?;
     host::run(Command::new(program).args(["generate", "man"]).arg(directory), "tracker generate")?;
     let mut pages = Vec::new();
     for page in fs::read_dir(directory)? {
@@ -258,16 +258,6 @@ fn copyright() -> Result<String> {
          /usr/share/common-licenses/Apache-2.0, as you like. Its kernel programs declare themselves `Dual MIT/GPL`; the GPL's\n\
          version 2 is in /usr/share/common-licenses/GPL-2.\n\n{mit}"
     ))
-}
-
-/// Removes a directory, which need not be there.
-fn remove_all(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| directory.display().to_string())
-        }
-        _ => Ok(()),
-    }
 }
 
 fn compress(path: &Path) -> Result<()> {

@@ -17,6 +17,8 @@ pub(crate) enum Purpose {
     Bench,
     /// Virtual machines with other kernels.
     Vm,
+    /// Virtual machines with kernels for ARM64.
+    VmOfArm64,
     /// Every test, here and in virtual machines.
     Test,
     /// `cargo xtask lint`.
@@ -31,9 +33,13 @@ impl Purpose {
         self != Self::Lint
     }
 
-    /// Whether kernels are going to be booted.
-    pub(crate) fn boots(self) -> bool {
-        matches!(self, Self::Vm | Self::Test | Self::Everything)
+    /// What boots kernels, if any are going to be booted.
+    pub(crate) fn emulator(self) -> Option<&'static str> {
+        match self {
+            Self::Vm | Self::Test | Self::Everything => Some("qemu-system-x86_64"),
+            Self::VmOfArm64 => Some("qemu-system-aarch64"),
+            Self::Run | Self::Bench | Self::Lint => None,
+        }
     }
 
     /// Whether something is going to be checked.
@@ -233,6 +239,7 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "groff" => "groff-base",
             "iptables" => "iptables",
             "qemu-system-x86_64" => "qemu-system-x86",
+            "qemu-system-aarch64" => "qemu-system-arm",
             "busybox" => "busybox-static",
             "cpio" => "cpio",
             "depmod" | "modprobe" => "kmod",
@@ -367,6 +374,7 @@ mod tests {
             (vec!["nft"], vec!["nftables"]),
             (vec!["ss", "nft"], vec!["iproute2", "nftables"]),
             (vec!["iptables"], vec!["iptables"]),
+            (Purpose::VmOfArm64.emulator().into_iter().collect(), vec!["qemu-system-arm"]),
         ] {
             let missing = [Missing::Programs(programs)];
             assert_eq!(packages_of(&plan(&missing, Purpose::Run, &debian())), packages);

@@ -31,12 +31,12 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
     }
     if purpose.runs() {
         let rivals = purpose.measures().then_some("iptables");
-        let machines =
-            ["qemu-system-x86_64", "busybox", "cpio", "depmod", "modprobe", "xz", "zstd", "strip"];
+        let machines = ["busybox", "cpio", "depmod", "modprobe", "xz", "zstd", "strip"];
         let programs = ["ip", "ss", "nft", "jq", "curl", "groff"]
             .into_iter()
             .chain(rivals)
-            .chain(machines.into_iter().filter(|_| purpose.boots()))
+            .chain(purpose.emulator())
+            .chain(machines.into_iter().filter(|_| purpose.emulator().is_some()))
             .filter(|program| !host::on_path(program))
             .collect::<Vec<_>>();
         if !programs.is_empty() {

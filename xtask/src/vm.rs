@@ -1,10 +1,11 @@
 //! `cargo xtask vm`: boots packaged kernels in virtual machines, and runs the tests inside.
 //!
 //! The programs are the ones that `cargo test` runs on the host: built once, carried in the machine's initramfs, and
-//! started with the same arguments. What a kernel cannot do is written down in `tests/vm/absences.toml`; nothing is
+//! started with the same arguments. For ARM64 they are cross-built, and a few run in emulation. What a kernel cannot do is written down in `tests/vm/absences.toml`; nothing is
 //! skipped.
 
 mod absence;
+mod archive;
 mod dependencies;
 mod initramfs;
 mod kernel;
@@ -12,6 +13,7 @@ mod machine;
 mod outcome;
 mod page;
 mod suite;
+mod tools;
 
 use std::{
     collections::VecDeque,
@@ -25,16 +27,26 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use self::{
-    absence::Absences, kernel::Kernel, machine::Machine, outcome::Outcome, suite::Selection,
+    absence::Absences,
+    archive::Archive,
+    kernel::Kernel,
+    machine::Machine,
+    outcome::Outcome,
+    suite::{Extent, Selection},
+    tools::Tools,
 };
-use crate::{host, plan::Purpose, setup::setup};
+use crate::{cross::Target, host, plan::Purpose, setup::setup};
 
 /// What `cargo xtask vm` is given.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Kernels by version, such as 6.12, or `newest`; every kernel that tracker supports without any
+    /// Kernels by version, such as 6.12, or `newest`; every kernel that tracker supports without any, and on arm64 6.12 and
+    /// the newest
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
+    /// The kernels' processor: amd64, or arm64, which is emulated and runs the tests that suite.toml names for it
+    #[arg(long, value_name = "ARCHITECTURE", default_value = "amd64", value_parser = architecture)]
+    arch: Target,
     /// Run these test programs only, such as `closing`
     #[arg(long = "test", value_name = "PROGRAM")]
     programs: Vec<String>,
@@ -60,6 +72,7 @@ impl Options {
     pub(crate) fn for_tests() -> Self {
         Self {
             kernels: kernel::TESTED.map(str::to_owned).into(),
+            arch: Target::X86_64,
             programs: Vec::new(),
             filter: None,
             short: true,
@@ -70,28 +83,51 @@ impl Options {
     }
 }
 
+/// The processor that Debian calls so.
+fn architecture(name: &str) -> Result<Target, String> {
+    Target::ALL.into_iter().find(|target| target.debian() == name).ok_or_else(|| {
+        let known = Target::ALL.map(Target::debian);
+        format!("one of {}", known.join(", "))
+    })
+}
+
 /// Boots each kernel and runs the tests in it; prints a line a kernel.
 ///
 /// # Errors
 ///
 /// Where a test fails that should not, an expected absence is none, or a kernel cannot be had or booted.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    setup(Purpose::Vm)?;
+    let target = options.arch;
+    let (purpose, all): (_, &[_]) = match target {
+        Target::X86_64 => (Purpose::Vm, &kernel::SUPPORTED),
+        Target::Aarch64 => (Purpose::VmOfArm64, &kernel::EMULATED),
+    };
+    setup(purpose)?;
     let names = if options.kernels.is_empty() {
-        kernel::SUPPORTED.map(str::to_owned).into()
+        all.iter().map(|&name| name.to_owned()).collect()
     } else {
         options.kernels.clone()
     };
-    if options.write && (options.filter.is_some() || !options.programs.is_empty()) {
-        bail!("--write describes a whole run, or --short: leave --test and --filter away");
+    let is_part = options.filter.is_some() || !options.programs.is_empty();
+    if options.write && (is_part || target != Target::X86_64) {
+        bail!(
+            "--write describes a whole run on amd64, or --short: leave --test, --filter and --arch away"
+        );
     }
-    let target = host::target_dir()?;
-    let directory = target.join("vm");
-    let selection = Selection::load(options.short, &options.programs, options.filter.as_deref())?;
+    let (directory, extent) = match target {
+        Target::X86_64 if options.short => ("vm", Extent::Short),
+        Target::X86_64 => ("vm", Extent::Whole),
+        Target::Aarch64 => ("vm/arm64", Extent::Arm64),
+    };
+    let directory = host::target_dir()?.join(directory);
+    let selection = Selection::load(extent, &options.programs, options.filter.as_deref())?;
     let absences = Absences::load(&host::workspace().join("tests/vm/absences.toml"))?;
-    let kernels = kernel::obtain(&names, &directory.join("kernels"), options.refresh)?;
-    let programs = suite::build(&selection)?;
-    let payload = initramfs::payload(&directory, &programs, &selection)?;
+    let places = directory.join("kernels");
+    let archive = Archive::new(&places, target);
+    let kernels = kernel::obtain(&names, &archive, &places, options.refresh)?;
+    let tools = Tools::obtain(&archive, &directory.join("tools"), options.refresh)?;
+    let programs = suite::build(&selection, target)?;
+    let payload = initramfs::payload(&directory, &programs, &selection, &tools)?;
 
     let jobs = options.jobs.unwrap_or_else(host::machines_at_once).max(1);
     let waiting = Mutex::new(kernels.iter().collect::<VecDeque<_>>());
@@ -101,7 +137,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
         for _ in 0..jobs.min(kernels.len()) {
             scope.spawn(|| {
                 while let Some(kernel) = next() {
-                    let outcome = one(kernel, &payload, &directory, &selection, &absences);
+                    let outcome = one(kernel, target, &payload, &directory, &selection, &absences);
                     finished
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -134,6 +170,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 
 fn one(
     kernel: &Kernel,
+    target: Target,
     payload: &Path,
     directory: &Path,
     selection: &Selection,
@@ -141,6 +178,7 @@ fn one(
 ) -> Result<Outcome> {
     let begun = Instant::now();
     let machine = Machine {
+        target,
         kernel,
         initrd: initramfs::for_kernel(payload, kernel, directory)?,
         directory: directory.join("runs").join(&kernel.name),

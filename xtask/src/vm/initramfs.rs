@@ -12,17 +12,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    dependencies::libraries,
     kernel::Kernel,
+    machine,
     suite::{Built, Selection},
+    tools::{TOOLS, Tools},
 };
 use crate::host;
-
-/// What tests start, and what the machine's first process needs. busybox has the rest.
-const TOOLS: [&str; 12] = [
-    "ip", "ss", "tc", "nft", "nstat", "nsenter", "unshare", "setpriv", "setsid", "mount", "umount",
-    "bridge",
-];
 
 /// Makes the archive with the programs.
 ///
@@ -33,7 +28,9 @@ pub(crate) fn payload(
     directory: &Path,
     programs: &[Built],
     selection: &Selection,
+    tools: &Tools,
 ) -> Result<PathBuf> {
+    let target = tools.target;
     let root = directory.join("payload");
     reset(&root)?;
     for folder in
@@ -43,23 +40,19 @@ pub(crate) fn payload(
     }
     let mut sources = Vec::new();
     for tool in TOOLS {
-        let path = host::find(tool).with_context(|| format!("there is no {tool} on the PATH"))?;
+        let path = tools.find(tool)?;
         copy(&path, &root.join("usr/bin").join(tool))?;
         sources.push(path);
     }
-    copy(
-        &host::find("busybox").context("there is no busybox on the PATH")?,
-        &root.join("busybox/busybox"),
-    )?;
+    copy(&tools.find("busybox")?, &root.join("busybox/busybox"))?;
     for program in programs {
         let to = root.join("suite").join(&program.name);
         copy(&program.path, &to)?;
-        host::run(Command::new("strip").arg(&to), "strip")?;
+        host::run(target.tool("strip")?.arg(&to), "strip")?;
         sources.push(program.path.clone());
     }
-    for library in libraries(&sources)? {
-        let to = root.join(library.strip_prefix("/").unwrap_or(&library));
-        copy(&library, &to)?;
+    for (to, library) in tools.libraries(&sources)? {
+        copy(&library, &root.join(to.strip_prefix("/").unwrap_or(&to)))?;
     }
     // Tests find them beside the project, where it was built.
     for folder in ["captures", "cases"] {
@@ -84,7 +77,8 @@ pub(crate) fn payload(
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     symlink("/busybox/busybox", root.join("bin/sh"))?;
     let init = root.join("init");
-    fs::write(&init, format!("{}{}{END}", BEGIN, selection.script()))?;
+    let begin = BEGIN.replace("TERMINAL", machine::terminal(target));
+    fs::write(&init, format!("{begin}{}{END}", selection.script()))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let archive = directory.join("payload.cpio");
     pack(&root, &archive)?;
@@ -141,12 +135,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn reset(root: &Path) -> Result<()> {
-    match fs::remove_dir_all(root) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    fs::create_dir_all(root)?;
-    Ok(())
+    host::remove_all(root)?;
+    Ok(fs::create_dir_all(root)?)
 }
 
 /// The first process. What tests say goes to the second serial line, apart from what the kernel says.
@@ -162,8 +152,8 @@ export PATH=/usr/bin:/suite:/bin:/busybox HOME=/root LC_ALL=C.UTF-8 RUST_BACKTRA
 /busybox/mount -t tmpfs tmp /tmp
 /busybox/mount -t tmpfs run /run
 /busybox/ln -s /proc/self/fd /dev/fd
-exec >/dev/ttyS1 2>&1
-/busybox/stty -F /dev/ttyS1 raw
+exec >/dev/TERMINAL 2>&1
+/busybox/stty -F /dev/TERMINAL raw
 for module in /modules/*; do
     /busybox/insmod "$module" || echo "@@ module $module"
 done

@@ -6,25 +6,19 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
+use super::archive::Archive;
 use crate::host;
 
 /// The kernels that the documentation promises, oldest first.
 pub(crate) const SUPPORTED: [&str; 5] = ["6.1", "6.12", "6.16", "6.18", NEWEST];
+/// Those of another processor that are booted, in emulation.
+pub(crate) const EMULATED: [&str; 2] = ["6.12", NEWEST];
 /// Those that every run of the tests boots.
 pub(crate) const TESTED: [&str; 3] = ["6.1", "6.12", NEWEST];
 
 const NEWEST: &str = "newest";
-
-/// Suites of Debian that have kernels, and the names that their archives give them.
-const SUITES: [(&str, &str); 5] = [
-    ("debian", "bookworm"),
-    ("debian-security", "bookworm-security"),
-    ("debian", "trixie"),
-    ("debian-security", "trixie-security"),
-    ("debian", "trixie-backports"),
-];
 
 /// What the tests need and these kernels may have as modules; what a kernel has built in, or not at all, is not loaded.
 const MODULES: [&str; 33] = [
@@ -100,18 +94,18 @@ pub(crate) struct Kernel {
 /// # Errors
 ///
 /// Where there is no such kernel, or it cannot be fetched.
-pub(crate) fn obtain(names: &[String], directory: &Path, refresh: bool) -> Result<Vec<Kernel>> {
-    let missing =
-        names.iter().any(|name| refresh || !directory.join(name).join("release").is_file());
-    let archive = if missing { Some(Archive::open(directory)?) } else { None };
+pub(crate) fn obtain(
+    names: &[String],
+    archive: &Archive,
+    directory: &Path,
+    refresh: bool,
+) -> Result<Vec<Kernel>> {
     names
         .iter()
         .map(|name| {
             let home = directory.join(name);
-            if let Some(archive) =
-                archive.as_ref().filter(|_| refresh || !home.join("release").is_file())
-            {
-                archive.fetch(name, &home)?;
+            if refresh || !home.join("release").is_file() {
+                fetch(archive, name, &home)?;
             }
             read(name, &home)
         })
@@ -129,112 +123,50 @@ fn read(name: &str, home: &Path) -> Result<Kernel> {
     Ok(Kernel { name: name.to_owned(), release, version, image: home.join("vmlinuz"), modules })
 }
 
-/// Debian's packages of kernels, by an apt with folders of its own: the host's lists and settings stay as they are.
-struct Archive {
-    directory: PathBuf,
+/// The image package of a kernel: of its version the newest, with the small flavour that clouds boot.
+fn package(archive: &Archive, name: &str) -> Result<String> {
+    let pattern = format!("^linux-image-[0-9].*-cloud-{}$", archive.architecture());
+    let found = archive.text("apt-cache", &["search", "--names-only", &pattern])?;
+    newest(found.lines().filter_map(|line| line.split(" - ").next()), name)
+        .with_context(|| format!("Debian has no kernel {name} for {}", archive.architecture()))
 }
 
-impl Archive {
-    fn open(directory: &Path) -> Result<Self> {
-        ensure!(
-            host::on_path("apt-get"),
-            "kernels are taken from Debian's packages, which needs apt-get; with the kernels of another machine in \
-             {}, this one needs none",
-            directory.display()
-        );
-        let directory = directory.join("apt");
-        for folder in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(directory.join(folder))?;
-        }
-        let sources = SUITES
-            .map(|(archive, suite)| {
-                format!(
-                    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
-                     http://deb.debian.org/{archive} {suite} main\n"
-                )
-            })
-            .concat();
-        fs::write(directory.join("sources.list"), sources)?;
-        let archive = Self { directory };
-        eprintln!("Reading Debian's lists of kernels.");
-        archive.text("apt-get", &["-q", "update"])?;
-        Ok(archive)
+fn fetch(archive: &Archive, name: &str, home: &Path) -> Result<()> {
+    let package = package(archive, name)?;
+    let release = package.trim_start_matches("linux-image-").to_owned();
+    eprintln!("Fetching Linux {release}.");
+    // Newer packages are shells whose files are in others.
+    let mut packages = vec![package.clone()];
+    let depends = archive.text("apt-cache", &["depends", &package])?;
+    packages.extend(
+        depends
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .filter(|name| name.starts_with("linux-binary-") || name.starts_with("linux-modules-"))
+            .map(str::to_owned),
+    );
+    let root = archive.workplace(name)?;
+    archive.unpack(&packages, &root)?;
+    // Newer packages have them below /usr only, and depmod looks for them in /lib.
+    if !root.join("lib").exists() {
+        std::os::unix::fs::symlink("usr/lib", root.join("lib"))?;
     }
-
-    fn command(&self, program: &str) -> Command {
-        let here = self.directory.display();
-        let mut command = Command::new(program);
-        command
-            .args(["-o", &format!("Dir::State::Lists={here}/lists")])
-            .args(["-o", &format!("Dir::Etc::SourceList={here}/sources.list")])
-            .args(["-o", "Dir::Etc::SourceParts=/dev/null"])
-            .args(["-o", &format!("Dir::Cache={here}/cache")])
-            .args(["-o", "APT::Sandbox::User=root"]);
-        command
-    }
-
-    fn text(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        host::text(self.command(program).args(arguments))
-    }
-
-    /// The image package of a kernel: of its version the newest, with the small flavour that clouds boot.
-    fn package(&self, name: &str) -> Result<String> {
-        let found = self
-            .text("apt-cache", &["search", "--names-only", "^linux-image-[0-9].*-cloud-amd64$"])?;
-        newest(found.lines().filter_map(|line| line.split(" - ").next()), name)
-            .with_context(|| format!("Debian has no kernel {name}"))
-    }
-
-    fn fetch(&self, name: &str, home: &Path) -> Result<()> {
-        let package = self.package(name)?;
-        let release = package.trim_start_matches("linux-image-").to_owned();
-        eprintln!("Fetching Linux {release}.");
-        // Newer packages are shells whose files are in others.
-        let mut packages = vec![package.clone()];
-        let depends = self.text("apt-cache", &["depends", &package])?;
-        packages.extend(
-            depends
-                .lines()
-                .filter_map(|line| line.trim().strip_prefix("Depends: "))
-                .filter(|name| {
-                    name.starts_with("linux-binary-") || name.starts_with("linux-modules-")
-                })
-                .map(str::to_owned),
-        );
-        let work = self.directory.join("unpacked").join(name);
-        remove(&work)?;
-        let root = work.join("root");
-        fs::create_dir_all(&root)?;
-        host::text(
-            self.command("apt-get").args(["-q", "download"]).args(&packages).current_dir(&work),
-        )?;
-        for entry in fs::read_dir(&work)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "deb") {
-                host::text(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&root))?;
-            }
-        }
-        // Newer packages have them below /usr only, and depmod looks for them in /lib.
-        if !root.join("lib").exists() {
-            std::os::unix::fs::symlink("usr/lib", root.join("lib"))?;
-        }
-        let image = ["boot", "usr/lib/modules", "lib/modules"]
-            .iter()
-            .flat_map(|folder| {
-                let folder = root.join(folder);
-                [folder.join(format!("vmlinuz-{release}")), folder.join(&release).join("vmlinuz")]
-            })
-            .find(|path| path.is_file())
-            .with_context(|| format!("there is no image in {}", packages.join(", ")))?;
-        remove(home)?;
-        let modules = home.join("modules");
-        fs::create_dir_all(&modules)?;
-        fs::copy(image, home.join("vmlinuz"))?;
-        copy_modules(&root, &release, &modules)?;
-        // Last: what has it is whole.
-        fs::write(home.join("release"), release)?;
-        remove(&work)
-    }
+    let image = ["boot", "usr/lib/modules", "lib/modules"]
+        .iter()
+        .flat_map(|folder| {
+            let folder = root.join(folder);
+            [folder.join(format!("vmlinuz-{release}")), folder.join(&release).join("vmlinuz")]
+        })
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no image in {}", packages.join(", ")))?;
+    host::remove_all(home)?;
+    let modules = home.join("modules");
+    fs::create_dir_all(&modules)?;
+    fs::copy(image, home.join("vmlinuz"))?;
+    copy_modules(&root, &release, &modules)?;
+    // Last: what has it is whole.
+    fs::write(home.join("release"), release)?;
+    host::remove_all(&root)
 }
 
 /// The newest image package of a kernel's version.
@@ -284,15 +216,6 @@ fn copy_modules(root: &Path, release: &str, to: &Path) -> Result<()> {
         fs::write(plain, output)?;
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! A virtual machine: QEMU, with the host's own virtualization where there is one.
+//! A virtual machine: QEMU, with the host's own virtualization where there is one, and emulation for another processor.
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
+use crate::cross::Target;
 
 /// Memory of a machine, in MiB.
 pub(crate) const MEMORY: u64 = 2048;
@@ -18,6 +19,8 @@ pub(crate) const MEMORY: u64 = 2048;
 /// A machine that is about to run.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
+    /// Its processor.
+    pub(crate) target: Target,
     pub(crate) kernel: &'a Kernel,
     pub(crate) initrd: PathBuf,
     /// Where its logs go.
@@ -52,7 +55,7 @@ impl Machine<'_> {
             .stdout(Stdio::null())
             .stderr(File::create(self.directory.join("qemu.log"))?)
             .spawn()
-            .context("starting qemu-system-x86_64")?;
+            .with_context(|| format!("starting {}", emulator(self.target)))?;
         let until = Instant::now() + Duration::from_secs(self.minutes * 60);
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -82,27 +85,38 @@ impl Machine<'_> {
     }
 
     fn command(&self) -> Command {
-        let serial = |path: &Path| format!("file:{}", path.display());
         // A cable with several queues is a bridge, in a network namespace that goes with the machine.
         let mut command = Command::new("unshare");
-        command.args(["--net", "--", "sh", "-c", CABLE, "sh", "qemu-system-x86_64"]);
-        let accelerator = if has_virtualization() { "kvm" } else { "tcg,thread=multi" };
+        command.args(["--net", "--", "sh", "-c", CABLE, "sh", emulator(self.target)]);
+        let is_native = self.target == Target::X86_64 && has_virtualization();
+        let accelerator = if is_native { "kvm" } else { "tcg,thread=multi" };
+        let (machine, console, tests): (&[_], _, _) = match self.target {
+            Target::X86_64 => (&["-cpu", "max"], "ttyS0", ["-serial", "chardev:tests"]),
+            // Emulating the signatures of pointers in full takes most of the time that loading takes.
+            Target::Aarch64 => (
+                &["-M", "virt", "-cpu", "max,pauth-impdef=on"],
+                "ttyAMA0",
+                ["-device", "pci-serial,chardev=tests"],
+            ),
+        };
         command
-            .args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m"])
-            .arg(MEMORY.to_string())
+            .args(machine)
+            .args(["-accel", accelerator, "-smp", "2", "-m", &MEMORY.to_string()])
             .args(["-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"])
             .arg("-kernel")
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(&self.initrd)
-            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
-            .args(["-serial", &serial(&self.console()), "-serial", &serial(&self.log())]);
+            .args(["-append", &format!("console={console} quiet panic=-1 mitigations=off")])
+            .args(["-serial", &format!("file:{}", self.console().display())])
+            .args(["-chardev", &format!("file,id=tests,path={}", self.log().display())])
+            .args(tests);
         for (index, pair) in CARDS.iter().enumerate() {
             for (end, model) in pair.iter().enumerate() {
                 let id = format!("card{index}{end}");
                 command.args(["-netdev", &format!("hubport,id={id},hubid={index}")]).args([
                     "-device",
-                    &format!("{model},netdev={id},mac=52:54:00:00:0{index}:0{end}"),
+                    &format!("{model},netdev={id},romfile=,mac=52:54:00:00:0{index}:0{end}"),
                 ]);
             }
         }
@@ -111,10 +125,27 @@ impl Machine<'_> {
             let mac = format!("52:54:00:00:0{QUEUES}:0{end}");
             command.args(["-netdev", &format!("tap,id=queues{end},ifname=end{end},{tap}")]).args([
                 "-device",
-                &format!("virtio-net-pci,netdev=queues{end},mq=on,vectors=6,mac={mac}"),
+                &format!("virtio-net-pci,netdev=queues{end},romfile=,mq=on,vectors=6,mac={mac}"),
             ]);
         }
         command
+    }
+}
+
+/// What boots kernels for a processor.
+pub(crate) const fn emulator(target: Target) -> &'static str {
+    match target {
+        Target::X86_64 => "qemu-system-x86_64",
+        Target::Aarch64 => "qemu-system-aarch64",
+    }
+}
+
+/// What the line that tests write to is called inside.
+pub(crate) const fn terminal(target: Target) -> &'static str {
+    match target {
+        Target::X86_64 => "ttyS1",
+        // The first line has another driver.
+        Target::Aarch64 => "ttyS0",
     }
 }
 
@@ -129,7 +160,8 @@ fn has_virtualization() -> bool {
     has && File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
-/// Pairs of network cards on a cable. The last two numbers of their addresses are the pair and the end.
+/// Pairs of network cards on a cable. Nothing boots by them: without a ROM, they need no package that has it.
+/// The last two numbers of their addresses are the pair and the end.
 const CARDS: [[&str; 2]; 2] = [["virtio-net-pci", "virtio-net-pci"], ["vmxnet3", "virtio-net-pci"]];
 
 /// The pair of cards with two queues.

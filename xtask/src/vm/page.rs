@@ -11,7 +11,8 @@ const HEAD: &str = "# Kernels
 
 `cargo xtask vm --write` writes this page. It boots Debian's packages of each kernel in QEMU, and runs the tests of `tests/tests`
 inside: the same programs that `cargo test` runs on the host. `cargo xtask test` boots 6.1, 6.12 and the newest with a part of
-them.
+them. `cargo xtask vm --arch arm64` boots 6.12 and the newest for ARM64, emulated, with the tests that `arm64` names in
+tests/vm/suite.toml; this page has none of that.
 
 tracker needs Linux 6.1 or newer with BTF (`CONFIG_DEBUG_INFO_BTF`). What differs from kernel to kernel is chosen by asking the
 kernel, never by its version:

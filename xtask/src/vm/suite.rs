@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::host;
+use crate::{cross::Target, host};
 
 /// The committed list: `tests/vm/suite.toml`.
 #[derive(Debug, Deserialize)]
@@ -23,6 +23,9 @@ pub(crate) struct Program {
     /// The tests that continuous integration runs; all where there is no list.
     #[serde(default)]
     short: Option<Vec<String>>,
+    /// The tests that run on ARM64; none where there is no list.
+    #[serde(default)]
+    arm64: Option<Vec<String>>,
     /// It runs its tests one after the other.
     #[serde(default)]
     serial: bool,
@@ -31,13 +34,35 @@ pub(crate) struct Program {
     only: Option<Vec<String>>,
 }
 
+impl Program {
+    /// The tests of it that are asked for; all where there is no list.
+    fn tests(&self, extent: Extent) -> Option<&[String]> {
+        match extent {
+            Extent::Whole => None,
+            Extent::Short => self.short.as_deref(),
+            Extent::Arm64 => self.arm64.as_deref(),
+        }
+    }
+}
+
+/// How much of the list is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Whole,
+    /// What continuous integration runs.
+    Short,
+    /// What runs on ARM64, where everything is emulated.
+    Arm64,
+}
+
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct Selection {
     /// The programs.
     pub(crate) programs: Vec<Program>,
     filter: Option<String>,
-    is_short: bool,
+    extent: Extent,
     /// How long a machine may take.
     pub(crate) minutes: u64,
 }
@@ -55,7 +80,7 @@ impl Selection {
     /// # Errors
     ///
     /// Where the list is not valid, or names no such program.
-    pub(crate) fn load(is_short: bool, names: &[String], filter: Option<&str>) -> Result<Self> {
+    pub(crate) fn load(extent: Extent, names: &[String], filter: Option<&str>) -> Result<Self> {
         let path = host::workspace().join("tests/vm/suite.toml");
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -70,13 +95,18 @@ impl Selection {
         }
         program.retain(|program| {
             (names.is_empty() || names.contains(&program.name))
-                && (!is_short || program.short.as_ref().is_none_or(|tests| !tests.is_empty()))
+                && match extent {
+                    Extent::Whole => true,
+                    Extent::Short => program.short.as_ref().is_none_or(|tests| !tests.is_empty()),
+                    // One that is asked for by its name is run.
+                    Extent::Arm64 => program.arm64.is_some() || !names.is_empty(),
+                }
         });
         Ok(Self {
             programs: program,
             filter: filter.map(str::to_owned),
-            is_short,
-            minutes: if is_short { 30 } else { 180 },
+            extent,
+            minutes: if extent == Extent::Whole { 180 } else { 30 },
         })
     }
 
@@ -86,10 +116,9 @@ impl Selection {
         for program in &self.programs {
             let name = &program.name;
             let threads = if program.serial { 1 } else { 2 };
-            let short = program.short.as_deref().filter(|_| self.is_short && self.filter.is_none());
-            let which = match (short, &self.filter) {
-                (Some(tests), _) => format!(" --exact {}", tests.join(" ")),
-                (None, Some(filter)) => format!(" {filter}"),
+            let which = match (&self.filter, program.tests(self.extent)) {
+                (Some(filter), _) => format!(" {filter}"),
+                (None, Some(tests)) => format!(" --exact {}", tests.join(" ")),
                 (None, None) => String::new(),
             };
             let print = if name == "verifier" { " --nocapture" } else { "" };
@@ -121,15 +150,10 @@ impl Selection {
 /// # Errors
 ///
 /// Where they do not build.
-pub(crate) fn build(selection: &Selection) -> Result<Vec<Built>> {
-    let output = host::cargo()
-        .args([
-            "test",
-            "--release",
-            "--workspace",
-            "--no-run",
-            "--message-format=json-render-diagnostics",
-        ])
+pub(crate) fn build(selection: &Selection, target: Target) -> Result<Vec<Built>> {
+    let (mut command, directory) = target.cargo("test", &[])?;
+    let output = command
+        .args(["--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
         .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
         .args(selection.programs.iter().flat_map(|program| ["--test", &program.name]))
         .stderr(Stdio::inherit())
@@ -147,14 +171,9 @@ pub(crate) fn build(selection: &Selection) -> Result<Vec<Built>> {
             program.name
         );
     }
-    host::run(
-        host::cargo().args(["build", "--release", "--package", "tracker-user"]),
-        "cargo build",
-    )?;
-    built.push(Built {
-        name: "tracker".to_owned(),
-        path: host::target_dir()?.join("release/tracker"),
-    });
+    let (mut command, _) = target.cargo("build", &[])?;
+    host::run(command.args(["--release", "--package", "tracker-user"]), "cargo build")?;
+    built.push(Built { name: "tracker".to_owned(), path: directory.join("release/tracker") });
     Ok(built)
 }
 
