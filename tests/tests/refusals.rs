@@ -31,7 +31,7 @@ fn refusal(trial: &Trial) -> Result<Refusal> {
 
 #[test]
 fn the_verifiers_last_words_are_passed_on() -> Result<()> {
-    for program in ["tracker_ingress", "tracker_egress"] {
+    for program in ["tracker_arrival", "tracker_ingress", "tracker_egress"] {
         let trial = Trial::new(&broken(program)?)?;
         let said = refusal(&trial)?.to_string();
         println!("{said}\n");
@@ -62,7 +62,7 @@ fn a_trial_leaves_no_pins() -> Result<()> {
         entries.collect()
     };
     let accepted = Trial::new(programs::PLAIN)?.interface(LinkKind::Ethernet, None)?;
-    assert_eq!(accepted.len(), 2);
+    assert_eq!(accepted.len(), 3);
     // A map that is pinned where nobody says where goes there.
     for map in ["CONFIRMED", "HALF_OPEN", "EVENTS"] {
         assert!(!pins()?.iter().any(|pin| pin == map));

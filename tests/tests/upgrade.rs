@@ -265,7 +265,17 @@ fn a_failed_upgrade_leaves_the_other_version_at_work() -> Result<()> {
     fs::rename(&now, &then)?;
     let before = link_of(&then, "xdp-native")?;
     let (_, said, status) = tracker_tests::agent::run_tracker(
-        &["--instance", &name, "run", "--interface", "held", "--interface", INTERFACE],
+        &[
+            "--instance",
+            &name,
+            "run",
+            "--interface",
+            "held",
+            "--interface",
+            INTERFACE,
+            "--ingress",
+            "xdp",
+        ],
         Some(&pair.host),
     )?;
     ensure!(status.code() == Some(1), "{said}");

@@ -60,7 +60,7 @@ impl WayIn {
 
     /// Why packets that arrive on this interface are seen in the network stack; `None` where XDP is to see them, if the driver has
     /// it. Only network cards gain by XDP. On interfaces that software makes, native XDP copies what the kernel would pass on
-    /// by reference, and takes it apart: a transfer in bulk over veth goes a third as fast.
+    /// by reference, and takes apart what it has merged.
     ///
     /// # Errors
     ///
