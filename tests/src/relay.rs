@@ -228,24 +228,25 @@ impl Trace {
         resets.any(|passage| passage.from == from && self.provoked_by(passage).is_none())
     }
 
-    /// Whether this side has sent an RST of its own accord, and all of them came with numbers that the other side had
-    /// already acknowledged more than.
+    /// Whether RSTs that this side sent of its own accord reached the other, and each came with another number than the other had
+    /// acknowledged until then, so that this refused it.
     #[must_use]
-    pub fn has_old_resets_only(&self, from: Side) -> bool {
+    pub fn has_refused_resets_only(&self, from: Side) -> bool {
         let mut resets = self
             .real()
-            .filter(|passage| passage.from == from && passage.header.flags & flag::RST != 0)
+            .filter(|passage| passage.from == from && passage.header.has(flag::RST))
+            .filter(|passage| passage.act != Act::Dropped)
             .filter(|passage| self.provoked_by(passage).is_none())
             .peekable();
-        let is_old = |reset: &Passage| {
-            let mut earlier = self.real().take_while(|passage| passage.at <= reset.at);
-            earlier.any(|passage| {
-                passage.from != from
-                    && passage.header.flags & (flag::ACK | flag::RST) == flag::ACK
-                    && is_before(reset.header.seq, passage.header.ack)
-            })
+        let is_refused = |reset: &Passage| {
+            let earlier = self.real().take_while(|passage| passage.at <= reset.at);
+            let acks = earlier.filter(|passage| {
+                passage.from != from && passage.header.flags & (flag::ACK | flag::RST) == flag::ACK
+            });
+            let acked = acks.map(|passage| passage.header.ack).reduce(later);
+            acked.is_some_and(|acked| acked != reset.header.seq)
         };
-        resets.peek().is_some() && resets.all(is_old)
+        resets.peek().is_some() && resets.all(is_refused)
     }
 
     /// Whether something that this side sent, or waits to send, was never acknowledged as far as it heard: its last number, or

@@ -69,8 +69,9 @@ pub(super) enum Unknowable {
     QueueFull,
     /// The other end, which had no socket any more, refused a segment that was forged in this end's name. Both seem closed.
     ForgedRefused,
-    /// An end that is gone answered an old segment, with an RST at the old number that this acknowledged. The peer drops it.
-    OldReset,
+    /// An end that is gone has sent RSTs, none at the number where its peer was: for old segments, or ahead of its own data.
+    /// The peer goes on, and what would end it was lost.
+    RefusedReset,
 }
 
 pub(super) struct Life {
@@ -202,11 +203,11 @@ impl Life {
             {
                 Some(Unknowable::Phantom)
             }
-            // docs/limits.md, RSTs with old numbers.
-            ("FIN_WAIT_1" | "FIN_WAIT_2" | "CLOSE_WAIT", "CLOSED")
-                if trace.has_old_resets_only(side) =>
+            // docs/limits.md, RSTs that their receiver refuses.
+            ("ESTABLISHED" | "FIN_WAIT_1" | "FIN_WAIT_2" | "CLOSE_WAIT", "CLOSED")
+                if others[1] != "CLOSED" && trace.has_refused_resets_only(side) =>
             {
-                Some(Unknowable::OldReset)
+                Some(Unknowable::RefusedReset)
             }
             ("SYN_SENT", _)
                 if !is_server && side == Side::Peer && trace.has_taken_forged_syn(Side::Host) =>
