@@ -26,7 +26,7 @@ const LIVE: [&str; 11] = [
 
 /// Those for which an agent must be restarted: they are about what is in the kernel, or how it is begun and ended.
 #[cfg(test)]
-const AT_START: [&str; 16] = [
+const AT_START: [&str; 17] = [
     "egress",
     "interface",
     "keep-attached",
@@ -41,6 +41,7 @@ const AT_START: [&str; 16] = [
     "syn-cookies-hold",
     "syn-cookies-rotate",
     "wait-for-interfaces",
+    "ingress",
     "xdp",
     "zone",
 ];
