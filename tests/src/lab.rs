@@ -162,7 +162,11 @@ fn card(address: &str) -> Result<Option<String>> {
 }
 
 /// Makes a veth pair, either end in the namespace and with the name given, and brings both up.
-fn cable(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn cable(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
     let far = other.0.path();
     one.0.run(
         "ip",

@@ -195,31 +195,12 @@ fn failures_are_json_where_that_is_asked_for() -> Result<()> {
 fn what_is_taken_is_told_from_what_fails() -> Result<()> {
     let bench = Bench::new()?;
     let host = Some(&bench.pair.host);
-    let other = [
-        "--instance",
-        "errors-3",
-        "run",
-        "-o",
-        "jsonl",
-        "--interface",
-        INTERFACE,
-        "--ingress",
-        "xdp",
-    ];
+    let run = ["run", "-o", "jsonl", "--interface", INTERFACE, "--ingress", "xdp"];
+    let other = [&["--instance", "errors-3"], &run[..]].concat();
     let (kind, said) = last_json(&other, host)?;
     assert_eq!(kind, "in_use", "{said}");
     assert!(said.contains("has an XDP program already"), "{said}");
-    let same = [
-        "--instance",
-        bench.agent.name(),
-        "run",
-        "-o",
-        "jsonl",
-        "--interface",
-        INTERFACE,
-        "--ingress",
-        "xdp",
-    ];
+    let same = [&["--instance", bench.agent.name()], &run[..]].concat();
     let (kind, said) = last_json(&same, host)?;
     assert_eq!(kind, "in_use", "{said}");
     assert!(said.contains("is running already"), "{said}");

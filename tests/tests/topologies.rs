@@ -13,6 +13,7 @@ use serde_json::Value;
 use tracker_tests::{
     agent::{Agent, PATIENCE, eventually},
     conntrack,
+    lab::cable,
     namespace::Namespace,
 };
 
@@ -58,15 +59,6 @@ fn on_the_wire(client: &Namespace) -> Result<[u64; 2]> {
             .with_context(|| format!("no counter {name} in {text}"))
     };
     Ok([packets("sent")?, packets("received")?])
-}
-
-/// A veth pair between two namespaces.
-fn cable(host: &Namespace, near: &str, other: &Namespace, far: &str) -> Result<()> {
-    let path = other.path();
-    host.run("ip", &["link", "add", near, "type", "veth", "peer", "name", far, "netns", &path])?;
-    host.run("ip", &["link", "set", near, "up"])?;
-    other.run("ip", &["link", "set", far, "up"])?;
-    Ok(())
 }
 
 fn address(namespace: &Namespace, interface: &str, address: &str) -> Result<()> {
@@ -148,7 +140,7 @@ impl Routed {
     fn new(rules: &str) -> Result<Self> {
         let (left, router, right) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
         for (other, near, net) in [(&left, "left", 1), (&right, "right", 2)] {
-            cable(&router, near, other, "veth0")?;
+            cable((&router, near), (other, "veth0"))?;
             address(&router, near, &format!("10.1.{net}.1/24"))?;
             address(other, "veth0", &format!("10.1.{net}.2/24"))?;
             let gateway = format!("10.1.{net}.1");
@@ -233,7 +225,7 @@ fn both_directions(
 #[test]
 fn a_bridge_and_its_port_count_once() -> Result<()> {
     let (host, outside) = (Namespace::new()?, Namespace::new()?);
-    cable(&host, "port0", &outside, "veth0")?;
+    cable((&host, "port0"), (&outside, "veth0"))?;
     host.run("ip", &["link", "add", "br0", "type", "bridge"])?;
     host.run("ip", &["link", "set", "port0", "master", "br0"])?;
     host.run("ip", &["link", "set", "br0", "up"])?;
@@ -246,7 +238,7 @@ fn a_bridge_and_its_port_count_once() -> Result<()> {
 #[test]
 fn macvlan_and_its_parent_count_once() -> Result<()> {
     let (host, outside) = (Namespace::new()?, Namespace::new()?);
-    cable(&host, "parent", &outside, "veth0")?;
+    cable((&host, "parent"), (&outside, "veth0"))?;
     host.run("ip", &["link", "add", "mv0", "link", "parent", "type", "macvlan", "mode", "bridge"])?;
     host.run("ip", &["link", "set", "mv0", "up"])?;
     address(&host, "mv0", "10.1.1.1/24")?;
@@ -261,7 +253,7 @@ fn what_a_bridge_hands_on_is_counted_once() -> Result<()> {
     let (left, bridge, right) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
     bridge.run("ip", &["link", "add", "br0", "type", "bridge"])?;
     for (other, near, host) in [(&left, "left", 1), (&right, "right", 2)] {
-        cable(&bridge, near, other, "veth0")?;
+        cable((&bridge, near), (other, "veth0"))?;
         bridge.run("ip", &["link", "set", near, "master", "br0"])?;
         address(other, "veth0", &format!("10.1.1.{host}/24"))?;
     }

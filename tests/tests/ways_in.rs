@@ -13,7 +13,7 @@ use serde_json::Value;
 use tracker_common::LAYOUT_VERSION;
 use tracker_tests::{
     agent::{Agent, PATIENCE, eventually, run_tracker},
-    lab::{INTERFACE, Pair},
+    lab::{INTERFACE, Pair, cable},
     namespace::Namespace,
     offload::{Offload, set_offload},
 };
@@ -33,15 +33,6 @@ struct Place {
     _between: Option<Namespace>,
 }
 
-/// A veth pair between two namespaces; both ends are up.
-fn cable(one: &Namespace, near: &str, other: &Namespace, far: &str) -> Result<()> {
-    let path = other.path();
-    one.run("ip", &["link", "add", near, "type", "veth", "peer", "name", far, "netns", &path])?;
-    one.run("ip", &["link", "set", near, "up"])?;
-    other.run("ip", &["link", "set", far, "up"])?;
-    Ok(())
-}
-
 fn addresses(namespace: &Namespace, interface: &str, number: u8) -> Result<()> {
     let [v4, v6] = [format!("10.9.0.{number}/24"), format!("fd09::{number}/64")];
     namespace.run("ip", &["address", "add", &v4, "dev", interface])?;
@@ -58,7 +49,7 @@ impl Place {
     /// The server at the end of a veth pair, as containers are.
     fn veth() -> Result<Self> {
         let place = Self::new("veth0", "10.9.0.1:80")?;
-        cable(&place.server, "veth0", &place.client, "veth0")?;
+        cable((&place.server, "veth0"), (&place.client, "veth0"))?;
         addresses(&place.server, "veth0", 1)?;
         addresses(&place.client, "veth0", 2)?;
         Ok(place)
@@ -67,7 +58,7 @@ impl Place {
     /// The server's address is that of a bridge, of which the client's cable is a port.
     fn bridge() -> Result<Self> {
         let place = Self::new("br0", "[fd09::1]:80")?;
-        cable(&place.server, "port", &place.client, "veth0")?;
+        cable((&place.server, "port"), (&place.client, "veth0"))?;
         place.server.run("ip", &["link", "add", "br0", "type", "bridge"])?;
         place.server.run("ip", &["link", "set", "port", "master", "br0"])?;
         place.server.run("ip", &["link", "set", "br0", "up"])?;
@@ -79,7 +70,7 @@ impl Place {
     /// The server has a macvlan of a veth.
     fn macvlan() -> Result<Self> {
         let place = Self::new("mac0", "10.9.0.1:80")?;
-        cable(&place.server, "parent", &place.client, "veth0")?;
+        cable((&place.server, "parent"), (&place.client, "veth0"))?;
         // Else it answers for the address, too.
         place.server.sysctl("net/ipv4/conf/parent/arp_ignore", "1")?;
         let make = ["link", "add", "mac0", "link", "parent", "type", "macvlan", "mode", "bridge"];
@@ -96,7 +87,7 @@ impl Place {
         let host = Namespace::new()?;
         host.run("ip", &["link", "add", "br0", "type", "bridge"])?;
         for (other, port) in [(&place.server, "server"), (&place.client, "client")] {
-            cable(&host, port, other, "veth0")?;
+            cable((&host, port), (other, "veth0"))?;
             host.run("ip", &["link", "set", port, "master", "br0"])?;
         }
         host.run("ip", &["link", "set", "br0", "up"])?;
@@ -134,7 +125,7 @@ impl Place {
                     stream.write_all(b"send")?;
                     let mut all = Vec::new();
                     stream.read_to_end(&mut all)?;
-                    ensure!(all == [7; 20_000], "{} octets came", all.len());
+                    ensure!(all == [7; 20_000], "{} bytes came", all.len());
                 }
                 Ok(())
             })?;
@@ -223,7 +214,7 @@ fn what_software_makes_is_watched_in_the_stack() -> Result<()> {
 }
 
 #[test]
-fn a_tun_device_begins_with_the_ip_header() -> Result<()> {
+fn a_tun_device_is_watched_in_the_stack() -> Result<()> {
     let namespace = Namespace::new()?;
     namespace.run("ip", &["tuntap", "add", "tun0", "mode", "tun"])?;
     let agent = Agent::start(&namespace, &["--interface", "tun0", "--ingress", "auto"])?;

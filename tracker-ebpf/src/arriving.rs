@@ -216,15 +216,15 @@ fn parse_xdp(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
 #[inline(never)]
 fn parse_skb(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
     let unparsed = parse_frame(&SkbFrame::new(ctx, scratch), scratch);
-    count_further(ctx, scratch);
+    count_further(ctx, scratch, unparsed.is_none());
     // SAFETY: this CPU's own element, and nothing else refers to it now.
     unsafe { (*scratch).parsed.packet.segment.shared = true };
     unparsed
 }
 
-/// Notes how many packets the kernel holds as one in this socket buffer, whose packet was read.
+/// Notes how many packets the kernel holds as one in this socket buffer. Of what was not read, the length of the data is not known.
 #[inline(always)]
-pub(crate) fn count_further(ctx: *mut __sk_buff, scratch: *mut Scratch) {
+pub(crate) fn count_further(ctx: *mut __sk_buff, scratch: *mut Scratch, is_read: bool) {
     // SAFETY: the context is valid while the program runs.
     let segments = unsafe { (*ctx).gso_segs };
     // SAFETY: as above.
@@ -234,7 +234,7 @@ pub(crate) fn count_further(ctx: *mut __sk_buff, scratch: *mut Scratch) {
     let segment = &mut scratch.parsed.packet.segment;
     let further = if segments > 1 {
         segments - 1
-    } else if size != 0 && segments == 0 && segment.payload != 0 {
+    } else if is_read && size != 0 && segments == 0 && segment.payload != 0 {
         // A virtual machine has sent it, and nobody has counted yet.
         (segment.payload - 1) / size
     } else {

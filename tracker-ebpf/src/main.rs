@@ -310,7 +310,7 @@ fn about_now_ns(scratch: *mut Scratch) -> u64 {
 #[inline(never)]
 fn parse_leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
     let unparsed = parse_frame(&SkbFrame::new(ctx, scratch), scratch);
-    count_further(ctx, scratch);
+    count_further(ctx, scratch, unparsed.is_none());
     // SAFETY: the context is valid while the program runs.
     let arrived_at = unsafe { (*ctx).ingress_ifindex };
     // SAFETY: this CPU's own element, and nothing else refers to it now.
