@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -266,6 +266,15 @@ fn listen(namespace: &Namespace, at: SocketAddr) -> Result<TcpListener> {
 fn both_families(namespace: &Namespace) -> Result<[TcpListener; 2]> {
     let [v4, v6] = address::HOST;
     Ok([listen(namespace, (v4, PORT).into())?, listen(namespace, (v6, PORT).into())?])
+}
+
+/// Frees the addresses at once: a process that another thread starts has copies of the sockets until it runs its own
+/// program, and closing ours would leave them listening so long.
+fn stop_listening(listeners: [TcpListener; 2]) -> Result<()> {
+    for listener in listeners {
+        Socket::from(listener).shutdown(Shutdown::Both)?;
+    }
+    Ok(())
 }
 
 /// The next connection that `listener` has.
@@ -722,7 +731,7 @@ fn c5_auto_begins_and_ends() -> Result<()> {
     assert_eq!(site.listener((address::HOST[1], PORT).into())?["on"], false);
 
     // The host gives up those that it had, when the listener is closed and opened again.
-    drop(listeners);
+    stop_listening(listeners)?;
     let listeners = both_families(&site.pair.host)?;
     let ended = site.events.wait_for("COOKIE")?;
     assert_eq!(ended["mode"], "off", "{ended}");

@@ -21,7 +21,7 @@ kernel, never by its version:
 |---|---|---|
 | leaving packets | tcx (since 6.6) | clsact |
 | connections that a SYN cookie opens | tracker's own cookies and `bpf_sk_assign_tcp_reqsk` (since 6.9) | the kernel's cookies, which need `net.ipv4.tcp_syncookies=2` |
-| arriving packets | native XDP | generic XDP where the driver has none |
+| arriving packets | native XDP on network cards | tcx (since 6.6) or clsact: on virtual interfaces, and where the driver has no native XDP |
 
 ";
 
