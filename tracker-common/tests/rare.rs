@@ -115,6 +115,30 @@ fn a_fin_before_its_syn_was_the_first() {
     );
 }
 
+/// What overtakes the SYN,ACK of the next connection is none of the old one's, which is in TIME_WAIT.
+#[test]
+fn what_overtakes_the_next_syn_ack_breaks_no_rule_of_time_wait() {
+    let old = [
+        (H, "S", 0, 0, 0),
+        (P, "S.", 0, 1, 0),
+        (H, ".", 1, 1, 0),
+        (P, "F.", 1, 1, 0),
+        (H, "F.", 1, 2, 0),
+        (P, ".", 2, 2, 0),
+    ];
+    let opening = [(H, "S", 70_000, 0, 0), (P, ".", 200_001, 70_001, 0)];
+    let goes_on = [
+        (P, "S.", 200_000, 70_001, 0),
+        (H, ".", 70_001, 200_001, 0),
+        (H, "P.", 70_001, 200_001, 100),
+    ];
+    assert_after(&[&old[..], &opening, &goes_on].concat(), "ESTABLISHED/ESTABLISHED");
+    // A FIN there is dropped by its receiver, and was the first.
+    let fin = [(P, "F.", 200_001, 70_001, 0)];
+    let copy = [(P, "F.", 200_001, 70_101, 0), (H, ".", 70_101, 200_002, 0)];
+    assert_after(&[&old[..], &opening, &fin, &goes_on, &copy].concat(), "CLOSE_WAIT/FIN_WAIT_2");
+}
+
 /// A FIN far from the SYN,ACK that then comes was of another connection, or forged. The close is an ordinary one.
 #[test]
 fn a_fin_that_its_syn_ack_does_not_lead_to_is_none() {
@@ -393,4 +417,44 @@ fn an_answer_to_a_late_copy_of_the_syn_breaks_no_rule_of_time_wait() {
         ],
         "CLOSED/TIME_WAIT",
     );
+}
+
+/// A host in SYN_SENT takes a forged SYN for a simultaneous open, and goes on from that. It refuses what its peer answers, which
+/// resets it.
+#[test]
+fn a_host_that_took_a_forged_syn_refuses_the_answer_to_its_own() {
+    let sent = [
+        (H, "S", 0, 0, 0),
+        (P, "S", 0, 0, 0),
+        (H, "S.", 0, 1, 0),
+        (P, "S.", 70_000, 1, 0),
+        (H, ".", 1, 1, 0),
+        (P, "R", 1, 0, 0),
+    ];
+    let (states, broken) = after(&sent[..5]);
+    assert_eq!((states.as_str(), broken), ("SYN_RECEIVED/SYN_SENT", vec!["synack_isn_change"]));
+    assert_eq!(after(&sent).0, "CLOSED/CLOSED");
+    // If somebody else has spoken for the host, it shows that.
+    let goes_on = [&sent[..4], &[(H, ".", 1, 70_001, 0), (P, "P.", 70_001, 1, 100)]].concat();
+    assert_eq!(after(&goes_on).0, "ESTABLISHED/ESTABLISHED");
+}
+
+/// Behind an old SYN, an RST ends TIME_WAIT where it lies in the window. Another one answers something else.
+#[test]
+fn an_rst_outside_the_window_assassinates_nothing() {
+    let closed = [
+        (H, "S", 0, 0, 0),
+        (P, "S.", 0, 1, 0),
+        (H, ".", 1, 1, 0),
+        (H, "F.", 1, 1, 0),
+        (P, "F.", 1, 2, 0),
+        (H, ".", 2, 2, 0),
+        // Its number is an old one.
+        (P, "S", 4_000_000_000, 0, 0),
+        (H, ".", 2, 2, 0),
+    ];
+    let (states, broken) = after(&[&closed[..], &[(P, "R", 300_000_000, 0, 0)]].concat());
+    assert_eq!((states.as_str(), broken), ("TIME_WAIT/CLOSED", vec!["syn_in_time_wait"]));
+    let (_, broken) = after(&[&closed[..], &[(P, "R", 2, 0, 0)]].concat());
+    assert_eq!(broken, ["syn_in_time_wait", "time_wait_assassination"]);
 }

@@ -84,6 +84,8 @@ impl Laboratory {
             if life.replaced.is_some() {
                 continue;
             }
+            // What gave up before the oracle was asked says so by now.
+            Who::BOTH.into_iter().try_for_each(|who| life.look(who))?;
             let (host, peer) = life.addresses();
             let found = flows.remove(&key(host, peer)).unwrap_or_default();
             let trace =
@@ -224,6 +226,8 @@ impl Laboratory {
         // docs/limits.md, SYN cookies: such a server goes on after its FIN or an RST.
         let is_revived = ["data_after_rst", "data_after_fin"].contains(&name.as_str())
             && lives().any(|life| life.may_revive() && life.server_address == source);
+        // docs/limits.md, a full accept queue: such an end is still in SYN_RECEIVED, and resets what does not fit.
+        let is_unserved = lives().any(|life| life.is_unserved() && life.server_address == source);
         let replaced = lives().filter_map(|life| life.replaced.as_ref());
         let current = self.relay.trace(source, destination);
         let (origin, is_doubtful) = replaced
@@ -235,7 +239,7 @@ impl Laboratory {
                     // docs/limits.md: only an end without a socket answers so, one that was gone without a word.
                     || name == "rst_out_of_window"
                         && origin == Origin::ProvokedSeen
-                        && trace.only_refuses_since(source, seq);
+                        && (trace.only_refuses_since(source, seq) || is_unserved);
                 Some((origin, is_doubtful))
             })
             .with_context(|| format!("nobody sent {segment}"))?;

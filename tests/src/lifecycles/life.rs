@@ -166,6 +166,14 @@ impl Life {
             {
                 Some(Unknowable::QueueFull)
             }
+            // Not even a late copy of the SYN is answered.
+            ("SYN_SENT", "CLOSED")
+                if !is_server
+                    && self.opening == Opening::Crowded
+                    && (trace.has_reset(side) || trace.has_reset(side.other())) =>
+            {
+                Some(Unknowable::QueueFull)
+            }
             // docs/limits.md, forged SYNs.
             ("SYN_SENT" | "SYN_RECEIVED", "CLOSED")
                 if is_server && trace.has_taken_forged_syn(side.other()) =>
@@ -205,12 +213,21 @@ impl Life {
             }
             // docs/limits.md, RSTs that their receiver refuses.
             ("ESTABLISHED" | "FIN_WAIT_1" | "FIN_WAIT_2" | "CLOSE_WAIT", "CLOSED")
-                if others[1] != "CLOSED" && trace.has_refused_resets_only(side) =>
+                if (others[1] != "CLOSED" || self.has_given_up(self.at(side.other()), trace))
+                    && trace.has_refused_resets_only(side) =>
             {
                 Some(Unknowable::RefusedReset)
             }
             ("SYN_SENT", _)
                 if !is_server && side == Side::Peer && trace.has_taken_forged_syn(Side::Host) =>
+            {
+                Some(Unknowable::Phantom)
+            }
+            // It answered the far end's TIME_WAIT with an RST, which ends that nowhere (RFC 1337).
+            ("CLOSED", "TIME_WAIT")
+                if side == Side::Peer
+                    && trace.has_taken_forged_syn(Side::Host)
+                    && trace.has_reset(Side::Host) =>
             {
                 Some(Unknowable::Phantom)
             }
@@ -279,11 +296,14 @@ impl Life {
     pub(super) fn has_given_up(&self, end: Who, trace: &Trace) -> bool {
         let options = self.terms.end(end);
         let side = if end == Who::Server { self.server_side() } else { self.server_side().other() };
+        // A socket of Multipath TCP outlives its subflow, and says nothing of it.
+        let says_nothing = match self.slot_of(end) {
+            Slot::Gone => !options.multipath,
+            Slot::Connecting(_) => options.multipath,
+            _ => false,
+        };
         self.gave_up[end as usize]
-            || matches!(self.slot_of(end), Slot::Gone)
-                && options.user_timeout.is_some()
-                && !options.multipath
-                && trace.is_left_waiting(side)
+            || says_nothing && options.user_timeout.is_some() && trace.is_left_waiting(side)
     }
 
     /// Whether a late acknowledgment has brought a server's socket back, and all else is as it should be.
@@ -328,7 +348,7 @@ impl Life {
     }
 
     /// Whether nobody has accepted it from a short queue.
-    fn is_unserved(&self) -> bool {
+    pub(super) fn is_unserved(&self) -> bool {
         self.opening == Opening::Crowded && matches!(self.server, Slot::Nothing)
     }
 

@@ -614,6 +614,15 @@ fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
         if segment.seq == me.isn {
             return Ruling::take(take::COMPLETES);
         }
+        if peer.has(fact::ACK) && acknowledges_syn(me, peer.ack) {
+            // Whoever has taken a SYN goes on from that, and refuses this; unless it shows that somebody else has spoken for it.
+            return Ruling::take(take::LITTLE | take::REFUSED).and_breach(
+                Rule::SynAckIsnChange,
+                me.isn,
+                me.isn,
+                segment.seq,
+            );
+        }
     } else if peer.has(fact::SYN) && !answers {
         return bad_ack;
     }
@@ -623,17 +632,11 @@ fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
 /// The facts of an end's first SYN,ACK.
 #[inline(always)]
 fn answer(me: &Facts, peer: &Facts, segment: &Segment, verdict: &mut Verdict) {
-    // What it sent before with another number, or somebody in its name, is not what it goes on from.
+    // What it sent before with another number, or somebody in its name, is not what it goes on from. Nobody has acknowledged
+    // that: who answers the peer's SYN may have given up its own.
     let changes = me.has(fact::SYN);
     if changes {
         verdict.facts = Facts { flags: me.flags & fact::KEPT, ..Facts::default() };
-        // Nobody has acknowledged that: who answers the peer's SYN may have given up its own.
-        verdict.breach = peer.has(fact::ACK).then_some(Breach {
-            rule: Rule::SynAckIsnChange,
-            low: me.isn.0,
-            high: me.isn.0,
-            actual: segment.seq.0,
-        });
     }
     Opening::of(segment).add_to(&mut verdict.facts);
     verdict.renew = true;
@@ -646,7 +649,7 @@ fn answer(me: &Facts, peer: &Facts, segment: &Segment, verdict: &mut Verdict) {
     let is_blind =
         peer.has(fact::MOVED_ON | fact::ACK) && !peer.ack.within(mine, verdict.facts.end);
     if changes {
-        // Told already.
+        // What the peer sent since may be an answer to either.
     } else if is_blind && peer.has(fact::EARLY_DATA) {
         verdict.breach = Some(Breach {
             rule: Rule::DataBeforeEstablished,
@@ -1322,7 +1325,13 @@ fn rule_reset<F: Forget>(
     // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
     // about.
     if situation.in_time_wait() && old_syn {
-        return Ruling::breach(Rule::TimeWaitAssassination, peer.ack, peer.ack, segment.seq);
+        // What lies outside the window answers something else.
+        let last = if peer.has(fact::EDGE) { peer.edge } else { peer.ack };
+        return if segment.seq.within(peer.ack, last) {
+            Ruling::breach(Rule::TimeWaitAssassination, peer.ack, last, segment.seq)
+        } else {
+            Ruling::default()
+        };
     }
     // The kernel's tcp_reset_check(): an end without a socket answers what was sent before its FIN with the FIN's number.
     let at_fin = me.has(fact::FIN)

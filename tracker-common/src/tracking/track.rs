@@ -383,6 +383,12 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
         let fits_old = old_receiver.has(fact::ACK) && segment.seq == old_receiver.ack;
         return peer.has(fact::SYN) && acks_syn && !fits_old;
     }
+    if !me.has(fact::SYN) && peer.has(fact::SYN) {
+        // It may have overtaken its SYN,ACK. Of the old connection it is where that has sent what it acknowledges.
+        let is_old =
+            old_receiver.has_end() && segment.ack.within(old_receiver.isn, old_receiver.end);
+        return acks_syn && !is_old;
+    }
     me.has(fact::SYN_ACK)
         && segment.seq.within(me.isn.add(1), me.end.add(0xffff))
         && segment.ack.within(me.ack, peer.end)
