@@ -167,6 +167,18 @@ impl Routed {
     }
 }
 
+/// Each flow names the other one of its connection.
+fn name_each_other(agent: &Agent) -> Result<()> {
+    let flows = agent.flows(&["--nat"])?;
+    let ends = |value: &Value| ["src", "dst", "sport", "dport"].map(|name| value[name].clone());
+    for flow in &flows {
+        let other = flows.iter().find(|other| ends(other) == ends(&flow["translated"]));
+        let other = other.with_context(|| format!("nothing is the other side of {flow}"))?;
+        assert_eq!(ends(&other["translated"]), ends(flow), "{other}");
+    }
+    Ok(())
+}
+
 #[test]
 fn masquerading_makes_two_whole_flows_of_a_connection() -> Result<()> {
     let routed = Routed::new(
@@ -182,6 +194,7 @@ fn masquerading_makes_two_whole_flows_of_a_connection() -> Result<()> {
     whole(&agent, &routed.left, &["--src", "10.1.1.2", "--dst", "10.1.2.2"])?;
     whole(&agent, &routed.left, &["--src", "10.1.2.1", "--dst", "10.1.2.2"])?;
     assert_eq!(agent.flows(&[])?.len() as u64, 2 * CONNECTIONS);
+    name_each_other(&agent)?;
     routed.conntrack_agrees()
 }
 
@@ -201,6 +214,7 @@ fn a_port_that_is_forwarded_makes_two_whole_flows_of_a_connection() -> Result<()
     whole(&agent, &routed.left, &["--dst", "10.1.1.1", "--dport", "8080"])?;
     whole(&agent, &routed.left, &["--dst", "10.1.2.2", "--dport", "80"])?;
     assert_eq!(agent.flows(&[])?.len() as u64, 2 * CONNECTIONS);
+    name_each_other(&agent)?;
     routed.conntrack_agrees()
 }
 

@@ -34,6 +34,7 @@ use crate::{
     filter::Filter,
     flows::{columns::Column, order::Key},
     instance::Instance,
+    kernel::conntrack::Translations,
     model::broken::BrokenFilter,
     model::format::{Format, Line},
     record::Record,
@@ -61,6 +62,10 @@ pub struct Options {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
     #[arg(value_parser = seconds)]
     pub watch: Option<f64>,
+    /// Name the ends on the other side of connections that this host translates, as nf_conntrack has them in this network
+    /// namespace; needs CAP_NET_ADMIN
+    #[arg(long)]
+    pub nat: bool,
     /// Only the last N lines, after sorting
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
@@ -106,6 +111,11 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
     let tables = Tables::open(instance)?;
     let view = Agent::find(instance)?.view();
     let broken = broken(instance, options, &filter)?;
+    let translations = if options.nat || options.columns.contains(&Column::Translated) {
+        Translations::of_this_namespace()?
+    } else {
+        Translations::default()
+    };
     let older_than =
         options.older_than.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     let now_ns = monotonic_ns();
@@ -126,6 +136,7 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
         if let Some(broken) = &broken {
             broken.complete(key, flow, &mut record);
         }
+        record.translated = translations.other_side(record.ends());
         if filter.matches(&record) {
             records.push(record);
         }

@@ -1,6 +1,6 @@
 //! A flow as users see it: one set of names for text, JSON, filters and events.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{collections::HashMap, fmt, net::{IpAddr, SocketAddr}};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -45,6 +45,35 @@ pub struct Direction {
     pub sack: bool,
     /// Timestamps option in its SYN.
     pub timestamps: bool,
+}
+
+/// Both ends of a connection, the opener's first.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize, JsonSchema)]
+pub struct Ends {
+    /// Address of the end that opened it.
+    pub src: IpAddr,
+    /// The other end's address.
+    pub dst: IpAddr,
+    /// The opener's port.
+    pub sport: u16,
+    /// The other end's port.
+    pub dport: u16,
+}
+
+impl Ends {
+    /// As if the other end had opened it.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let Self { src, dst, sport, dport } = self;
+        Self { src: dst, dst: src, sport: dport, dport: sport }
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = SocketAddr::new(self.src, self.sport);
+        write!(f, "{source}>{}", SocketAddr::new(self.dst, self.dport))
+    }
 }
 
 /// A flow.
@@ -92,6 +121,9 @@ pub struct Record {
     /// `confirmed` or `half_open`: the table it is in; absent where it may be changing tables.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tier: Option<String>,
+    /// Its ends on the other side of this host, which translates it; absent where it does not, or nobody has asked (`--nat`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub translated: Option<Ends>,
     /// When its first packet was seen.
     pub created: Timestamp,
     /// The same in nanoseconds since boot; with the key it names one connection.
@@ -178,10 +210,17 @@ impl Record {
             rtt_us: Some(flow.handshake_us.get())
                 .filter(|us| *us != 0 && flow.half(originator).facts().has(fact::SYN)),
             tier: tier.map(|tier| tier.name().to_owned()),
+            translated: None,
             created: clock.date(flow.created_ns()),
             created_ns: flow.created_ns(),
             timeout_s: seconds.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX)),
         }
+    }
+
+    /// Its ends, as this side has them.
+    #[must_use]
+    pub const fn ends(&self) -> Ends {
+        Ends { src: self.src, dst: self.dst, sport: self.sport, dport: self.dport }
     }
 
     /// The rules that it has broken, as in `syn_isn_change=1,synack_bad_ack=2`; `None` where nothing is known of any.
@@ -262,8 +301,11 @@ impl fmt::Display for Record {
         if self.zone != 0 {
             write!(f, " zone={}", self.zone)?;
         }
-        match self.rtt_us {
-            Some(us) => write!(f, " rtt_us={us}"),
+        if let Some(us) = self.rtt_us {
+            write!(f, " rtt_us={us}")?;
+        }
+        match &self.translated {
+            Some(ends) => write!(f, " translated={ends}"),
             None => Ok(()),
         }
     }

@@ -42,6 +42,8 @@ pub enum Column {
     Interface,
     /// The interface's zone
     Zone,
+    /// Both ends on the other side, where this host translates, as `--nat`
+    Translated,
 }
 
 impl Column {
@@ -64,6 +66,7 @@ impl Column {
             Self::Seen => record.seen.clone(),
             Self::Interface => record.interface.clone(),
             Self::Zone => record.zone.to_string(),
+            Self::Translated => record.translated.map_or_else(|| "-".to_owned(), |ends| ends.to_string()),
         }
     }
 
