@@ -41,8 +41,8 @@ use crate::{
     frame::SkbFrame,
     maps::{LastTick, Scratch, count_packet, interface, is_traced},
     protect::{
-        answered_ns, guard, guarded, hand_over, protection, tracker_is_answer, tracker_put_back,
-        tracker_put_syn, tracker_put_syn_ack,
+        answered_ns, guard, guarded, hand_over, protection, tracker_is_answer,
+        tracker_note_reset, tracker_put_back, tracker_put_syn, tracker_put_syn_ack,
     },
     reports::deliver,
     surroundings::Kernel,
@@ -183,6 +183,9 @@ fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         expected::NOT => {}
         expected::ELSEWHERE => return Fate::CountedOnArrival as u32,
         _ => return Fate::Tracked as u32,
+    }
+    if protection().enabled != 0 {
+        tracker_note_reset();
     }
     if tracker_ended_on_arrival(u32::from(!confirmed.is_null())) != 0 {
         return Fate::CountedOnArrival as u32;

@@ -14,7 +14,8 @@ use tracker_common::{
     limit::{self, Repeated},
     packet::Parsed,
     protect::{
-        Accepted, Listener, ListenerState, MAX_ACCEPTED, MAX_LISTENERS, OutcomeCounters, Place,
+        Accepted, Answered, Listener, ListenerState, MAX_ACCEPTED, MAX_ANSWERED, MAX_LISTENERS,
+        OutcomeCounters, Place,
     },
     sweep::{self, Removal},
     violation::Rule,
@@ -131,6 +132,10 @@ pub(crate) static KEYS: Array<Keys> = Array::pinned(1, 0);
 /// Connections that cookies have opened.
 #[map]
 pub(crate) static ACCEPTED: LruHashMap<FlowKey, Accepted> = LruHashMap::pinned(MAX_ACCEPTED, 0);
+
+/// SYNs that were answered lately.
+#[map]
+pub(crate) static ANSWERED: Array<Answered> = Array::with_max_entries(MAX_ANSWERED, 0);
 
 /// The interface that this copy of the programs is attached to.
 #[inline(always)]

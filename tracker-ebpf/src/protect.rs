@@ -21,7 +21,7 @@ use tracker_common::{
 pub(crate) use self::{
     answer::tracker_is_answer,
     guard::{guard, guarded},
-    handover::hand_over,
+    handover::{hand_over, tracker_note_reset},
     handshake::{answered_ns, tracker_put_back, tracker_put_syn, tracker_put_syn_ack},
 };
 

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     cell::{U32, U64},
     key::{Address, is_mapped},
+    seq::Seq,
 };
 
 /// Addresses with a port that one agent can protect.
@@ -236,6 +237,16 @@ outcomes! {
     LeftToHost = 9, "left_to_host";
     /// SYNs that could not be answered: no key, or no room in the frame. The host got them.
     Unanswered = 10, "unanswered";
+    /// SYNs of clients that try again, although they were answered ([`Answered`]): the answer got lost, on its way or where it
+    /// was to leave.
+    Repeated = 11, "repeated";
+    /// Connections that were handed over, and that the host had when their next segment came.
+    Opened = 12, "opened";
+    /// Connections handed over once more, because the host did not have them when their client tried again: on its way to the
+    /// listener the first segment got lost.
+    HandedAgain = 13, "handed_again";
+    /// Connections handed over, that were reset from this host's side before it had them.
+    ResetAtOnce = 14, "reset_at_once";
 }
 
 impl Outcome {
@@ -275,6 +286,45 @@ impl OutcomeCounters {
         self.returned.set(0);
         let unreturned = sent.saturating_sub(returned);
         unreturned * 32 >= u64::from(threshold) && unreturned * 8 >= sent && unreturned > 0
+    }
+}
+
+/// A SYN that was answered: an element of the `ANSWERED` map.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct Answered {
+    /// The ISN of the answer, a cookie: the same as long as its key and period are, so that it names the SYN.
+    isn: U32,
+    /// When it was answered first, in units of 2^20 ns since boot; 0 for never.
+    at: U32,
+}
+
+/// How many [`Answered`] are remembered by each interface's programs, at [`Answered::place`].
+pub const MAX_ANSWERED: u32 = 1 << 14;
+
+impl Answered {
+    /// Where the answer with this ISN is remembered: by its highest bits, which are those of a hash.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(isn: Seq) -> u32 {
+        isn.0 >> (u32::BITS - MAX_ANSWERED.ilog2())
+    }
+
+    /// Notes that a SYN is answered with `isn` at `now_ns`. Whether it was answered before, at least half a second ago: a client
+    /// tries again after one (RFC 6298 section 2). One is remembered for 8 seconds, and nothing else at its place meanwhile.
+    #[inline(always)]
+    pub fn again(&self, isn: Seq, now_ns: u64) -> bool {
+        const SECOND: u32 = 1_000_000_000 >> 20;
+        #[allow(clippy::cast_possible_truncation)] // wraps after 52 days
+        let now = (now_ns >> 20) as u32;
+        let at = self.at.get();
+        let age = now.wrapping_sub(at);
+        if at != 0 && age < 8 * SECOND {
+            return self.isn.get() == isn.0 && age >= SECOND / 2;
+        }
+        self.isn.set(isn.0);
+        self.at.set(now);
+        false
     }
 }
 
@@ -352,6 +402,23 @@ mod tests {
             let address: Ipv6Addr = text.parse().expect(text);
             assert_eq!(is_martian(&address.octets()), martian, "{text}");
         }
+    }
+
+    #[test]
+    fn a_client_that_tries_again_is_known() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let (answered, now) = (Answered::default(), 5_000_000_000_000);
+        let (mine, others) = (Seq(0xabcd_0000), Seq(0xabcd_0001));
+        assert_eq!(Answered::place(mine), Answered::place(others));
+        assert!(Answered::place(Seq(u32::MAX)) < MAX_ANSWERED);
+        assert!(!answered.again(mine, now));
+        // A copy of it, and somebody else's at the same place.
+        assert!(!answered.again(mine, now + SECOND_NS / 10));
+        assert!(!answered.again(others, now + SECOND_NS));
+        assert!(answered.again(mine, now + SECOND_NS));
+        assert!(answered.again(mine, now + 7 * SECOND_NS));
+        assert!(!answered.again(others, now + 9 * SECOND_NS));
+        assert!(answered.again(others, now + 10 * SECOND_NS));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracker_common::{
     forget::opaque,
     key::is_mapped,
     packet::Packet,
-    protect::Place,
+    protect::{Answered, Outcome, Place},
     segment::Flags,
     seq::Seq,
 };
@@ -85,13 +85,21 @@ impl<A: Arriving> At<'_, A> {
     #[inline(always)]
     fn send(&self, terms: &Terms, guarding: &mut Guarding) -> bool {
         guarding.terms = *terms;
-        if send(self.ctx, self.scratch) != 0 {
-            return true;
+        let mut is_sent = send(self.ctx, self.scratch) != 0;
+        if !is_sent {
+            // A client that says nothing of its segments' size leaves less room than the answer takes, where a driver has none
+            // behind the frame. It is not told ours either.
+            guarding.terms.mss = 0;
+            is_sent = send(self.ctx, self.scratch) != 0;
         }
-        // A client that says nothing of its segments' size leaves less room than the answer takes, where a driver has none
-        // behind the frame. It is not told ours either.
-        guarding.terms.mss = 0;
-        send(self.ctx, self.scratch) != 0
+        let isn = guarding.terms.isn;
+        if is_sent && let Some(answered) = maps::ANSWERED.get_ptr(Answered::place(isn)) {
+            // SAFETY: an array's element is never freed. Of two CPUs that write it one SYN may be missed.
+            if unsafe { &*answered }.again(isn, self.now_ns) {
+                self.count(Outcome::Repeated);
+            }
+        }
+        is_sent
     }
 }
 

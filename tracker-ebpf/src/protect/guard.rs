@@ -109,7 +109,7 @@ pub(super) struct At<'a, A> {
 
 impl<A: Arriving> At<'_, A> {
     #[inline(always)]
-    fn count(&self, outcome: Outcome) {
+    pub(super) fn count(&self, outcome: Outcome) {
         let cell = &self.counters.counts[opaque(outcome as usize) & (Outcome::SLOTS - 1)];
         cell.set(cell.get() + 1);
     }

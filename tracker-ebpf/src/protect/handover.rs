@@ -80,16 +80,17 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     if socket.state() != TCP_LISTEN {
         accepted.is_done = 1;
         socket.release();
+        count(accepted.index, Outcome::Opened);
         return handed::ON;
     }
+    let was_handed = accepted.handed_ns != 0;
     let (outcome, error) = assign(ctx, scratch, packet, accepted, &socket, guarding);
     socket.release();
     let Some(outcome) = outcome else { return handed::ON };
-    let Some(counters) = maps::COOKIES.get_ptr(accepted.index) else { return handed::ON };
-    // SAFETY: an array's element is never freed; this CPU alone writes it.
-    let counters = unsafe { &*counters };
-    let cell = &counters.counts[opaque(outcome as usize) & (Outcome::SLOTS - 1)];
-    cell.set(cell.get() + 1);
+    count(accepted.index, outcome);
+    if was_handed && outcome as u8 == Outcome::HandedOver as u8 {
+        count(accepted.index, Outcome::HandedAgain);
+    }
     if outcome as u8 == Outcome::HandoverFailed as u8
         && let Some(state) = maps::LISTENER_STATES.get_ptr(accepted.index)
     {
@@ -97,6 +98,37 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
         unsafe { (*state).refused.set(error) };
     }
     if outcome as u8 == Outcome::TooEarly as u8 { handed::DROPPED } else { handed::ON }
+}
+
+/// Counts an outcome at the place with this index.
+#[inline(always)]
+fn count(index: u32, outcome: Outcome) {
+    let Some(counters) = maps::COOKIES.get_ptr(index) else { return };
+    // SAFETY: an array's element is never freed; this CPU alone writes it.
+    let counters = unsafe { &*counters };
+    let cell = &counters.counts[opaque(outcome as usize) & (Outcome::SLOTS - 1)];
+    cell.set(cell.get() + 1);
+}
+
+/// Where the leaving packet in [`Scratch`] is an RST: notes that it ends a connection that the host was handed, and never had.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tracker_note_reset() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr(0) else { return 0 };
+    // SAFETY: this CPU's own element.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    if !packet.segment.has(Flags::RST) {
+        return 0;
+    }
+    let Some(accepted) = maps::ACCEPTED.get_ptr_mut(&packet.key) else { return 0 };
+    // SAFETY: as in `hand_over`.
+    let accepted = unsafe { &mut *accepted };
+    if accepted.is_done != 0 || accepted.handed_ns == 0 {
+        return 0;
+    }
+    accepted.is_done = 1;
+    count(accepted.index, Outcome::ResetAtOnce);
+    1
 }
 
 /// How long the listener is given to make a socket of what it was handed: a batch of packets, and more.
