@@ -24,14 +24,16 @@ use tracker_tests::{
     wire::Wire,
 };
 use tracker_user::{
-    attach::{Sizes, load},
-    kernel::listeners::{KeyMap, ListenerMaps},
-    object,
-    private_bpffs::PrivateBpffs,
-    protect::{
+    agent::protect::{
         keys::Keeper,
         offer::{Offer, Share, Sysctls, mss},
         sockets::{Listening, listening},
+    },
+    kernel::{
+        attach::{Sizes, load},
+        listeners::{KeyMap, ListenerMaps},
+        object,
+        private_bpffs::PrivateBpffs,
     },
 };
 

@@ -17,10 +17,12 @@ use tracker_tests::{
     },
 };
 use tracker_user::{
-    attach::Sizes,
-    clock::monotonic_ns,
-    reap::{Reaper, Sweep},
-    survey::{Limits, Survey},
+    agent::reap::{Reaper, Sweep},
+    kernel::attach::Sizes,
+    model::{
+        clock::monotonic_ns,
+        survey::{Limits, Survey},
+    },
 };
 
 /// A reaper of the test's own beside the agent's, with timeouts of nothing: it judges everything due.

@@ -5,7 +5,10 @@ use std::fs;
 use anyhow::{Context, Result};
 use nix::sys::utsname::uname;
 use object::{Object, ObjectSection, ObjectSymbol};
-use tracker_user::{attach::LinkKind, object as programs, refusal::Refusal, trial::Trial};
+use tracker_user::{
+    agent::trial::Trial,
+    kernel::{attach::LinkKind, object as programs, refusal::Refusal},
+};
 
 /// The production object, but for the first instruction of one program: it reads beyond the context that the kernel hands it.
 fn broken(program: &str) -> Result<Vec<u8>> {

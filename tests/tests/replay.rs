@@ -24,7 +24,11 @@ use tracker_tests::{
         flag::{ACK, FIN, PSH, RST, SYN},
     },
 };
-use tracker_user::{attach::Sizes, capture::Capture, replay::Engine, survey::Limits};
+use tracker_user::{
+    cli::{capture::Capture, replay::Engine},
+    kernel::attach::Sizes,
+    model::survey::Limits,
+};
 
 const SECOND: u64 = 1_000_000_000;
 /// When the captures here begin: in November 2023, at a second that other units of time can say too.

@@ -4,12 +4,12 @@ use anyhow::{Context, Result, bail};
 use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_tests::kernel::egress_ways;
-use tracker_user::{
+use tracker_user::kernel::{
     attach::{Sizes, load_protecting},
-    kernel::protection::Prepared,
     kfunc::{self, Patched},
     object,
     private_bpffs::PrivateBpffs,
+    protection::Prepared,
 };
 
 /// Instructions that the verifier may follow in one program; docs/internals.md says so too. The kernel's limit is

@@ -13,17 +13,21 @@ use anyhow::{Error, Result, bail};
 use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use tracker_user::{
-    check,
-    cli::{Cli, Command, failed, hint},
-    config::{
-        self,
-        file::{self, Completed},
-        settings,
+    agent::{
+        run,
+        writer::{Content, Log, Writers},
     },
-    delete, detach, events, explain, flows, generate, guide,
+    cli::{
+        Cli, Command, check,
+        config::{
+            self,
+            file::{self, Completed},
+            settings,
+        },
+        delete, detach, events, explain, failed, flows, generate, guide, hint, replay, stats, top,
+        trace, violations,
+    },
     model::format::Format,
-    replay, run, stats, top, trace, violations,
-    writer::{Content, Log, Writers},
 };
 
 /// How long an agent that ends waits for what it has said to be written.

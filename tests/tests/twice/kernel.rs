@@ -18,12 +18,14 @@ use tracker_common::{
     violation::Rule,
 };
 use tracker_user::{
-    attach::{Sizes, load, program},
-    batch::{Walk, write_array},
-    object,
-    private_bpffs::PrivateBpffs,
-    reap::remove,
-    tables::{Tables, take_map},
+    agent::reap::remove,
+    kernel::{
+        attach::{Sizes, load, program},
+        batch::{Walk, write_array},
+        object,
+        private_bpffs::PrivateBpffs,
+        tables::{Tables, take_map},
+    },
 };
 use zerocopy::IntoBytes;
 

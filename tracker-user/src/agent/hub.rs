@@ -1,5 +1,5 @@
 //! What the agent does for other commands, over a unix socket: it sends the events that one asks for, a JSON record a line;
-//! lends its maps to be read ([`crate::lent`]); and has flows deleted, for root.
+//! lends its maps to be read ([`crate::client::lent`]); and has flows deleted, for root.
 
 use std::{
     collections::BTreeMap,
@@ -36,14 +36,20 @@ use tokio::{
 use tracker_common::{config::TraceFilter, event::Kind};
 
 use crate::{
-    admission::{Admission, Admitted},
-    client::request::{DeleteAnswer, DeleteRequest, DeleteResult, LendRequest, Request},
-    client_socket::ClientSocket,
-    clock::Clock,
-    event::{Event, Stage},
-    filter::{self, Filter},
-    lent,
-    scope::Scope,
+    agent::{
+        admission::{Admission, Admitted},
+        client_socket::ClientSocket,
+    },
+    client::{
+        lent,
+        request::{DeleteAnswer, DeleteRequest, DeleteResult, LendRequest, Request},
+    },
+    model::{
+        clock::Clock,
+        event::{Event, Stage},
+        filter::{self, Filter},
+        scope::Scope,
+    },
 };
 
 /// Events that a listener may be behind before it loses some.

@@ -20,21 +20,25 @@ use tokio::task::JoinHandle;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
-    attach::{Attached, Attaching, Interface, load},
-    condition::is_shortage,
-    interfaces::{
-        attempt::Attempt,
-        changes::{Change, Changes, Link, height},
-        log::forward_log,
-        presence::Missing,
-        wanted::Wanted,
+    agent::{
+        condition::is_shortage,
+        interfaces::{
+            attempt::Attempt,
+            changes::{Change, Changes, Link, height},
+            log::forward_log,
+            presence::Missing,
+            wanted::Wanted,
+        },
     },
-    kernel::listeners,
-    kernel_side::{
-        self, Found, Inherited, create_private, keep_attached,
-        slots::{Slot, assign, slots},
+    kernel::{
+        attach::{Attached, Attaching, Interface, load},
+        kernel_side::{
+            self, Found, Inherited, create_private, keep_attached,
+            slots::{Slot, assign, slots},
+        },
+        listeners,
+        tables::Tables,
     },
-    tables::Tables,
 };
 
 /// The interfaces of an agent.

@@ -18,14 +18,12 @@ use tracker_common::{
 };
 
 use crate::{
-    kernel::{netlink::Netlink, protection::Prepared},
-    kfunc,
-    preflight::interface_index,
-    protect::{
+    agent::protect::{
         offer::Sysctls,
         sockets::{Listening, listening},
         target::{Target, places},
     },
+    kernel::{kfunc, netlink::Netlink, preflight::interface_index, protection::Prepared},
 };
 
 /// Seconds for which a key must be used at least, so that the one before it is not needed any more.

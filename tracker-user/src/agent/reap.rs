@@ -29,17 +29,18 @@ use tracker_common::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    attach::{Sizes, load, program},
-    batch::{read_array, write_array},
-    clock::monotonic_ns,
-    event::Event,
-    metrics::census::Census,
-    object,
-    reap::{living::Living, walker::Walker},
-    record::View,
-    refusal::Refusal,
-    survey::Survey,
-    tables::{Tables, take_map},
+    agent::{
+        metrics::census::Census,
+        reap::{living::Living, walker::Walker},
+    },
+    kernel::{
+        attach::{Sizes, load, program},
+        batch::{read_array, write_array},
+        object,
+        refusal::Refusal,
+        tables::{Tables, take_map},
+    },
+    model::{clock::monotonic_ns, event::Event, record::View, survey::Survey},
 };
 
 /// The program that removes flows.

@@ -8,7 +8,7 @@ use std::{
 use clap::Arg;
 use toml::Value;
 
-use crate::run;
+use crate::agent::run;
 
 /// How the names of settings begin that mean nothing without `protect`.
 const NEEDS_PROTECT: &str = "syn-cookies";

@@ -9,11 +9,13 @@ use serde::Serialize;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
-    attach::{self, LinkKind, Sizes, load_classifier, load_ingress},
-    kernel::protection::Prepared,
-    kernel_side::slots::Purpose,
-    kfunc::{self, Patched},
-    reap,
+    agent::reap,
+    kernel::{
+        attach::{self, LinkKind, Sizes, load_classifier, load_ingress},
+        kernel_side::slots::Purpose,
+        kfunc::{self, Patched},
+        protection::Prepared,
+    },
 };
 
 /// The verifier does not ask how large a table is.
@@ -50,7 +52,7 @@ impl Trial {
     ///
     /// # Errors
     ///
-    /// What the kernel says; [`crate::refusal::Refusal`] where it refuses a program.
+    /// What the kernel says; [`crate::kernel::refusal::Refusal`] where it refuses a program.
     pub fn interface(&self, kind: LinkKind, prepared: Option<Prepared>) -> Result<Vec<Accepted>> {
         let prepared = prepared.unwrap_or_default();
         let patched = prepared
@@ -142,14 +144,14 @@ mod tests {
         let said = |object: &[u8]| format!("{:#}", unpinned(object).expect_err("refused"));
         assert!(said(b"nothing").contains("no object"));
         // It has been done.
-        let done = unpinned(crate::object::PLAIN).expect("maps");
+        let done = unpinned(crate::kernel::object::PLAIN).expect("maps");
         assert!(said(done.octets()).contains("no map that is pinned"));
     }
 
     #[test]
     fn an_object_is_otherwise_the_same() {
-        let copy = unpinned(crate::object::PLAIN).expect("maps");
-        let (before, after) = (crate::object::PLAIN, copy.octets());
+        let copy = unpinned(crate::kernel::object::PLAIN).expect("maps");
+        let (before, after) = (crate::kernel::object::PLAIN, copy.octets());
         assert_eq!(before.len(), after.len());
         let changed: Vec<_> = before.iter().zip(after).filter(|(a, b)| a != b).collect();
         assert!(changed.iter().all(|pair| *pair == (&1, &0)));

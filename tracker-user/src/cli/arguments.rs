@@ -3,8 +3,12 @@
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    check, config, delete, events, explain, flows, generate, instance::Instance, replay, run,
-    stats, top, trace, violations,
+    agent::run,
+    cli::{
+        check, config, delete, events, explain, flows, generate, replay, stats, top, trace,
+        violations,
+    },
+    kernel::instance::Instance,
 };
 
 /// Track every TCP connection of an interface in the kernel: both ends' states, and each breach of the protocol.

@@ -15,20 +15,24 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    attach::{LinkKind, driver, in_the_way, xdp_program},
-    btf::KernelTypes,
-    instance::Instance,
-    interfaces::{
-        changes::{Changes, Link},
-        wanted::{Name, Wanted},
-        xdp_features::has_native_xdp,
+    agent::{
+        interfaces::{
+            changes::{Changes, Link},
+            wanted::{Name, Wanted},
+            xdp_features::has_native_xdp,
+        },
+        protect,
+        trial::Accepted,
     },
-    kernel::way_in::{IngressChoice, WayIn},
-    kernel_side::links,
-    kfunc,
+    kernel::{
+        attach::{LinkKind, driver, in_the_way, xdp_program},
+        btf::KernelTypes,
+        instance::Instance,
+        kernel_side::links,
+        kfunc, preflight,
+        way_in::{IngressChoice, WayIn},
+    },
     model::format::{Format, Line},
-    preflight, protect,
-    trial::Accepted,
 };
 
 /// Without these, nothing can be loaded.

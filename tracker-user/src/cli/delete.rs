@@ -16,7 +16,7 @@ use crate::{
         refusal,
     },
     client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
-    instance::Instance,
+    kernel::instance::Instance,
     model::{broken::BrokenFilter, format::Format},
 };
 

@@ -7,19 +7,18 @@ use clap::error::ErrorKind;
 use tracker_common::violation::Rule;
 
 use crate::{
+    agent::run::EventName,
     cli::{
         self,
         choice::{Choice, TcpOnly, warn_of_interfaces},
         farewell,
     },
-    client::request::Request,
-    filter::Filter,
-    instance::Instance,
-    listen::{self, CHUNK, Listener, say_listening},
-    model::broken::rule,
-    model::format::Format,
-    run::EventName,
-    tcp_flags::TcpFlags,
+    client::{
+        listen::{self, CHUNK, Listener, say_listening},
+        request::Request,
+    },
+    kernel::instance::Instance,
+    model::{broken::rule, filter::Filter, format::Format, tcp_flags::TcpFlags},
 };
 
 /// Options of `tracker events`.

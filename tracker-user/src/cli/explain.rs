@@ -14,10 +14,14 @@ use tracker_common::{
 };
 
 use crate::{
-    lookup::{Found, find, nearest, summary},
-    model::format::{Format, Line},
-    terminal::{self, wrapped},
-    violations::{RuleView, SeverityName},
+    cli::{
+        terminal::{self, wrapped},
+        violations::{RuleView, SeverityName},
+    },
+    model::{
+        format::{Format, Line},
+        lookup::{Found, find, nearest, summary},
+    },
 };
 
 /// Columns of text where stdout is no terminal, and the most on one.

@@ -24,22 +24,23 @@ use tokio::{
 };
 
 use crate::{
-    broken::Broken,
     cli::{
         choice::{Choice, TcpOnly, check_interfaces},
-        farewell, refusal,
+        farewell,
+        flows::{columns::Column, order::Key},
+        refusal,
+        since::{Since, duration},
+        terminal,
     },
     client::agent::Agent,
-    clock::monotonic_ns,
-    filter::Filter,
-    flows::{columns::Column, order::Key},
-    instance::Instance,
-    model::broken::BrokenFilter,
-    model::format::{Format, Line},
-    record::Record,
-    since::{Since, duration},
-    tables::Tables,
-    terminal,
+    kernel::{broken::Broken, instance::Instance, tables::Tables},
+    model::{
+        broken::BrokenFilter,
+        clock::monotonic_ns,
+        filter::Filter,
+        format::{Format, Line},
+        record::Record,
+    },
 };
 
 /// Options of `tracker flows`.

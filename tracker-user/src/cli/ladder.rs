@@ -15,7 +15,7 @@ pub use self::{
     entry::{Breach, End, Entry, Options, Segment},
     times::{TimeOptions, Times},
 };
-use crate::{
+use crate::model::{
     event::{Event, SegmentView, States, ViolationView},
     record::{Direction, Record},
 };

@@ -37,20 +37,24 @@ pub use self::{
     summary::{CaptureView, Summary},
 };
 use crate::{
-    attach::Sizes,
-    capture::{Merged, Part, nothing_understood},
-    cli::{choice, refusal},
-    event::Event,
-    filter::{self, Filter},
-    ladder::TimeOptions,
-    model::broken::rule,
-    model::format::Format,
-    preflight,
-    reported::Reported,
-    run::{EventName, TimeoutOptions},
-    since::Since,
-    survey::Limits,
-    terminal,
+    agent::run::{EventName, TimeoutOptions},
+    cli::{
+        capture::{Merged, Part, nothing_understood},
+        choice,
+        ladder::TimeOptions,
+        refusal,
+        since::Since,
+        terminal,
+    },
+    kernel::{attach::Sizes, preflight},
+    model::{
+        broken::rule,
+        event::Event,
+        filter::{self, Filter},
+        format::Format,
+        reported::Reported,
+        survey::Limits,
+    },
 };
 
 /// A capture that takes longer than a moment, and so shows how far it is.

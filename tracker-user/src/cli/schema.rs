@@ -7,16 +7,14 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Serialize;
 
 use crate::{
-    check,
-    cli::failed,
+    cli::{
+        check, explain, failed, flows,
+        replay::{flow::ReplayedFlow, summary::Summary},
+        stats::Stats,
+        violations,
+    },
     client::request::DeleteAnswer,
-    event::Event,
-    explain, flows,
-    model::format::Line,
-    record::Record,
-    replay::{flow::ReplayedFlow, summary::Summary},
-    stats::Stats,
-    violations,
+    model::{event::Event, format::Line, record::Record},
 };
 
 /// What `tracker replay -o json` prints. It is written piece by piece, because a capture need not fit into memory.

@@ -35,14 +35,11 @@ use self::{
 use crate::{
     cli::{
         choice::{Choice, TcpOnly, check_interfaces},
-        farewell,
+        farewell, terminal,
     },
     client::request::Request,
-    filter::Filter,
-    instance::Instance,
-    model::broken::BrokenFilter,
-    tables::Tables,
-    terminal,
+    kernel::{instance::Instance, tables::Tables},
+    model::{broken::BrokenFilter, filter::Filter},
 };
 
 /// The screen is drawn no more often than this, however much happens; a key is answered at once.
@@ -55,7 +52,7 @@ const AT_ONCE: usize = 4096;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Seconds between refreshes
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = crate::flows::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = crate::cli::flows::seconds)]
     pub every: f64,
     /// Sort key, descending
     #[arg(short, long, value_enum, default_value_t)]

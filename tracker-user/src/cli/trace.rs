@@ -15,15 +15,14 @@ use crate::{
         self,
         choice::{Choice, warn_of_interfaces},
         farewell,
+        ladder::{Entry, Header, Ladder, Layout, TimeOptions, Times},
     },
-    client::request::Request,
-    event::Event,
-    instance::Instance,
-    ladder::{Entry, Header, Ladder, Layout, TimeOptions, Times},
-    listen::{CHUNK, Listener, say_listening},
-    model::format::Format,
-    record::Record,
-    tcp_flags::TcpFlags,
+    client::{
+        listen::{CHUNK, Listener, say_listening},
+        request::Request,
+    },
+    kernel::instance::Instance,
+    model::{event::Event, format::Format, record::Record, tcp_flags::TcpFlags},
 };
 
 /// Connections that are remembered at once. Most are forgotten when they end; unfinished ones that are evicted end

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tracker_common::{state::State, sweep::Timeouts};
 
-use crate::{attach::Interface, clock::Clock, instance::Instance, record::View};
+use crate::{
+    kernel::{attach::Interface, instance::Instance},
+    model::{clock::Clock, record::View},
+};
 
 /// An agent.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -19,9 +19,8 @@ use serde::{Deserialize, Serialize};
 use tracker_common::config::MAX_INTERFACES;
 
 use crate::{
-    broken,
     client::request::{DeleteAnswer, DeleteResult, LendRequest},
-    instance::Instance,
+    kernel::{broken, instance::Instance},
 };
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
@@ -180,5 +179,5 @@ fn read_only(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attributes = Attributes { path: path.as_ptr() as u64, fd: 0, flags: BPF_F_RDONLY };
     // SAFETY: the path outlives the call.
-    unsafe { crate::bpf::descriptor(BPF_OBJ_GET, &attributes) }
+    unsafe { crate::kernel::bpf::descriptor(BPF_OBJ_GET, &attributes) }
 }

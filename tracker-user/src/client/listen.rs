@@ -12,7 +12,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{client::request::Request, event::Event, instance::Instance};
+use crate::{client::request::Request, kernel::instance::Instance, model::event::Event};
 
 /// Octets that are read at once, and written.
 pub const CHUNK: usize = 65_536;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::scope::Scope;
+use crate::model::scope::Scope;
 
 /// What a command says that wants to read the agent's maps.
 #[derive(Debug, Deserialize, Serialize)]
@@ -22,7 +22,7 @@ pub struct LendRequest {
 pub struct DeleteRequest {
     /// Version of this form: 1.
     pub v: u32,
-    /// Which flows, in the words of [`crate::filter::words`].
+    /// Which flows, in the words of [`crate::model::filter::words`].
     pub delete: String,
 }
 

@@ -5,10 +5,8 @@ use std::{fs, io, path::PathBuf};
 use anyhow::Result;
 
 use crate::{
-    instance::Instance,
-    kernel::{broken::Broken, listeners::ListenerMaps},
-    lent::Lent,
-    tables::Tables,
+    client::lent::Lent,
+    kernel::{broken::Broken, instance::Instance, listeners::ListenerMaps, tables::Tables},
 };
 
 /// Where a command has an agent's maps from.
@@ -55,7 +53,7 @@ impl Tables {
 }
 
 impl ListenerMaps {
-    /// Opens the maps of an agent, as [`crate::tables::Tables::open`] does.
+    /// Opens the maps of an agent, as [`crate::kernel::tables::Tables::open`] does.
     ///
     /// # Errors
     ///

@@ -21,22 +21,22 @@ use tracker_common::{config::InterfaceConfig, protect::Protection};
 use zerocopy::IntoBytes;
 
 use crate::{
-    instance::Instance,
     kernel::{
+        instance::Instance,
+        kernel_side::{
+            all_filter_programs, create_private, filter_programs,
+            filters::{Filter, filters},
+            links, release_filter,
+            slots::{Mode, Purpose, Slot},
+            xdp_holder,
+        },
         netlink::Netlink,
+        preflight::interface_index,
         protection::Prepared,
+        refusal::{self, Refusal},
         way_in::{GENERIC_ANSWERS, IngressChoice, WayIn, XdpChoice},
     },
-    kernel_side::{
-        all_filter_programs, create_private, filter_programs,
-        filters::{Filter, filters},
-        links, release_filter,
-        slots::{Mode, Purpose, Slot},
-        xdp_holder,
-    },
     model::failure::Failure,
-    preflight::interface_index,
-    refusal::{self, Refusal},
 };
 
 /// The program that sees arriving packets.

@@ -12,11 +12,12 @@ use tracker_common::{flow::Flow, key::FlowKey, limit::Repeated, violation::Rule}
 use zerocopy::FromBytes;
 
 use crate::{
-    batch::Walk,
-    kernel_side::{links, slots::slots},
-    map_forms,
-    model::broken::BrokenRules,
-    record::Record,
+    kernel::{
+        batch::Walk,
+        kernel_side::{links, slots::slots},
+        map_forms,
+    },
+    model::{broken::BrokenRules, record::Record},
 };
 
 /// The map that remembers, of which each interface has one.

@@ -16,12 +16,14 @@ use nix::{
 use tracker_common::LAYOUT_VERSION;
 
 use crate::{
-    kernel_side::{
-        create_private, directories,
-        kept::{Identity, identity},
+    kernel::{
+        kernel_side::{
+            create_private, directories,
+            kept::{Identity, identity},
+        },
+        trusted_paths::{self, Sharing},
     },
     model::failure::Failure,
-    trusted_paths::{self, Sharing},
 };
 
 /// One agent by name: two of them can run on one host, each with its own interfaces.

@@ -19,7 +19,7 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 
-use crate::{
+use crate::kernel::{
     attach::Sizes,
     instance::Instance,
     kernel_side::{

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tracker_common::violation::Rule;
 
-use crate::lookup::{self, Found};
+use crate::model::lookup::{self, Found};
 
 /// Rules that one connection has broken, by their names, and how often.
 pub type BrokenRules = BTreeMap<String, u64>;

@@ -21,9 +21,9 @@ use tracker_common::{
     violation::Rule,
 };
 
-use crate::{
+use crate::model::{
     clock::Clock,
-    model::listener::{threshold, way_name},
+    listener::{threshold, way_name},
     record::{Record, View, address},
 };
 

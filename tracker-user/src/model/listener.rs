@@ -8,7 +8,7 @@ use tracker_common::{
     protect::{Listener, ListenerState, Mode, Place, Way, cookie_limit},
 };
 
-use crate::record;
+use crate::model::record;
 
 /// A place as people write it.
 #[must_use]

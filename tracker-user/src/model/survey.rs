@@ -11,7 +11,7 @@ use tracker_common::{
     violation::Rule,
 };
 
-use crate::{event::Event, record::View};
+use crate::model::{event::Event, record::View};
 
 /// How much is too much; 0 for no limit.
 #[derive(Clone, Copy, Debug, clap::Args)]

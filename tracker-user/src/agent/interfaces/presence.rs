@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use aya::Ebpf;
 
-use crate::{
+use crate::kernel::{
     attach::{Attached, xdp_program},
     kernel_side::{
         filters::filters,

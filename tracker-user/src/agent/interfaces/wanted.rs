@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::{Result, anyhow};
 use glob::Pattern;
 
-use crate::{interfaces::changes::Link, preflight::interface_index};
+use crate::{agent::interfaces::changes::Link, kernel::preflight::interface_index};
 
 /// A name, or a pattern as a shell has them: `*`, `?`, `[a-c]`, `[!a]`.
 #[derive(Clone, Debug, Eq, PartialEq)]

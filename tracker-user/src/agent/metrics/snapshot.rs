@@ -25,8 +25,9 @@ use super::{
     programs::Run,
 };
 use crate::{
-    attach::Interface, clock::monotonic_ns, interfaces::presence::Missing,
-    kernel::listeners::ListenerMaps, model::listener::is_on, tables::Tables,
+    agent::interfaces::presence::Missing,
+    kernel::{attach::Interface, listeners::ListenerMaps, tables::Tables},
+    model::{clock::monotonic_ns, listener::is_on},
 };
 
 /// A series' labels.

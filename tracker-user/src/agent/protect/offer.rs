@@ -5,7 +5,7 @@ use std::{fs, io, net::IpAddr};
 use anyhow::{Context, Result, bail};
 use tracker_common::protect::feature;
 
-use crate::preflight::kernel_at_least;
+use crate::kernel::preflight::kernel_at_least;
 
 /// The largest window without scaling, in octets.
 const LARGEST_UNSCALED: u32 = 65_535;

@@ -17,15 +17,17 @@ use super::{
     target::places,
 };
 use crate::{
-    clock::{Clock, monotonic_ns},
-    event::{CookieReason, CookieView, Event},
     kernel::{
         listeners::{KeyMap, ListenerMaps},
         netlink::{Host, Netlink},
         protection::Prepared,
     },
-    model::listener::{is_on, socket_address, threshold},
-    record::View,
+    model::{
+        clock::{Clock, monotonic_ns},
+        event::{CookieReason, CookieView, Event},
+        listener::{is_on, socket_address, threshold},
+        record::View,
+    },
 };
 
 /// Looks after the protected listeners of one agent.

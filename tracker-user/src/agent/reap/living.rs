@@ -11,7 +11,7 @@ use tracker_common::{
     sweep::{Removal, lives_with_its_socket},
 };
 
-use crate::{condition::is_shortage, sock_diag::each_socket};
+use crate::{agent::condition::is_shortage, kernel::sock_diag::each_socket};
 
 /// Of the time, asking for sockets may take one part in so many. A host that has a million of them is asked seldom, and what
 /// is due waits meanwhile.

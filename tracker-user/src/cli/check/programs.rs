@@ -4,11 +4,8 @@ use anyhow::Result;
 
 use super::{Finding, Verdict};
 use crate::{
-    attach::LinkKind,
-    kernel::protection::Prepared,
-    object,
-    refusal::Refusal,
-    trial::{Accepted, Trial},
+    agent::trial::{Accepted, Trial},
+    kernel::{attach::LinkKind, object, protection::Prepared, refusal::Refusal},
 };
 
 /// A finding a group of programs that are loaded together, for the kinds of these interfaces; with what protects listeners,

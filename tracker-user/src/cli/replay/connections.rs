@@ -10,8 +10,8 @@ use std::{
 use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
 
 use crate::{
-    reap::deadline_ns,
-    survey::{Subject, subjects},
+    agent::reap::deadline_ns,
+    model::survey::{Subject, subjects},
 };
 
 /// One connection of a capture: the moment of its first packet on the kernel programs' clock, which no two share.

@@ -27,16 +27,20 @@ use super::{
     flow::ReplayedFlow,
 };
 use crate::{
-    attach::{Sizes, load, load_ingress},
-    capture::Packet,
-    clock::Clock,
-    event::{EndView, Event},
-    object,
-    private_bpffs::PrivateBpffs,
-    reap::{Reaped, SWEEP_INTERVAL, load_sweep, removal, remove},
-    record::{Record, View},
-    survey::{Limits, Survey},
-    tables::{Tables, take_map},
+    agent::reap::{Reaped, SWEEP_INTERVAL, load_sweep, removal, remove},
+    cli::capture::Packet,
+    kernel::{
+        attach::{Sizes, load, load_ingress},
+        object,
+        private_bpffs::PrivateBpffs,
+        tables::{Tables, take_map},
+    },
+    model::{
+        clock::Clock,
+        event::{EndView, Event},
+        record::{Record, View},
+        survey::{Limits, Survey},
+    },
 };
 
 /// What stands for an interface in records and events.

@@ -8,7 +8,11 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{client::request::Request, event::Event, instance::Instance, listen::Listener};
+use crate::{
+    client::{listen::Listener, request::Request},
+    kernel::instance::Instance,
+    model::event::Event,
+};
 
 /// Between two attempts to reach an agent that is gone.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -18,9 +18,11 @@ use super::{
 };
 use crate::{
     client::request::Request,
-    event::{CookieView, Event},
-    filter::{self, Filter},
-    scope::Scope,
+    model::{
+        event::{CookieView, Event},
+        filter::{self, Filter},
+        scope::Scope,
+    },
 };
 
 /// Looks that plots go back to: more than the columns of any terminal.

@@ -15,14 +15,10 @@ use tracker_common::{
 
 use super::order::Key;
 use crate::{
-    broken::Broken,
+    cli::stats::{Cookies, ListenerStats},
     client::agent::Agent,
-    clock::monotonic_ns,
-    filter::Filter,
-    instance::Instance,
-    record::Record,
-    stats::{Cookies, ListenerStats},
-    tables::Tables,
+    kernel::{broken::Broken, instance::Instance, tables::Tables},
+    model::{clock::monotonic_ns, filter::Filter, record::Record},
 };
 
 /// Flows that can be shown; of more than so many, those that come first in the order asked for.
