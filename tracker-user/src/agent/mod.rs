@@ -1,15 +1,20 @@
 //! The agent: its loop, and what the loop looks after while it runs.
 //!
-//! It imports from `client`, `kernel` and `model`, and never parses a command line. Begin with [`run`], the loop; [`hub`]
+//! It imports from `client`, `kernel` and `model`, and never parses a command line. Begin with [`run`], its start and
+//! end, and `event_loop` in between; [`hub`]
 //! serves commands on the socket, [`reap`] removes flows whose time is over, [`interfaces`] attaches to interfaces as they
 //! come and go, [`protect`] looks after protected listeners.
 
 pub mod admission;
 pub mod client_socket;
 pub mod condition;
+mod event_loop;
 pub mod hub;
 pub mod interfaces;
+mod lost_reports;
 pub mod metrics;
+pub mod options;
+mod output;
 pub mod privileges;
 pub mod protect;
 pub mod reap;
@@ -17,6 +22,8 @@ pub mod reload;
 pub mod run;
 pub mod service;
 pub mod settings;
+mod sweep_loop;
 pub mod trial;
+mod upkeep;
 pub mod warnings;
 pub mod writer;

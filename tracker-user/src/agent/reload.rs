@@ -4,7 +4,7 @@ use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::{
-    run::Options,
+    options::Options,
     service,
     settings::{Current, Setting},
 };

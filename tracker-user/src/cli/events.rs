@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use tracker_common::violation::Rule;
 
 use crate::{
-    agent::run::EventName,
+    agent::options::EventName,
     cli::{
         self,
         choice::{Choice, TcpOnly, warn_of_interfaces},

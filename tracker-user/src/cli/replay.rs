@@ -37,7 +37,7 @@ pub use self::{
     summary::{CaptureView, Summary},
 };
 use crate::{
-    agent::run::{EventName, TimeoutOptions},
+    agent::options::{EventName, TimeoutOptions},
     cli::{
         capture::{Merged, Part, nothing_understood},
         choice,
