@@ -30,8 +30,8 @@ use tracker_user::{
         sockets::{Listening, listening},
     },
     kernel::{
-        attach::{Sizes, load},
         listeners::{KeyMap, ListenerMaps},
+        load::{Sizes, load},
         object,
         private_bpffs::PrivateBpffs,
     },

@@ -18,7 +18,7 @@ use tracker_tests::{
 };
 use tracker_user::{
     agent::reap::{Reaper, Sweep},
-    kernel::attach::Sizes,
+    kernel::load::Sizes,
     model::{
         clock::monotonic_ns,
         survey::{Limits, Survey},

@@ -26,7 +26,7 @@ use tracker_tests::{
 };
 use tracker_user::{
     cli::{capture::Capture, replay::Engine},
-    kernel::attach::Sizes,
+    kernel::load::Sizes,
     model::survey::Limits,
 };
 

@@ -5,8 +5,8 @@ use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_tests::kernel::egress_ways;
 use tracker_user::kernel::{
-    attach::{Sizes, load_protecting},
     kfunc::{self, Patched},
+    load::{Sizes, load_protecting},
     object,
     private_bpffs::PrivateBpffs,
     protection::Prepared,

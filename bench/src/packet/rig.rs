@@ -21,8 +21,8 @@ use tracker_common::{
 use tracker_user::{
     agent::protect::keys::Keeper,
     kernel::{
-        attach::{Sizes, load_protecting, program},
         listeners::{KeyMap, ListenerMaps},
+        load::{Sizes, load_protecting, program},
         object,
         private_bpffs::PrivateBpffs,
         protection::Prepared,

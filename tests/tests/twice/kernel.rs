@@ -20,8 +20,8 @@ use tracker_common::{
 use tracker_user::{
     agent::reap::remove,
     kernel::{
-        attach::{Sizes, load, program},
         batch::{Walk, write_array},
+        load::{Sizes, load, program},
         object,
         private_bpffs::PrivateBpffs,
         tables::{Tables, take_map},

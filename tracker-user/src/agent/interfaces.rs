@@ -31,12 +31,13 @@ use crate::{
         },
     },
     kernel::{
-        attach::{Attached, Attaching, Interface, load},
+        attach::{Attached, Attaching, Interface},
         kernel_side::{
             self, Found, Inherited, create_private, keep_attached,
             slots::{Slot, assign, slots},
         },
         listeners,
+        load::load,
         tables::Tables,
     },
 };

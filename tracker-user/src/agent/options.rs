@@ -14,10 +14,7 @@ use crate::{
         reap::SWEEP_INTERVAL,
         writer::OnError,
     },
-    kernel::{
-        attach::{EgressChoice, Sizes},
-        way_in::WayIn,
-    },
+    kernel::{attach::EgressChoice, load::Sizes, way_in::WayIn},
     model::{
         format::Format,
         reported::Reported,

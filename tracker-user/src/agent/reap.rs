@@ -34,8 +34,8 @@ use crate::{
         reap::{living::Living, walker::Walker},
     },
     kernel::{
-        attach::{Sizes, load, program},
         batch::{read_array, write_array},
+        load::{Sizes, load, program},
         object,
         refusal::Refusal,
         tables::{Tables, take_map},

@@ -11,9 +11,10 @@ use tracker_common::config::InterfaceConfig;
 use crate::{
     agent::reap,
     kernel::{
-        attach::{self, LinkKind, Sizes, load_classifier, load_ingress},
         kernel_side::slots::Purpose,
         kfunc::{self, Patched},
+        link_kind::LinkKind,
+        load::{Sizes, load_classifier, load_ingress, load_with},
         protection::Prepared,
     },
 };
@@ -62,8 +63,7 @@ impl Trial {
         let object = patched.as_ref().unwrap_or(&self.object).octets();
         let raw_ip = u16::from(kind == LinkKind::RawIp);
         let config = InterfaceConfig { raw_ip, ..InterfaceConfig::default() };
-        let mut ebpf =
-            attach::load_with(EbpfLoader::new(), object, &SIZES, &config, &prepared.protection)?;
+        let mut ebpf = load_with(EbpfLoader::new(), object, &SIZES, &config, &prepared.protection)?;
         load_classifier(&mut ebpf, Purpose::Egress)?;
         if prepared.assign.is_some() {
             load_classifier(&mut ebpf, Purpose::Handover)?;
@@ -81,7 +81,7 @@ impl Trial {
     ///
     /// As [`Trial::interface`].
     pub fn sweep(&self) -> Result<Vec<Accepted>> {
-        let mut ebpf = attach::load_with(
+        let mut ebpf = load_with(
             EbpfLoader::new(),
             self.object.octets(),
             &SIZES,

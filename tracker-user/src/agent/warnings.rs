@@ -7,7 +7,7 @@ use tracker_common::{counters::Tally, sweep::Tier};
 
 use crate::{
     agent::condition::Condition,
-    kernel::{attach::Sizes, tables::Tables},
+    kernel::{load::Sizes, tables::Tables},
 };
 
 /// Looks at counters every second.

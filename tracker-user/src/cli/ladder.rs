@@ -16,7 +16,10 @@ pub use self::{
     times::{TimeOptions, Times},
 };
 use crate::model::{
-    event::{Event, SegmentView, States, ViolationView},
+    event::{
+        Event,
+        parts::{SegmentView, States, ViolationView},
+    },
     record::{Direction, Record},
 };
 

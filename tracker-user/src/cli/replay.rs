@@ -46,7 +46,7 @@ use crate::{
         since::Since,
         terminal,
     },
-    kernel::{attach::Sizes, preflight},
+    kernel::{load::Sizes, preflight},
     model::{
         broken::rule,
         event::Event,

@@ -20,12 +20,12 @@ use aya::{
 use nix::net::if_::if_nametoindex;
 
 use crate::kernel::{
-    attach::Sizes,
     instance::Instance,
     kernel_side::{
         filters::{filters, remove_qdisc},
         slots::{Mode, Purpose, Slot, slots},
     },
+    load::Sizes,
     map_forms,
 };
 

@@ -1,7 +1,7 @@
 //! The kernel's side of an agent: the embedded programs, loading and attaching them, their maps, and what of them outlives
 //! the process.
 //!
-//! It imports from `model` only. Begin with [`attach`], which loads and attaches the programs, and [`kernel_side`], which
+//! It imports from `model` only. Begin with [`load`] and [`attach`], which do that, and [`kernel_side`], which
 //! finds and removes what an agent has left; [`tables`] reads the maps.
 
 pub mod attach;
@@ -12,7 +12,9 @@ pub mod btf;
 pub mod instance;
 pub mod kernel_side;
 pub mod kfunc;
+pub mod link_kind;
 pub mod listeners;
+pub mod load;
 pub mod map_forms;
 pub mod netlink;
 pub mod object;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 
 use crate::kernel::{
-    attach::{Attached, xdp_program},
+    attach::{Attached, xdp::xdp_program},
     kernel_side::{
         filters::filters,
         links,

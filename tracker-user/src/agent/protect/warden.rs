@@ -24,7 +24,10 @@ use crate::{
     },
     model::{
         clock::{Clock, monotonic_ns},
-        event::{CookieReason, CookieView, Event},
+        event::{
+            Event,
+            parts::{CookieReason, CookieView},
+        },
         listener::{is_on, socket_address, threshold},
         record::View,
     },

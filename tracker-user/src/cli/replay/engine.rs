@@ -30,14 +30,14 @@ use crate::{
     agent::reap::{Reaped, SWEEP_INTERVAL, load_sweep, removal, remove},
     cli::capture::Packet,
     kernel::{
-        attach::{Sizes, load, load_ingress},
+        load::{Sizes, load, load_ingress},
         object,
         private_bpffs::PrivateBpffs,
         tables::{Tables, take_map},
     },
     model::{
         clock::Clock,
-        event::{EndView, Event},
+        event::{Event, parts::EndView},
         record::{Record, View},
         survey::{Limits, Survey},
     },

@@ -14,7 +14,7 @@ use super::{connections::Id, flow::ReplayedFlow};
 use crate::{
     cli::ladder::{Entry, Header, Ladder, Layout, Times},
     model::{
-        event::{EndView, Event},
+        event::{Event, parts::EndView},
         filter::Filter,
         record::Record,
         scope::Scope,

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     client::request::Request,
     model::{
-        event::{CookieView, Event},
+        event::{Event, parts::CookieView},
         filter::{self, Filter},
         scope::Scope,
     },
