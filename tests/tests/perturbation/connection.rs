@@ -19,7 +19,7 @@ use tracker_common::{
 };
 use tracker_tests::captures::corpus;
 use tracker_user::{
-    agent::reap::{deadline_ns, removal},
+    agent::sweeper::{deadline_ns, removal},
     cli::capture::Capture,
     model::record::address,
 };

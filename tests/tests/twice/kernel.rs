@@ -18,7 +18,7 @@ use tracker_common::{
     violation::Rule,
 };
 use tracker_user::{
-    agent::reap::remove,
+    agent::sweeper::remove,
     kernel::{
         batch::{Walk, write_array},
         load::{Sizes, load, program},

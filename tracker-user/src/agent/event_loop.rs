@@ -25,16 +25,16 @@ use zerocopy::FromBytes;
 use crate::{
     agent::{
         condition::Condition,
-        hub::Hub,
+        event_server::EventServer,
         interfaces::Interfaces,
         lost_reports::LostReports,
         metrics::{self, Lost, Telemetry, server::Endpoint},
         options::{Options, live_config},
         output::{Output, OutputTrouble, publish},
-        protect::warden::Warden,
+        protect::listener_manager::ListenerManager,
         reload::{Changed, Reload},
         service::{self, Watchdog},
-        sweep_loop::{Orders, reap_for_ever},
+        sweep_loop::{Orders, run_sweeps},
         upkeep::{CHECK_INTERVAL, Upkeep, note_interfaces, publish_info},
         warnings::Warnings,
         writer::{OnError, Writers},
@@ -68,24 +68,24 @@ pub(super) async fn work(
     claim: &mut Claim,
 ) -> Result<()> {
     let Start { options, instance, lost_told, prepared, metrics, writers } = start;
-    let (settings, reaper_settings) = watch::channel(options.clone());
+    let (settings, sweep_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
     let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
     let mut output = Output::new(options, writers);
 
-    let mut warden = match &prepared {
+    let mut listener_manager = match &prepared {
         Some(prepared) => {
             let clients = agent.borrow().client_interfaces();
-            Some(Warden::new(&options.protect, prepared, &pins, clients)?)
+            Some(ListenerManager::new(&options.protect, prepared, &pins, clients)?)
         }
         None => None,
     };
     let config = Mutex::new(Tables::from_pins(&pins)?);
     let live = Arc::new(Mutex::new(live_config(options)));
     let told_live = Arc::clone(&live);
-    let (wish, deletions) = mpsc::channel(1);
-    let own = own_kinds(&output, warden.is_some());
+    let (deletion_requests, deletions) = mpsc::channel(1);
+    let own = own_kinds(&output, listener_manager.is_some());
     let tell = move |events, trace| {
         let mut tables = config.lock().unwrap_or_else(PoisonError::into_inner);
         let live = *told_live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,9 +94,9 @@ pub(super) async fn work(
             tracing::error!("telling the kernel which events are wanted: {error:#}");
         }
     };
-    let hub = Hub::new(&own, tell, pins.clone(), wish);
+    let server = EventServer::new(&own, tell, pins.clone(), deletion_requests);
     let socket = instance.socket();
-    let serving = hub.clone().serve(&socket);
+    let serving = server.clone().serve(&socket);
     tokio::pin!(serving);
     // The socket exists once the future was polled; only then may others be told.
     tokio::select! {
@@ -108,22 +108,23 @@ pub(super) async fn work(
     for interface in agent.borrow().interfaces.iter().filter(|interface| interface.attached) {
         tracing::info!(
             interface = interface.name,
-            ingress = interface.way_in().unwrap_or("none: every packet of loopback passes egress"),
+            ingress =
+                interface.ingress_hook().unwrap_or("none: every packet of loopback passes egress"),
             egress = interface.egress,
             "attached"
         );
     }
 
-    if let Some(warden) = &mut warden {
-        for event in warden.begin().await? {
-            publish(&hub, &output, Kind::Cookie, &event)?;
+    if let Some(listener_manager) = &mut listener_manager {
+        for event in listener_manager.begin().await? {
+            publish(&server, &output, Kind::Cookie, &event)?;
         }
-        tracing::info!(places = warden.count(), "listeners are protected by SYN cookies");
+        tracing::info!(places = listener_manager.count(), "listeners are protected by SYN cookies");
     }
 
     let telemetry = match metrics {
         Some(Endpoint { listener, since_ns }) => {
-            let lost = Lost { by_listeners: hub.lost(), by_output: writers.clone() };
+            let lost = Lost { by_listeners: server.lost(), by_output: writers.clone() };
             let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
             let telemetry = Arc::new(telemetry);
             telemetry.attached(interfaces.list(), interfaces.attached())?;
@@ -136,19 +137,19 @@ pub(super) async fn work(
     };
 
     let kept = KeptPins::of(&pins)?;
-    let (removed, mut reaped) = mpsc::channel(REMOVED);
+    let (sweep_events, mut from_sweeps) = mpsc::channel(SWEEP_EVENTS);
     let watchdog = Watchdog::new(options.sweep_interval);
     let (taken_over, mut is_taken_over) = mpsc::channel(1);
-    let reaper = reap_for_ever(
-        Orders { settings: reaper_settings, taken_over, deletions, maps: kept.ids()? },
+    let sweeps = run_sweeps(
+        Orders { settings: sweep_settings, taken_over, deletions, maps: kept.ids()? },
         &pins,
         &agent,
-        &hub,
+        &server,
         telemetry.as_deref(),
         &watchdog,
-        removed,
+        sweep_events,
     );
-    tokio::pin!(reaper);
+    tokio::pin!(sweeps);
     let ring = RingBuf::try_from(Map::RingBuf(map_forms::open(&pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
@@ -182,10 +183,10 @@ pub(super) async fn work(
     loop {
         tokio::select! {
             result = &mut serving => return result,
-            result = &mut reaper => return result,
+            result = &mut sweeps => return result,
             ready = events.readable_mut() => {
                 let mut ready = ready?;
-                if drain(ready.get_inner_mut(), &agent.borrow().view(), &hub, &output, warden.as_mut())? {
+                if drain(ready.get_inner_mut(), &agent.borrow().view(), &server, &output, listener_manager.as_mut())? {
                     ready.clear_ready();
                 }
                 tokio::task::yield_now().await;
@@ -194,7 +195,7 @@ pub(super) async fn work(
             (current, changed) = reload.asked_for(), if reloaded.is_none() => {
                 output = Output::new(&current, writers);
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
-                hub.want(&own_kinds(&output, warden.is_some()));
+                server.set_own(&own_kinds(&output, listener_manager.is_some()));
                 upkeep.on_detach = current.on_detach;
                 agent.borrow_mut().set_timeouts(&current.timeouts.timeouts());
                 publish_info(&agent.borrow(), instance, &mut publishing);
@@ -214,7 +215,7 @@ pub(super) async fn work(
                 }
             }
             () = watchdog.due() => {}
-            Some((kind, event)) = reaped.recv() => publish(&hub, &output, kind, &event)?,
+            Some((kind, event)) = from_sweeps.recv() => publish(&server, &output, kind, &event)?,
             change = interfaces.changed() => {
                 upkeep.prepare(claim)?;
                 let has_changed = match change {
@@ -226,14 +227,14 @@ pub(super) async fn work(
                     check.reset_immediately();
                 }
                 if is_change {
-                    note_interfaces(interfaces, &agent, telemetry.as_deref(), warden.as_mut());
+                    note_interfaces(interfaces, &agent, telemetry.as_deref(), listener_manager.as_mut());
                     publish_info(&agent.borrow(), instance, &mut publishing);
                     upkeep.update();
                 }
             }
             _ = check.tick() => {
                 if upkeep.look(claim, interfaces, telemetry.as_deref()).await? {
-                    note_interfaces(interfaces, &agent, telemetry.as_deref(), warden.as_mut());
+                    note_interfaces(interfaces, &agent, telemetry.as_deref(), listener_manager.as_mut());
                     publish_info(&agent.borrow(), instance, &mut publishing);
                     upkeep.update();
                 }
@@ -243,18 +244,18 @@ pub(super) async fn work(
             }
             _ = second.tick() => {
                 trouble.tell(writers);
-                lost.report(&hub, &output)?;
+                lost.report(&server, &output)?;
                 warnings.look(&lost.tables)?;
-                if let Some(warden) = &mut warden {
-                    for event in warden.look().await {
-                        publish(&hub, &output, Kind::Cookie, &event)?;
+                if let Some(listener_manager) = &mut listener_manager {
+                    for event in listener_manager.look().await {
+                        publish(&server, &output, Kind::Cookie, &event)?;
                     }
                 }
             }
-            _ = tenth.tick(), if warden.is_some() => {
-                if let Some(warden) = &mut warden {
-                    for event in warden.poll()? {
-                        publish(&hub, &output, Kind::Cookie, &event)?;
+            _ = tenth.tick(), if listener_manager.is_some() => {
+                if let Some(listener_manager) = &mut listener_manager {
+                    for event in listener_manager.poll()? {
+                        publish(&server, &output, Kind::Cookie, &event)?;
                     }
                 }
             }
@@ -276,9 +277,9 @@ fn own_kinds(output: &Output, protects: bool) -> Vec<Kind> {
 fn drain(
     events: &mut RingBuf<MapData>,
     view: &View,
-    hub: &Hub,
+    server: &EventServer,
     output: &Output,
-    mut warden: Option<&mut Warden>,
+    mut listener_manager: Option<&mut ListenerManager>,
 ) -> Result<bool> {
     for _ in 0..BURST {
         // Held until it was passed on: what a killed agent had not, the next one does.
@@ -290,16 +291,16 @@ fn drain(
             );
             continue;
         };
-        if let Some(warden) = &mut warden
+        if let Some(listener_manager) = &mut listener_manager
             && raw.kind == Kind::Cookie as u8
         {
-            for event in warden.began(&raw, view) {
-                publish(hub, output, Kind::Cookie, &event)?;
+            for event in listener_manager.began(&raw, view) {
+                publish(server, output, Kind::Cookie, &event)?;
             }
             continue;
         }
         match (Kind::from_code(raw.kind), Event::from_kernel(&raw, view)) {
-            (Some(kind), Ok(event)) => publish(hub, output, kind, &event)?,
+            (Some(kind), Ok(event)) => publish(server, output, kind, &event)?,
             (_, Err(error)) => {
                 tracing::error!("a report that this version does not know: {error:#}");
             }
@@ -313,4 +314,4 @@ fn drain(
 const BURST: usize = 4096;
 
 /// Events of removed flows that wait to be told; whoever removes more waits, too. A table of millions may end at once.
-const REMOVED: usize = 16_384;
+const SWEEP_EVENTS: usize = 16_384;

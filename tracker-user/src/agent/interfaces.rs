@@ -1,9 +1,9 @@
 //! The interfaces of a running agent: those it was asked for, as they come, go, and are renamed.
 
-mod attempt;
 pub mod changes;
 mod log;
 pub mod presence;
+mod retry;
 pub mod wanted;
 pub mod xdp_features;
 
@@ -23,17 +23,17 @@ use crate::{
     agent::{
         condition::is_shortage,
         interfaces::{
-            attempt::Attempt,
             changes::{Change, Changes, Link, height},
             log::forward_log,
             presence::Missing,
+            retry::Retry,
             wanted::Wanted,
         },
     },
     kernel::{
         attach::{Attached, Attaching, Interface},
         kernel_side::{
-            self, Found, Inherited, create_private, keep_attached,
+            self, Inherited, Predecessor, create_private, keep_attached,
             slots::{Slot, assign, slots},
         },
         listeners,
@@ -55,7 +55,7 @@ pub struct Interfaces<'a> {
     /// Indexes of those that could not be attached to, and why; nothing is tried again until they change.
     failed: BTreeMap<u32, String>,
     /// Indexes of those whose programs were gone and could not be attached again, or for which something ran short.
-    again: BTreeMap<u32, Attempt>,
+    again: BTreeMap<u32, Retry>,
     /// What is missing, as it was said last.
     told: BTreeSet<Missing>,
 }
@@ -102,7 +102,7 @@ impl<'a> Interfaces<'a> {
     ///
     /// What keeps it from an interface that was asked for by name, or from all of them.
     pub async fn begin(&mut self, names: &[String], inherited: &Inherited) -> Result<()> {
-        if inherited.found == Found::Running {
+        if inherited.predecessor == Predecessor::Present {
             for slot in slots(&self.pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
                 let detached = kernel_side::release(slot).await?;
                 if self.wanted.has(&slot.interface) {
@@ -144,7 +144,7 @@ impl<'a> Interfaces<'a> {
             // Others may be there, of other names.
             let _ = other.parent().map(fs::remove_dir);
         }
-        if inherited.found == Found::Running {
+        if inherited.predecessor == Predecessor::Present {
             if self.attaching.protecting.is_none() {
                 listeners::forget_listeners(&self.pins)?;
             }
@@ -267,7 +267,7 @@ impl<'a> Interfaces<'a> {
         // Those that could not be attached to again have none of their programs.
         for gone in self.gone.iter().filter(|gone| self.again.contains_key(&gone.ifindex)) {
             let hooks = [
-                ("in", gone.way_in().is_some()),
+                ("in", gone.ingress_hook().is_some()),
                 ("out", true),
                 ("handover", gone.handover.is_some()),
             ];
@@ -314,23 +314,23 @@ impl<'a> Interfaces<'a> {
                     tracing::error!(interface = slot.interface, "attaching to it again: {why}");
                     self.let_go(&held);
                     self.failed.insert(index, why);
-                    self.again.insert(index, Attempt::first());
+                    self.again.insert(index, Retry::first());
                 }
             }
         }
-        has_changed |= self.attempt_again().await?;
+        has_changed |= self.retry_due().await?;
         if has_changed {
             self.tidy()?;
         }
         Ok(has_changed)
     }
 
-    async fn attempt_again(&mut self) -> Result<bool> {
+    async fn retry_due(&mut self) -> Result<bool> {
         let now = Instant::now();
         let due: Vec<_> = self
             .again
             .iter()
-            .filter(|(_, attempt)| attempt.at <= now)
+            .filter(|(_, retry)| retry.at <= now)
             .map(|(index, _)| *index)
             .collect();
         if due.is_empty() {
@@ -340,8 +340,8 @@ impl<'a> Interfaces<'a> {
         for link in self.changes.links().await?.iter().filter(|link| due.contains(&link.index)) {
             let is_attached = self.try_to_attach(link.index, &link.name, false).await;
             has_changed |= is_attached;
-            if !is_attached && let Some(attempt) = self.again.get_mut(&link.index) {
-                *attempt = attempt.next();
+            if !is_attached && let Some(retry) = self.again.get_mut(&link.index) {
+                *retry = retry.next();
             }
         }
         Ok(has_changed)
@@ -386,8 +386,8 @@ impl<'a> Interfaces<'a> {
                     self.failed.insert(index, why);
                 }
                 if is_shortage(&error) {
-                    let attempt = self.again.get(&index).copied();
-                    self.again.insert(index, attempt.map_or_else(Attempt::first, Attempt::next));
+                    let retry = self.again.get(&index).copied();
+                    self.again.insert(index, retry.map_or_else(Retry::first, Retry::next));
                 }
                 false
             }
@@ -455,7 +455,7 @@ impl<'a> Interfaces<'a> {
                 if let Some(from) = adopted {
                     kernel_side::move_attached(slot, &from)?;
                 }
-                let was_running = inherited.found == Found::Running && !is_new;
+                let was_running = inherited.predecessor == Predecessor::Present && !is_new;
                 if !was_running && let Err(error) = kernel_side::release(slot).await {
                     tracing::error!(interface = slot.interface, "detaching: {error:#}");
                 }

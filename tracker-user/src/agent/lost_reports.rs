@@ -6,7 +6,9 @@ use anyhow::Result;
 use tracker_common::counters::Tally;
 
 use crate::{
-    agent::{condition::Condition, hub::Hub, output::Output, upkeep::publish_info},
+    agent::{
+        condition::Condition, event_server::EventServer, output::Output, upkeep::publish_info,
+    },
     client::agent::Agent,
     kernel::{instance::Instance, tables::Tables},
     model::{
@@ -28,14 +30,14 @@ pub(super) struct LostReports<'a> {
 }
 
 impl LostReports<'_> {
-    pub(super) fn report(&mut self, hub: &Hub, output: &Output) -> Result<()> {
+    pub(super) fn report(&mut self, server: &EventServer, output: &Output) -> Result<()> {
         let now = self.tables.tally(Tally::ReportsLost)?;
         let told = self.agent.borrow().lost_told;
         if now > told {
             let event = Event::lost(now - told, Stage::Ring, &Clock::now());
             self.agent.borrow_mut().lost_told = now;
             output.write(&event, true)?;
-            hub.send(None, &event);
+            server.send(None, &event);
             // For the next agent, should this one be killed.
             publish_info(&self.agent.borrow(), self.instance, &mut self.publishing);
         }

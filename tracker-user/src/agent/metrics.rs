@@ -25,7 +25,7 @@ use crate::{
     agent::{
         interfaces::presence::Missing,
         metrics::{census::Census, ledger::Ledger, programs::Programs},
-        reap::Sweep,
+        sweeper::Sweep,
         writer::Writers,
     },
     kernel::attach::{Attached, Interface},

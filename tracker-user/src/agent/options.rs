@@ -11,14 +11,14 @@ use crate::{
         interfaces::{presence::OnDetach, wanted::Name},
         metrics::{self, address::MetricsAddress},
         protect,
-        reap::SWEEP_INTERVAL,
+        sweeper::SWEEP_INTERVAL,
         writer::OnError,
     },
-    kernel::{attach::EgressChoice, load::Sizes, way_in::WayIn},
+    kernel::{attach::EgressChoice, ingress::IngressOptions, load::Sizes},
     model::{
+        flood_detection::{FloodLimits, Sources},
         format::Format,
-        reported::Reported,
-        survey::{Limits, Sources},
+        report_selection::ReportSelection,
     },
 };
 
@@ -46,7 +46,7 @@ pub struct Options {
     pub keep_attached: bool,
     /// Where arriving packets are seen.
     #[command(flatten)]
-    pub way_in: WayIn,
+    pub ingress_options: IngressOptions,
     /// Hook for leaving packets
     #[arg(long, value_enum, default_value_t)]
     pub egress: EgressChoice,
@@ -97,10 +97,10 @@ pub struct Options {
     pub protect: protect::Options,
     /// Rules.
     #[command(flatten)]
-    pub reported: Reported,
+    pub reported: ReportSelection,
     /// Limits of floods and scans.
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: FloodLimits,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,

@@ -5,7 +5,7 @@ use tracker_common::event::Kind;
 
 use crate::{
     agent::{
-        hub::Hub,
+        event_server::EventServer,
         options::{EventName, Options},
         writer::{self, Content, OnError, Writers},
     },
@@ -87,10 +87,15 @@ impl OutputTrouble {
     }
 }
 
-pub(super) fn publish(hub: &Hub, output: &Output, kind: Kind, event: &Event) -> Result<()> {
+pub(super) fn publish(
+    server: &EventServer,
+    output: &Output,
+    kind: Kind,
+    event: &Event,
+) -> Result<()> {
     if output.kinds.contains(&kind) {
         output.write(event, kind == Kind::Violation)?;
     }
-    hub.send(Some(kind), event);
+    server.send(Some(kind), event);
     Ok(())
 }

@@ -4,10 +4,10 @@
 //! would agree to.
 
 pub mod keys;
-pub mod offer;
+pub mod listener_manager;
 pub mod sockets;
+pub mod synack_terms;
 pub mod target;
-pub mod warden;
 
 use std::net::SocketAddr;
 
@@ -19,8 +19,8 @@ use tracker_common::{
 
 use crate::{
     agent::protect::{
-        offer::Sysctls,
         sockets::{Listening, listening},
+        synack_terms::Sysctls,
         target::{Target, places},
     },
     kernel::{kfunc, netlink::Netlink, preflight::interface_index, protection::Prepared},

@@ -20,7 +20,7 @@ use crate::{
     kernel::{
         attach::Attaching,
         instance::Instance,
-        kernel_side::{self, Found},
+        kernel_side::{self, Predecessor},
         kfunc::{self, Patched},
         object, preflight,
         protection::Prepared,
@@ -64,14 +64,14 @@ pub async fn run(
         instance,
         sizes: &options.sizes,
         zone: options.zone,
-        way_in: options.way_in,
+        ingress_options: options.ingress_options,
         egress: options.egress,
         protecting: prepared,
     };
     let inherited = kernel_side::inherit(instance, &options.sizes).await?;
     // Others are replaced, and this is new where they are.
     claim.keep()?;
-    let is_taking_over = inherited.found == Found::Running;
+    let is_taking_over = inherited.predecessor == Predecessor::Present;
     let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
     let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
     let mut leaves = false;
@@ -136,7 +136,7 @@ async fn fit(options: &Options) -> Result<Fit> {
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
-    options.way_in.check(options.protect.is_wanted())?;
+    options.ingress_options.check(options.protect.is_wanted())?;
     let prepared = protect::prepare(&options.protect, &names).await?;
     Ok(Fit { wanted, changes, names, prepared })
 }

@@ -14,23 +14,23 @@ use tracker_common::{
 use crate::{
     agent::{
         condition::{Condition, is_shortage},
-        hub::{Deletion, Hub},
+        event_server::{Deletion, EventServer},
         metrics::{REASONS, Telemetry},
         options::{Options, sources, wants_destroy},
-        reap::{Reaped, Reaper, SWEEP_INTERVAL, Sweep},
         service::Watchdog,
+        sweeper::{RemovedFlow, SWEEP_INTERVAL, Sweep, Sweeper},
     },
     client::agent::Agent,
     kernel::{
-        broken::Broken,
+        flow_violations::FlowViolations,
         kernel_side::kept::{MapIds, ensure_pinned},
         tables::Tables,
     },
     model::{
         event::Event,
         filter::Filter,
+        flood_detection::FloodDetector,
         record::{Record, View},
-        survey::Survey,
     },
 };
 
@@ -48,11 +48,11 @@ pub(super) struct Orders {
 }
 
 /// Sweeps the tables at every interval, on a thread of its own: reading a million flows takes a while.
-pub(super) async fn reap_for_ever(
+pub(super) async fn run_sweeps(
     orders: Orders,
     pins: &Path,
     agent: &RefCell<Agent>,
-    hub: &Hub,
+    server: &EventServer,
     telemetry: Option<&Telemetry>,
     watchdog: &Watchdog,
     told: mpsc::Sender<(Kind, Event)>,
@@ -63,16 +63,16 @@ pub(super) async fn reap_for_ever(
     let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
     let mut trouble = Condition::default();
     let mut attempts = 0;
-    let mut reaper = loop {
+    let mut sweeper = loop {
         let (at, maps) = (at.clone(), maps.clone());
         let loading = tokio::task::spawn_blocking(move || {
-            let reaper = Reaper::new(&at, &sizes, timeouts)?;
+            let sweeper = Sweeper::new(&at, &sizes, timeouts)?;
             ensure_pinned(&maps)?;
-            anyhow::Ok(reaper)
+            anyhow::Ok(sweeper)
         });
         attempts += 1;
         match loading.await? {
-            Ok(reaper) => break reaper,
+            Ok(sweeper) => break sweeper,
             // The pins may be gone, and are made anew.
             Err(error) if is_shortage(&error) || attempts < ATTEMPTS => {
                 if trouble.seen(1, std::time::Instant::now()) {
@@ -86,9 +86,9 @@ pub(super) async fn reap_for_ever(
         }
     };
     if let Some(telemetry) = telemetry {
-        reaper.take_census(telemetry.since_ns());
+        sweeper.take_census(telemetry.since_ns());
     }
-    let mut survey = Survey::new(options.limits);
+    let mut flood_detector = FloodDetector::new(options.limits);
     let mut sources = sources(&options);
     let mut tables = Tables::from_pins(pins)?;
     let mut next = Instant::now();
@@ -97,8 +97,8 @@ pub(super) async fn reap_for_ever(
             () = sleep_until(next) => {}
             Ok(()) = settings.changed() => {
                 options = settings.borrow_and_update().clone();
-                reaper.set_timeouts(options.timeouts.timeouts());
-                survey.set_limits(options.limits);
+                sweeper.set_timeouts(options.timeouts.timeouts());
+                flood_detector.set_limits(options.limits);
                 sources = self::sources(&options);
                 next = Instant::now();
                 // Nobody asks again before this was taken.
@@ -108,18 +108,18 @@ pub(super) async fn reap_for_ever(
             Some(Deletion { filter, done }) = deletions.recv() => {
                 let view = agent.borrow().view();
                 let at = pins.to_owned();
-                let told = (wants_destroy(&options) || hub.has_listeners()).then(|| told.clone());
+                let told = (wants_destroy(&options) || server.has_listeners()).then(|| told.clone());
                 let deleting = tokio::task::spawn_blocking(move || {
-                    let result = delete(&reaper, &at, &filter, &view, |reaped| {
+                    let result = delete(&sweeper, &at, &filter, &view, |removed| {
                         if let Some(told) = &told {
                             // The receiver goes only when the agent ends.
-                            let _ = told.blocking_send((Kind::Destroy, reaped.event(&view)));
+                            let _ = told.blocking_send((Kind::Destroy, removed.event(&view)));
                         }
                     });
-                    (reaper, result)
+                    (sweeper, result)
                 });
                 let result;
-                (reaper, result) = deleting.await?;
+                (sweeper, result) = deleting.await?;
                 // Whoever asked may be gone.
                 let _ = done.send(result);
                 continue;
@@ -129,32 +129,32 @@ pub(super) async fn reap_for_ever(
         let reported = options.reported.rules();
         let view = agent.borrow().view();
         let (told_by_sweep, wanted) =
-            (told.clone(), wants_destroy(&options) || hub.has_listeners());
+            (told.clone(), wants_destroy(&options) || server.has_listeners());
         let sweeping = tokio::task::spawn_blocking(move || {
             let mut reasons = [0; REASONS.len()];
-            let sweep = reaper.sweep(&mut survey, |reaped| {
-                if let Some(place) = REASONS.iter().position(|reason| *reason == reaped.reason) {
+            let sweep = sweeper.sweep(&mut flood_detector, |removed| {
+                if let Some(place) = REASONS.iter().position(|reason| *reason == removed.reason) {
                     reasons[place] += 1;
                 }
                 // The receiver goes only when the agent ends.
                 if reported.has(Rule::HalfOpenTimeout)
-                    && let Some(event) = reaped.half_open_timeout(&view)
+                    && let Some(event) = removed.half_open_timeout(&view)
                 {
-                    let Removal { key, flow, .. } = &reaped.removal;
+                    let Removal { key, flow, .. } = &removed.removal;
                     let source = &key.addresses[flow.originator().index()];
                     if sources.pass(source, view.clock.monotonic_ns()) {
                         let _ = told_by_sweep.blocking_send((Kind::Violation, event));
                     }
                 }
                 if wanted {
-                    let _ = told_by_sweep.blocking_send((Kind::Destroy, reaped.event(&view)));
+                    let _ = told_by_sweep.blocking_send((Kind::Destroy, removed.event(&view)));
                 }
             });
-            (reaper, survey, sources, reasons, sweep)
+            (sweeper, flood_detector, sources, reasons, sweep)
         });
         let (reasons, sweep);
-        (reaper, survey, sources, reasons, sweep) = sweeping.await?;
-        for finding in survey.findings() {
+        (sweeper, flood_detector, sources, reasons, sweep) = sweeping.await?;
+        for finding in flood_detector.findings() {
             if let Err(error) = tables.count_breach(finding.rule, Hook::Ingress) {
                 tracing::error!("counting a breach: {error:#}");
             }
@@ -192,20 +192,20 @@ pub(super) async fn reap_for_ever(
 
 /// Removes every flow that is meant, calling `visit` with each; returns how many there were.
 fn delete(
-    reaper: &Reaper,
+    sweeper: &Sweeper,
     pins: &Path,
     filter: &Filter,
     view: &View,
-    visit: impl FnMut(Reaped),
+    visit: impl FnMut(RemovedFlow),
 ) -> Result<u64> {
     let asks = filter.asks_for_rules();
-    let broken = asks.then(|| Broken::from_pins(pins)).transpose()?;
+    let violations = asks.then(|| FlowViolations::from_pins(pins)).transpose()?;
     let is_meant = |key: &FlowKey, flow: &Flow, tier| {
         let mut record = Record::new(key, flow, Some(tier), view);
-        if let Some(broken) = &broken {
-            broken.complete(key, flow, &mut record);
+        if let Some(violations) = &violations {
+            violations.complete(key, flow, &mut record);
         }
         filter.matches(&record)
     };
-    reaper.delete(is_meant, visit)
+    sweeper.delete(is_meant, visit)
 }

@@ -11,7 +11,7 @@ use crate::{
         condition::Condition,
         interfaces::{Interfaces, presence::OnDetach},
         metrics::Telemetry,
-        protect::warden::Warden,
+        protect::listener_manager::ListenerManager,
     },
     client::agent::Agent,
     kernel::{
@@ -165,7 +165,7 @@ pub(super) fn note_interfaces(
     interfaces: &Interfaces<'_>,
     agent: &RefCell<Agent>,
     telemetry: Option<&Telemetry>,
-    warden: Option<&mut Warden>,
+    listener_manager: Option<&mut ListenerManager>,
 ) {
     agent.borrow_mut().interfaces = interfaces.list();
     if let Some(telemetry) = telemetry
@@ -173,8 +173,8 @@ pub(super) fn note_interfaces(
     {
         tracing::error!("metrics of interfaces that have changed: {error:#}");
     }
-    if let Some(warden) = warden {
-        warden.set_interfaces(agent.borrow().client_interfaces());
+    if let Some(listener_manager) = listener_manager {
+        listener_manager.set_interfaces(agent.borrow().client_interfaces());
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     },
     client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
     kernel::instance::Instance,
-    model::{broken::BrokenFilter, format::Format},
+    model::{flow_violations::ViolationFilter, format::Format},
 };
 
 /// Options of `tracker delete`.
@@ -31,7 +31,7 @@ pub struct Options {
     pub choice: Choice,
     /// Which rules.
     #[command(flatten)]
-    pub broken: BrokenFilter,
+    pub broken: ViolationFilter,
     /// Nothing else.
     #[command(flatten)]
     pub tcp: TcpOnly,

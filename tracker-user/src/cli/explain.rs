@@ -20,7 +20,7 @@ use crate::{
     },
     model::{
         format::{Format, Line},
-        lookup::{Found, find, nearest, summary},
+        rule_lookup::{RuleMatch, find, nearest, summary},
     },
 };
 
@@ -144,13 +144,13 @@ pub fn run(options: &Options) -> Result<()> {
     out.flush().context("writing to stdout")
 }
 
-fn views(found: &Found) -> (Vec<Explanation>, Option<OutsideView>) {
+fn views(found: &RuleMatch) -> (Vec<Explanation>, Option<OutsideView>) {
     match found {
-        Found::Rule(rule) => (vec![Explanation::new(*rule, &[])], None),
-        Found::Elsewhere(rules) => {
+        RuleMatch::Rule(rule) => (vec![Explanation::new(*rule, &[])], None),
+        RuleMatch::Elsewhere(rules) => {
             (rules.iter().map(|(rule, names)| Explanation::new(*rule, names)).collect(), None)
         }
-        Found::Outside(outside) => {
+        RuleMatch::Outside(outside) => {
             (Vec::new(), Some(OutsideView { name: outside.name, why: outside.why }))
         }
     }
@@ -158,14 +158,14 @@ fn views(found: &Found) -> (Vec<Explanation>, Option<OutsideView>) {
 
 /// What is said of `query`, in lines of at most `width` columns.
 #[must_use]
-pub fn text(query: &str, found: &Found, width: usize) -> String {
+pub fn text(query: &str, found: &RuleMatch, width: usize) -> String {
     match found {
-        Found::Rule(rule) => explanation(*rule, width),
-        Found::Outside(outside) => {
+        RuleMatch::Rule(rule) => explanation(*rule, width),
+        RuleMatch::Outside(outside) => {
             let heading = format!("{}: no rule", outside.name);
             format!("{heading}\n\n{}\n", textwrap::fill(outside.why, wrapped(width)))
         }
-        Found::Elsewhere(rules) => elsewhere(query, rules, width),
+        RuleMatch::Elsewhere(rules) => elsewhere(query, rules, width),
     }
 }
 

@@ -26,18 +26,18 @@ use tokio::{
 use crate::{
     cli::{
         choice::{Choice, TcpOnly, check_interfaces},
-        farewell,
+        exit_signals,
         flows::{columns::Column, order::Key},
         refusal,
         since::{Since, duration},
         terminal,
     },
     client::agent::Agent,
-    kernel::{broken::Broken, instance::Instance, tables::Tables},
+    kernel::{flow_violations::FlowViolations, instance::Instance, tables::Tables},
     model::{
-        broken::BrokenFilter,
         clock::monotonic_ns,
         filter::Filter,
+        flow_violations::ViolationFilter,
         format::{Format, Line},
         record::Record,
     },
@@ -73,7 +73,7 @@ pub struct Options {
     pub since: Option<Since>,
     /// Which rules.
     #[command(flatten)]
-    pub broken: BrokenFilter,
+    pub broken: ViolationFilter,
     /// Which flows.
     #[command(flatten)]
     pub choice: Choice,
@@ -142,14 +142,18 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
 }
 
 /// Which rules flows have broken, where that is asked for or shown.
-fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Option<Broken>> {
+fn broken(
+    instance: &Instance,
+    options: &Options,
+    filter: &Filter,
+) -> Result<Option<FlowViolations>> {
     if filter.asks_for_rules() {
-        return Broken::of(instance).map(Some);
+        return FlowViolations::of(instance).map(Some);
     }
     let shows =
         options.output.format() != Format::Text || options.columns.contains(&Column::BrokenRules);
-    // An agent of an older version does not lend it: then it is not known.
-    Ok(if shows { Broken::of(instance).ok() } else { None })
+    // An agent of an older version does not share it: then it is not known.
+    Ok(if shows { FlowViolations::of(instance).ok() } else { None })
 }
 
 /// Prints the flows, once or again and again.
@@ -177,7 +181,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         return watch::run(options, instance, every).await;
     }
     // From here on, so that none is missed while something is printed.
-    farewell::end_when_asked()?;
+    exit_signals::exit_on_signal()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

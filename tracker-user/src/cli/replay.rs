@@ -48,12 +48,12 @@ use crate::{
     },
     kernel::{load::Sizes, preflight},
     model::{
-        broken::rule,
         event::Event,
         filter::{self, Filter},
+        flood_detection::FloodLimits,
+        flow_violations::rule,
         format::Format,
-        reported::Reported,
-        survey::Limits,
+        report_selection::ReportSelection,
     },
 };
 
@@ -108,7 +108,7 @@ pub struct Options {
     pub last: Option<usize>,
     /// Rules.
     #[command(flatten)]
-    pub reported: Reported,
+    pub reported: ReportSelection,
     /// Events since a time (`2026-11-20T13:55:30Z`) or an age (`5m`), and connections whose first packet was captured since
     ///
     /// Earlier packets are replayed too, so that states are right
@@ -125,7 +125,7 @@ pub struct Options {
     pub filter: filter::FilterOptions,
     /// Limits of floods and scans.
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: FloodLimits,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,

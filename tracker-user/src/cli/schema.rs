@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{
-        check, explain, failed, flows,
+        check, explain, failure_report, flows,
         replay::{flow::ReplayedFlow, summary::Summary},
         stats::Stats,
         violations,
@@ -61,7 +61,7 @@ fn all() -> [(&'static str, Schema); 14] {
         ("violations.line", of::<Line<violations::RuleView>>()),
         ("explain", of::<explain::Document<'_>>()),
         ("explain.line", of::<Line<explain::Explanation>>()),
-        ("error.line", of::<failed::Document>()),
+        ("error.line", of::<failure_report::Document>()),
         ("replay", of::<Replay>()),
         ("replay-flow.line", of::<Line<ReplayedFlow>>()),
     ]

@@ -24,7 +24,7 @@ use tracker_common::{
 };
 
 use crate::{
-    cli::{farewell, refusal},
+    cli::{exit_signals, refusal},
     client::agent::Agent,
     kernel::{attach::Interface, instance::Instance, listeners::ListenerMaps, tables::Tables},
     model::{
@@ -256,7 +256,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         let said = "--watch is a stream, and one JSON document is none: `-o jsonl`";
         return Err(refusal("stats", ErrorKind::ArgumentConflict, said));
     }
-    farewell::end_when_asked()?;
+    exit_signals::exit_on_signal()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -35,11 +35,11 @@ use self::{
 use crate::{
     cli::{
         choice::{Choice, TcpOnly, check_interfaces},
-        farewell, terminal,
+        exit_signals, terminal,
     },
-    client::request::Request,
+    client::request::EventRequest,
     kernel::{instance::Instance, tables::Tables},
-    model::{broken::BrokenFilter, filter::Filter},
+    model::{filter::Filter, flow_violations::ViolationFilter},
 };
 
 /// The screen is drawn no more often than this, however much happens; a key is answered at once.
@@ -65,7 +65,7 @@ pub struct Options {
     pub choice: Choice,
     /// Which rules.
     #[command(flatten)]
-    pub broken: BrokenFilter,
+    pub broken: ViolationFilter,
     /// Nothing else.
     #[command(flatten)]
     pub tcp: TcpOnly,
@@ -86,7 +86,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     // What is wrong from the beginning is said where it can be read afterwards.
     Tables::open(instance)?;
     check_interfaces(&filter, instance, "top")?;
-    farewell::end_when_asked()?;
+    exit_signals::exit_on_signal()?;
     terminal::on_screen(async |terminal| show(terminal, &options, filter, instance).await).await
 }
 
@@ -165,9 +165,9 @@ async fn show(
     }
 }
 
-fn request() -> Request {
+fn request() -> EventRequest {
     let events = [Kind::Violation, Kind::Cookie].map(|kind| kind.name().to_owned()).to_vec();
-    Request { v: 1, events, trace: None }
+    EventRequest { v: 1, events, trace: None }
 }
 
 async fn next_of(feed: &mut Option<Feed>) -> Option<Said> {

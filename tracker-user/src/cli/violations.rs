@@ -16,7 +16,7 @@ use crate::{
     cli::terminal,
     model::{
         format::{Format, Line},
-        lookup::summary,
+        rule_lookup::summary,
     },
 };
 

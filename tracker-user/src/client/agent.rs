@@ -53,7 +53,7 @@ impl Agent {
     pub fn client_interfaces(&self) -> Vec<u32> {
         let attached = self.interfaces.iter().filter(|interface| interface.attached);
         attached
-            .filter(|interface| interface.way_in().is_some())
+            .filter(|interface| interface.ingress_hook().is_some())
             .map(|interface| interface.ifindex)
             .collect()
     }

@@ -7,7 +7,7 @@ use crate::model::scope::Scope;
 
 /// What a command says that wants to read the agent's maps.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct LendRequest {
+pub struct MapRequest {
     /// Version of this form: 1.
     pub v: u32,
     /// Always true.
@@ -48,7 +48,7 @@ pub enum DeleteResult {
 
 /// What a listener says first, in one line.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Request {
+pub struct EventRequest {
     /// Version of this form: 1.
     pub v: u32,
     /// The kinds of events that are wanted.

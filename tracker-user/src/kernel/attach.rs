@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracker_common::config::InterfaceConfig;
 
 use crate::kernel::{
+    ingress::IngressOptions,
     instance::Instance,
     kernel_side::{
         links,
@@ -20,7 +21,6 @@ use crate::kernel::{
     load::{Sizes, load_with},
     preflight::interface_index,
     protection::Prepared,
-    way_in::WayIn,
 };
 
 /// How the egress program is attached.
@@ -64,7 +64,7 @@ pub struct Interface {
 impl Interface {
     /// How arriving packets are seen: `native`, `generic`, `tcx` or `clsact`; `None` on loopback.
     #[must_use]
-    pub fn way_in(&self) -> Option<&str> {
+    pub fn ingress_hook(&self) -> Option<&str> {
         self.xdp.as_deref().or(self.ingress.as_deref())
     }
 }
@@ -94,7 +94,7 @@ pub struct Attaching<'a> {
     /// Zone of the interfaces' flows.
     pub zone: u16,
     /// How arriving packets are seen.
-    pub way_in: WayIn,
+    pub ingress_options: IngressOptions,
     /// How leaving packets are seen.
     pub egress: EgressChoice,
     /// What there is to protect listeners with; `None` where none are protected.
@@ -132,7 +132,7 @@ impl Attaching<'_> {
 
         // Egress first: a connection that begins between the two would otherwise be seen from one side.
         let at_egress = self.attach_classifier(&mut ebpf, slot, ifindex, Purpose::Egress).await?;
-        let mut way = Way::None;
+        let mut way = IngressPath::None;
         if kind != LinkKind::Loopback {
             way =
                 self.attach_arrival(&mut ebpf, slot, ifindex, protecting.assign.is_some()).await?;
@@ -142,9 +142,9 @@ impl Attaching<'_> {
             .insert(ifindex, slot.number, 0)?;
         }
         let (xdp, ingress, handover) = match way {
-            Way::None => (None, None, None),
-            Way::Xdp { mode, handover } => (Some(mode.name()), None, handover),
-            Way::Tc(hook) => (None, Some(hook), None),
+            IngressPath::None => (None, None, None),
+            IngressPath::Xdp { mode, handover } => (Some(mode.name()), None, handover),
+            IngressPath::Tc(hook) => (None, Some(hook), None),
         };
         if handover.is_none() {
             // For those that XDP has accepted until now it was needed.
@@ -177,8 +177,8 @@ impl Attaching<'_> {
         slot: &Slot,
         ifindex: u32,
         hands_over: bool,
-    ) -> Result<Way> {
-        if self.way_in.in_stack(ifindex).await?.is_none() {
+    ) -> Result<IngressPath> {
+        if self.ingress_options.in_stack(ifindex).await?.is_none() {
             let handover = if hands_over {
                 // First: what XDP accepts must be handed over.
                 Some(self.attach_classifier(ebpf, slot, ifindex, Purpose::Handover).await?)
@@ -187,19 +187,19 @@ impl Attaching<'_> {
             };
             if let Some(mode) = self.attach_xdp(ebpf, slot, ifindex).await? {
                 self.detach_classifier(slot, ifindex, Purpose::Arrival).await?;
-                return Ok(Way::Xdp { mode, handover });
+                return Ok(IngressPath::Xdp { mode, handover });
             }
         }
         let hook = self.attach_classifier(ebpf, slot, ifindex, Purpose::Arrival).await?;
         for mode in Mode::ALL {
             links::remove(&slot.xdp(mode))?;
         }
-        Ok(Way::Tc(hook))
+        Ok(IngressPath::Tc(hook))
     }
 }
 
 /// How arriving packets of an interface are seen.
-enum Way {
+enum IngressPath {
     /// They are not: every packet of loopback passes egress.
     None,
     /// By XDP; with the hook at which accepted connections are handed over.

@@ -7,8 +7,9 @@
 pub mod attach;
 pub mod batch;
 pub mod bpf;
-pub mod broken;
 pub mod btf;
+pub mod flow_violations;
+pub mod ingress;
 pub mod instance;
 pub mod kernel_side;
 pub mod kfunc;
@@ -25,4 +26,3 @@ pub mod refusal;
 pub mod sock_diag;
 pub mod tables;
 pub mod trusted_paths;
-pub mod way_in;

@@ -258,6 +258,8 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use tracker_common::protect::{Listener, ListenerState};
+
     use super::*;
     use crate::model::event::parts::CookieReason;
 

@@ -403,7 +403,7 @@ impl Snapshot {
                 ];
                 attached.push((labels, u64::from(!is_missing(interface, hook))));
             };
-            if let Some(mode) = interface.way_in() {
+            if let Some(mode) = interface.ingress_hook() {
                 add("in", mode);
             }
             add("out", &interface.egress);

@@ -17,7 +17,7 @@ use super::{
     sampler::{Id, Row, Sample, Wanted},
 };
 use crate::{
-    client::request::Request,
+    client::request::EventRequest,
     model::{
         event::{Event, parts::CookieView},
         filter::{self, Filter},
@@ -40,7 +40,7 @@ pub(super) enum Action {
     /// Another look at the flows, at once.
     Look,
     /// The segments of one connection.
-    Follow(Request),
+    Follow(EventRequest),
     /// No segments any more.
     Leave,
 }
@@ -327,7 +327,7 @@ impl Model {
         let Some(row) = row.cloned() else { return Action::Nothing };
         self.selected = Some(row.id);
         let events = [Kind::Segment, Kind::Violation, Kind::Destroy];
-        let request = Request {
+        let request = EventRequest {
             v: 1,
             events: events.map(|kind| kind.name().to_owned()).to_vec(),
             trace: Some(Scope {

@@ -18,6 +18,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
 use crate::{
     kernel::{
         attach::Attaching,
+        ingress::{GENERIC_ANSWERS, IngressChoice, XdpChoice},
         instance::Instance,
         kernel_side::{
             links,
@@ -26,7 +27,6 @@ use crate::{
         },
         load::{is_errno, load_ingress},
         netlink::Netlink,
-        way_in::{GENERIC_ANSWERS, IngressChoice, XdpChoice},
     },
     model::failure::Failure,
 };
@@ -44,9 +44,9 @@ impl Attaching<'_> {
         let there = xdp_program(ifindex).await?;
         for mode in Mode::ALL {
             let Some((link, program)) = links::open(&slot.xdp(mode))? else { continue };
-            let is_wanted = match self.way_in.xdp {
+            let is_wanted = match self.ingress_options.xdp {
                 XdpChoice::Auto => {
-                    mode == Mode::Native || self.way_in.ingress == IngressChoice::Xdp
+                    mode == Mode::Native || self.ingress_options.ingress == IngressChoice::Xdp
                 }
                 XdpChoice::Native => mode == Mode::Native,
                 XdpChoice::Generic => mode == Mode::Generic,
@@ -60,14 +60,14 @@ impl Attaching<'_> {
             // The interface that it was attached to is gone, or the kernel allows no other mode beside it.
             links::remove(&slot.xdp(mode))?;
         }
-        if self.way_in.xdp != XdpChoice::Generic {
+        if self.ingress_options.xdp != XdpChoice::Generic {
             match ingress.attach_to_if_index(ifindex, XdpMode::Driver) {
                 Ok(id) => return pin_xdp(ingress, id, slot, Mode::Native).map(Some),
                 Err(error)
-                    if self.way_in.xdp == XdpChoice::Auto
+                    if self.ingress_options.xdp == XdpChoice::Auto
                         && is_errno(&error, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
                 {
-                    if self.way_in.ingress == IngressChoice::Auto {
+                    if self.ingress_options.ingress == IngressChoice::Auto {
                         tracing::info!(
                             interface = name,
                             driver = driver(name),

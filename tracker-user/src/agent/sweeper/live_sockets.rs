@@ -19,12 +19,12 @@ const SHARE: u32 = 50;
 
 /// Which flows live on.
 #[derive(Debug, Default)]
-pub(super) struct Living {
+pub(super) struct LiveSockets {
     not_before: Option<Instant>,
     has_warned: bool,
 }
 
-impl Living {
+impl LiveSockets {
     /// Takes those from `due` that stay: their sockets are there, or it is too early to ask. Returns how many have sockets.
     pub(super) fn keep(&mut self, due: &mut Vec<Removal>) -> usize {
         // Those of which no socket was found; at first that is all.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
-    agent::reap,
+    agent::sweeper,
     kernel::{
         kernel_side::slots::Purpose,
         kfunc::{self, Patched},
@@ -34,11 +34,11 @@ pub struct Accepted {
 
 /// The kernel programs, with maps that are pinned nowhere.
 #[derive(Clone, Debug)]
-pub struct Trial {
+pub struct TrialLoad {
     object: Patched,
 }
 
-impl Trial {
+impl TrialLoad {
     /// A trial of an object's programs.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Trial {
     ///
     /// # Errors
     ///
-    /// As [`Trial::interface`].
+    /// As [`TrialLoad::interface`].
     pub fn sweep(&self) -> Result<Vec<Accepted>> {
         let mut ebpf = load_with(
             EbpfLoader::new(),
@@ -88,7 +88,7 @@ impl Trial {
             &InterfaceConfig::default(),
             &Prepared::default().protection,
         )?;
-        reap::try_programs(&mut ebpf)?;
+        sweeper::try_programs(&mut ebpf)?;
         accepted(&ebpf)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         terminal::wrapped,
         violations::{SeverityName, select},
     },
-    model::lookup::summary,
+    model::rule_lookup::summary,
 };
 
 /// Columns of running text.
