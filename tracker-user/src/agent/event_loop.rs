@@ -41,7 +41,7 @@ use crate::{
     },
     client::agent::Agent,
     kernel::{
-        instance::{Claim, Instance},
+        instance::{Instance, claim::Claim},
         kernel_side::kept::KeptPins,
         map_forms,
         protection::Prepared,

@@ -15,7 +15,7 @@ use crate::{
     },
     client::agent::Agent,
     kernel::{
-        instance::{Claim, Instance},
+        instance::{Instance, claim::Claim},
         kernel_side::kept::KeptPins,
     },
 };
