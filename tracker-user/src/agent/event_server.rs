@@ -43,7 +43,7 @@ use crate::{
     },
     client::{
         map_sharing,
-        request::{DeleteAnswer, DeleteResult, EventRequest},
+        request::{DELETE_NEEDS_ROOT, DeleteAnswer, DeleteResult, EventRequest},
     },
     model::{
         clock::Clock,
@@ -184,7 +184,7 @@ impl EventServer {
                 let result = if is_owner {
                     self.delete(&request.delete).await
                 } else {
-                    Err(anyhow!("deleting flows needs root: run this with sudo"))
+                    Err(anyhow!(DELETE_NEEDS_ROOT))
                 };
                 let result = match result {
                     Ok(count) => DeleteResult::Deleted(count),

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tracker_common::{
@@ -19,6 +19,7 @@ use crate::{
         violations::{RuleView, SeverityName},
     },
     model::{
+        failure::Failure,
         format::{Format, Line},
         rule_lookup::{RuleMatch, find, nearest, summary},
     },
@@ -109,13 +110,15 @@ pub fn run(options: &Options) -> Result<()> {
     let query = options.name.as_str();
     let Some(found) = find(query) else {
         let near = nearest(query);
-        if near.is_empty() {
-            bail!("nothing is called `{query}`; `tracker violations` lists all rules");
-        }
-        bail!(
-            "nothing is called `{query}`; the nearest: {}; `tracker violations` lists all rules",
-            near.join(", ")
-        );
+        let nearest = if near.is_empty() {
+            String::new()
+        } else {
+            format!("the nearest: {}; ", near.join(", "))
+        };
+        return Err(Failure::BadInput(format!(
+            "nothing is called `{query}`; {nearest}`tracker violations` lists all rules"
+        ))
+        .into());
     };
     let mut out = io::stdout().lock();
     match options.output {

@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -49,6 +49,7 @@ use crate::{
     kernel::{load::Sizes, preflight},
     model::{
         event::Event,
+        failure::Failure,
         filter::{self, Filter},
         flood_detection::FloodLimits,
         flow_violations::rule,
@@ -188,7 +189,7 @@ pub fn run(options: &Options) -> Result<()> {
     shown.finish(&engine, &summary)?;
     let errors: Vec<_> = captures.parts().iter().filter_map(error).collect();
     if !errors.is_empty() {
-        bail!("{}", errors.join("; "));
+        return Err(Failure::BadInput(errors.join("; ")).into());
     }
     Ok(())
 }

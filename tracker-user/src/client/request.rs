@@ -26,6 +26,9 @@ pub struct DeleteRequest {
     pub delete: String,
 }
 
+/// The answer to every other user than root and the agent's own.
+pub const DELETE_NEEDS_ROOT: &str = "deleting flows needs root: run this with sudo";
+
 /// What it is told, in one line.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 pub struct DeleteAnswer {

@@ -3,7 +3,6 @@
 pub mod parts;
 mod text;
 
-use anyhow::{Context, Result};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,7 @@ use crate::model::{
     clock::Clock,
     event::parts::{CookieView, EndView, Range, SegmentView, States, StatesView, ViolationView},
     record::{Record, View, address},
+    unknown_code::UnknownCode,
 };
 
 /// One line of `tracker events`.
@@ -99,18 +99,19 @@ impl Event {
     /// # Errors
     ///
     /// Codes that this version does not know.
-    pub fn from_kernel(raw: &Raw, view: &View) -> Result<Self> {
+    pub fn from_kernel(raw: &Raw, view: &View) -> Result<Self, UnknownCode> {
         let kind = Kind::from_code(raw.kind)
             .filter(|kind| *kind != Kind::Cookie)
-            .context("unknown kind of report")?;
+            .ok_or(UnknownCode { what: "kind of report", code: raw.kind })?;
         let from = End::from_high(raw.from != 0);
-        let hook = Hook::from_code(raw.hook).context("unknown hook")?;
+        let hook = Hook::from_code(raw.hook).ok_or(UnknownCode { what: "hook", code: raw.hook })?;
         let flow = (raw.has_flow != 0).then_some(&raw.flow);
         let originator = flow.map_or(from, Flow::originator);
         let record = flow.map(|flow| Record::new(&raw.key, flow, None, view));
-        let states = |codes: [u8; 2]| -> Result<States> {
+        let states = |codes: [u8; 2]| -> Result<States, UnknownCode> {
             let name = |end: End| {
-                State::from_code(codes[end.index()]).map(State::name).context("unknown state")
+                let code = codes[end.index()];
+                State::from_code(code).map(State::name).ok_or(UnknownCode { what: "state", code })
             };
             Ok(States {
                 orig: name(originator)?.to_owned(),
@@ -119,7 +120,8 @@ impl Event {
         };
         let around = StatesView { before: states(raw.before)?, after: states(raw.after)? };
         let violation = if kind == Kind::Violation {
-            let rule = Rule::from_code(raw.rule).context("unknown rule")?;
+            let rule =
+                Rule::from_code(raw.rule).ok_or(UnknownCode { what: "rule", code: raw.rule })?;
             let numbered = (raw.low, raw.high, raw.actual) != (0, 0, 0);
             Some(ViolationView {
                 name: rule.name().to_owned(),

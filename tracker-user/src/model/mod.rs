@@ -17,3 +17,4 @@ pub mod report_selection;
 pub mod rule_lookup;
 pub mod scope;
 pub mod tcp_flags;
+pub mod unknown_code;
