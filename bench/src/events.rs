@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tracker_tests::agent::{Agent, eventually};
-use tracker_user::event::Event;
+use tracker_user::model::event::Event;
 
 use crate::{
     cpu::{Cores, Task},

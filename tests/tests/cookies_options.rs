@@ -24,14 +24,16 @@ use tracker_tests::{
     wire::Wire,
 };
 use tracker_user::{
-    attach::{Sizes, load},
-    kernel::listeners::{KeyMap, ListenerMaps},
-    object,
-    private_bpffs::PrivateBpffs,
-    protect::{
+    agent::protect::{
         keys::Keeper,
-        offer::{Offer, Share, Sysctls, mss},
         sockets::{Listening, listening},
+        synack_terms::{Share, SynAckTerms, Sysctls, mss},
+    },
+    kernel::{
+        listeners::{KeyMap, ListenerMaps},
+        load::{Sizes, load},
+        object,
+        private_bpffs::PrivateBpffs,
     },
 };
 
@@ -97,8 +99,8 @@ fn our_offer(pair: &Pair, host: SocketAddr, mtu: u32) -> Result<Offered> {
         let at = Listening::at(&listening()?, host);
         ensure!(at.buffer.is_some(), "nobody listens at {host}");
         let mss = mss(host.ip(), mtu);
-        let Offer { scale, window } =
-            Offer::new(&sysctls, at.buffer, mss, Share::of_this_kernel()?);
+        let SynAckTerms { scale, window } =
+            SynAckTerms::new(&sysctls, at.buffer, mss, Share::of_this_kernel()?);
         let is_scaled = sysctls.features & feature::WINDOW_SCALE != 0;
         Ok((mss, if is_scaled { scale } else { 255 }, window))
     })

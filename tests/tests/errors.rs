@@ -186,8 +186,16 @@ fn failures_are_json_where_that_is_asked_for() -> Result<()> {
         assert_eq!(kind, "bad_input", "{said}");
         assert!(said.contains(part) && !said.contains("Usage"), "{said}");
     }
-    let (kind, said) = json_refusal(&["replay", "-o", "json", "/proc/self/status"], 1, None)?;
-    assert!(kind == "bad_input" || kind == "failed", "{kind}: {said}");
+    // Names and files that can be read, and not used.
+    for (arguments, part) in [
+        (&["replay", "-o", "json", "/proc/self/status"][..], "it is not a capture"),
+        (&["replay", "-o", "json", "/proc"], "it is a directory"),
+        (&["explain", "-o", "json", "nonsense"], "nothing is called `nonsense`"),
+    ] {
+        let (kind, said) = json_refusal(arguments, 1, None)?;
+        assert_eq!(kind, "bad_input", "{said}");
+        assert!(said.contains(part), "{said}");
+    }
     Ok(())
 }
 
@@ -200,6 +208,10 @@ fn what_is_taken_is_told_from_what_fails() -> Result<()> {
     let (kind, said) = last_json(&other, host)?;
     assert_eq!(kind, "in_use", "{said}");
     assert!(said.contains("has an XDP program already"), "{said}");
+    let absent = ["--instance", "errors-4", "run", "-o", "jsonl", "--interface", "eth9"];
+    let (kind, said) = last_json(&absent, host)?;
+    assert_eq!(kind, "bad_input", "{said}");
+    assert!(said.contains("no interface named `eth9`"), "{said}");
     let same = [&["--instance", bench.agent.name()], &run[..]].concat();
     let (kind, said) = last_json(&same, host)?;
     assert_eq!(kind, "in_use", "{said}");

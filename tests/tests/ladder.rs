@@ -21,7 +21,7 @@ use tracker_tests::{
         flag::{ACK, FIN, PSH, RST, SYN},
     },
 };
-use tracker_user::tables::Tables;
+use tracker_user::kernel::tables::Tables;
 
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 1_700_000_000 * SECOND;

@@ -1,4 +1,4 @@
-//! The reaper: removal by compare-and-delete, and the walk over large tables.
+//! Sweeps: removal by compare-and-delete, and the walk over large tables.
 
 use std::io::Write;
 
@@ -17,22 +17,24 @@ use tracker_tests::{
     },
 };
 use tracker_user::{
-    attach::Sizes,
-    clock::monotonic_ns,
-    reap::{Reaper, Sweep},
-    survey::{Limits, Survey},
+    agent::sweeper::{Sweep, Sweeper},
+    kernel::load::Sizes,
+    model::{
+        clock::monotonic_ns,
+        flood_detection::{FloodDetector, FloodLimits},
+    },
 };
 
-/// A reaper of the test's own beside the agent's, with timeouts of nothing: it judges everything due.
-fn reaper(bench: &Bench) -> Result<Reaper> {
+/// A sweeper of the test's own beside the agent's, with timeouts of nothing: it judges everything due.
+fn sweeper(bench: &Bench) -> Result<Sweeper> {
     let pins =
         format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, bench.agent.name());
     let sizes = Sizes { max_flows: 262_144, max_half_open: 65_536, ring_bytes: 16 << 20 };
-    Reaper::new(pins.as_ref(), &sizes, Timeouts { seconds: [0; 11] })
+    Sweeper::new(pins.as_ref(), &sizes, Timeouts { seconds: [0; 11] })
 }
 
-fn survey() -> Survey {
-    Survey::new(Limits { syn_flood_limit: 0, port_scan_limit: 0 })
+fn no_floods() -> FloodDetector {
+    FloodDetector::new(FloodLimits { syn_flood_limit: 0, port_scan_limit: 0 })
 }
 
 fn open(tcp: &Connection<'_>, isn: u32) -> Result<()> {
@@ -50,7 +52,7 @@ fn a_tick_passes() -> Result<()> {
 #[test]
 fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     let bench = Bench::new()?;
-    let mut reaper = reaper(&bench)?;
+    let mut sweeper = sweeper(&bench)?;
     let tcp = Connection::inbound(&bench);
     open(&tcp, 1000)?;
     tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5001))?;
@@ -58,11 +60,11 @@ fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     tcp.c_sends(&tcp.c(ACK, 1002, 5002))?;
     bench.settle()?;
     // Read: the old connection is due. Then a new one takes its key, before the delete.
-    let mut due = reaper.judge(&mut Sweep::default(), &mut survey())?;
+    let mut due = sweeper.judge(&mut Sweep::default(), &mut no_floods())?;
     assert_eq!(due.len(), 1);
     open(&tcp, 700_000)?;
     assert_eq!(bench.flow()?["orig"]["isn"], 700_000);
-    reaper.remove(&mut due)?;
+    sweeper.remove(&mut due)?;
     assert_eq!(due[0].outcome, Outcome::Changed as u32);
     assert_eq!(
         bench.flow()?["orig"]["isn"],
@@ -73,19 +75,19 @@ fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
     let half_open = Connection::inbound(&bench).from_port(50_000);
     half_open.c_sends(&half_open.c(SYN, 1, 0))?;
     bench.settle()?;
-    let mut due = reaper.judge(&mut Sweep::default(), &mut survey())?;
+    let mut due = sweeper.judge(&mut Sweep::default(), &mut no_floods())?;
     assert_eq!(due.len(), 2);
     a_tick_passes()?;
     tcp.c_sends(&tcp.c(ACK, 700_001, 5001))?;
     half_open.s_sends(&half_open.s(SYN | ACK, 9, 2))?;
     bench.settle()?;
-    reaper.remove(&mut due)?;
+    sweeper.remove(&mut due)?;
     assert!(due.iter().all(|removal| removal.outcome == Outcome::Changed as u32));
     // Unchanged, it goes; a second removal finds nothing.
-    let mut due = reaper.judge(&mut Sweep::default(), &mut survey())?;
-    reaper.remove(&mut due)?;
+    let mut due = sweeper.judge(&mut Sweep::default(), &mut no_floods())?;
+    sweeper.remove(&mut due)?;
     assert!(due.iter().all(|removal| removal.outcome == Outcome::Removed as u32));
-    reaper.remove(&mut due)?;
+    sweeper.remove(&mut due)?;
     assert!(due.iter().all(|removal| removal.outcome == Outcome::Missing as u32));
     assert!(bench.agent.flows(&[])?.is_empty());
     assert!(bench.agent.counter("removals_refused")? >= 2);
@@ -93,7 +95,7 @@ fn a_connection_replaced_between_read_and_delete_survives() -> Result<()> {
 }
 
 #[test]
-fn two_hundred_thousand_flows_are_read_and_reaped() -> Result<()> {
+fn two_hundred_thousand_flows_are_read_and_removed() -> Result<()> {
     const FLOWS: u32 = 200_000;
     let bench = Bench::with(&[
         "--max-half-open",
@@ -110,17 +112,17 @@ fn two_hundred_thousand_flows_are_read_and_reaped() -> Result<()> {
         bench.arrive(&Segment::new(source, ([192, 0, 2, 2], 80).into(), SYN, 1000, 0).frame())?;
     }
     bench.settle()?;
-    let mut reaper = reaper(&bench)?;
+    let mut sweeper = sweeper(&bench)?;
     // New flows go on appearing during the walk, which must neither miss old ones nor start again.
     let mut seen = std::collections::HashSet::new();
     let mut sweep = Sweep::default();
     let mut twice = 0;
-    for removal in reaper.judge(&mut sweep, &mut survey())? {
+    for removal in sweeper.judge(&mut sweep, &mut no_floods())? {
         twice += u32::from(!seen.insert(removal.key));
     }
     assert_eq!((sweep.read, seen.len(), twice), (FLOWS as usize, FLOWS as usize, 0));
-    let mut reaped = 0u32;
-    let sweep = reaper.sweep(&mut survey(), |_| reaped += 1)?;
+    let mut removed = 0u32;
+    let sweep = sweeper.sweep(&mut no_floods(), |_| removed += 1)?;
     // Past the test runner, which would keep it: the figure is to be seen.
     writeln!(
         std::io::stderr(),
@@ -131,7 +133,7 @@ fn two_hundred_thousand_flows_are_read_and_reaped() -> Result<()> {
         sweep.took.as_secs_f64() * 1e9 / f64::from(FLOWS)
     )?;
     assert_eq!(
-        (sweep.read, sweep.removed, sweep.changed, reaped),
+        (sweep.read, sweep.removed, sweep.changed, removed),
         (FLOWS as usize, FLOWS as usize, 0, FLOWS)
     );
     assert!(bench.agent.flows(&[])?.is_empty());

@@ -5,7 +5,10 @@ use std::fs;
 use anyhow::{Context, Result};
 use nix::sys::utsname::uname;
 use object::{Object, ObjectSection, ObjectSymbol};
-use tracker_user::{attach::LinkKind, object as programs, refusal::Refusal, trial::Trial};
+use tracker_user::{
+    agent::trial_load::TrialLoad,
+    kernel::{link_kind::LinkKind, object as programs, refusal::Refusal},
+};
 
 /// The production object, but for the first instruction of one program: it reads beyond the context that the kernel hands it.
 fn broken(program: &str) -> Result<Vec<u8>> {
@@ -21,7 +24,7 @@ fn broken(program: &str) -> Result<Vec<u8>> {
     Ok(copy)
 }
 
-fn refusal(trial: &Trial) -> Result<Refusal> {
+fn refusal(trial: &TrialLoad) -> Result<Refusal> {
     let error = trial.interface(LinkKind::Ethernet, None).err().context("it was accepted")?;
     Ok(error
         .downcast_ref::<Refusal>()
@@ -32,7 +35,7 @@ fn refusal(trial: &Trial) -> Result<Refusal> {
 #[test]
 fn the_verifiers_last_words_are_passed_on() -> Result<()> {
     for program in ["tracker_arrival", "tracker_ingress", "tracker_egress"] {
-        let trial = Trial::new(&broken(program)?)?;
+        let trial = TrialLoad::new(&broken(program)?)?;
         let said = refusal(&trial)?.to_string();
         println!("{said}\n");
         let release = uname()?.release().to_string_lossy().into_owned();
@@ -61,7 +64,7 @@ fn a_trial_leaves_no_pins() -> Result<()> {
         let entries = fs::read_dir("/sys/fs/bpf")?.map(|entry| Ok(entry?.file_name()));
         entries.collect()
     };
-    let accepted = Trial::new(programs::PLAIN)?.interface(LinkKind::Ethernet, None)?;
+    let accepted = TrialLoad::new(programs::PLAIN)?.interface(LinkKind::Ethernet, None)?;
     assert_eq!(accepted.len(), 3);
     // A map that is pinned where nobody says where goes there.
     for map in ["CONFIRMED", "HALF_OPEN", "EVENTS"] {

@@ -24,7 +24,11 @@ use tracker_tests::{
         flag::{ACK, FIN, PSH, RST, SYN},
     },
 };
-use tracker_user::{attach::Sizes, capture::Capture, replay::Engine, survey::Limits};
+use tracker_user::{
+    cli::{capture::Capture, replay::Engine},
+    kernel::load::Sizes,
+    model::flood_detection::FloodLimits,
+};
 
 const SECOND: u64 = 1_000_000_000;
 /// When the captures here begin: in November 2023, at a second that other units of time can say too.
@@ -1465,7 +1469,7 @@ fn segments_with_both_ends_states() -> Result<()> {
     let sizes = Sizes { max_flows: 16, max_half_open: 1024, ring_bytes: 4096 };
     let events = Kind::Segment.bit() | Kind::Established.bit();
     let config = LiveConfig { events, ..LiveConfig::default() };
-    let limits = Limits { syn_flood_limit: 0, port_scan_limit: 0 };
+    let limits = FloodLimits { syn_flood_limit: 0, port_scan_limit: 0 };
     let mut engine = Engine::new(&sizes, Timeouts::default(), config, limits)?;
     let mut capture = Capture::new(Box::new(std::io::Cursor::new(talk.file())))?;
     let mut lines = Vec::new();

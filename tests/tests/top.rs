@@ -17,7 +17,7 @@ use tracker_tests::{
     },
     terminal::Terminal,
 };
-use tracker_user::tables::Tables;
+use tracker_user::kernel::tables::Tables;
 
 /// `tracker top` on a terminal.
 fn top(agent: &Agent, size: (u16, u16), no_colour: bool, options: &[&str]) -> Result<Terminal> {

@@ -30,7 +30,7 @@ use tracker_tests::{
     },
     wire::Wire,
 };
-use tracker_user::kernel_side::links;
+use tracker_user::kernel::kernel_side::links;
 
 fn pins(name: &str) -> PathBuf {
     format!("/sys/fs/bpf/tracker/v{LAYOUT_VERSION}/{name}").into()

@@ -4,12 +4,12 @@ use anyhow::{Context, Result, bail};
 use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_tests::kernel::egress_ways;
-use tracker_user::{
-    attach::{Sizes, load_protecting},
-    kernel::protection::Prepared,
+use tracker_user::kernel::{
     kfunc::{self, Patched},
+    load::{Sizes, load_protecting},
     object,
     private_bpffs::PrivateBpffs,
+    protection::Prepared,
 };
 
 /// Instructions that the verifier may follow in one program; docs/internals.md says so too. The kernel's limit is

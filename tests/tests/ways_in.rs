@@ -17,7 +17,7 @@ use tracker_tests::{
     namespace::Namespace,
     offload::{Offload, set_offload},
 };
-use tracker_user::{kernel::protection::Prepared, kernel_side::links};
+use tracker_user::kernel::{kernel_side::links, protection::Prepared};
 
 /// Clients, one after the other.
 const CLIENTS: u64 = 20;

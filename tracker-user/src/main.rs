@@ -13,17 +13,21 @@ use anyhow::{Error, Result, bail};
 use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use tracker_user::{
-    check,
-    cli::{Cli, Command, failed, hint},
-    config::{
-        self,
-        file::{self, Completed},
-        settings,
+    agent::{
+        run,
+        writer::{Content, Log, Writers},
     },
-    delete, detach, events, explain, flows, generate, guide,
+    cli::{
+        Cli, Command, check,
+        config::{
+            self,
+            file::{self, Completed},
+            settings,
+        },
+        delete, detach, events, explain, failure_report, flows, generate, hint, replay, stats, top,
+        trace, violations, violations_page,
+    },
     model::format::Format,
-    replay, run, stats, top, trace, violations,
-    writer::{Content, Log, Writers},
 };
 
 /// How long an agent that ends waits for what it has said to be written.
@@ -31,12 +35,12 @@ const LONGEST_FAREWELL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().collect();
-    let form = failed::form(&arguments);
+    let form = failure_report::form(&arguments);
     let cli = match command_line(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // A configuration file is a part of the command line.
-            let code = failed::say(&error, form);
+            let code = failure_report::say(&error, form);
             return ExitCode::from(if code == 0 { 0 } else { 2 });
         }
     };
@@ -48,7 +52,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has enough of it, as in `tracker flows | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => ExitCode::from(failed::say(&error, form)),
+        Err(error) => ExitCode::from(failure_report::say(&error, form)),
     }
 }
 
@@ -56,7 +60,7 @@ fn main() -> ExitCode {
 fn run_agent(cli: &Cli, form: Format) -> ExitCode {
     let writers = match Writers::start() {
         Ok(writers) => writers,
-        Err(error) => return ExitCode::from(failed::say(&error, form)),
+        Err(error) => return ExitCode::from(failure_report::say(&error, form)),
     };
     log_to(Log::new(&writers), cli.verbose);
     let to = writers.err.clone();
@@ -65,7 +69,7 @@ fn run_agent(cli: &Cli, form: Format) -> ExitCode {
     }));
     let outcome = agent(cli, &writers);
     if let Err(error) = &outcome {
-        writers.err.write(Content::Log, failed::line(error, form).into_bytes());
+        writers.err.write(Content::Log, failure_report::line(error, form).into_bytes());
     }
     writers.finish(LONGEST_FAREWELL);
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -108,7 +112,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Violations(options) => violations::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Generate(verb) => generate::run(&verb),
-        Command::Guide => guide::run(),
+        Command::Guide => violations_page::run(),
         Command::Replay(options) => replay::run(&options),
         Command::Events(options) => runtime()?.block_on(events::run(options, &instance)),
         Command::Top(options) => runtime()?.block_on(top::run(options, &instance)),

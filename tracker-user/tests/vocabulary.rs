@@ -11,7 +11,7 @@ use tracker_common::{
     violation::Rule,
     vocabulary::{Name, OUTSIDE, entry},
 };
-use tracker_user::violations::{SeverityName, select, table};
+use tracker_user::cli::violations::{SeverityName, select, table};
 
 fn tracker(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tracker")).args(arguments).output().expect("tracker starts")
@@ -275,7 +275,7 @@ fn the_page_is_what_the_source_says() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/violations.md");
     let written = fs::read_to_string(&page).expect("docs/violations.md is there");
     assert!(
-        written == tracker_user::guide::page(),
+        written == tracker_user::cli::violations_page::page(),
         "docs/violations.md is not what the vocabulary says: run `cargo xtask docs`"
     );
 }

@@ -19,16 +19,16 @@ use tracker_common::{
     violation::Rule,
 };
 use tracker_user::{
-    attach::{Sizes, load_protecting, program},
-    clock::monotonic_ns,
+    agent::protect::keys::Keeper,
     kernel::{
         listeners::{KeyMap, ListenerMaps},
+        load::{Sizes, load_protecting, program},
+        object,
+        private_bpffs::PrivateBpffs,
         protection::Prepared,
+        tables::{Tables, take_map},
     },
-    object,
-    private_bpffs::PrivateBpffs,
-    protect::keys::Keeper,
-    tables::{Tables, take_map},
+    model::clock::monotonic_ns,
 };
 
 use super::frame::{Family, Frame, PORT};

@@ -19,9 +19,9 @@ use tracker_common::{
 };
 use tracker_tests::captures::corpus;
 use tracker_user::{
-    capture::Capture,
-    reap::{deadline_ns, removal},
-    record::address,
+    agent::sweeper::{deadline_ns, removal},
+    cli::capture::Capture,
+    model::record::address,
 };
 
 /// When the first packet comes, on the kernel programs' clock.

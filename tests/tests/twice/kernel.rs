@@ -18,12 +18,14 @@ use tracker_common::{
     violation::Rule,
 };
 use tracker_user::{
-    attach::{Sizes, load, program},
-    batch::{Walk, write_array},
-    object,
-    private_bpffs::PrivateBpffs,
-    reap::remove,
-    tables::{Tables, take_map},
+    agent::sweeper::remove,
+    kernel::{
+        batch::{Walk, write_array},
+        load::{Sizes, load, program},
+        object,
+        private_bpffs::PrivateBpffs,
+        tables::{Tables, take_map},
+    },
 };
 use zerocopy::IntoBytes;
 

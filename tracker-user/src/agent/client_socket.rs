@@ -16,7 +16,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
-use crate::condition::{Condition, SHORTAGES};
+use crate::agent::condition::{Condition, SHORTAGES};
 
 /// A socket that owner and group may use.
 pub struct ClientSocket {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::refusal::Refusal;
+use crate::kernel::refusal::Refusal;
 
 /// How long a condition must not have been seen to be over.
 pub const QUIET: Duration = Duration::from_secs(10);

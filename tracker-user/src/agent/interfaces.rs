@@ -1,9 +1,10 @@
 //! The interfaces of a running agent: those it was asked for, as they come, go, and are renamed.
 
-mod attempt;
 pub mod changes;
 mod log;
 pub mod presence;
+mod reattach;
+mod retry;
 pub mod wanted;
 pub mod xdp_features;
 
@@ -11,30 +12,33 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    time::Instant,
 };
 
 use anyhow::{Context, Result};
-use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
-    attach::{Attached, Attaching, Interface, load},
-    condition::is_shortage,
-    interfaces::{
-        attempt::Attempt,
-        changes::{Change, Changes, Link, height},
-        log::forward_log,
-        presence::Missing,
-        wanted::Wanted,
+    agent::{
+        condition::is_shortage,
+        interfaces::{
+            changes::{Change, Changes, Link, height},
+            log::forward_log,
+            presence::Missing,
+            retry::Retry,
+            wanted::Wanted,
+        },
     },
-    kernel::listeners,
-    kernel_side::{
-        self, Found, Inherited, create_private, keep_attached,
-        slots::{Slot, assign, slots},
+    kernel::{
+        attach::{Attached, Attaching, Interface},
+        kernel_side::{
+            self, Inherited, Predecessor, keep_attached,
+            slots::{Slot, assign, slots},
+        },
+        listeners,
+        load::load,
+        tables::Tables,
     },
-    tables::Tables,
 };
 
 /// The interfaces of an agent.
@@ -50,7 +54,7 @@ pub struct Interfaces<'a> {
     /// Indexes of those that could not be attached to, and why; nothing is tried again until they change.
     failed: BTreeMap<u32, String>,
     /// Indexes of those whose programs were gone and could not be attached again, or for which something ran short.
-    again: BTreeMap<u32, Attempt>,
+    again: BTreeMap<u32, Retry>,
     /// What is missing, as it was said last.
     told: BTreeSet<Missing>,
 }
@@ -97,7 +101,7 @@ impl<'a> Interfaces<'a> {
     ///
     /// What keeps it from an interface that was asked for by name, or from all of them.
     pub async fn begin(&mut self, names: &[String], inherited: &Inherited) -> Result<()> {
-        if inherited.found == Found::Running {
+        if inherited.predecessor == Predecessor::Present {
             for slot in slots(&self.pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
                 let detached = kernel_side::release(slot).await?;
                 if self.wanted.has(&slot.interface) {
@@ -139,7 +143,7 @@ impl<'a> Interfaces<'a> {
             // Others may be there, of other names.
             let _ = other.parent().map(fs::remove_dir);
         }
-        if inherited.found == Found::Running {
+        if inherited.predecessor == Predecessor::Present {
             if self.attaching.protecting.is_none() {
                 listeners::forget_listeners(&self.pins)?;
             }
@@ -242,121 +246,6 @@ impl<'a> Interfaces<'a> {
         Ok(has_changed)
     }
 
-    /// What should be attached now and is not, as the kernel says; what has changed of that is said.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel cannot be asked.
-    pub async fn missing(&mut self) -> Result<BTreeSet<Missing>> {
-        let mut missing = BTreeSet::new();
-        for Held { slot, attached, .. } in &self.attached {
-            let interface = &slot.interface;
-            let hooks = presence::missing(slot, attached).await;
-            // What is said of one that has just gone, or was renamed, is no news.
-            let index = if_nametoindex(interface.as_str()).unwrap_or_default();
-            if attached.interface.ifindex == index {
-                let hooks = hooks?.into_iter();
-                missing.extend(hooks.map(|hook| Missing { interface: interface.clone(), hook }));
-            }
-        }
-        // Those that could not be attached to again have none of their programs.
-        for gone in self.gone.iter().filter(|gone| self.again.contains_key(&gone.ifindex)) {
-            let hooks = [
-                ("in", gone.way_in().is_some()),
-                ("out", true),
-                ("handover", gone.handover.is_some()),
-            ];
-            for (hook, _) in hooks.into_iter().filter(|(_, was_there)| *was_there) {
-                missing.insert(Missing { interface: gone.name.clone(), hook });
-            }
-        }
-        for Missing { interface, hook } in missing.difference(&self.told) {
-            tracing::error!(
-                interface,
-                hook,
-                "the program there is gone, though nobody has asked the agent: packets are missed"
-            );
-        }
-        let is_attached = |name: &str| self.attached.iter().any(|held| held.slot.interface == name);
-        for Missing { interface, hook } in self.told.difference(&missing) {
-            if is_attached(interface) {
-                tracing::warn!(interface, hook, "there is a program again");
-            }
-        }
-        self.told.clone_from(&missing);
-        Ok(missing)
-    }
-
-    /// Attaches again what is missing, and what was to be attempted again. True where [`Interfaces::list`] is another one now.
-    ///
-    /// # Errors
-    ///
-    /// Where the pins are broken.
-    pub async fn attach_again(&mut self, missing: &BTreeSet<Missing>) -> Result<bool> {
-        let is_complete =
-            |held: &Held| missing.iter().all(|one| one.interface != held.slot.interface);
-        let (complete, incomplete) =
-            std::mem::take(&mut self.attached).into_iter().partition(is_complete);
-        self.attached = complete;
-        let incomplete: Vec<_> = incomplete;
-        let mut has_changed = !incomplete.is_empty();
-        for held in incomplete {
-            let (slot, index) = (held.slot.clone(), held.attached.interface.ifindex);
-            match self.attach(&slot, false, &Inherited::default()).await {
-                Ok(()) => tracing::warn!(interface = slot.interface, "attached again"),
-                Err(error) => {
-                    let why = format!("{error:#}");
-                    tracing::error!(interface = slot.interface, "attaching to it again: {why}");
-                    self.let_go(&held);
-                    self.failed.insert(index, why);
-                    self.again.insert(index, Attempt::first());
-                }
-            }
-        }
-        has_changed |= self.attempt_again().await?;
-        if has_changed {
-            self.tidy()?;
-        }
-        Ok(has_changed)
-    }
-
-    async fn attempt_again(&mut self) -> Result<bool> {
-        let now = Instant::now();
-        let due: Vec<_> = self
-            .again
-            .iter()
-            .filter(|(_, attempt)| attempt.at <= now)
-            .map(|(index, _)| *index)
-            .collect();
-        if due.is_empty() {
-            return Ok(false);
-        }
-        let mut has_changed = false;
-        for link in self.changes.links().await?.iter().filter(|link| due.contains(&link.index)) {
-            let is_attached = self.try_to_attach(link.index, &link.name, false).await;
-            has_changed |= is_attached;
-            if !is_attached && let Some(attempt) = self.again.get_mut(&link.index) {
-                *attempt = attempt.next();
-            }
-        }
-        Ok(has_changed)
-    }
-
-    /// Directories of the slots, which somebody may have removed.
-    ///
-    /// # Errors
-    ///
-    /// Where one cannot be made.
-    pub fn keep_slots(&self) -> Result<()> {
-        for Held { slot, has_qdisc, .. } in &self.attached {
-            create_private(&slot.path)?;
-            if *has_qdisc {
-                create_private(&slot.qdisc())?;
-            }
-        }
-        Ok(())
-    }
-
     /// Attaches, or says once why not; true if it is attached.
     async fn try_to_attach(&mut self, index: u32, name: &str, was_attached: bool) -> bool {
         let was_attached = was_attached || self.gone.iter().any(|gone| gone.ifindex == index);
@@ -381,8 +270,8 @@ impl<'a> Interfaces<'a> {
                     self.failed.insert(index, why);
                 }
                 if is_shortage(&error) {
-                    let attempt = self.again.get(&index).copied();
-                    self.again.insert(index, attempt.map_or_else(Attempt::first, Attempt::next));
+                    let retry = self.again.get(&index).copied();
+                    self.again.insert(index, retry.map_or_else(Retry::first, Retry::next));
                 }
                 false
             }
@@ -450,7 +339,7 @@ impl<'a> Interfaces<'a> {
                 if let Some(from) = adopted {
                     kernel_side::move_attached(slot, &from)?;
                 }
-                let was_running = inherited.found == Found::Running && !is_new;
+                let was_running = inherited.predecessor == Predecessor::Present && !is_new;
                 if !was_running && let Err(error) = kernel_side::release(slot).await {
                     tracing::error!(interface = slot.interface, "detaching: {error:#}");
                 }

@@ -22,11 +22,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 
 use crate::{
-    attach::{Attached, Interface},
-    interfaces::presence::Missing,
-    metrics::{census::Census, ledger::Ledger, programs::Programs},
-    reap::Sweep,
-    writer::Writers,
+    agent::{
+        interfaces::presence::Missing,
+        metrics::{census::Census, ledger::Ledger, programs::Programs},
+        sweeper::Sweep,
+        writer::Writers,
+    },
+    kernel::attach::{Attached, Interface},
 };
 
 /// Bounds of the handshakes' histogram in seconds: from a neighbour's round trip to that of a lost SYN sent again thrice.

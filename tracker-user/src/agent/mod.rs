@@ -1,22 +1,28 @@
 //! The agent: its loop, and what the loop looks after while it runs.
 //!
-//! It imports from `client`, `kernel` and `model`, and never parses a command line. Begin with [`run`], the loop; [`hub`]
-//! serves commands on the socket, [`reap`] removes flows whose time is over, [`interfaces`] attaches to interfaces as they
-//! come and go, [`protect`] looks after protected listeners.
+//! It imports from `client`, `kernel` and `model`, and never parses a command line. Begin with [`run`], its start and
+//! end, and `event_loop`, which runs in between. [`event_server`] serves commands on the socket, [`sweeper`] removes expired
+//! flows, [`interfaces`] attaches to interfaces as they come and go, [`protect`] manages listeners with SYN cookies.
 
 pub mod admission;
 pub mod client_socket;
 pub mod condition;
-pub mod hub;
+mod event_loop;
+pub mod event_server;
 pub mod interfaces;
+mod lost_reports;
 pub mod metrics;
+pub mod options;
+mod output;
 pub mod privileges;
 pub mod protect;
-pub mod reap;
 pub mod reload;
 pub mod run;
 pub mod service;
 pub mod settings;
-pub mod trial;
+mod sweep_loop;
+pub mod sweeper;
+pub mod trial_load;
+mod upkeep;
 pub mod warnings;
 pub mod writer;

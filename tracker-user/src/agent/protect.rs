@@ -4,10 +4,10 @@
 //! would agree to.
 
 pub mod keys;
-pub mod offer;
+pub mod listener_manager;
 pub mod sockets;
+pub mod synack_terms;
 pub mod target;
-pub mod warden;
 
 use std::net::SocketAddr;
 
@@ -18,14 +18,13 @@ use tracker_common::{
 };
 
 use crate::{
-    kernel::{netlink::Netlink, protection::Prepared},
-    kfunc,
-    preflight::interface_index,
-    protect::{
-        offer::Sysctls,
+    agent::protect::{
         sockets::{Listening, listening},
+        synack_terms::Sysctls,
         target::{Target, places},
     },
+    kernel::{kfunc, netlink::Netlink, preflight::interface_index, protection::Prepared},
+    model::failure::Failure,
 };
 
 /// Seconds for which a key must be used at least, so that the one before it is not needed any more.
@@ -105,10 +104,9 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
     let (loopback, others): (Vec<_>, Vec<_>) =
         interfaces.iter().partition(|name| host.is_loopback(name));
     if others.is_empty() && !loopback.is_empty() {
-        bail!(
-            "loopback cannot be protected, because nothing sees its packets before the host does; give the interface \
-             that clients come from"
-        );
+        let said = "loopback cannot be protected, because nothing sees its packets before the host does; give the \
+                    interface that clients come from";
+        return Err(Failure::BadInput(said.to_owned()).into());
     }
     for name in loopback {
         tracing::warn!(interface = name.as_str(), "SYNs on loopback are not answered with cookies");
@@ -116,18 +114,20 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
 
     let places = places(&options.protect, &host.addresses);
     if let Some(foreign) = places.foreign.first() {
-        bail!(
+        let said = format!(
             "--protect: {foreign} is no address of this host in this network namespace, so its SYNs are not this host's to \
              answer; add it (`ip address add {foreign} dev NAME`), run the agent in the namespace of the listener, or \
              leave out `@{foreign}`"
         );
+        return Err(Failure::BadInput(said).into());
     }
     if places.here.len() > MAX_LISTENERS as usize {
-        bail!(
+        let said = format!(
             "--protect means {} pairs of an address and a port, and {MAX_LISTENERS} can be protected: name fewer ports, \
              or one address, as in `443@192.0.2.1`",
             places.here.len()
         );
+        return Err(Failure::BadInput(said).into());
     }
     check_sysctl(Sysctls::read()?.syncookies, prepared.assign.is_some(), || {
         let sockets = listening()?;

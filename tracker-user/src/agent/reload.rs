@@ -3,10 +3,10 @@
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{
-    agent::settings::{Current, Setting},
-    run::Options,
+use crate::agent::{
+    options::Options,
     service,
+    settings::{Current, Setting},
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.

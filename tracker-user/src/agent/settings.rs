@@ -8,7 +8,7 @@ use std::{
 use clap::Arg;
 use toml::Value;
 
-use crate::run;
+use crate::agent::options;
 
 /// How the names of settings begin that mean nothing without `protect`.
 const NEEDS_PROTECT: &str = "syn-cookies";
@@ -39,7 +39,7 @@ pub struct Setting {
 #[derive(Clone, Debug)]
 pub struct Current {
     /// The same as options.
-    pub options: run::Options,
+    pub options: options::Options,
     /// The same by name, in the order of the flags' help.
     pub settings: Vec<Setting>,
     /// The file, where there is one.

@@ -5,7 +5,10 @@ use std::time::Instant;
 use anyhow::Result;
 use tracker_common::{counters::Tally, sweep::Tier};
 
-use crate::{attach::Sizes, condition::Condition, tables::Tables};
+use crate::{
+    agent::condition::Condition,
+    kernel::{load::Sizes, tables::Tables},
+};
 
 /// Looks at counters every second.
 pub struct Warnings {

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::privileges;
+use crate::agent::privileges;
 
 /// What is done where an output cannot be written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]

@@ -3,8 +3,12 @@
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    check, config, delete, events, explain, flows, generate, instance::Instance, replay, run,
-    stats, top, trace, violations,
+    agent::options,
+    cli::{
+        check, config, delete, events, explain, flows, generate, replay, stats, top, trace,
+        violations,
+    },
+    kernel::instance::Instance,
 };
 
 /// Track every TCP connection of an interface in the kernel: both ends' states, and each breach of the protocol.
@@ -26,7 +30,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Attach to interfaces, track their connections and report violations, until SIGINT or SIGTERM
-    Run(Box<run::Options>),
+    Run(Box<options::Options>),
     /// List connections, as `conntrack -L` and `ss` do
     Flows(flows::Options),
     /// Follow connections as they open and close, as `conntrack -E` does

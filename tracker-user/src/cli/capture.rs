@@ -19,12 +19,13 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::merge::{Merged, Part};
 use self::{legacy::Legacy, link::Link, ng::Ng, source::Source};
+use crate::model::failure::Failure;
 
 /// The most octets of one packet that a capture is believed to hold; libpcap stops at a quarter of it.
 const LARGEST_PACKET: u32 = 1 << 20;
@@ -122,6 +123,11 @@ const COMPRESSED: [(&[u8], &str, &str); 3] = [
     (&[0xfd, b'7', b'z', b'X'], "xz", "xz -dc"),
 ];
 
+/// A file that cannot be replayed.
+fn not_a_capture(message: impl Into<String>) -> Error {
+    Failure::BadInput(message.into()).into()
+}
+
 impl Capture {
     /// Opens a file; `-` is standard input.
     ///
@@ -134,7 +140,7 @@ impl Capture {
         }
         let file = File::open(path).context("opening it")?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            bail!("it is a directory");
+            return Err(not_a_capture("it is a directory"));
         }
         Self::new(Box::new(file))
     }
@@ -149,13 +155,13 @@ impl Capture {
         source.fill(4).context("reading it")?;
         let magic = source.buffer();
         if magic.is_empty() {
-            bail!("it is empty: not a capture");
+            return Err(not_a_capture("it is empty: not a capture"));
         }
         for (start, name, unpack) in COMPRESSED {
             if magic.starts_with(start) {
-                bail!(
+                return Err(not_a_capture(format!(
                     "it is compressed by {name}: unpack it first, as in `{unpack} FILE | tracker replay -`"
-                );
+                )));
             }
         }
         let format = if ng::is_ng(magic) {
@@ -163,15 +169,19 @@ impl Capture {
         } else if legacy::is_legacy(magic) {
             let legacy = Legacy::open(&mut source)?;
             if Link::of(legacy.link).is_none() {
-                bail!("link type {} is not understood; {}", legacy.link, link::understood());
+                return Err(not_a_capture(format!(
+                    "link type {} is not understood; {}",
+                    legacy.link,
+                    link::understood()
+                )));
             }
             Format::Legacy(legacy)
         } else {
             let octets: Vec<_> = magic.iter().map(|octet| format!("{octet:02x}")).collect();
-            bail!(
+            return Err(not_a_capture(format!(
                 "it is not a capture, neither pcap nor pcapng: it begins with {}",
                 octets.join(" ")
-            );
+            )));
         };
         let (links, built) = (BTreeMap::new(), Vec::new());
         Ok(Self { source, format, packets: 0, links, current: None, built })

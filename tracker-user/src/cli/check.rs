@@ -15,20 +15,26 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    attach::{LinkKind, driver, in_the_way, xdp_program},
-    btf::KernelTypes,
-    instance::Instance,
-    interfaces::{
-        changes::{Changes, Link},
-        wanted::{Name, Wanted},
-        xdp_features::has_native_xdp,
+    agent::{
+        interfaces::{
+            changes::{Changes, Link},
+            wanted::{Name, Wanted},
+            xdp_features::has_native_xdp,
+        },
+        protect,
+        trial_load::Accepted,
     },
-    kernel::way_in::{IngressChoice, WayIn},
-    kernel_side::links,
-    kfunc,
+    kernel::{
+        attach::xdp::{driver, in_the_way, xdp_program},
+        btf::KernelTypes,
+        ingress::{IngressChoice, IngressOptions},
+        instance::Instance,
+        kernel_side::links,
+        kfunc,
+        link_kind::LinkKind,
+        preflight,
+    },
     model::format::{Format, Line},
-    preflight, protect,
-    trial::Accepted,
 };
 
 /// Without these, nothing can be loaded.
@@ -47,7 +53,7 @@ pub struct Options {
     pub interfaces: Vec<Name>,
     /// Where arriving packets would be seen.
     #[command(flatten)]
-    pub way_in: WayIn,
+    pub ingress_options: IngressOptions,
     /// Output format: one line per finding, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -144,10 +150,10 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         findings.extend(programs::findings(&names, options.protect.is_wanted()));
     }
     for Link { index, name, .. } in links.iter().filter(|link| names.contains(&link.name)) {
-        findings.extend(interface(instance, &options.way_in, *index, name).await);
+        findings.extend(interface(instance, &options.ingress_options, *index, name).await);
     }
     if options.protect.is_wanted() {
-        let protection = match options.way_in.check(true) {
+        let protection = match options.ingress_options.check(true) {
             Ok(()) => protect::prepare(&options.protect, &names).await,
             Err(error) => Err(error),
         };
@@ -290,7 +296,12 @@ fn jit() -> Finding {
 }
 
 /// What there is to say of an interface.
-async fn interface(instance: &Instance, way_in: &WayIn, index: u32, name: &str) -> Vec<Finding> {
+async fn interface(
+    instance: &Instance,
+    ingress_options: &IngressOptions,
+    index: u32,
+    name: &str,
+) -> Vec<Finding> {
     let kind = match LinkKind::of(name) {
         Ok(kind) => kind,
         Err(error) => {
@@ -303,7 +314,7 @@ async fn interface(instance: &Instance, way_in: &WayIn, index: u32, name: &str) 
         let said = "every packet passes egress, so no XDP is needed";
         return vec![Finding::new(Verdict::Ok, "XDP", said).about(name)];
     }
-    match way_in.in_stack(index).await {
+    match ingress_options.in_stack(index).await {
         Ok(Some(why)) => {
             let said = format!("in the network stack: {why}");
             return vec![Finding::new(Verdict::Ok, "way in", said).about(name)];
@@ -324,7 +335,7 @@ async fn interface(instance: &Instance, way_in: &WayIn, index: u32, name: &str) 
     };
     let native = match has_native_xdp(index) {
         Ok(Some(true)) => Finding::new(Verdict::Ok, "driver", "native XDP"),
-        Ok(Some(false)) if way_in.ingress == IngressChoice::Xdp => Finding::new(
+        Ok(Some(false)) if ingress_options.ingress == IngressChoice::Xdp => Finding::new(
             Verdict::Warning,
             "driver",
             format!("no native XDP ({}): generic mode, which is slower", driver(name)),

@@ -9,9 +9,11 @@ use tracker_common::violation::Rule;
 use crate::{
     cli,
     client::agent::Agent,
-    filter::{self, Filter},
-    instance::Instance,
-    model::nearest::hint,
+    kernel::instance::Instance,
+    model::{
+        filter::{self, Filter},
+        nearest::hint,
+    },
 };
 
 /// A filter by options, by words, or by both.

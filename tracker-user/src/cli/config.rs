@@ -14,7 +14,11 @@ use anyhow::{Context, Result};
 use clap::{Subcommand, error::ErrorKind};
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
-use crate::{agent::run, cli::refusal, config::file::PATH, model::failure::Failure};
+use crate::{
+    agent::run,
+    cli::{config::file::PATH, refusal},
+    model::failure::Failure,
+};
 
 /// What to do with settings.
 #[derive(Clone, Debug, Subcommand)]

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::error::ErrorKind;
+use nix::unistd::Uid;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
+    net::{UnixStream, unix::UCred},
 };
 
 use crate::{
@@ -15,9 +16,9 @@ use crate::{
         choice::{Choice, TcpOnly, check_interfaces},
         refusal,
     },
-    client::request::{DeleteAnswer, DeleteRequest, DeleteResult},
-    instance::Instance,
-    model::{broken::BrokenFilter, format::Format},
+    client::request::{DELETE_NEEDS_ROOT, DeleteAnswer, DeleteRequest, DeleteResult},
+    kernel::instance::Instance,
+    model::{failure::Failure, flow_violations::ViolationFilter, format::Format},
 };
 
 /// Options of `tracker delete`.
@@ -31,7 +32,7 @@ pub struct Options {
     pub choice: Choice,
     /// Which rules.
     #[command(flatten)]
-    pub broken: BrokenFilter,
+    pub broken: ViolationFilter,
     /// Nothing else.
     #[command(flatten)]
     pub tcp: TcpOnly,
@@ -73,6 +74,12 @@ async fn delete(words: String, output: Format, instance: &Instance) -> Result<()
     const OTHER: &str = "the agent is of another version";
     let mut stream =
         UnixStream::connect(instance.socket()).await.map_err(|error| instance.refused(error))?;
+    let user = Uid::effective();
+    let is_owner = |agent: UCred| agent.uid() == user.as_raw();
+    // The agent would refuse, too, but its answer has no kind.
+    if !user.is_root() && !stream.peer_cred().map_or(true, is_owner) {
+        return Err(Failure::NotPermitted(DELETE_NEEDS_ROOT.to_owned()).into());
+    }
     let mut request = serde_json::to_vec(&DeleteRequest { v: 1, delete: words })?;
     request.push(b'\n');
     stream.write_all(&request).await?;

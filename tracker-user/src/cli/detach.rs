@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 
-use crate::{instance::Instance, kernel_side, preflight};
+use crate::kernel::{instance::Instance, kernel_side, preflight};
 
 /// Removes everything that an agent of this name has left.
 ///

@@ -7,19 +7,18 @@ use clap::error::ErrorKind;
 use tracker_common::violation::Rule;
 
 use crate::{
+    agent::options::EventName,
     cli::{
         self,
         choice::{Choice, TcpOnly, warn_of_interfaces},
-        farewell,
+        exit_signals,
     },
-    client::request::Request,
-    filter::Filter,
-    instance::Instance,
-    listen::{self, CHUNK, Listener, say_listening},
-    model::broken::rule,
-    model::format::Format,
-    run::EventName,
-    tcp_flags::TcpFlags,
+    client::{
+        listen::{self, CHUNK, Listener, say_listening},
+        request::EventRequest,
+    },
+    kernel::instance::Instance,
+    model::{filter::Filter, flow_violations::rule, format::Format, tcp_flags::TcpFlags},
 };
 
 /// Options of `tracker events`.
@@ -69,8 +68,8 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     warn_of_interfaces(&filter, instance)?;
     let events =
         EventName::kinds(&options.events).iter().map(|kind| kind.name().to_owned()).collect();
-    let request = Request { v: 1, events, trace: None };
-    farewell::end_when_asked()?;
+    let request = EventRequest { v: 1, events, trace: None };
+    exit_signals::exit_on_signal()?;
     let Some(mut listener) = Listener::connect(instance, &request).await? else { return Ok(()) };
     say_listening();
     let mut out = BufWriter::with_capacity(CHUNK, io::stdout().lock());

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tracker_common::{
@@ -14,10 +14,15 @@ use tracker_common::{
 };
 
 use crate::{
-    lookup::{Found, find, nearest, summary},
-    model::format::{Format, Line},
-    terminal::{self, wrapped},
-    violations::{RuleView, SeverityName},
+    cli::{
+        terminal::{self, wrapped},
+        violations::{RuleView, SeverityName},
+    },
+    model::{
+        failure::Failure,
+        format::{Format, Line},
+        rule_lookup::{RuleMatch, find, nearest, summary},
+    },
 };
 
 /// Columns of text where stdout is no terminal, and the most on one.
@@ -105,13 +110,15 @@ pub fn run(options: &Options) -> Result<()> {
     let query = options.name.as_str();
     let Some(found) = find(query) else {
         let near = nearest(query);
-        if near.is_empty() {
-            bail!("nothing is called `{query}`; `tracker violations` lists all rules");
-        }
-        bail!(
-            "nothing is called `{query}`; the nearest: {}; `tracker violations` lists all rules",
-            near.join(", ")
-        );
+        let nearest = if near.is_empty() {
+            String::new()
+        } else {
+            format!("the nearest: {}; ", near.join(", "))
+        };
+        return Err(Failure::BadInput(format!(
+            "nothing is called `{query}`; {nearest}`tracker violations` lists all rules"
+        ))
+        .into());
     };
     let mut out = io::stdout().lock();
     match options.output {
@@ -140,13 +147,13 @@ pub fn run(options: &Options) -> Result<()> {
     out.flush().context("writing to stdout")
 }
 
-fn views(found: &Found) -> (Vec<Explanation>, Option<OutsideView>) {
+fn views(found: &RuleMatch) -> (Vec<Explanation>, Option<OutsideView>) {
     match found {
-        Found::Rule(rule) => (vec![Explanation::new(*rule, &[])], None),
-        Found::Elsewhere(rules) => {
+        RuleMatch::Rule(rule) => (vec![Explanation::new(*rule, &[])], None),
+        RuleMatch::Elsewhere(rules) => {
             (rules.iter().map(|(rule, names)| Explanation::new(*rule, names)).collect(), None)
         }
-        Found::Outside(outside) => {
+        RuleMatch::Outside(outside) => {
             (Vec::new(), Some(OutsideView { name: outside.name, why: outside.why }))
         }
     }
@@ -154,14 +161,14 @@ fn views(found: &Found) -> (Vec<Explanation>, Option<OutsideView>) {
 
 /// What is said of `query`, in lines of at most `width` columns.
 #[must_use]
-pub fn text(query: &str, found: &Found, width: usize) -> String {
+pub fn text(query: &str, found: &RuleMatch, width: usize) -> String {
     match found {
-        Found::Rule(rule) => explanation(*rule, width),
-        Found::Outside(outside) => {
+        RuleMatch::Rule(rule) => explanation(*rule, width),
+        RuleMatch::Outside(outside) => {
             let heading = format!("{}: no rule", outside.name);
             format!("{heading}\n\n{}\n", textwrap::fill(outside.why, wrapped(width)))
         }
-        Found::Elsewhere(rules) => elsewhere(query, rules, width),
+        RuleMatch::Elsewhere(rules) => elsewhere(query, rules, width),
     }
 }
 

@@ -24,23 +24,26 @@ use tokio::{
 };
 
 use crate::{
-    broken::Broken,
     cli::{
         choice::{Choice, TcpOnly, check_interfaces},
-        farewell, refusal,
+        exit_signals,
+        flows::{columns::Column, order::Key},
+        refusal,
+        since::{Since, duration},
+        terminal,
     },
     client::agent::Agent,
-    clock::monotonic_ns,
-    filter::Filter,
-    flows::{columns::Column, order::Key},
-    instance::Instance,
-    kernel::conntrack::Translations,
-    model::broken::BrokenFilter,
-    model::format::{Format, Line},
-    record::Record,
-    since::{Since, duration},
-    tables::Tables,
-    terminal,
+    kernel::{
+        conntrack::Translations, flow_violations::FlowViolations, instance::Instance,
+        tables::Tables,
+    },
+    model::{
+        clock::monotonic_ns,
+        filter::Filter,
+        flow_violations::ViolationFilter,
+        format::{Format, Line},
+        record::Record,
+    },
 };
 
 /// Options of `tracker flows`.
@@ -77,7 +80,7 @@ pub struct Options {
     pub since: Option<Since>,
     /// Which rules.
     #[command(flatten)]
-    pub broken: BrokenFilter,
+    pub broken: ViolationFilter,
     /// Which flows.
     #[command(flatten)]
     pub choice: Choice,
@@ -152,14 +155,18 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
 }
 
 /// Which rules flows have broken, where that is asked for or shown.
-fn broken(instance: &Instance, options: &Options, filter: &Filter) -> Result<Option<Broken>> {
+fn broken(
+    instance: &Instance,
+    options: &Options,
+    filter: &Filter,
+) -> Result<Option<FlowViolations>> {
     if filter.asks_for_rules() {
-        return Broken::of(instance).map(Some);
+        return FlowViolations::of(instance).map(Some);
     }
     let shows =
         options.output.format() != Format::Text || options.columns.contains(&Column::BrokenRules);
-    // An agent of an older version does not lend it: then it is not known.
-    Ok(if shows { Broken::of(instance).ok() } else { None })
+    // An agent of an older version does not share it: then it is not known.
+    Ok(if shows { FlowViolations::of(instance).ok() } else { None })
 }
 
 /// Prints the flows, once or again and again.
@@ -187,7 +194,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         return watch::run(options, instance, every).await;
     }
     // From here on, so that none is missed while something is printed.
-    farewell::end_when_asked()?;
+    exit_signals::exit_on_signal()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Subcommand};
 use clap_complete::Shell;
 
-use crate::{cli::Cli, manual, schema};
+use crate::cli::{Cli, manual, schema};
 
 /// What to write.
 #[derive(Clone, Debug, Subcommand)]

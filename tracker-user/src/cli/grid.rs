@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::record::Record;
+use crate::model::record::Record;
 
 /// Columns between two columns.
 const GAP: usize = 1;

@@ -173,7 +173,7 @@ fn elsewhere(flag: &str, verb: &str) -> Option<String> {
 
 fn of_value(argument: &str, value: &str) -> Option<String> {
     let is_number = value.parse::<u64>().is_ok();
-    let is_address = value.parse::<crate::filter::Prefix>().is_ok();
+    let is_address = value.parse::<crate::model::filter::Prefix>().is_ok();
     let flag = argument.split(' ').next().unwrap_or_default();
     match flag {
         "--sort" if is_address => {

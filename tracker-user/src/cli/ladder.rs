@@ -15,8 +15,11 @@ pub use self::{
     entry::{Breach, End, Entry, Options, Segment},
     times::{TimeOptions, Times},
 };
-use crate::{
-    event::{Event, SegmentView, States, ViolationView},
+use crate::model::{
+    event::{
+        Event,
+        parts::{SegmentView, States, ViolationView},
+    },
     record::{Direction, Record},
 };
 

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 
-use crate::{agent::settings::flags, cli::Cli, config::file::PATH, reload::is_live};
+use crate::{
+    agent::{reload::is_live, settings::flags},
+    cli::{Cli, config::file::PATH},
+};
 
 /// The page of the settings.
 const SETTINGS: &str = "tracker.toml";
@@ -246,7 +249,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::{names_interfaces, problems};
+    use crate::cli::config::file::{names_interfaces, problems};
 
     fn command() -> Command {
         let mut command = Cli::command();

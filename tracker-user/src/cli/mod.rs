@@ -2,7 +2,7 @@
 //!
 //! It may import from every layer, and nothing imports from it. Begin with [`arguments`], which lists the verbs; each is a
 //! module with `Options` and `run`. Only this layer parses arguments, and `main` alone ends the
-//! process: [`failed`] says why.
+//! process: [`failure_report`] says why.
 
 pub mod arguments;
 pub mod capture;
@@ -12,13 +12,12 @@ pub mod config;
 pub mod delete;
 pub mod detach;
 pub mod events;
+pub mod exit_signals;
 pub mod explain;
-pub mod failed;
-pub mod farewell;
+pub mod failure_report;
 pub mod flows;
 pub mod generate;
 pub(crate) mod grid;
-pub mod guide;
 pub mod hint;
 pub mod ladder;
 pub mod manual;
@@ -30,5 +29,6 @@ pub mod terminal;
 pub mod top;
 pub mod trace;
 pub mod violations;
+pub mod violations_page;
 
 pub use self::arguments::{Cli, Command, refusal};

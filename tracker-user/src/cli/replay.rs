@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -37,20 +37,25 @@ pub use self::{
     summary::{CaptureView, Summary},
 };
 use crate::{
-    attach::Sizes,
-    capture::{Merged, Part, nothing_understood},
-    cli::{choice, refusal},
-    event::Event,
-    filter::{self, Filter},
-    ladder::TimeOptions,
-    model::broken::rule,
-    model::format::Format,
-    preflight,
-    reported::Reported,
-    run::{EventName, TimeoutOptions},
-    since::Since,
-    survey::Limits,
-    terminal,
+    agent::options::{EventName, TimeoutOptions},
+    cli::{
+        capture::{Merged, Part, nothing_understood},
+        choice,
+        ladder::TimeOptions,
+        refusal,
+        since::Since,
+        terminal,
+    },
+    kernel::{load::Sizes, preflight},
+    model::{
+        event::Event,
+        failure::Failure,
+        filter::{self, Filter},
+        flood_detection::FloodLimits,
+        flow_violations::rule,
+        format::Format,
+        report_selection::ReportSelection,
+    },
 };
 
 /// A capture that takes longer than a moment, and so shows how far it is.
@@ -104,7 +109,7 @@ pub struct Options {
     pub last: Option<usize>,
     /// Rules.
     #[command(flatten)]
-    pub reported: Reported,
+    pub reported: ReportSelection,
     /// Events since a time (`2026-11-20T13:55:30Z`) or an age (`5m`), and connections whose first packet was captured since
     ///
     /// Earlier packets are replayed too, so that states are right
@@ -121,7 +126,7 @@ pub struct Options {
     pub filter: filter::FilterOptions,
     /// Limits of floods and scans.
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: FloodLimits,
     /// Sizes.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -184,7 +189,7 @@ pub fn run(options: &Options) -> Result<()> {
     shown.finish(&engine, &summary)?;
     let errors: Vec<_> = captures.parts().iter().filter_map(error).collect();
     if !errors.is_empty() {
-        bail!("{}", errors.join("; "));
+        return Err(Failure::BadInput(errors.join("; ")).into());
     }
     Ok(())
 }

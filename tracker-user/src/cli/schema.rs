@@ -7,16 +7,14 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Serialize;
 
 use crate::{
-    check,
-    cli::failed,
+    cli::{
+        check, explain, failure_report, flows,
+        replay::{flow::ReplayedFlow, summary::Summary},
+        stats::Stats,
+        violations,
+    },
     client::request::DeleteAnswer,
-    event::Event,
-    explain, flows,
-    model::format::Line,
-    record::Record,
-    replay::{flow::ReplayedFlow, summary::Summary},
-    stats::Stats,
-    violations,
+    model::{event::Event, format::Line, record::Record},
 };
 
 /// What `tracker replay -o json` prints. It is written piece by piece, because a capture need not fit into memory.
@@ -63,7 +61,7 @@ fn all() -> [(&'static str, Schema); 14] {
         ("violations.line", of::<Line<violations::RuleView>>()),
         ("explain", of::<explain::Document<'_>>()),
         ("explain.line", of::<Line<explain::Explanation>>()),
-        ("error.line", of::<failed::Document>()),
+        ("error.line", of::<failure_report::Document>()),
         ("replay", of::<Replay>()),
         ("replay-flow.line", of::<Line<ReplayedFlow>>()),
     ]

@@ -24,15 +24,14 @@ use tracker_common::{
 };
 
 use crate::{
-    attach::Interface,
-    cli::{farewell, refusal},
+    cli::{exit_signals, refusal},
     client::agent::Agent,
-    clock::monotonic_ns,
-    instance::Instance,
-    kernel::listeners::ListenerMaps,
-    model::format::Format,
-    model::listener::{is_on, mode_name, threshold, way_name},
-    tables::Tables,
+    kernel::{attach::Interface, instance::Instance, listeners::ListenerMaps, tables::Tables},
+    model::{
+        clock::monotonic_ns,
+        format::Format,
+        listener::{is_on, mode_name, threshold, way_name},
+    },
 };
 
 /// Options of `tracker stats`.
@@ -43,7 +42,7 @@ pub struct Options {
     pub output: Format,
     /// Repeat every SECONDS until Ctrl-C [default without a value: 2]
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
-    #[arg(value_parser = crate::flows::seconds)]
+    #[arg(value_parser = crate::cli::flows::seconds)]
     pub watch: Option<f64>,
     /// Only counters that are not zero
     #[arg(short = 'z', long)]
@@ -257,7 +256,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         let said = "--watch is a stream, and one JSON document is none: `-o jsonl`";
         return Err(refusal("stats", ErrorKind::ArgumentConflict, said));
     }
-    farewell::end_when_asked()?;
+    exit_signals::exit_on_signal()?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -35,14 +35,11 @@ use self::{
 use crate::{
     cli::{
         choice::{Choice, TcpOnly, check_interfaces},
-        farewell,
+        exit_signals, terminal,
     },
-    client::request::Request,
-    filter::Filter,
-    instance::Instance,
-    model::broken::BrokenFilter,
-    tables::Tables,
-    terminal,
+    client::request::EventRequest,
+    kernel::{instance::Instance, tables::Tables},
+    model::{filter::Filter, flow_violations::ViolationFilter},
 };
 
 /// The screen is drawn no more often than this, however much happens; a key is answered at once.
@@ -55,7 +52,7 @@ const AT_ONCE: usize = 4096;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Seconds between refreshes
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = crate::flows::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = crate::cli::flows::seconds)]
     pub every: f64,
     /// Sort key, descending
     #[arg(short, long, value_enum, default_value_t)]
@@ -68,7 +65,7 @@ pub struct Options {
     pub choice: Choice,
     /// Which rules.
     #[command(flatten)]
-    pub broken: BrokenFilter,
+    pub broken: ViolationFilter,
     /// Nothing else.
     #[command(flatten)]
     pub tcp: TcpOnly,
@@ -89,7 +86,7 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     // What is wrong from the beginning is said where it can be read afterwards.
     Tables::open(instance)?;
     check_interfaces(&filter, instance, "top")?;
-    farewell::end_when_asked()?;
+    exit_signals::exit_on_signal()?;
     terminal::on_screen(async |terminal| show(terminal, &options, filter, instance).await).await
 }
 
@@ -168,9 +165,9 @@ async fn show(
     }
 }
 
-fn request() -> Request {
+fn request() -> EventRequest {
     let events = [Kind::Violation, Kind::Cookie].map(|kind| kind.name().to_owned()).to_vec();
-    Request { v: 1, events, trace: None }
+    EventRequest { v: 1, events, trace: None }
 }
 
 async fn next_of(feed: &mut Option<Feed>) -> Option<Said> {

@@ -14,16 +14,15 @@ use crate::{
     cli::{
         self,
         choice::{Choice, warn_of_interfaces},
-        farewell,
+        exit_signals,
+        ladder::{Entry, Header, Ladder, Layout, TimeOptions, Times},
     },
-    client::request::Request,
-    event::Event,
-    instance::Instance,
-    ladder::{Entry, Header, Ladder, Layout, TimeOptions, Times},
-    listen::{CHUNK, Listener, say_listening},
-    model::format::Format,
-    record::Record,
-    tcp_flags::TcpFlags,
+    client::{
+        listen::{CHUNK, Listener, say_listening},
+        request::EventRequest,
+    },
+    kernel::instance::Instance,
+    model::{event::Event, format::Format, record::Record, tcp_flags::TcpFlags},
 };
 
 /// Connections that are remembered at once. Most are forgotten when they end; unfinished ones that are evicted end
@@ -82,8 +81,8 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
     warn_of_interfaces(&filter, instance)?;
     let events = [Kind::Segment, Kind::Violation, Kind::Destroy].map(|kind| kind.name().to_owned());
     let trace = Some(filter.scope());
-    let request = Request { v: 1, events: events.to_vec(), trace };
-    farewell::end_when_asked()?;
+    let request = EventRequest { v: 1, events: events.to_vec(), trace };
+    exit_signals::exit_on_signal()?;
     let Some(mut listener) = Listener::connect(instance, &request).await? else { return Ok(()) };
     say_listening();
     let mut screen = Screen::new(options.time.times());

@@ -13,9 +13,11 @@ use tracker_common::{
 };
 
 use crate::{
-    lookup::summary,
-    model::format::{Format, Line},
-    terminal,
+    cli::terminal,
+    model::{
+        format::{Format, Line},
+        rule_lookup::summary,
+    },
 };
 
 /// Options of `tracker violations`.

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tracker_common::{state::State, sweep::Timeouts};
 
-use crate::{attach::Interface, clock::Clock, instance::Instance, record::View};
+use crate::{
+    kernel::{attach::Interface, instance::Instance},
+    model::{clock::Clock, record::View},
+};
 
 /// An agent.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -50,7 +53,7 @@ impl Agent {
     pub fn client_interfaces(&self) -> Vec<u32> {
         let attached = self.interfaces.iter().filter(|interface| interface.attached);
         attached
-            .filter(|interface| interface.way_in().is_some())
+            .filter(|interface| interface.ingress_hook().is_some())
             .map(|interface| interface.ifindex)
             .collect()
     }

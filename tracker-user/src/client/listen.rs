@@ -12,7 +12,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{client::request::Request, event::Event, instance::Instance};
+use crate::{client::request::EventRequest, kernel::instance::Instance, model::event::Event};
 
 /// Octets that are read at once, and written.
 pub const CHUNK: usize = 65_536;
@@ -32,7 +32,7 @@ impl Listener {
     /// # Errors
     ///
     /// Where no agent runs, or this user may not ask it; the message says what to do.
-    pub async fn connect(instance: &Instance, request: &Request) -> Result<Option<Self>> {
+    pub async fn connect(instance: &Instance, request: &EventRequest) -> Result<Option<Self>> {
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
         let stream = UnixStream::connect(instance.socket())

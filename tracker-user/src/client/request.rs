@@ -3,11 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::scope::Scope;
+use crate::model::scope::Scope;
 
 /// What a command says that wants to read the agent's maps.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct LendRequest {
+pub struct MapRequest {
     /// Version of this form: 1.
     pub v: u32,
     /// Always true.
@@ -22,9 +22,12 @@ pub struct LendRequest {
 pub struct DeleteRequest {
     /// Version of this form: 1.
     pub v: u32,
-    /// Which flows, in the words of [`crate::filter::words`].
+    /// Which flows, in the words of [`crate::model::filter::words`].
     pub delete: String,
 }
+
+/// The answer to every other user than root and the agent's own.
+pub const DELETE_NEEDS_ROOT: &str = "deleting flows needs root: run this with sudo";
 
 /// What it is told, in one line.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -48,7 +51,7 @@ pub enum DeleteResult {
 
 /// What a listener says first, in one line.
 #[derive(Debug, Deserialize, Serialize)]
-pub struct Request {
+pub struct EventRequest {
     /// Version of this form: 1.
     pub v: u32,
     /// The kinds of events that are wanted.

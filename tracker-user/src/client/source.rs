@@ -5,10 +5,11 @@ use std::{fs, io, path::PathBuf};
 use anyhow::Result;
 
 use crate::{
-    instance::Instance,
-    kernel::{broken::Broken, listeners::ListenerMaps},
-    lent::Lent,
-    tables::Tables,
+    client::map_sharing::SharedMaps,
+    kernel::{
+        flow_violations::FlowViolations, instance::Instance, listeners::ListenerMaps,
+        tables::Tables,
+    },
 };
 
 /// Where a command has an agent's maps from.
@@ -16,7 +17,7 @@ pub enum Source {
     /// The directory that they are pinned in.
     Pins(PathBuf),
     /// The agent itself.
-    Lent(Lent),
+    Shared(SharedMaps),
 }
 
 impl Source {
@@ -30,7 +31,7 @@ impl Source {
         match fs::metadata(pins.join("CONFIRMED")) {
             Ok(_) => Ok(Self::Pins(pins)),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Lent::ask(instance).map(Self::Lent)
+                SharedMaps::ask(instance).map(Self::Shared)
             }
             Err(_) => {
                 let why = format!(" (nothing is pinned in {})", pins.display());
@@ -41,7 +42,7 @@ impl Source {
 }
 
 impl Tables {
-    /// Opens the maps of an agent: root those that are pinned, also where it was killed; others those that it lends them.
+    /// Opens the maps of an agent: for root those that are pinned, also of a killed agent; for others those that it shares.
     ///
     /// # Errors
     ///
@@ -49,13 +50,13 @@ impl Tables {
     pub fn open(instance: &Instance) -> Result<Self> {
         match Source::of(instance)? {
             Source::Pins(pins) => Self::from_pins(&pins),
-            Source::Lent(mut lent) => Self::from_maps(|name| lent.take(name)),
+            Source::Shared(mut shared) => Self::from_maps(|name| shared.take(name)),
         }
     }
 }
 
 impl ListenerMaps {
-    /// Opens the maps of an agent, as [`crate::tables::Tables::open`] does.
+    /// Opens the maps of an agent, as [`crate::kernel::tables::Tables::open`] does.
     ///
     /// # Errors
     ///
@@ -63,12 +64,12 @@ impl ListenerMaps {
     pub fn open(instance: &Instance) -> Result<Option<Self>> {
         match Source::of(instance)? {
             Source::Pins(pins) => Self::from_pins(&pins),
-            Source::Lent(mut lent) => Self::from_maps(|name| lent.take(name)).map(Some),
+            Source::Shared(mut shared) => Self::from_maps(|name| shared.take(name)).map(Some),
         }
     }
 }
 
-impl Broken {
+impl FlowViolations {
     /// What the programs of an agent remember.
     ///
     /// # Errors
@@ -77,7 +78,7 @@ impl Broken {
     pub fn of(instance: &Instance) -> Result<Self> {
         match Source::of(instance)? {
             Source::Pins(pins) => Self::from_pins(&pins),
-            Source::Lent(_) => Self::read(&Lent::ask_for_repeated(instance)?),
+            Source::Shared(_) => Self::read(&SharedMaps::ask_for_repeated(instance)?),
         }
     }
 }

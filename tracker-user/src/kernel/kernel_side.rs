@@ -19,13 +19,13 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 
-use crate::{
-    attach::Sizes,
+use crate::kernel::{
     instance::Instance,
     kernel_side::{
         filters::{filters, remove_qdisc},
         slots::{Mode, Purpose, Slot, slots},
     },
+    load::Sizes,
     map_forms,
 };
 
@@ -52,19 +52,19 @@ impl Purpose {
 
 /// What a directory of pins holds when an agent comes to it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Found {
+pub enum Predecessor {
     /// Nothing: this is where it begins.
     #[default]
-    Nothing,
+    Absent,
     /// What an agent has left, and what goes on.
-    Running,
+    Present,
 }
 
 /// What agents of the name have left.
 #[derive(Clone, Debug, Default)]
 pub struct Inherited {
     /// What goes on.
-    pub found: Found,
+    pub predecessor: Predecessor,
     /// Directories of pins whose tables cannot be used. Programs are replaced by others as they are attached; the rest is
     /// removed then.
     pub replaced: Vec<PathBuf>,
@@ -79,7 +79,8 @@ pub struct Inherited {
 pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
     let pins = instance.pins();
     let aside = instance.pins_aside();
-    let mut found = if slots(&pins)?.is_empty() { Found::Nothing } else { Found::Running };
+    let mut predecessor =
+        if slots(&pins)?.is_empty() { Predecessor::Absent } else { Predecessor::Present };
     map_forms::check_all(&pins).context(
         "what an agent of this name has left cannot be taken over (`tracker detach` removes it)",
     )?;
@@ -96,7 +97,7 @@ pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
             create_private(parent)?;
         }
         fs::rename(&pins, &aside).with_context(|| format!("renaming {}", pins.display()))?;
-        found = Found::Nothing;
+        predecessor = Predecessor::Absent;
     }
     let mut replaced = instance.pins_of_all_versions()?;
     replaced.retain(|other| *other != pins);
@@ -113,7 +114,7 @@ pub async fn inherit(instance: &Instance, sizes: &Sizes) -> Result<Inherited> {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("making {} its owner's alone", directory.display()))?;
     }
-    Ok(Inherited { found, replaced })
+    Ok(Inherited { predecessor, replaced })
 }
 
 /// Takes what is attached to the interface of `slot` from directories of pins that are replaced, so that other programs can

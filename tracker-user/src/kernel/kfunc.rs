@@ -127,14 +127,14 @@ mod tests {
             format!("{:#}", Patched::new(object, placeholder, 7).expect_err("refused"))
         };
         assert!(said(b"nothing", ASSIGN_PLACEHOLDER).contains("no object"));
-        assert!(said(crate::object::PLAIN, 0x7fff_7fff).contains("no helper 0x7fff7fff"));
+        assert!(said(crate::kernel::object::PLAIN, 0x7fff_7fff).contains("no helper 0x7fff7fff"));
     }
 
     #[test]
     fn an_object_is_otherwise_the_same() {
         // The programs call helper 1, bpf_map_lookup_elem, many times.
-        let patched = Patched::new(crate::object::PLAIN, 1, 0x55aa_55aa).expect("calls");
-        let (before, after) = (crate::object::PLAIN, patched.octets());
+        let patched = Patched::new(crate::kernel::object::PLAIN, 1, 0x55aa_55aa).expect("calls");
+        let (before, after) = (crate::kernel::object::PLAIN, patched.octets());
         assert_eq!(before.len(), after.len());
         let differ = before.chunks(8).zip(after.chunks(8)).filter(|(a, b)| a != b);
         let mut count = 0;

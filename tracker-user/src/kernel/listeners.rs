@@ -8,7 +8,7 @@ use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters,
 use zeroize::Zeroizing;
 
 use crate::{
-    map_forms,
+    kernel::map_forms,
     model::listener::{place, socket_address},
 };
 

@@ -16,7 +16,7 @@ use tracker_common::{
     sweep::Removal,
 };
 
-use crate::kernel_side::{directories, links::exists};
+use crate::kernel::kernel_side::{directories, links::exists};
 
 /// A map's name, kind, and sizes of key and value in bytes.
 type Form = (&'static str, MapType, usize, usize);

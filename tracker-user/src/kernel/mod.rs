@@ -1,19 +1,22 @@
 //! The kernel's side of an agent: the embedded programs, loading and attaching them, their maps, and what of them outlives
 //! the process.
 //!
-//! It imports from `model` only. Begin with [`attach`], which loads and attaches the programs, and [`kernel_side`], which
+//! It imports from `model` only. Begin with [`load`] and [`attach`], which do that, and [`kernel_side`], which
 //! finds and removes what an agent has left; [`tables`] reads the maps.
 
 pub mod attach;
 pub mod batch;
 pub mod bpf;
-pub mod broken;
 pub mod btf;
 pub mod conntrack;
+pub mod flow_violations;
+pub mod ingress;
 pub mod instance;
 pub mod kernel_side;
 pub mod kfunc;
+pub mod link_kind;
 pub mod listeners;
+pub mod load;
 pub mod map_forms;
 pub mod netlink;
 pub mod netlink_dump;
@@ -25,4 +28,3 @@ pub mod refusal;
 pub mod sock_diag;
 pub mod tables;
 pub mod trusted_paths;
-pub mod way_in;

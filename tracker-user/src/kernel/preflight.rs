@@ -193,7 +193,8 @@ pub fn interface_index(name: &str) -> Result<u32> {
         .map(|interface| interface.name().to_string_lossy().into_owned())
         .collect();
     names.sort_unstable();
-    bail!("there is no interface named `{name}`; there are: {}", names.join(", "))
+    let said = format!("there is no interface named `{name}`; there are: {}", names.join(", "));
+    Err(Failure::BadInput(said).into())
 }
 
 #[cfg(test)]

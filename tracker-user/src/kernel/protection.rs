@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tracker_common::protect::Protection;
 
-use crate::{btf::KernelTypes, kfunc};
+use crate::kernel::{btf::KernelTypes, kfunc};
 
 /// What is known before anything is attached.
 #[derive(Clone, Copy, Debug, Default)]

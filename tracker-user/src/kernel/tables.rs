@@ -20,7 +20,7 @@ use tracker_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::{batch::Walk, map_forms};
+use crate::kernel::{batch::Walk, map_forms};
 
 /// Entries of a hash map that are read in one system call.
 const STEP: usize = 512;

@@ -1,11 +1,8 @@
-//! An event as users see it.
+//! An event as users see it: the form of its JSON, and how one is made from a report of the kernel or a finding of the agent.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+pub mod parts;
+mod text;
 
-use anyhow::{Context, Result};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,17 +11,17 @@ use tracker_common::{
     event::{Event as Raw, Kind, Reason},
     flow::Flow,
     key::{End, FlowKey},
-    protect::{Listener, ListenerState},
     segment::Flags,
     state::State,
     sweep::Tier,
     violation::Rule,
 };
 
-use crate::{
+use crate::model::{
     clock::Clock,
-    model::listener::{threshold, way_name},
+    event::parts::{CookieView, EndView, Range, SegmentView, States, StatesView, ViolationView},
     record::{Record, View, address},
+    unknown_code::UnknownCode,
 };
 
 /// One line of `tracker events`.
@@ -73,159 +70,6 @@ pub struct Event {
     pub flow: Option<Record>,
 }
 
-/// A segment.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct SegmentView {
-    /// `in` or `out`.
-    pub hook: String,
-    /// `orig` or `reply`: which end of the flow sent it.
-    pub direction: String,
-    /// Sender's address.
-    pub src: IpAddr,
-    /// Receiver's address.
-    pub dst: IpAddr,
-    /// Sender's port.
-    pub sport: u16,
-    /// Receiver's port.
-    pub dport: u16,
-    /// Names of its flags, separated by commas.
-    pub flags: String,
-    /// Sequence number.
-    pub seq: u32,
-    /// Acknowledgment number.
-    pub ack: u32,
-    /// Octets of data.
-    pub payload: u32,
-    /// Window, not scaled.
-    pub window: u16,
-}
-
-/// Numbers that a rule allows.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct Range {
-    /// The lowest.
-    pub low: u32,
-    /// The highest; below `low` where the range wraps past 2^32.
-    pub high: u32,
-}
-
-/// Both ends' states.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct States {
-    /// Of the end that opened the flow.
-    pub orig: String,
-    /// Of the other end.
-    pub reply: String,
-}
-
-/// Both ends' states before and after a segment.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct StatesView {
-    /// Before it.
-    pub before: States,
-    /// And after it.
-    pub after: States,
-}
-
-/// A breach of a rule.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct ViolationView {
-    /// The rule.
-    pub name: String,
-    /// What would have been right; absent for rules that are not about a number.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub expected: Option<Range>,
-    /// What was seen.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub actual: Option<u32>,
-    /// States before the segment.
-    pub before: States,
-    /// And after it.
-    pub after: States,
-    /// What was done with the packet: `passed`.
-    pub action: String,
-}
-
-/// How a flow ended.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct EndView {
-    /// `fin`, `rst`, `timeout`, `reopened` or `deleted`.
-    pub reason: String,
-    /// The state whose timeout was over; absent where nothing was waited for.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub timeout_state: Option<String>,
-    /// From the first packet to the last one that renewed the flow, to 17 ms; exact in a replay.
-    pub duration_ns: u64,
-}
-
-/// A listener for which SYN cookies begin or end.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub struct CookieView {
-    /// Its address and port.
-    pub listener: SocketAddr,
-    /// `on` or `off`.
-    pub mode: String,
-    /// Why they begin.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub reason: Option<CookieReason>,
-    /// Half-open connections that it had when the host was last asked.
-    pub half_open: u32,
-    /// Half-open connections from which on cookies are sent, other than always.
-    pub threshold: u32,
-    /// `handover` or `kernel`: whose cookies they are.
-    pub way: String,
-}
-
-/// Why SYN cookies begin.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CookieReason {
-    /// There are too many half-open connections.
-    HalfOpen,
-    /// Too many cookies were not returned.
-    Unreturned,
-    /// They are always sent.
-    Always,
-}
-
-impl CookieReason {
-    /// The one that the numbers of half-open connections tell.
-    #[must_use]
-    pub fn of(half_open: u32, threshold: u32) -> Self {
-        if half_open >= threshold { Self::HalfOpen } else { Self::Unreturned }
-    }
-
-    /// Its name in output.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::HalfOpen => "half_open",
-            Self::Unreturned => "unreturned",
-            Self::Always => "always",
-        }
-    }
-}
-
-impl CookieView {
-    /// That cookies begin, where there is a reason to, and that they end otherwise.
-    #[must_use]
-    pub fn new(
-        listener_at: SocketAddr,
-        listener: &Listener,
-        state: &ListenerState,
-        reason: Option<CookieReason>,
-    ) -> Self {
-        Self {
-            listener: listener_at,
-            mode: if reason.is_some() { "on" } else { "off" }.to_owned(),
-            reason,
-            half_open: state.half_open.get(),
-            threshold: threshold(listener, state),
-            way: way_name(listener.way).unwrap_or("?").to_owned(),
-        }
-    }
-}
-
 /// Where reports are lost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stage {
@@ -255,18 +99,19 @@ impl Event {
     /// # Errors
     ///
     /// Codes that this version does not know.
-    pub fn from_kernel(raw: &Raw, view: &View) -> Result<Self> {
+    pub fn from_kernel(raw: &Raw, view: &View) -> Result<Self, UnknownCode> {
         let kind = Kind::from_code(raw.kind)
             .filter(|kind| *kind != Kind::Cookie)
-            .context("unknown kind of report")?;
+            .ok_or(UnknownCode { what: "kind of report", code: raw.kind })?;
         let from = End::from_high(raw.from != 0);
-        let hook = Hook::from_code(raw.hook).context("unknown hook")?;
+        let hook = Hook::from_code(raw.hook).ok_or(UnknownCode { what: "hook", code: raw.hook })?;
         let flow = (raw.has_flow != 0).then_some(&raw.flow);
         let originator = flow.map_or(from, Flow::originator);
         let record = flow.map(|flow| Record::new(&raw.key, flow, None, view));
-        let states = |codes: [u8; 2]| -> Result<States> {
+        let states = |codes: [u8; 2]| -> Result<States, UnknownCode> {
             let name = |end: End| {
-                State::from_code(codes[end.index()]).map(State::name).context("unknown state")
+                let code = codes[end.index()];
+                State::from_code(code).map(State::name).ok_or(UnknownCode { what: "state", code })
             };
             Ok(States {
                 orig: name(originator)?.to_owned(),
@@ -275,7 +120,8 @@ impl Event {
         };
         let around = StatesView { before: states(raw.before)?, after: states(raw.after)? };
         let violation = if kind == Kind::Violation {
-            let rule = Rule::from_code(raw.rule).context("unknown rule")?;
+            let rule =
+                Rule::from_code(raw.rule).ok_or(UnknownCode { what: "rule", code: raw.rule })?;
             let numbered = (raw.low, raw.high, raw.actual) != (0, 0, 0);
             Some(ViolationView {
                 name: rule.name().to_owned(),
@@ -412,119 +258,12 @@ impl Event {
     }
 }
 
-impl EndView {
-    /// The end that `reason` says, with the duration that the record has.
-    #[must_use]
-    pub fn new(flow: &Flow, reason: Reason, timeout_state: Option<State>) -> Self {
-        let created = tracker_common::time::Tick::at(flow.created_ns());
-        let ticks = flow.life().last_seen.0.wrapping_sub(created.0);
-        Self {
-            reason: reason.name().to_owned(),
-            timeout_state: timeout_state.map(|state| state.name().to_owned()),
-            duration_ns: tracker_common::time::Tick::ns(ticks),
-        }
-    }
-}
-
-impl Event {
-    /// The states around a segment, and the segment.
-    fn fmt_around(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        before: &States,
-        after: &States,
-    ) -> fmt::Result {
-        write!(f, " before={}/{} after={}/{}", before.orig, before.reply, after.orig, after.reply)?;
-        let Some(segment) = &self.segment else { return Ok(()) };
-        write!(
-            f,
-            " {}={} direction={} flags={} seq={} ack={} len={} src={} dst={} sport={} dport={}",
-            segment.hook,
-            self.interface.as_deref().unwrap_or("?"),
-            segment.direction,
-            segment.flags,
-            segment.seq,
-            segment.ack,
-            segment.payload,
-            segment.src,
-            segment.dst,
-            segment.sport,
-            segment.dport
-        )
-    }
-}
-
-impl fmt::Display for Event {
-    /// One line, as `conntrack -E` writes it where it has a word for it, after the packet's number in a replay, which comes
-    /// after its file's name where there are several; the
-    /// alternate form leaves the time to the log that it is written into.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(file) = &self.file {
-            f.write_str(file)?;
-        }
-        if let Some(packet) = self.packet {
-            write!(f, "#{packet} ")?;
-        }
-        if !f.alternate() {
-            write!(f, "{:.6} ", self.time)?;
-        }
-        write!(f, "[{}]", self.event)?;
-        if let Some(count) = self.lost {
-            write!(f, " {count} reports were lost")?;
-            if let Some(stage) = &self.stage {
-                write!(f, " (stage={stage})")?;
-            }
-            return write!(f, "; counters are exact: see `tracker stats`");
-        }
-        if let Some(cookie) = &self.cookie {
-            let CookieView { listener, mode, reason, half_open, threshold, way } = cookie;
-            write!(f, " {mode} listener={listener}")?;
-            if let Some(reason) = reason {
-                write!(f, " reason={}", reason.name())?;
-            }
-            write!(f, " half_open={half_open} threshold={threshold} way={way}")?;
-            return match &self.interface {
-                Some(interface) => write!(f, " in={interface}"),
-                None => Ok(()),
-            };
-        }
-        if let Some(violation) = &self.violation {
-            write!(f, " {}", violation.name)?;
-            if let (Some(expected), Some(actual)) = (&violation.expected, violation.actual) {
-                if expected.low == expected.high {
-                    write!(f, " expected={} actual={actual}", expected.low)?;
-                } else {
-                    write!(f, " expected={}..{} actual={actual}", expected.low, expected.high)?;
-                }
-            }
-            // What no segment shows was found in the flow, which has the states.
-            if self.segment.is_some() {
-                return self.fmt_around(f, &violation.before, &violation.after);
-            }
-        }
-        if let Some(StatesView { before, after }) = &self.states {
-            return self.fmt_around(f, before, after);
-        }
-        if let Some(end) = &self.end {
-            write!(f, " reason={}", end.reason)?;
-            if let Some(state) = &end.timeout_state {
-                write!(f, " timeout={state}")?;
-            }
-            let conn_state = self.flow.as_ref().map_or("OTH", |flow| flow.conn_state.as_str());
-            #[allow(clippy::cast_precision_loss)] // three digits are shown
-            let seconds = end.duration_ns as f64 / 1e9;
-            write!(f, " conn_state={conn_state} duration={seconds:.3}")?;
-        }
-        match &self.flow {
-            Some(flow) => write!(f, " {flow}"),
-            None => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tracker_common::protect::{Listener, ListenerState};
+
     use super::*;
+    use crate::model::event::parts::CookieReason;
 
     #[test]
     fn cookies_in_json_and_text() {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A failure whose reason matters; every other one is an [`anyhow::Error`] that only people read. Each holds what is to be
-/// said of it, and what to do.
+/// A failure that callers, scripts or the exit code distinguish; all others are read by people only. Each holds its message,
+/// which says what to do about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Failure {
     /// No agent of this name is running.

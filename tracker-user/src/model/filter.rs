@@ -14,7 +14,7 @@ use tracker_common::violation::Rule;
 
 use self::expression::{Expression, Side, Test};
 pub use self::{ports::Ports, prefix::Prefix};
-use crate::{event::Event, record::Record, scope::Scope};
+use crate::model::{event::Event, record::Record, scope::Scope};
 
 /// FilterOptions that say which flows. Every one that is given must hold.
 #[derive(Clone, Debug, Default, Eq, PartialEq, clap::Args)]

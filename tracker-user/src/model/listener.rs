@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
 use tracker_common::{
     key::{Address, mapped},
     protect::{Listener, ListenerState, Mode, Place, Way, cookie_limit},
 };
 
-use crate::record;
+use crate::model::{record, unknown_code::UnknownCode};
 
 /// A place as people write it.
 #[must_use]
@@ -31,12 +30,12 @@ pub fn place(at: SocketAddr) -> Place {
 /// # Errors
 ///
 /// Where there is none.
-pub fn mode_name(code: u8) -> Result<&'static str> {
+pub fn mode_name(code: u8) -> Result<&'static str, UnknownCode> {
     match code {
         code if code == Mode::Off as u8 => Ok("off"),
         code if code == Mode::Auto as u8 => Ok("auto"),
         code if code == Mode::Always as u8 => Ok("always"),
-        other => bail!("unknown mode {other}"),
+        code => Err(UnknownCode { what: "mode", code }),
     }
 }
 
@@ -45,12 +44,12 @@ pub fn mode_name(code: u8) -> Result<&'static str> {
 /// # Errors
 ///
 /// Where there is none.
-pub fn way_name(code: u8) -> Result<&'static str> {
+pub fn way_name(code: u8) -> Result<&'static str, UnknownCode> {
     [Way::Handover, Way::Kernel]
         .into_iter()
         .find(|way| *way as u8 == code)
         .map(Way::name)
-        .with_context(|| format!("unknown way {code}"))
+        .ok_or(UnknownCode { what: "way", code })
 }
 
 /// Whether SYNs for a listener are answered with cookies at `now_ns`, nanoseconds since boot.

@@ -14,7 +14,7 @@ use tracker_common::{
     sweep::{Tier, Timeouts, states},
 };
 
-use crate::{clock::Clock, model::broken::BrokenRules};
+use crate::model::{clock::Clock, flow_violations::BrokenRules};
 
 /// One direction of a flow: what one end has sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

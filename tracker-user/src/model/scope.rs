@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use tracker_common::config::TraceFilter;
 
-use crate::filter::Prefix;
+use crate::model::filter::Prefix;
 
 /// Flows with an address and a port; all of them by default.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use tracker_common::segment::Flags;
 
-use crate::event::Event;
+use crate::model::event::Event;
 
 /// As in `syn,!ack`: every flag that is named is set, or with `!` is not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

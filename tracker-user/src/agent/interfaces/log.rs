@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya_log::EbpfLogger;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
-use crate::attach::Attached;
+use crate::kernel::attach::Attached;
 
 /// Writes them to the agent's log until it is aborted.
 pub(super) fn forward_log(attached: &mut Attached) -> Result<JoinHandle<()>> {

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use aya::Ebpf;
 
-use crate::{
-    attach::{Attached, xdp_program},
+use crate::kernel::{
+    attach::{Attached, xdp::xdp_program},
     kernel_side::{
         filters::filters,
         links,

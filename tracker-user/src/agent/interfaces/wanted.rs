@@ -2,10 +2,12 @@
 
 use std::str::FromStr;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use glob::Pattern;
 
-use crate::{interfaces::changes::Link, preflight::interface_index};
+use crate::{
+    agent::interfaces::changes::Link, kernel::preflight::interface_index, model::failure::Failure,
+};
 
 /// A name, or a pattern as a shell has them: `*`, `?`, `[a-c]`, `[!a]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -97,7 +99,8 @@ impl Wanted {
                 Name::Plain(plain) if meant.is_empty() => {
                     if !self.may_be_missing {
                         interface_index(plain).map_err(|error| {
-                            anyhow!("{error}. To wait until it comes: `--wait-for-interfaces`")
+                            let hint = "To wait until it comes: `--wait-for-interfaces`";
+                            Failure::BadInput(format!("{error}. {hint}"))
                         })?;
                     }
                     tracing::info!(interface = plain, "not there yet: it is waited for");

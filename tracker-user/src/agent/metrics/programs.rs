@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use aya::programs::Program;
 
-use crate::attach::Attached;
+use crate::kernel::attach::Attached;
 
 /// The programs that are attached.
 #[derive(Debug, Default)]

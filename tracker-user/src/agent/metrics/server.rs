@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::timeout};
 
 use super::{Telemetry, address::MetricsAddress};
-use crate::clock::monotonic_ns;
+use crate::model::clock::monotonic_ns;
 
 /// Clients that are served at a time. A further one takes the place of the one that came first: so those that hang keep nobody
 /// from `/readyz`.

@@ -25,8 +25,9 @@ use super::{
     programs::Run,
 };
 use crate::{
-    attach::Interface, clock::monotonic_ns, interfaces::presence::Missing,
-    kernel::listeners::ListenerMaps, model::listener::is_on, tables::Tables,
+    agent::interfaces::presence::Missing,
+    kernel::{attach::Interface, listeners::ListenerMaps, tables::Tables},
+    model::{clock::monotonic_ns, listener::is_on},
 };
 
 /// A series' labels.
@@ -402,7 +403,7 @@ impl Snapshot {
                 ];
                 attached.push((labels, u64::from(!is_missing(interface, hook))));
             };
-            if let Some(mode) = interface.way_in() {
+            if let Some(mode) = interface.ingress_hook() {
                 add("in", mode);
             }
             add("out", &interface.egress);

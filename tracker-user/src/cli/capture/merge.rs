@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{Broken, Capture, Packet};
+use crate::model::failure::Failure;
 
 /// A file that is read.
 pub struct Part {
@@ -42,7 +43,8 @@ impl Merged {
     pub fn open(files: &[PathBuf]) -> Result<Self> {
         let is_stdin = |path: &&PathBuf| path.as_path() == Path::new("-");
         if files.iter().filter(is_stdin).count() > 1 {
-            bail!("standard input (`-`) can be read once only");
+            let said = "standard input (`-`) can be read once only";
+            return Err(Failure::BadInput(said.to_owned()).into());
         }
         let open = |path: &PathBuf| -> Result<Part> {
             let name = path.display().to_string();

@@ -37,7 +37,7 @@ struct Interface {
 }
 
 /// A packet's block, as far as the three kinds have it.
-struct Found {
+struct PacketBlock {
     interface: u32,
     /// In the interface's units; `None` for a simple packet.
     time: Option<u64>,
@@ -125,7 +125,7 @@ impl Ng {
             .broken(format!("a block that says {len} octets at its start and {end} at its end")))
     }
 
-    fn read(&mut self, source: &Source, kind: u32) -> Result<Option<Found>, Broken> {
+    fn read(&mut self, source: &Source, kind: u32) -> Result<Option<PacketBlock>, Broken> {
         let octets = source.buffer();
         let nonsense =
             || source.broken(format!("a block (type {kind}) whose lengths contradict each other"));
@@ -136,7 +136,7 @@ impl Ng {
                 self.interfaces.push(self.interface(&block));
                 return Ok(None);
             }
-            Block::EnhancedPacket(block) => Found {
+            Block::EnhancedPacket(block) => PacketBlock {
                 interface: block.if_id,
                 time: Some(u64::from(block.ts_high) << 32 | u64::from(block.ts_low)),
                 captured: block.caplen,
@@ -146,7 +146,7 @@ impl Ng {
             Block::SimplePacket(block) => {
                 let snap = self.interfaces.first().map_or(0, |interface| interface.snap);
                 let captured = if snap == 0 { block.origlen } else { block.origlen.min(snap) };
-                Found { interface: 0, time: None, captured, wire_len: block.origlen, at: 12 }
+                PacketBlock { interface: 0, time: None, captured, wire_len: block.origlen, at: 12 }
             }
             _ if kind == PACKET && octets.len() >= 32 => {
                 let number = |at| source.number(at, self.big_endian);
@@ -156,7 +156,7 @@ impl Ng {
                 } else {
                     u16::from_le_bytes([a, b])
                 };
-                Found {
+                PacketBlock {
                     interface: interface.into(),
                     time: Some(u64::from(number(12)) << 32 | u64::from(number(16))),
                     captured: number(20),
@@ -204,7 +204,7 @@ impl Ng {
         Interface { link: block.linktype.0.cast_unsigned(), snap: block.snaplen, units, offset }
     }
 
-    fn packet(&mut self, source: &Source, found: &Found) -> Result<Raw, Broken> {
+    fn packet(&mut self, source: &Source, found: &PacketBlock) -> Result<Raw, Broken> {
         let Some(interface) = self.interfaces.get(found.interface as usize) else {
             return Err(source.broken(format!(
                 "a packet of interface {}; this section has {}",

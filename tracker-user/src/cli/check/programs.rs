@@ -4,17 +4,14 @@ use anyhow::Result;
 
 use super::{Finding, Verdict};
 use crate::{
-    attach::LinkKind,
-    kernel::protection::Prepared,
-    object,
-    refusal::Refusal,
-    trial::{Accepted, Trial},
+    agent::trial_load::{Accepted, TrialLoad},
+    kernel::{link_kind::LinkKind, object, protection::Prepared, refusal::Refusal},
 };
 
 /// A finding a group of programs that are loaded together, for the kinds of these interfaces; with what protects listeners,
 /// which stops an agent only where it `protects`.
 pub(super) fn findings(interfaces: &[String], protects: bool) -> Vec<Finding> {
-    let trial = match Trial::new(object::PLAIN) {
+    let trial = match TrialLoad::new(object::PLAIN) {
         Ok(trial) => trial,
         Err(error) => return vec![Finding::of("programs", Err(error))],
     };

@@ -8,8 +8,10 @@ use toml::Value;
 
 use crate::{
     agent::settings::{Current, Setting, Source, flags},
-    cli::{Cli, Command},
-    config::file::{Completed, complete},
+    cli::{
+        Cli, Command,
+        config::file::{Completed, complete},
+    },
 };
 
 /// Reads the file, and completes a command line with it.

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use crate::record::Record;
+use crate::model::record::Record;
 
 /// What a column shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

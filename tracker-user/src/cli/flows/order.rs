@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use clap::ValueEnum;
 
-use crate::record::Record;
+use crate::model::record::Record;
 
 /// What flows are sorted by, the least first.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]

@@ -2,8 +2,7 @@
 
 use crate::{
     cli::grid::{Column, Content, Grid, duration, short, short_states},
-    clock::monotonic_ns,
-    record::Record,
+    model::{clock::monotonic_ns, record::Record},
 };
 
 /// Columns in their order; the first ones are always there.

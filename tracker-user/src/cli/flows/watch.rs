@@ -17,7 +17,11 @@ use ratatui::{
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Options, collect, columns, screen};
-use crate::{clock::monotonic_ns, instance::Instance, record::Record, terminal};
+use crate::{
+    cli::terminal,
+    kernel::instance::Instance,
+    model::{clock::monotonic_ns, record::Record},
+};
 
 /// Whether keys can be read and a page be shown.
 pub(super) fn is_possible() -> bool {

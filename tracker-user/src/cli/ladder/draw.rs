@@ -13,7 +13,7 @@ use super::{
     Breach, End, Entry, Ladder, Segment,
     times::{self, Times},
 };
-use crate::{record::Record, terminal};
+use crate::{cli::terminal, model::record::Record};
 
 /// Columns that every terminal has. Where nobody says how many there are, a line that needs more takes them.
 const PLAIN_WIDTH: usize = 80;

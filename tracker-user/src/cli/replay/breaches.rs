@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tracker_common::{limit::is_due, violation::Rule};
 
 use super::connections::Id;
-use crate::{event::Event, record::Record};
+use crate::model::{event::Event, record::Record};
 
 /// Codes of the rules that a connection has broken, and how often.
 pub(super) type Counts = Vec<(u8, u64)>;

@@ -3,7 +3,7 @@
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
-use crate::capture::Packet;
+use crate::cli::capture::Packet;
 
 /// Whether it is a whole TCP packet and its checksum is wrong. Of a packet that was cut off, or a fragment, nobody can
 /// tell.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::clock::Clock;
+use crate::model::clock::Clock;
 
 /// What the kernel programs' clock says at the first packet: not 0, which is what a record has that was never written.
 pub(super) const START_NS: u64 = 1_000_000_000;

@@ -10,8 +10,8 @@ use std::{
 use tracker_common::{event::Reason, flow::Flow, key::FlowKey, state::State, sweep::Timeouts};
 
 use crate::{
-    reap::deadline_ns,
-    survey::{Subject, subjects},
+    agent::sweeper::deadline_ns,
+    model::flood_detection::{Subject, subjects},
 };
 
 /// One connection of a capture: the moment of its first packet on the kernel programs' clock, which no two share.
@@ -73,7 +73,7 @@ pub(super) struct Connections {
     /// entry that is not its connection's any more is passed over.
     queue: BinaryHeap<Reverse<(u64, Id)>>,
     ended: Vec<Ended>,
-    /// How many of those that live speak against each subject of a survey.
+    /// How many of those that live speak against each subject of the flood detector.
     attempts: HashMap<Subject, u32>,
 }
 
@@ -146,7 +146,7 @@ impl Connections {
         self.ended.push(Ended { id, key, flow, span, gone, at_ns });
     }
 
-    /// How many flows at most speak against each subject of a survey: those that newer ones pushed out of the table are
+    /// How many flows at most speak against each subject of the flood detector: those that newer ones pushed out of the table are
     /// not known.
     pub(super) fn attempts(&self) -> &HashMap<Subject, u32> {
         &self.attempts

@@ -27,16 +27,20 @@ use super::{
     flow::ReplayedFlow,
 };
 use crate::{
-    attach::{Sizes, load, load_ingress},
-    capture::Packet,
-    clock::Clock,
-    event::{EndView, Event},
-    object,
-    private_bpffs::PrivateBpffs,
-    reap::{Reaped, SWEEP_INTERVAL, load_sweep, removal, remove},
-    record::{Record, View},
-    survey::{Limits, Survey},
-    tables::{Tables, take_map},
+    agent::sweeper::{RemovedFlow, SWEEP_INTERVAL, load_sweep, removal, remove},
+    cli::capture::Packet,
+    kernel::{
+        load::{Sizes, load, load_ingress},
+        object,
+        private_bpffs::PrivateBpffs,
+        tables::{Tables, take_map},
+    },
+    model::{
+        clock::Clock,
+        event::{Event, parts::EndView},
+        flood_detection::{FloodDetector, FloodLimits},
+        record::{Record, View},
+    },
 };
 
 /// What stands for an interface in records and events.
@@ -71,8 +75,8 @@ pub struct Engine {
     reported: Rules,
     clock: CaptureClock,
     connections: Connections,
-    survey: Survey,
-    /// When the next survey is due, on the programs' clock.
+    flood_detector: FloodDetector,
+    /// When floods and scans are searched for next, on the programs' clock.
     next_survey_ns: u64,
     /// Packets that no program can be run on.
     short: [u64; Fate::SLOTS],
@@ -90,7 +94,7 @@ impl Engine {
         sizes: &Sizes,
         timeouts: Timeouts,
         config: LiveConfig,
-        limits: Limits,
+        limits: FloodLimits,
     ) -> Result<Self> {
         let sizes = Sizes { ring_bytes: sizes.ring_bytes.max(LEAST_RING), ..*sizes };
         let pins = PrivateBpffs::new()?;
@@ -115,7 +119,7 @@ impl Engine {
             reported: config.reported,
             clock: CaptureClock::default(),
             connections: Connections::default(),
-            survey: Survey::new(limits),
+            flood_detector: FloodDetector::new(limits),
             next_survey_ns: START_NS + SURVEY_NS,
             short: [0; Fate::SLOTS],
             view: View { clock: Clock::at(0, date(0)), timeouts, names },
@@ -146,13 +150,13 @@ impl Engine {
         Ok(events)
     }
 
-    /// What the survey finds that a running agent makes next, after the capture's last packet.
+    /// The floods and scans that a running agent would find next, after the capture's last packet.
     ///
     /// # Errors
     ///
     /// What the kernel says.
     pub fn finish(&mut self) -> Result<Vec<Event>> {
-        self.survey(self.clock.now_ns())
+        self.detect_floods(self.clock.now_ns())
     }
 
     fn run(&self, frame: &[u8]) -> Result<()> {
@@ -206,9 +210,9 @@ impl Engine {
             // and all that can end is over at the last.
             let last_ns = now_ns - late_ns % SURVEY_NS;
             events.extend(self.sweep(first_ns)?);
-            events.extend(self.survey(first_ns)?);
+            events.extend(self.detect_floods(first_ns)?);
             events.extend(self.sweep(last_ns)?);
-            events.extend(self.survey(last_ns)?);
+            events.extend(self.detect_floods(last_ns)?);
             self.next_survey_ns = last_ns + SURVEY_NS;
         }
         events.extend(self.sweep(now_ns)?);
@@ -250,7 +254,7 @@ impl Engine {
             self.connections.end(id, None, Gone::Evicted, deadline_ns);
             return Vec::new();
         };
-        let reaped = Reaped::new(mem::take(removal), &self.view.timeouts);
+        let reaped = RemovedFlow::new(mem::take(removal), &self.view.timeouts);
         self.view.clock = self.clock.at(deadline_ns);
         let mut events = Vec::new();
         if self.tells(Rule::HalfOpenTimeout) {
@@ -262,21 +266,21 @@ impl Engine {
         for event in &mut events {
             correct(event, self.connections.get(id));
         }
-        let Reaped { removal, reason, decided_by } = reaped;
+        let RemovedFlow { removal, reason, decided_by } = reaped;
         let gone = Gone::Ended(reason, decided_by);
         self.connections.end(id, Some(removal.flow), gone, deadline_ns);
         events
     }
 
     /// Looks for floods and scans at `now_ns` of the programs' clock, and returns those that are wanted.
-    fn survey(&mut self, now_ns: u64) -> Result<Vec<Event>> {
+    fn detect_floods(&mut self, now_ns: u64) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        if !self.survey.matters(self.connections.attempts()) {
+        if !self.flood_detector.matters(self.connections.attempts()) {
             return Ok(events);
         }
-        self.tables.each_half_open(|key, flow| self.survey.see(key, flow))?;
+        self.tables.each_half_open(|key, flow| self.flood_detector.see(key, flow))?;
         self.view.clock = self.clock.at(now_ns);
-        for finding in self.survey.findings() {
+        for finding in self.flood_detector.findings() {
             self.tables.count_breach(finding.rule, Hook::Ingress)?;
             if self.tells(finding.rule) {
                 let mut event = finding.event(&self.view);

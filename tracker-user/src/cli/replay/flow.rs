@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{event::EndView, record::Record};
+use crate::model::{event::parts::EndView, record::Record};
 
 /// A connection of a capture.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

@@ -12,11 +12,13 @@ use indicatif::ProgressBar;
 
 use super::{connections::Id, flow::ReplayedFlow};
 use crate::{
-    event::{EndView, Event},
-    filter::Filter,
-    ladder::{Entry, Header, Ladder, Layout, Times},
-    record::Record,
-    scope::Scope,
+    cli::ladder::{Entry, Header, Ladder, Layout, Times},
+    model::{
+        event::{Event, parts::EndView},
+        filter::Filter,
+        record::Record,
+        scope::Scope,
+    },
 };
 
 /// Octets that waiting lines take at most. Beyond that the oldest connection is drawn as far as it is known, and goes on

@@ -7,9 +7,9 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::{flow::ReplayedFlow, summary::Summary};
-use crate::{
+use crate::model::{
     event::Event,
-    model::format::{Format, Line},
+    format::{Format, Line},
 };
 
 /// Events, then flows, then the summary, written as they come: what happens in a capture need not fit into memory.

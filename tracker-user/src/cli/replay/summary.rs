@@ -16,7 +16,7 @@ use tracker_common::{
 };
 
 use super::{clock::date, engine::Engine};
-use crate::capture::{Broken, LinkCount, Part};
+use crate::cli::capture::{Broken, LinkCount, Part};
 
 /// Names of what becomes of packets beside the programs' fates.
 const BAD_CHECKSUM: &str = "bad_checksum";

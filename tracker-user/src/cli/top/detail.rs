@@ -6,9 +6,11 @@ use ratatui::crossterm::event::KeyCode;
 
 use super::{feed::Said, sampler::Row};
 use crate::{
-    event::Event,
-    ladder::{Entry, Header, Ladder, Layout},
-    record::{Direction, Record},
+    cli::ladder::{Entry, Header, Ladder, Layout},
+    model::{
+        event::Event,
+        record::{Direction, Record},
+    },
 };
 
 /// Lines of the diagram that are kept, at least.

@@ -8,7 +8,11 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{client::request::Request, event::Event, instance::Instance, listen::Listener};
+use crate::{
+    client::{listen::Listener, request::EventRequest},
+    kernel::instance::Instance,
+    model::event::Event,
+};
 
 /// Between two attempts to reach an agent that is gone.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,7 +35,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Asks the agent, again and again where it is not there.
-    pub(super) fn start(instance: &Instance, request: Request) -> Self {
+    pub(super) fn start(instance: &Instance, request: EventRequest) -> Self {
         // The agent counts what this is too slow for, and says so in a LOST.
         let (sender, said) = mpsc::channel(8192);
         let instance = instance.clone();
@@ -81,7 +85,7 @@ impl Drop for Feed {
 /// Passes events on until the agent or the process ends.
 async fn follow(
     instance: &Instance,
-    request: &Request,
+    request: &EventRequest,
     to: &mpsc::Sender<Said>,
 ) -> anyhow::Result<()> {
     let Some(mut listener) = Listener::connect(instance, request).await? else { return Ok(()) };

@@ -17,10 +17,12 @@ use super::{
     sampler::{Id, Row, Sample, Wanted},
 };
 use crate::{
-    client::request::Request,
-    event::{CookieView, Event},
-    filter::{self, Filter},
-    scope::Scope,
+    client::request::EventRequest,
+    model::{
+        event::{Event, parts::CookieView},
+        filter::{self, Filter},
+        scope::Scope,
+    },
 };
 
 /// Looks that plots go back to: more than the columns of any terminal.
@@ -38,7 +40,7 @@ pub(super) enum Action {
     /// Another look at the flows, at once.
     Look,
     /// The segments of one connection.
-    Follow(Request),
+    Follow(EventRequest),
     /// No segments any more.
     Leave,
 }
@@ -325,7 +327,7 @@ impl Model {
         let Some(row) = row.cloned() else { return Action::Nothing };
         self.selected = Some(row.id);
         let events = [Kind::Segment, Kind::Violation, Kind::Destroy];
-        let request = Request {
+        let request = EventRequest {
             v: 1,
             events: events.map(|kind| kind.name().to_owned()).to_vec(),
             trace: Some(Scope {

@@ -15,14 +15,10 @@ use tracker_common::{
 
 use super::order::Key;
 use crate::{
-    broken::Broken,
+    cli::stats::{Cookies, ListenerStats},
     client::agent::Agent,
-    clock::monotonic_ns,
-    filter::Filter,
-    instance::Instance,
-    record::Record,
-    stats::{Cookies, ListenerStats},
-    tables::Tables,
+    kernel::{flow_violations::FlowViolations, instance::Instance, tables::Tables},
+    model::{clock::monotonic_ns, filter::Filter, record::Record},
 };
 
 /// Flows that can be shown; of more than so many, those that come first in the order asked for.
@@ -91,7 +87,7 @@ pub(super) struct Sample {
 }
 
 /// What is remembered of a flow until the next look.
-struct Seen {
+struct PreviousCounts {
     created_ns: u64,
     packets: u64,
     bytes: u64,
@@ -108,7 +104,7 @@ struct Totals {
 /// Looks at the tables of one agent.
 pub(super) struct Sampler {
     instance: Instance,
-    flows: HashMap<FlowKey, Seen>,
+    flows: HashMap<FlowKey, PreviousCounts>,
     before: Option<(u64, Totals)>,
 }
 
@@ -166,7 +162,7 @@ impl Sampler {
             half_open += u64::from(is_half_open(states));
             time_wait += u64::from(states.contains(&State::TimeWait));
             established += u64::from(states == [State::Established; 2]);
-            let seen = Seen::new(flow);
+            let seen = PreviousCounts::new(flow);
             let rate = elapsed_ns.map(|elapsed_ns| {
                 let before = self.flows.get(key).filter(|it| it.created_ns == seen.created_ns);
                 let more = |now: u64, before: Option<u64>| {
@@ -238,12 +234,12 @@ impl Sampler {
     }
 
     /// Which rules flows have broken, where it is asked for or one flow is looked at by itself.
-    fn broken(&self, wanted: &Wanted) -> Result<Option<Broken>> {
+    fn broken(&self, wanted: &Wanted) -> Result<Option<FlowViolations>> {
         if wanted.filter.asks_for_rules() {
-            return Broken::of(&self.instance).map(Some);
+            return FlowViolations::of(&self.instance).map(Some);
         }
-        // An agent of an older version does not lend it: then it is not known.
-        Ok(wanted.flow.and_then(|_| Broken::of(&self.instance).ok()))
+        // An agent of an older version does not share it: then it is not known.
+        Ok(wanted.flow.and_then(|_| FlowViolations::of(&self.instance).ok()))
     }
 }
 
@@ -273,7 +269,7 @@ impl Row {
     }
 }
 
-impl Seen {
+impl PreviousCounts {
     fn new(flow: &Flow) -> Self {
         let [low, high] = [End::LOW, End::HIGH].map(|end| flow.half(end));
         Self {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{MapData, MapInfo};
 
-use crate::kernel_side::{create_private, slots::slots};
+use crate::kernel::kernel_side::{create_private, slots::slots};
 
 /// Maps that no interface shares with another one.
 const OF_A_SLOT: [&str; 2] = ["REPEATED", "SOURCES"];

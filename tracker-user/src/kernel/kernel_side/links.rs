@@ -16,7 +16,7 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
 };
 
-use crate::kernel_side::slots::Purpose;
+use crate::kernel::kernel_side::slots::Purpose;
 
 /// include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_long = 7;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tracker_common::config::MAX_INTERFACES;
 
-use crate::kernel_side::create_private;
+use crate::kernel::kernel_side::create_private;
 
 /// An interface's place among an agent's.
 #[derive(Clone, Debug, Eq, PartialEq)]

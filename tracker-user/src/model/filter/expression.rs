@@ -5,7 +5,7 @@ use std::fmt;
 use tracker_common::violation::Rule;
 
 use super::{Ports, Prefix};
-use crate::{record::Record, scope::Scope};
+use crate::model::{record::Record, scope::Scope};
 
 /// Tests, joined by `and`, `or` and `not`.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -7,7 +7,7 @@ use super::{
     expression::{Expression, Side, Test},
     names,
 };
-use crate::model::{broken::rule, nearest::nearest};
+use crate::model::{flow_violations::rule, nearest::nearest};
 
 /// How deep parentheses and `not` go.
 const DEEPEST: usize = 50;

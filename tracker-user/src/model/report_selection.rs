@@ -34,13 +34,13 @@ impl FromStr for Choice {
 
 /// Which rules' breaches are reported; those of others are counted.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Reported {
+pub struct ReportSelection {
     /// Report only these rules, by name or by severity: `violation` (the default), `minor`, `information`. All are counted
     #[arg(long, value_delimiter = ',', value_name = "NAME[,NAME]")]
     pub report: Vec<Choice>,
 }
 
-impl Reported {
+impl ReportSelection {
     /// As the kernel programs are told.
     #[must_use]
     pub fn rules(&self) -> Rules {
@@ -66,7 +66,7 @@ mod tests {
 
     fn rules(names: &[&str]) -> Result<Rules, String> {
         let report = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-        Ok(Reported { report }.rules())
+        Ok(ReportSelection { report }.rules())
     }
 
     #[test]

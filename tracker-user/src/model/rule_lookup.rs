@@ -16,7 +16,7 @@ const SUGGESTIONS: usize = 3;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
-pub enum Found {
+pub enum RuleMatch {
     /// A rule by its own name.
     Rule(Rule),
     /// What another tool calls these rules, with the names that fitted.
@@ -28,11 +28,11 @@ pub enum Found {
 /// Looks up a rule's name, or another tool's with or without the prefixes that the tool shows it with, an id such as
 /// `2210007`, `1:2210007:2` or `116:420`, or a line of nf_conntrack's log.
 #[must_use]
-pub fn find(text: &str) -> Option<Found> {
+pub fn find(text: &str) -> Option<RuleMatch> {
     let text = text.trim();
     let lower = text.to_lowercase();
     if let Some(rule) = Rule::from_name(&lower) {
-        return Some(Found::Rule(rule));
+        return Some(RuleMatch::Rule(rule));
     }
     let query = Query::new(&lower);
     let rules: Vec<_> = Rule::ALL
@@ -41,12 +41,12 @@ pub fn find(text: &str) -> Option<Found> {
         .filter(|(_, names)| !names.is_empty())
         .collect();
     if !rules.is_empty() {
-        return Some(Found::Elsewhere(rules));
+        return Some(RuleMatch::Elsewhere(rules));
     }
     OUTSIDE
         .iter()
         .find(|outside| outside.name == lower || !query.among(outside.names).is_empty())
-        .map(Found::Outside)
+        .map(RuleMatch::Outside)
 }
 
 /// The names that are most like one that is unknown, best first.
@@ -190,9 +190,11 @@ mod tests {
 
     fn rules(text: &str) -> Vec<&'static str> {
         match find(text) {
-            Some(Found::Rule(rule)) => vec![rule.name()],
-            Some(Found::Elsewhere(rules)) => rules.iter().map(|(rule, _)| rule.name()).collect(),
-            Some(Found::Outside(outside)) => vec![outside.name],
+            Some(RuleMatch::Rule(rule)) => vec![rule.name()],
+            Some(RuleMatch::Elsewhere(rules)) => {
+                rules.iter().map(|(rule, _)| rule.name()).collect()
+            }
+            Some(RuleMatch::Outside(outside)) => vec![outside.name],
             None => Vec::new(),
         }
     }

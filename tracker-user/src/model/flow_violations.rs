@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tracker_common::violation::Rule;
 
-use crate::lookup::{self, Found};
+use crate::model::rule_lookup::{self, RuleMatch};
 
 /// Rules that one connection has broken, by their names, and how often.
 pub type BrokenRules = BTreeMap<String, u64>;
@@ -12,7 +12,7 @@ pub type BrokenRules = BTreeMap<String, u64>;
 /// The filter for them, where something is known of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq, clap::Args)]
 #[command(next_help_heading = "Filters")]
-pub struct BrokenFilter {
+pub struct ViolationFilter {
     /// Connections that broke one of these rules, as far as the kernel remembers; `tracker violations` lists the rules
     ///
     /// The kernel programs remember about the last 16,384 pairs of a connection and a rule on each interface. They remember
@@ -34,10 +34,10 @@ pub fn rule(text: &str) -> Result<Rule, String> {
     let names = |rules: &[Rule], between| {
         rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(between)
     };
-    let meant = match lookup::find(text) {
-        Some(Found::Rule(rule)) => vec![rule],
-        Some(Found::Elsewhere(rules)) => rules.iter().map(|(rule, _)| *rule).collect(),
-        Some(Found::Outside(_)) | None => Vec::new(),
+    let meant = match rule_lookup::find(text) {
+        Some(RuleMatch::Rule(rule)) => vec![rule],
+        Some(RuleMatch::Elsewhere(rules)) => rules.iter().map(|(rule, _)| *rule).collect(),
+        Some(RuleMatch::Outside(_)) | None => Vec::new(),
     };
     Err(if meant.is_empty() {
         format!("`{text}` is no rule; there are {}", names(Rule::ALL, ", "))

@@ -11,7 +11,7 @@ use tracker_common::{
     sweep::{Removal, lives_with_its_socket},
 };
 
-use crate::{condition::is_shortage, sock_diag::each_socket};
+use crate::{agent::condition::is_shortage, kernel::sock_diag::each_socket};
 
 /// Of the time, asking for sockets may take one part in so many. A host that has a million of them is asked seldom, and what
 /// is due waits meanwhile.
@@ -19,12 +19,12 @@ const SHARE: u32 = 50;
 
 /// Which flows live on.
 #[derive(Debug, Default)]
-pub(super) struct Living {
+pub(super) struct LiveSockets {
     not_before: Option<Instant>,
     has_warned: bool,
 }
 
-impl Living {
+impl LiveSockets {
     /// Takes those from `due` that stay: their sockets are there, or it is too early to ask. Returns how many have sockets.
     pub(super) fn keep(&mut self, due: &mut Vec<Removal>) -> usize {
         // Those of which no socket was found; at first that is all.

@@ -1,6 +1,6 @@
-//! The reaper: looks at all flows, and removes those whose time is over.
+//! One sweep over the tables: it inspects all flows, and removes those that have expired.
 
-mod living;
+mod live_sockets;
 mod walker;
 
 use std::{
@@ -29,17 +29,18 @@ use tracker_common::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    attach::{Sizes, load, program},
-    batch::{read_array, write_array},
-    clock::monotonic_ns,
-    event::Event,
-    metrics::census::Census,
-    object,
-    reap::{living::Living, walker::Walker},
-    record::View,
-    refusal::Refusal,
-    survey::Survey,
-    tables::{Tables, take_map},
+    agent::{
+        metrics::census::Census,
+        sweeper::{live_sockets::LiveSockets, walker::Walker},
+    },
+    kernel::{
+        batch::{read_array, write_array},
+        load::{Sizes, load, program},
+        object,
+        refusal::Refusal,
+        tables::{Tables, take_map},
+    },
+    model::{clock::monotonic_ns, event::Event, flood_detection::FloodDetector, record::View},
 };
 
 /// The program that removes flows.
@@ -49,12 +50,12 @@ const SWEEP: &str = "tracker_sweep";
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sweeps over the tables of one agent.
-pub struct Reaper {
+pub struct Sweeper {
     ebpf: Ebpf,
     tables: Tables,
     walker: Walker,
     timeouts: Timeouts,
-    living: Living,
+    live_sockets: LiveSockets,
     counts: bool,
     /// When the last sweep began.
     before_ns: u64,
@@ -64,7 +65,7 @@ pub struct Reaper {
 
 /// A flow that was removed.
 #[derive(Debug)]
-pub struct Reaped {
+pub struct RemovedFlow {
     /// It, as it was last.
     pub removal: Removal,
     /// Why its end had come.
@@ -73,7 +74,7 @@ pub struct Reaped {
     pub decided_by: State,
 }
 
-impl Reaped {
+impl RemovedFlow {
     /// A removal that was done because somebody asked for it.
     #[must_use]
     fn deleted(removal: Removal, timeouts: &Timeouts) -> Self {
@@ -150,8 +151,8 @@ impl Sweep {
     }
 }
 
-impl Reaper {
-    /// A reaper for the maps that are pinned in `pins`.
+impl Sweeper {
+    /// A sweeper for the maps that are pinned in `pins`.
     ///
     /// # Errors
     ///
@@ -166,7 +167,7 @@ impl Reaper {
             tables,
             walker,
             timeouts,
-            living: Living::default(),
+            live_sockets: LiveSockets::default(),
             counts: false,
             before_ns: 0,
             turn: 0,
@@ -184,22 +185,27 @@ impl Reaper {
         self.before_ns = since_ns;
     }
 
-    /// Looks at every flow and removes those whose time is over, calling `visit` with each; `survey` sees the half-open ones.
+    /// Looks at every flow and removes those whose time is over, calling `visit` with each; `flood_detector` sees the
+    /// half-open ones.
     /// Silent connections of this host stay for as long as their sockets do.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn sweep(&mut self, survey: &mut Survey, mut visit: impl FnMut(Reaped)) -> Result<Sweep> {
+    pub fn sweep(
+        &mut self,
+        flood_detector: &mut FloodDetector,
+        mut visit: impl FnMut(RemovedFlow),
+    ) -> Result<Sweep> {
         let start = Instant::now();
         let mut sweep = Sweep { census: self.counts.then(Census::default), ..Sweep::default() };
-        let mut due = self.judge(&mut sweep, survey)?;
+        let mut due = self.judge(&mut sweep, flood_detector)?;
         sweep.looked = start.elapsed();
         self.before_ns = sweep.began_ns;
         if let Some(census) = &mut sweep.census {
             census.evicted = self.tables.half_open_evicted(census.half_open)?;
         }
-        sweep.alive = self.living.keep(&mut due);
+        sweep.alive = self.live_sockets.keep(&mut due);
         for batch in due.chunks_mut(BATCH as usize) {
             self.remove(batch)?;
             for removal in batch {
@@ -208,7 +214,7 @@ impl Reaper {
                     continue;
                 }
                 sweep.removed += 1;
-                visit(Reaped::new(std::mem::take(removal), &self.timeouts));
+                visit(RemovedFlow::new(std::mem::take(removal), &self.timeouts));
             }
         }
         sweep.took = start.elapsed();
@@ -223,7 +229,7 @@ impl Reaper {
     pub fn delete(
         &self,
         is_meant: impl Fn(&FlowKey, &Flow, Tier) -> bool,
-        mut visit: impl FnMut(Reaped),
+        mut visit: impl FnMut(RemovedFlow),
     ) -> Result<u64> {
         // One that comes to the other table during the walk can be missed.
         const WALKS: usize = 3;
@@ -239,7 +245,7 @@ impl Reaper {
                 for removal in batch.drain(..) {
                     if removal.outcome == Outcome::Removed as u32 {
                         deleted += 1;
-                        visit(Reaped::deleted(removal, &self.timeouts));
+                        visit(RemovedFlow::deleted(removal, &self.timeouts));
                     } else {
                         missed += 1;
                     }
@@ -267,12 +273,16 @@ impl Reaper {
         Ok(deleted)
     }
 
-    /// Looks at every flow, and returns those whose time is over; `survey` sees the half-open ones.
+    /// Looks at every flow, and returns those whose time is over; `flood_detector` sees the half-open ones.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn judge(&mut self, sweep: &mut Sweep, survey: &mut Survey) -> Result<Vec<Removal>> {
+    pub fn judge(
+        &mut self,
+        sweep: &mut Sweep,
+        flood_detector: &mut FloodDetector,
+    ) -> Result<Vec<Removal>> {
         let now = monotonic_ns();
         sweep.began_ns = now;
         let span = Span { after_ns: self.before_ns, until_ns: now };
@@ -302,7 +312,7 @@ impl Reaper {
         }
         self.tables.each_half_open(|key, flow| {
             sweep.read += 1;
-            survey.see(key, flow);
+            flood_detector.see(key, flow);
             let look = walk.look(flow);
             if let Some(census) = &mut sweep.census {
                 census.see(key, flow, &look);
@@ -358,7 +368,7 @@ pub(crate) fn load_sweep(ebpf: &mut Ebpf) -> Result<()> {
     Ok(sweep.load().map_err(|error| Refusal::new(SWEEP, &error))?)
 }
 
-/// Loads what a [`Reaper`] loads, and binds it to the object's own tables.
+/// Loads what a [`Sweeper`] loads, and binds it to the object's own tables.
 ///
 /// # Errors
 ///

@@ -9,11 +9,14 @@ use serde::Serialize;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
-    attach::{self, LinkKind, Sizes, load_classifier, load_ingress},
-    kernel::protection::Prepared,
-    kernel_side::slots::Purpose,
-    kfunc::{self, Patched},
-    reap,
+    agent::sweeper,
+    kernel::{
+        kernel_side::slots::Purpose,
+        kfunc::{self, Patched},
+        link_kind::LinkKind,
+        load::{Sizes, load_classifier, load_ingress, load_with},
+        protection::Prepared,
+    },
 };
 
 /// The verifier does not ask how large a table is.
@@ -31,11 +34,11 @@ pub struct Accepted {
 
 /// The kernel programs, with maps that are pinned nowhere.
 #[derive(Clone, Debug)]
-pub struct Trial {
+pub struct TrialLoad {
     object: Patched,
 }
 
-impl Trial {
+impl TrialLoad {
     /// A trial of an object's programs.
     ///
     /// # Errors
@@ -50,7 +53,7 @@ impl Trial {
     ///
     /// # Errors
     ///
-    /// What the kernel says; [`crate::refusal::Refusal`] where it refuses a program.
+    /// What the kernel says; [`crate::kernel::refusal::Refusal`] where it refuses a program.
     pub fn interface(&self, kind: LinkKind, prepared: Option<Prepared>) -> Result<Vec<Accepted>> {
         let prepared = prepared.unwrap_or_default();
         let patched = prepared
@@ -60,8 +63,7 @@ impl Trial {
         let object = patched.as_ref().unwrap_or(&self.object).octets();
         let raw_ip = u16::from(kind == LinkKind::RawIp);
         let config = InterfaceConfig { raw_ip, ..InterfaceConfig::default() };
-        let mut ebpf =
-            attach::load_with(EbpfLoader::new(), object, &SIZES, &config, &prepared.protection)?;
+        let mut ebpf = load_with(EbpfLoader::new(), object, &SIZES, &config, &prepared.protection)?;
         load_classifier(&mut ebpf, Purpose::Egress)?;
         if prepared.assign.is_some() {
             load_classifier(&mut ebpf, Purpose::Handover)?;
@@ -77,16 +79,16 @@ impl Trial {
     ///
     /// # Errors
     ///
-    /// As [`Trial::interface`].
+    /// As [`TrialLoad::interface`].
     pub fn sweep(&self) -> Result<Vec<Accepted>> {
-        let mut ebpf = attach::load_with(
+        let mut ebpf = load_with(
             EbpfLoader::new(),
             self.object.octets(),
             &SIZES,
             &InterfaceConfig::default(),
             &Prepared::default().protection,
         )?;
-        reap::try_programs(&mut ebpf)?;
+        sweeper::try_programs(&mut ebpf)?;
         accepted(&ebpf)
     }
 }
@@ -142,14 +144,14 @@ mod tests {
         let said = |object: &[u8]| format!("{:#}", unpinned(object).expect_err("refused"));
         assert!(said(b"nothing").contains("no object"));
         // It has been done.
-        let done = unpinned(crate::object::PLAIN).expect("maps");
+        let done = unpinned(crate::kernel::object::PLAIN).expect("maps");
         assert!(said(done.octets()).contains("no map that is pinned"));
     }
 
     #[test]
     fn an_object_is_otherwise_the_same() {
-        let copy = unpinned(crate::object::PLAIN).expect("maps");
-        let (before, after) = (crate::object::PLAIN, copy.octets());
+        let copy = unpinned(crate::kernel::object::PLAIN).expect("maps");
+        let (before, after) = (crate::kernel::object::PLAIN, copy.octets());
         assert_eq!(before.len(), after.len());
         let changed: Vec<_> = before.iter().zip(after).filter(|(a, b)| a != b).collect();
         assert!(changed.iter().all(|pair| *pair == (&1, &0)));

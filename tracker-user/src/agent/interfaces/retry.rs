@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 /// When an interface is attached to again, and how long after that the next time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
+pub(super) struct Retry {
     /// Not before this.
     pub(super) at: Instant,
     pause: Duration,
 }
 
-impl Attempt {
+impl Retry {
     pub(super) fn first() -> Self {
         Self { at: Instant::now() + SHORTEST_PAUSE, pause: SHORTEST_PAUSE }
     }

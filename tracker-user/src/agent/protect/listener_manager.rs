@@ -12,24 +12,29 @@ use tracker_common::{
 use super::{
     Options,
     keys::Keeper,
-    offer::{Offer, Share, Sysctls, mss},
     sockets::{Listening, ListeningSocket, listening},
+    synack_terms::{Share, SynAckTerms, Sysctls, mss},
     target::places,
 };
 use crate::{
-    clock::{Clock, monotonic_ns},
-    event::{CookieReason, CookieView, Event},
     kernel::{
         listeners::{KeyMap, ListenerMaps},
         netlink::{Host, Netlink},
         protection::Prepared,
     },
-    model::listener::{is_on, socket_address, threshold},
-    record::View,
+    model::{
+        clock::{Clock, monotonic_ns},
+        event::{
+            Event,
+            parts::{CookieReason, CookieView},
+        },
+        listener::{is_on, socket_address, threshold},
+        record::View,
+    },
 };
 
 /// Looks after the protected listeners of one agent.
-pub struct Warden {
+pub struct ListenerManager {
     options: Options,
     can_hand_over: bool,
     /// Indexes of the interfaces that clients come from.
@@ -113,7 +118,7 @@ struct Situation {
     mtu: u32,
 }
 
-impl Warden {
+impl ListenerManager {
     /// Takes over the maps that are pinned in `pins`: the keys and listeners that they hold are kept. `interfaces` are the
     /// indexes of those that the programs are attached to.
     ///
@@ -185,7 +190,7 @@ impl Warden {
         events
     }
 
-    /// As [`Warden::look`], for the first time: what cannot be done then keeps the agent from starting.
+    /// As [`ListenerManager::look`], for the first time: what cannot be done then keeps the agent from starting.
     ///
     /// # Errors
     ///
@@ -311,7 +316,7 @@ impl Warden {
     ) -> Listener {
         let sysctls = &situation.sysctls;
         let mss = mss(place.ip(), situation.mtu);
-        let Offer { scale, window } = Offer::new(sysctls, at.buffer, mss, self.share);
+        let SynAckTerms { scale, window } = SynAckTerms::new(sysctls, at.buffer, mss, self.share);
         let mode = feasible(self.options.syn_cookies.mode(), way, sysctls.syncookies);
         Listener {
             index,

@@ -11,12 +11,12 @@ use tracker_common::{
     violation::Rule,
 };
 
-use crate::{event::Event, record::View};
+use crate::model::{event::Event, record::View};
 
 /// How much is too much; 0 for no limit.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Floods and scans")]
-pub struct Limits {
+pub struct FloodLimits {
     /// Half-open connections to one address and port that count as a SYN flood; 0 for no limit
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub syn_flood_limit: u32,
@@ -25,7 +25,7 @@ pub struct Limits {
     pub port_scan_limit: u32,
 }
 
-impl Limits {
+impl FloodLimits {
     fn of(&self, subject: &Subject) -> u32 {
         if subject.1.is_some() { self.syn_flood_limit } else { self.port_scan_limit }
     }
@@ -84,22 +84,22 @@ struct Sighting {
 }
 
 /// Looks at the half-open flows of sweep after sweep.
-pub struct Survey {
-    limits: Limits,
+pub struct FloodDetector {
+    limits: FloodLimits,
     sightings: HashMap<Subject, Sighting>,
     /// Floods and scans that were reported and are not over.
     under_way: HashSet<Subject>,
 }
 
-impl Survey {
-    /// A survey with these limits.
+impl FloodDetector {
+    /// A detector with these limits.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: FloodLimits) -> Self {
         Self { limits, sightings: HashMap::new(), under_way: HashSet::new() }
     }
 
     /// Goes by these from now on. What is under way is not reported again.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: FloodLimits) {
         self.limits = limits;
     }
 

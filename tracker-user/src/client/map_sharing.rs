@@ -1,5 +1,5 @@
-//! Maps that an agent lends to commands of other users: the BPF filesystem is root's, but whoever has a map's descriptor may
-//! read it (bpf(2), since Linux 5.19 whatever `kernel.unprivileged_bpf_disabled` says). The kernel lets these ones be read only.
+//! Map sharing with commands of other users: only root may open pins, but any process that holds a map's descriptor may
+//! read it (bpf(2), since Linux 5.19 whatever `kernel.unprivileged_bpf_disabled` says). These descriptors are read-only.
 
 use std::{
     ffi::CString,
@@ -19,13 +19,12 @@ use serde::{Deserialize, Serialize};
 use tracker_common::config::MAX_INTERFACES;
 
 use crate::{
-    broken,
-    client::request::{DeleteAnswer, DeleteResult, LendRequest},
-    instance::Instance,
+    client::request::{DeleteAnswer, DeleteResult, MapRequest},
+    kernel::{flow_violations, instance::Instance},
 };
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
-const LENT: [&str; 10] = [
+const SHARED: [&str; 10] = [
     "CONFIRMED",
     "HALF_OPEN",
     "PACKETS",
@@ -38,10 +37,10 @@ const LENT: [&str; 10] = [
     "COOKIES",
 ];
 
-/// Maps at most that are lent at once: each interface has one that the others do not share.
+/// Maps at most that are shared at once: each interface has one that the others do not share.
 const MOST: usize = MAX_INTERFACES as usize;
 
-const _: () = assert!(LENT.len() <= MOST);
+const _: () = assert!(SHARED.len() <= MOST);
 
 /// How long an agent may take to answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -50,9 +49,10 @@ const SILENT: &str = "the agent does not answer";
 
 /// What comes with the descriptors: their maps' names, in the same order.
 #[derive(Deserialize, Serialize)]
-struct Names {
+struct MapNames {
     v: u32,
-    lent: Vec<String>,
+    #[serde(rename = "lent")]
+    names: Vec<String>,
 }
 
 /// Sends the maps that are asked for, of those that are pinned in a directory, over a socket that is ready for it.
@@ -60,10 +60,10 @@ struct Names {
 /// # Errors
 ///
 /// Where one cannot be opened, or not sent.
-pub fn lend(pins: &Path, request: &LendRequest, to: BorrowedFd<'_>) -> io::Result<()> {
-    let (lent, maps) = if request.repeated { repeated(pins)? } else { tables(pins)? };
-    let names = Names { v: 1, lent };
-    let mut line = serde_json::to_vec(&names)?;
+pub fn share(pins: &Path, request: &MapRequest, to: BorrowedFd<'_>) -> io::Result<()> {
+    let (names, maps) = if request.repeated { repeated(pins)? } else { tables(pins)? };
+    let answer = MapNames { v: 1, names };
+    let mut line = serde_json::to_vec(&answer)?;
     line.push(b'\n');
     let descriptors: Vec<_> = maps.iter().map(AsRawFd::as_raw_fd).collect();
     let sent = sendmsg::<()>(
@@ -77,43 +77,43 @@ pub fn lend(pins: &Path, request: &LendRequest, to: BorrowedFd<'_>) -> io::Resul
 }
 
 fn tables(pins: &Path) -> io::Result<(Vec<String>, Vec<OwnedFd>)> {
-    let maps = LENT.iter().map(|name| read_only(&pins.join(name)));
-    Ok((LENT.map(str::to_owned).to_vec(), maps.collect::<io::Result<_>>()?))
+    let maps = SHARED.iter().map(|name| read_only(&pins.join(name)));
+    Ok((SHARED.map(str::to_owned).to_vec(), maps.collect::<io::Result<_>>()?))
 }
 
 /// What the programs of each interface remember of broken rules.
 fn repeated(pins: &Path) -> io::Result<(Vec<String>, Vec<OwnedFd>)> {
-    let paths = broken::pins(pins).map_err(io::Error::other)?;
+    let paths = flow_violations::pins(pins).map_err(io::Error::other)?;
     let maps = paths.iter().map(|path| read_only(path)).collect::<io::Result<Vec<_>>>()?;
-    Ok((vec![broken::MAP.to_owned(); maps.len()], maps))
+    Ok((vec![flow_violations::MAP.to_owned(); maps.len()], maps))
 }
 
 /// Maps, with their names.
 #[derive(Debug)]
-pub struct Lent(Vec<(String, OwnedFd)>);
+pub struct SharedMaps(Vec<(String, OwnedFd)>);
 
-impl Lent {
+impl SharedMaps {
     /// Asks an agent for its tables.
     ///
     /// # Errors
     ///
     /// Where none is running, this user may not ask it, or it is of another version.
     pub fn ask(instance: &Instance) -> Result<Self> {
-        Self::request(instance, &LendRequest { v: 1, lend: true, repeated: false })
+        Self::request(instance, &MapRequest { v: 1, lend: true, repeated: false })
     }
 
     /// Asks an agent for what it remembers of broken rules.
     ///
     /// # Errors
     ///
-    /// As [`Lent::ask`].
+    /// As [`SharedMaps::ask`].
     pub fn ask_for_repeated(instance: &Instance) -> Result<Vec<MapData>> {
-        let mut lent = Self::request(instance, &LendRequest { v: 1, lend: true, repeated: true })?;
-        let names: Vec<_> = lent.0.iter().map(|(name, _)| name.clone()).collect();
-        names.iter().map(|name| lent.take(name)).collect()
+        let mut shared = Self::request(instance, &MapRequest { v: 1, lend: true, repeated: true })?;
+        let names: Vec<_> = shared.0.iter().map(|(name, _)| name.clone()).collect();
+        names.iter().map(|name| shared.take(name)).collect()
     }
 
-    fn request(instance: &Instance, request: &LendRequest) -> Result<Self> {
+    fn request(instance: &Instance, request: &MapRequest) -> Result<Self> {
         const OTHER: &str = "the agent is of another version";
         let mut stream = UnixStream::connect(instance.socket()).map_err(|e| instance.refused(e))?;
         stream.set_read_timeout(Some(LONGEST_WAIT))?;
@@ -144,23 +144,26 @@ impl Lent {
         {
             bail!(error);
         }
-        let names: Names = serde_json::from_slice(&first).context(OTHER)?;
-        ensure!(names.lent.len() == descriptors.len(), OTHER);
-        // One that does not know of these lends what it knows of.
-        ensure!(!request.repeated || names.lent.iter().all(|name| name == broken::MAP), OTHER);
-        Ok(Self(names.lent.into_iter().zip(descriptors).collect()))
+        let answer: MapNames = serde_json::from_slice(&first).context(OTHER)?;
+        ensure!(answer.names.len() == descriptors.len(), OTHER);
+        // An older agent ignores `repeated`, and shares its tables.
+        ensure!(
+            !request.repeated || answer.names.iter().all(|name| name == flow_violations::MAP),
+            OTHER
+        );
+        Ok(Self(answer.names.into_iter().zip(descriptors).collect()))
     }
 
     /// Takes one of them.
     ///
     /// # Errors
     ///
-    /// Where the agent has not lent it, or it cannot be used.
+    /// Where the agent has not shared it, or it cannot be used.
     pub fn take(&mut self, name: &str) -> Result<MapData> {
-        let place = self.0.iter().position(|(lent, _)| lent == name);
-        let place = place.with_context(|| format!("the agent lends no map {name}"))?;
+        let place = self.0.iter().position(|(shared, _)| shared == name);
+        let place = place.with_context(|| format!("the agent shares no map {name}"))?;
         let (_, map) = self.0.swap_remove(place);
-        MapData::from_fd(map).with_context(|| format!("using the map {name} that the agent lent"))
+        MapData::from_fd(map).with_context(|| format!("using the map {name} that the agent shared"))
     }
 }
 
@@ -180,5 +183,5 @@ fn read_only(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attributes = Attributes { path: path.as_ptr() as u64, fd: 0, flags: BPF_F_RDONLY };
     // SAFETY: the path outlives the call.
-    unsafe { crate::bpf::descriptor(BPF_OBJ_GET, &attributes) }
+    unsafe { crate::kernel::bpf::descriptor(BPF_OBJ_GET, &attributes) }
 }

@@ -11,10 +11,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    cli::{Cli, capture::Broken},
-    flows,
+    cli::{Cli, capture::Broken, flows},
+    kernel::refusal::Refusal,
     model::{failure::Failure, format::Format},
-    refusal::Refusal,
 };
 
 /// What a command that fails writes to stderr, in a line of its own.

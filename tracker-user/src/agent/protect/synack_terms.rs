@@ -5,7 +5,7 @@ use std::{fs, io, net::IpAddr};
 use anyhow::{Context, Result, bail};
 use tracker_common::protect::feature;
 
-use crate::preflight::kernel_at_least;
+use crate::kernel::preflight::kernel_at_least;
 
 /// The largest window without scaling, in octets.
 const LARGEST_UNSCALED: u32 = 65_535;
@@ -104,14 +104,14 @@ fn numbers(name: &str) -> Result<Vec<u32>> {
 
 /// What a SYN,ACK says of the host's receive window.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Offer {
+pub struct SynAckTerms {
     /// Window scale; 0 where windows are not scaled.
     pub scale: u8,
     /// The window at first, in octets; that of a SYN,ACK is not scaled.
     pub window: u16,
 }
 
-impl Offer {
+impl SynAckTerms {
     /// What the kernel chooses (`tcp_select_initial_window`) for a listener with a receive buffer of `buffer` octets,
     /// which announces `mss`, to a client that agrees to everything. `None` for a listener that has not set its buffer.
     ///
@@ -167,7 +167,7 @@ mod tests {
     };
 
     fn offer(sysctls: Sysctls, buffer: Option<u32>, mss: u16) -> (u8, u16) {
-        let Offer { scale, window } = Offer::new(&sysctls, buffer, mss, Share(128));
+        let SynAckTerms { scale, window } = SynAckTerms::new(&sysctls, buffer, mss, Share(128));
         (scale, window)
     }
 
@@ -175,8 +175,8 @@ mod tests {
     fn as_captured_from_linux() {
         assert_eq!(offer(LINUX, None, 1460), (7, 65_160));
         assert_eq!(offer(LINUX, Some(131_072), 1440), (7, 64_260));
-        let cautious = Offer::new(&LINUX, None, 1460, Share(65));
-        assert_eq!(cautious, Offer { scale: 7, window: 31_856 });
+        let cautious = SynAckTerms::new(&LINUX, None, 1460, Share(65));
+        assert_eq!(cautious, SynAckTerms { scale: 7, window: 31_856 });
         let unstamped = Sysctls { features: feature::WINDOW_SCALE, ..LINUX };
         assert_eq!(offer(unstamped, None, 1460), (7, 64_240));
         assert_eq!(offer(Sysctls { features: 0, ..LINUX }, None, 1460), (0, 64_240));

@@ -12,11 +12,12 @@ use tracker_common::{flow::Flow, key::FlowKey, limit::Repeated, violation::Rule}
 use zerocopy::FromBytes;
 
 use crate::{
-    batch::Walk,
-    kernel_side::{links, slots::slots},
-    map_forms,
-    model::broken::BrokenRules,
-    record::Record,
+    kernel::{
+        batch::Walk,
+        kernel_side::{links, slots::slots},
+        map_forms,
+    },
+    model::{flow_violations::BrokenRules, record::Record},
 };
 
 /// The map that remembers, of which each interface has one.
@@ -27,9 +28,9 @@ const STEP: usize = 512;
 
 /// The broken rules of every connection of which something is remembered.
 #[derive(Debug, Default)]
-pub struct Broken(HashMap<(FlowKey, u32), BrokenRules>);
+pub struct FlowViolations(HashMap<(FlowKey, u32), BrokenRules>);
 
-impl Broken {
+impl FlowViolations {
     /// What is remembered in the maps below a directory of pins.
     ///
     /// # Errors
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_two_interfaces_have_seen_is_one_connection_s() {
-        let mut broken = Broken::default();
+        let mut broken = FlowViolations::default();
         let key = FlowKey { zone: 7, ..FlowKey::default() };
         let repeated = |generation, rule| Repeated { key, generation, rule };
         let code = Rule::SynAckBadAck as u32;

@@ -32,7 +32,7 @@ pub enum XdpChoice {
 
 /// Where and how arriving packets are seen.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub struct WayIn {
+pub struct IngressOptions {
     /// Where arriving packets are seen
     #[arg(long, value_enum, default_value_t)]
     pub ingress: IngressChoice,
@@ -41,7 +41,7 @@ pub struct WayIn {
     pub xdp: XdpChoice,
 }
 
-impl WayIn {
+impl IngressOptions {
     /// Refuses choices that exclude each other.
     ///
     /// # Errors

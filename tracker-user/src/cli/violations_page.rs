@@ -13,10 +13,12 @@ use tracker_common::{
 };
 
 use crate::{
-    explain::parts,
-    lookup::summary,
-    terminal::wrapped,
-    violations::{SeverityName, select},
+    cli::{
+        explain::parts,
+        terminal::wrapped,
+        violations::{SeverityName, select},
+    },
+    model::rule_lookup::summary,
 };
 
 /// Columns of running text.

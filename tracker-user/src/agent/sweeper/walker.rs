@@ -16,7 +16,7 @@ use aya::{
 use tracker_common::walk::{Found, Walk};
 use zerocopy::FromBytes;
 
-use crate::{attach::program, bpf::descriptor, refusal::Refusal, tables::take_map};
+use crate::kernel::{bpf::descriptor, load::program, refusal::Refusal, tables::take_map};
 
 const PROGRAM: &str = "tracker_walk";
 

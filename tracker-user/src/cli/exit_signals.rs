@@ -15,14 +15,14 @@ use tokio::{
 /// # Errors
 ///
 /// Where signals cannot be listened to.
-pub fn end_when_asked() -> Result<()> {
+pub fn exit_on_signal() -> Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
         let _inside = runtime.enter();
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
     };
     thread::Builder::new()
-        .name("farewell".to_owned())
+        .name("exit-signals".to_owned())
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
