@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, fs, net::IpAddr};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, nft};
 
 /// A rule that asks for a packet's state is what makes a namespace track; these only count.
 const RULES: &str = "
@@ -28,11 +28,7 @@ table ip side_by_side {
 ///
 /// Where nftables or nf_conntrack are not there; the message names what lacks.
 pub fn start(namespace: &Namespace) -> Result<()> {
-    let file = std::env::temp_dir().join(format!("tracker-{}.nft", std::process::id()));
-    fs::write(&file, RULES)?;
-    let loaded = namespace.run("nft", &["--file", file.to_str().context("a path of UTF-8")?]);
-    fs::remove_file(&file)?;
-    loaded.context(
+    nft::load(namespace, RULES).context(
         "nf_conntrack needs CONFIG_NF_TABLES_IPV4, CONFIG_NFT_CT and CONFIG_NF_CONNTRACK",
     )?;
     entries(namespace).map(drop)

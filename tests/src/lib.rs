@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod lab;
 pub mod lifecycles;
 pub mod namespace;
+pub mod nft;
 pub mod offload;
 pub mod pcap;
 pub mod random;

@@ -4,7 +4,6 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    process::Stdio,
     thread,
 };
 
@@ -15,6 +14,7 @@ use tracker_tests::{
     conntrack,
     lab::cable,
     namespace::Namespace,
+    nft,
 };
 
 /// Connections of each test.
@@ -35,15 +35,6 @@ table inet wire {
     }
 }
 ";
-
-/// Loads nftables rules.
-fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
-    let mut loading =
-        namespace.command("nft").args(["--file", "-"]).stdin(Stdio::piped()).spawn()?;
-    loading.stdin.take().context("a pipe")?.write_all(rules.as_bytes())?;
-    ensure!(loading.wait()?.success(), "nft refuses {rules}");
-    Ok(())
-}
 
 /// What the client's kernel has sent and received.
 fn on_the_wire(client: &Namespace) -> Result<[u64; 2]> {
@@ -147,8 +138,8 @@ impl Routed {
             other.run("ip", &["route", "add", "default", "via", &gateway])?;
         }
         router.sysctl("net/ipv4/ip_forward", "1")?;
-        nft(&router, rules)?;
-        nft(&left, COUNTERS)?;
+        nft::load(&router, rules)?;
+        nft::load(&left, COUNTERS)?;
         Ok(Self { left, router, right })
     }
 
@@ -226,12 +217,12 @@ fn both_directions(
     addresses: [&str; 2],
 ) -> Result<()> {
     let [here, there] = addresses;
-    nft(outside, COUNTERS)?;
+    nft::load(outside, COUNTERS)?;
     let listens = format!("{here}:80");
     connect(outside, host, &listens, &listens)?;
     whole(agent, outside, &["--dst", here, "--dport", "80"])?;
     let listens = format!("{there}:81");
-    nft(host, COUNTERS)?;
+    nft::load(host, COUNTERS)?;
     connect(host, outside, &listens, &listens)?;
     whole(agent, host, &["--dst", there, "--dport", "81"])
 }
@@ -272,7 +263,7 @@ fn what_a_bridge_hands_on_is_counted_once() -> Result<()> {
         address(other, "veth0", &format!("10.1.1.{host}/24"))?;
     }
     bridge.run("ip", &["link", "set", "br0", "up"])?;
-    nft(&left, COUNTERS)?;
+    nft::load(&left, COUNTERS)?;
     let agent = Agent::start(
         &bridge,
         &["--interface", "br0", "--interface", "left", "--interface", "right"],

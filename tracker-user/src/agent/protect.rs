@@ -8,6 +8,7 @@ pub mod listener_manager;
 pub mod sockets;
 pub mod synack_terms;
 pub mod target;
+pub mod trial;
 
 use std::net::SocketAddr;
 

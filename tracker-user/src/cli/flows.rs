@@ -65,8 +65,8 @@ pub struct Options {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
     #[arg(value_parser = seconds)]
     pub watch: Option<f64>,
-    /// Name the ends on the other side of connections that this host translates, as nf_conntrack has them in this network
-    /// namespace; needs CAP_NET_ADMIN
+    /// Name the ends on the other side of connections that this host translates, as nf_conntrack has them where the agent
+    /// is; needs CAP_NET_ADMIN
     #[arg(long)]
     pub nat: bool,
     /// Only the last N lines, after sorting
@@ -115,7 +115,7 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
     let view = Agent::find(instance)?.view();
     let broken = broken(instance, options, &filter)?;
     let translations = if options.nat || options.columns.contains(&Column::Translated) {
-        Translations::of_this_namespace()?
+        Translations::around(instance.pid().as_deref().map(str::trim))?
     } else {
         Translations::default()
     };

@@ -1,32 +1,61 @@
 //! What this host's own tracker, nf_conntrack, says of connections that it translates, over ctnetlink.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    net::IpAddr,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    thread,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple},
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::sched::{CloneFlags, setns};
 
 use crate::{kernel::netlink_dump::dump, model::record::Ends};
 
 /// `CTA_ZONE` (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const ZONE: u16 = 18;
 
-/// The connections of this network namespace that have other addresses on the other side: either side's by the other's.
+/// The connections of a network namespace that have other addresses on the other side: either side's by the other's.
 ///
 /// Entries in a conntrack zone of their own are left out, because addresses alone do not name these.
 #[derive(Clone, Debug, Default)]
 pub struct Translations(HashMap<Ends, Ends>);
 
 impl Translations {
-    /// Asks the kernel.
+    /// Asks the kernel, in the network namespace of the process with this number; in this one's own without a number.
     ///
     /// # Errors
     ///
-    /// Without `CAP_NET_ADMIN`, or where the kernel has no ctnetlink (`CONFIG_NF_CT_NETLINK`).
-    pub fn of_this_namespace() -> Result<Self> {
+    /// Without `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` where that is another namespace, or where the kernel has no ctnetlink
+    /// (`CONFIG_NF_CT_NETLINK`).
+    pub fn around(process: Option<&str>) -> Result<Self> {
+        let namespace = |of: &str| PathBuf::from(format!("/proc/{of}/ns/net"));
+        let Some(theirs) = process.map(namespace) else { return Self::of_this_namespace() };
+        let looking = || format!("looking at the agent's network namespace, {}", theirs.display());
+        let there = File::open(&theirs).with_context(looking)?;
+        if fs::metadata(&theirs).with_context(looking)?.ino()
+            == fs::metadata(namespace("thread-self"))?.ino()
+        {
+            return Self::of_this_namespace();
+        }
+        // A thread of its own moves there, and ends there.
+        let asking = thread::spawn(move || {
+            setns(there, CloneFlags::CLONE_NEWNET).context(
+                "entering the agent's network namespace, which needs CAP_SYS_ADMIN",
+            )?;
+            Self::of_this_namespace()
+        });
+        asking.join().map_err(|_| anyhow!("a thread that asked nf_conntrack has ended"))?
+    }
+
+    fn of_this_namespace() -> Result<Self> {
         let mut found = HashMap::new();
         for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
             let header = NetfilterHeader::new(family, 0, 0);

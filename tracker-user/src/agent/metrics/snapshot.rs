@@ -12,7 +12,7 @@ use prometheus_client::{
 use tracker_common::{
     config::MAX_INTERFACES,
     counters::{Fate, Hook, Tally},
-    protect::{MAX_LISTENERS, Outcome},
+    protect::{MAX_LISTENERS, Mode, Outcome},
     state::State,
     sweep::Tier,
     violation::Rule,
@@ -224,13 +224,15 @@ impl Telemetry {
     ) -> Result<()> {
         // Before the cookies are: one that is accepted meanwhile must not count as two flows.
         let by_syn = tables.tally(Tally::FlowsBySyn)?;
-        let mut modes = Vec::new();
+        let (mut modes, mut unprotected) = (Vec::new(), Vec::new());
         let mut places = Vec::new();
         if let Some(maps) = maps {
             let now_ns = monotonic_ns();
             for (at, listener) in maps.listeners()? {
                 let is_on = is_on(&listener, &maps.state(listener.index)?, now_ns);
                 modes.push((vec![("listener", at.to_string())], u64::from(is_on)));
+                let is_off = listener.mode == Mode::Off as u8;
+                unprotected.push((vec![("listener", at.to_string())], u64::from(is_off)));
             }
             // Those of places that have gone, too.
             places = (0..MAX_LISTENERS).map(|at| maps.outcomes(at)).collect::<Result<_>>()?;
@@ -262,9 +264,19 @@ impl Telemetry {
             Values::Gauge(modes),
         );
         snapshot.add(
+            "syncookie_unprotected",
+            "1 where a listener that should be protected is left to the host, because protection would do harm",
+            Values::Gauge(unprotected),
+        );
+        snapshot.add(
             "syncookies_sent",
             "SYNs answered with a cookie",
             Values::Counter(vec![(Vec::new(), total[Outcome::Sent as usize])]),
+        );
+        snapshot.add(
+            "syncookies_repeated",
+            "SYNs of clients that tried again, although they were answered",
+            Values::Counter(vec![(Vec::new(), total[Outcome::Repeated as usize])]),
         );
         snapshot.add(
             "syncookies_received",
@@ -286,7 +298,15 @@ impl Telemetry {
             "Connections of accepted cookies on their way to the listener",
             Values::Counter(each(
                 "result",
-                [Outcome::HandedOver, Outcome::HandoverFailed, Outcome::TooEarly].map(of),
+                [
+                    Outcome::HandedOver,
+                    Outcome::HandoverFailed,
+                    Outcome::TooEarly,
+                    Outcome::Opened,
+                    Outcome::HandedAgain,
+                    Outcome::ResetAtOnce,
+                ]
+                .map(of),
             )),
         );
         snapshot.add(

@@ -15,6 +15,7 @@ use super::{
     sockets::{Listening, ListeningSocket, listening},
     synack_terms::{Share, SynAckTerms, Sysctls, mss},
     target::places,
+    trial::{Counts, Fault, PAUSE_NS},
 };
 use crate::{
     kernel::{
@@ -57,6 +58,38 @@ struct Known {
     inodes: Option<Vec<u32>>,
     /// Since when cookies are sent, and until when, in nanoseconds since boot; `None` where they are not.
     on: Option<On>,
+    /// What was counted when the trial began that shows whether protection works.
+    before: Option<Counts>,
+    /// Why the host is left alone with it for a while.
+    pause: Option<Pause>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    fault: Fault,
+    until_ns: u64,
+}
+
+impl Known {
+    /// Whether protection does harm there, by what was counted until `now_ns`.
+    fn look_for_faults(&mut self, counts: Counts, now_ns: u64) {
+        let before = *self.before.get_or_insert(counts);
+        match self.pause {
+            Some(pause) if now_ns < pause.until_ns => {}
+            Some(_) => {
+                self.pause = None;
+                self.before = Some(counts);
+            }
+            None => {
+                self.pause = Fault::between(&before, &counts)
+                    .map(|fault| Pause { fault, until_ns: now_ns + PAUSE_NS });
+            }
+        }
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.pause.map(|pause| pause.fault)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +187,12 @@ impl ListenerManager {
 
     /// The programs are attached to these interfaces from now on.
     pub fn set_interfaces(&mut self, indexes: Vec<u32>) {
+        if self.interfaces != indexes {
+            // Another way to the listeners, perhaps.
+            for known in self.known.values_mut() {
+                (known.before, known.pause) = (None, None);
+            }
+        }
         self.interfaces = indexes;
     }
 
@@ -273,15 +312,20 @@ impl ListenerManager {
             state = ListenerState::default();
         }
         let (way, why) = way(self.can_hand_over, at.is_mptcp, state.refused.get() != 0);
-        let listener = self.listener(index, place, &at, way, situation);
+        let now_ns = clock.monotonic_ns();
+        known.look_for_faults(self.maps.outcomes(index)?, now_ns);
+        let mut listener = self.listener(index, place, &at, way, situation);
+        if known.pause.is_some() {
+            listener.mode = Mode::Off as u8;
+        }
         if listener != known.listener || known.inodes.is_none() {
             self.maps.set(place, &listener)?;
-            tell(place, &known.listener, &listener, known.inodes.is_none(), why, situation);
+            let fault = known.fault();
+            tell(place, &known.listener, &listener, known.inodes.is_none(), why, fault, situation);
         }
         known.inodes = Some(at.inodes);
         known.listener = listener;
 
-        let now_ns = clock.monotonic_ns();
         match (is_on(&listener, &state, now_ns), known.on.take()) {
             (true, on) => {
                 let is_always = listener.mode == Mode::Always as u8;
@@ -299,7 +343,9 @@ impl ListenerManager {
                 }
             }
             (false, Some(on)) => {
-                events.push(ended(place, &listener, &state, clock, on.until_ns.min(now_ns)));
+                let reason = known.fault().map(Fault::reason);
+                let view = CookieView::ended(place, &listener, &state, reason);
+                events.push(Event::cookie(view, on.until_ns.min(now_ns), clock));
             }
             (false, None) => {}
         }
@@ -432,6 +478,7 @@ fn tell(
     now: &Listener,
     is_new: bool,
     why: Option<Why>,
+    fault: Option<Fault>,
     situation: &Situation,
 ) {
     let listener = place;
@@ -450,7 +497,12 @@ fn tell(
         }
     }
     let is_off = now.mode == Mode::Off as u8;
-    if is_off && (is_new || now.mode != before.mode) {
+    if let Some(fault) = fault {
+        if now.mode != before.mode {
+            let minutes = PAUSE_NS / 60_000_000_000;
+            tracing::error!(%listener, "not protected for {minutes} minutes, because {fault}");
+        }
+    } else if is_off && (is_new || now.mode != before.mode) {
         let needed = if now.way == Way::Kernel as u8 { 2 } else { 1 };
         tracing::error!(
             %listener,

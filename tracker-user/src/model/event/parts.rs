@@ -105,7 +105,7 @@ pub struct CookieView {
     pub listener: SocketAddr,
     /// `on` or `off`.
     pub mode: String,
-    /// Why they begin.
+    /// Why they begin; where they end, what does not work, if that is why.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<CookieReason>,
     /// Half-open connections that it had when the host was last asked.
@@ -116,7 +116,7 @@ pub struct CookieView {
     pub way: String,
 }
 
-/// Why SYN cookies begin.
+/// Why SYN cookies begin or end.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CookieReason {
@@ -126,6 +126,12 @@ pub enum CookieReason {
     Unreturned,
     /// They are always sent.
     Always,
+    /// They end, because answers get lost.
+    AnswersLost,
+    /// They end, because accepted connections do not get to the listener.
+    NotDelivered,
+    /// They end, because the host resets accepted connections.
+    ResetAtOnce,
 }
 
 impl CookieReason {
@@ -141,12 +147,27 @@ impl CookieReason {
         match self {
             Self::HalfOpen => "half_open",
             Self::Unreturned => "unreturned",
+            Self::AnswersLost => "answers_lost",
+            Self::NotDelivered => "not_delivered",
+            Self::ResetAtOnce => "reset_at_once",
             Self::Always => "always",
         }
     }
 }
 
 impl CookieView {
+    /// That cookies end at a listener, with what does not work where that is why.
+    #[must_use]
+    pub fn ended(
+        listener_at: SocketAddr,
+        listener: &Listener,
+        state: &ListenerState,
+        reason: Option<CookieReason>,
+    ) -> Self {
+        let ended = Self::new(listener_at, listener, state, None);
+        Self { reason, ..ended }
+    }
+
     /// That cookies begin, where there is a reason to, and that they end otherwise.
     #[must_use]
     pub fn new(

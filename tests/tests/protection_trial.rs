@@ -1,0 +1,170 @@
+//! Protection that does harm ends, and says so: answers that cannot leave, a firewall that wants to have seen the SYN, a listener
+//! whose address is translated. Clients that come then get through.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use tracker_tests::{
+    agent::{Agent, Events, PATIENCE, eventually},
+    kernel::has_handover,
+    lab::cable,
+    namespace::Namespace,
+    nft,
+};
+
+/// The protected listener.
+const LISTENER: &str = "10.9.0.1:80";
+
+/// A host, and a client in front of it whose interface has no XDP program and merges no packets.
+struct Site {
+    host: Namespace,
+    client: Namespace,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let site = Self { host: Namespace::new()?, client: Namespace::new()? };
+        cable((&site.host, "veth0"), (&site.client, "veth0"))?;
+        for (namespace, address) in [(&site.host, "10.9.0.1/24"), (&site.client, "10.9.0.2/24")] {
+            namespace.run("ip", &["address", "add", address, "dev", "veth0"])?;
+        }
+        Ok(site)
+    }
+
+    fn protect(&self, ingress: &str) -> Result<(Agent, Events)> {
+        let options = ["--interface", "veth0", "--protect", "80", "--syn-cookies", "always"];
+        let agent = Agent::start(&self.host, &[&options[..], &["--ingress", ingress]].concat())?;
+        agent.wait_for_log("protected")?;
+        let events = agent.events()?;
+        Ok((agent, events))
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        let at: SocketAddr = LISTENER.parse()?;
+        self.client.enter(|| {
+            let stream = TcpStream::connect_timeout(&at, Duration::from_secs(20))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        })
+    }
+
+    /// A connection comes through, and is answered.
+    fn is_served_by(&self, listener: &TcpListener) -> Result<()> {
+        let mut client = self.connect().context("a client that comes afterwards")?;
+        client.write_all(b"ask")?;
+        // Those before it may be in the queue, or not.
+        thread::scope(|scope| {
+            let asking = client.local_addr()?;
+            let serving = scope.spawn(move || -> Result<()> {
+                loop {
+                    let (mut server, from) = listener.accept()?;
+                    if from.port() == asking.port() {
+                        server.set_read_timeout(Some(PATIENCE))?;
+                        server.read_exact(&mut [0; 3])?;
+                        return Ok(server.write_all(b"answer")?);
+                    }
+                }
+            });
+            client.read_exact(&mut [0; 6])?;
+            serving.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
+        })
+    }
+}
+
+/// Cookies end, for this reason, and the log tells what to do.
+fn ended(agent: &Agent, events: &Events, reason: &str, advice: &str) -> Result<()> {
+    let event = loop {
+        let event = events.wait_for("COOKIE")?;
+        if event["mode"] == "off" {
+            break event;
+        }
+    };
+    ensure!(event["reason"] == reason && event["listener"] == LISTENER, "{event}");
+    let said = agent.wait_for_log("not protected for 5 minutes")?;
+    ensure!(said.contains(advice), "{said}");
+    eventually("the listener is left alone", || {
+        let stats = agent.stats()?;
+        let listeners = stats["cookies"]["listeners"].as_array().context("listeners")?;
+        Ok(listeners.iter().any(|at| at["listener"] == LISTENER && at["mode"] == "off"))
+    })
+}
+
+#[test]
+fn answers_that_cannot_leave() -> Result<()> {
+    let site = Site::new()?;
+    // Without a program, or merging, at its other end a veth takes nothing that XDP sends back.
+    let (agent, events) = site.protect("xdp")?;
+    let listener = site.host.enter(|| Ok(TcpListener::bind(LISTENER)?))?;
+    thread::scope(|scope| -> Result<()> {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| site.connect())).collect();
+        ended(&agent, &events, "answers_lost", "--ingress tcx")?;
+        // They have tried again, and got through.
+        for client in clients {
+            client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?.context("a client")?;
+        }
+        Ok(())
+    })?;
+    site.is_served_by(&listener)
+}
+
+#[test]
+fn a_firewall_that_wants_to_have_seen_the_syn() -> Result<()> {
+    ensure!(has_handover()?, "connections are handed over since Linux 6.9");
+    let site = Site::new()?;
+    nft::load(
+        &site.host,
+        "table inet filter {
+            chain input {
+                type filter hook input priority 0;
+                ct state new tcp flags & (fin | syn | rst | ack) != syn drop
+            }
+        }",
+    )?;
+    let (agent, events) = site.protect("tcx")?;
+    let listener = site.host.enter(|| Ok(TcpListener::bind(LISTENER)?))?;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = site.connect()?;
+        client.write_all(b"ask")?;
+        clients.push(client);
+    }
+    ended(&agent, &events, "not_delivered", "nf_conntrack_tcp_loose")?;
+    site.is_served_by(&listener)
+}
+
+/// As Docker publishes a port: its proxy listens, and its rules translate.
+#[test]
+fn a_listener_whose_address_is_translated() -> Result<()> {
+    ensure!(has_handover()?, "connections are handed over since Linux 6.9");
+    let site = Site::new()?;
+    let container = Namespace::new()?;
+    cable((&site.host, "inside"), (&container, "veth0"))?;
+    site.host.run("ip", &["address", "add", "10.8.0.1/24", "dev", "inside"])?;
+    container.run("ip", &["address", "add", "10.8.0.2/24", "dev", "veth0"])?;
+    container.run("ip", &["route", "add", "default", "via", "10.8.0.1"])?;
+    site.host.sysctl("net/ipv4/ip_forward", "1")?;
+    nft::load(
+        &site.host,
+        "table ip nat {
+            chain prerouting {
+                type nat hook prerouting priority -100;
+                tcp dport 80 dnat to 10.8.0.2:8000
+            }
+        }",
+    )?;
+    let (agent, events) = site.protect("tcx")?;
+    let _proxy = site.host.enter(|| Ok(TcpListener::bind(LISTENER)?))?;
+    let service = container.enter(|| Ok(TcpListener::bind("10.8.0.2:8000")?))?;
+    for _ in 0..3 {
+        let mut client = site.connect()?;
+        let outcome = client.write_all(b"ask").and_then(|()| client.read_exact(&mut [0; 1]));
+        ensure!(outcome.is_err(), "the container has answered a connection that it does not know");
+    }
+    ended(&agent, &events, "reset_at_once", "DNAT")?;
+    site.is_served_by(&service)
+}
