@@ -458,3 +458,15 @@ fn an_rst_outside_the_window_assassinates_nothing() {
     let (_, broken) = after(&[&closed[..], &[(P, "R", 2, 0, 0)]].concat());
     assert_eq!(broken, ["syn_in_time_wait", "time_wait_assassination"]);
 }
+
+/// A host whose accept queue is full is in SYN_RECEIVED, and resets what acknowledges nonsense there: at that number. It goes on.
+#[test]
+fn an_rst_that_echoes_a_forged_acknowledgment_ends_nothing() {
+    let opening = [(P, "S", 0, 0, 0), (H, "S.", 0, 1, 0), (P, ".", 1, 1, 0)];
+    let forged = [(P, "F.", 2_000_000_000, 1_700_000_000, 0), (H, "R", 1_700_000_000, 0, 0)];
+    let (states, broken) = after(&[&opening[..], &forged].concat());
+    assert_eq!((states.as_str(), broken), ("ESTABLISHED/ESTABLISHED", vec!["fin_out_of_window"]));
+    // Where little may have been missed, both ends agree.
+    let missed = [(P, ".", 1, 3001, 0), (H, "R", 3001, 0, 0)];
+    assert_eq!(after(&[&opening[..], &missed].concat()).0, "CLOSED/CLOSED");
+}

@@ -1339,6 +1339,13 @@ fn rule_reset<F: Forget>(
         && matches!(situation.theirs, State::CloseWait | State::LastAck | State::Closing);
     // Refused or not, the peer has said that it has got there.
     let peer_is_there = peer.has(fact::REFUSED) && segment.seq == peer.refused_ack;
+    // Whoever has no connection answers any segment so, at the number that it acknowledges (RFC 9293 section 3.10.7.1): where little
+    // was missed, it may be right.
+    let echoes = peer_is_there && !segment.has(Flags::ACK);
+    let is_near = me.has_end() && is_short_gap(me.end, segment.seq);
+    if f.forget(open && echoes && !is_near) {
+        return Ruling::default();
+    }
     let agrees =
         peer_is_there && (open || (segment.has(Flags::ACK) && segment.ack == peer.refused_end));
     let exact = (peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin)) || agrees;
