@@ -186,7 +186,8 @@ pub(super) async fn work(
             result = &mut sweeps => return result,
             ready = events.readable_mut() => {
                 let mut ready = ready?;
-                if drain(ready.get_inner_mut(), &agent.borrow().view(), &server, &output, listener_manager.as_mut())? {
+                let (ring, view) = (ready.get_inner_mut(), agent.borrow().view());
+                if drain(ring, &view, &server, &output, listener_manager.as_mut())? {
                     ready.clear_ready();
                 }
                 tokio::task::yield_now().await;
