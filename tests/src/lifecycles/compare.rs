@@ -224,22 +224,26 @@ impl Laboratory {
             self.lives.iter().filter(between)
         };
         // docs/limits.md, SYN cookies: such a server goes on after its FIN or an RST.
-        let is_revived = ["data_after_rst", "data_after_fin"].contains(&name.as_str())
-            && lives().any(|life| life.may_revive() && life.server_address == source);
+        let may_revive = lives().any(|life| life.may_revive() && life.server_address == source);
+        let is_revived = may_revive && ["data_after_rst", "data_after_fin"].contains(&name.as_str());
         // docs/limits.md, a full accept queue: such an end is still in SYN_RECEIVED, and resets what does not fit.
-        let is_unserved = lives().any(|life| life.is_unserved() && life.server_address == source);
+        let is_crowded = lives().any(|life| life.is_crowded() && life.server_address == source);
         let replaced = lives().filter_map(|life| life.replaced.as_ref());
         let current = self.relay.trace(source, destination);
-        let (origin, is_doubtful) = replaced
-            .chain(&current)
+        let traces: Vec<_> = replaced.chain(&current).collect();
+        // A connection may send what the one before it on its ports has sent.
+        let is_after_forged =
+            traces.iter().any(|trace| is_after_forged_syn(&name, &event, trace));
+        let (origin, is_doubtful) = traces
+            .into_iter()
             .find_map(|trace| {
                 let origin = trace.origin(source, seq, ack, payload)?;
                 let is_doubtful = is_revived
-                    || is_after_forged_syn(&name, &event, trace)
+                    || is_after_forged
                     // docs/limits.md: only an end without a socket answers so, one that was gone without a word.
                     || name == "rst_out_of_window"
                         && origin == Origin::ProvokedSeen
-                        && (trace.only_refuses_since(source, seq) || is_unserved);
+                        && (trace.only_refuses_since(source, seq) || is_crowded || may_revive);
                 Some((origin, is_doubtful))
             })
             .with_context(|| format!("nobody sent {segment}"))?;

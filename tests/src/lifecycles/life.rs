@@ -330,8 +330,10 @@ impl Life {
                 server == Side::Peer && trace.has_taken_forged_syn(server)
                     || trace.has_reset(server)
                     || trace.has_gone_back(server)
+                    // Nor does a listener answer the SYN that has ended it, whose queue is full.
+                    || self.opening == Opening::Crowded && trace.has_ignored_forged_syn(server)
             }
-            _ => false,
+            _ => gave_up,
         };
         let is_client_right = tracked[theirs] == kernel[theirs]
             || tracked == ["CLOSED"; 2] && (gave_up || trace.has_reset(server))
@@ -347,8 +349,13 @@ impl Life {
             || self.terms.may_have_cookies() && self.opening == Opening::Crowded
     }
 
+    /// Whether it had to wait in a short queue.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.opening == Opening::Crowded
+    }
+
     /// Whether nobody has accepted it from a short queue.
-    pub(super) fn is_unserved(&self) -> bool {
+    fn is_unserved(&self) -> bool {
         self.opening == Opening::Crowded && matches!(self.server, Slot::Nothing)
     }
 

@@ -392,8 +392,14 @@ pub fn reopening(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segm
         // RFC 6191 section 2, as the kernel's tcp_timewait_state_process() does it: the clock decides where both have one and
         // it differs, else the number (RFC 1122 section 4.2.2.13).
         let has_clock = segment.has_timestamp && has_timestamp(me) && segment.timestamp != me.ts;
-        let newer =
-            if has_clock { segment.timestamp.after(me.ts) } else { segment.seq.after(me.end) };
+        let is_beyond = segment.seq.after(me.end);
+        // Only who is in TIME_WAIT itself looks at the clock: a peer that is not knows nothing of it.
+        let is_kept = situation.theirs as u8 == State::TimeWait as u8;
+        let newer = if has_clock {
+            segment.timestamp.after(me.ts) || (!is_kept && is_beyond)
+        } else {
+            is_beyond
+        };
         if newer {
             Reopening::Legal
         } else {
