@@ -22,7 +22,7 @@ use tracker_user::{
     },
     delete, detach, events, explain, flows, generate, guide,
     model::format::Format,
-    replay, run, stats, top, trace, violations,
+    privileges, replay, run, stats, top, trace, violations,
     writer::{Content, Log, Writers},
 };
 
@@ -72,6 +72,7 @@ fn run_agent(cli: &Cli, form: Format) -> ExitCode {
 }
 
 fn agent(cli: &Cli, writers: &Writers) -> Result<()> {
+    privileges::hide_memory()?;
     let arguments: Vec<_> = env::args_os().collect();
     let current = settings::read(arguments.clone())?;
     let runtime = runtime()?;
