@@ -14,12 +14,13 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
+    agent::ending::Ending,
     attach::{Attached, Attaching, Interface, load},
     condition::is_shortage,
     interfaces::{
@@ -95,8 +96,13 @@ impl<'a> Interfaces<'a> {
     ///
     /// # Errors
     ///
-    /// What keeps it from an interface that was asked for by name, or from all of them.
-    pub async fn begin(&mut self, names: &[String], inherited: &Inherited) -> Result<()> {
+    /// What keeps it from an interface that was asked for by name, or from all of them; or that the agent is to end.
+    pub async fn begin(
+        &mut self,
+        names: &[String],
+        inherited: &Inherited,
+        ending: &Ending,
+    ) -> Result<()> {
         if inherited.found == Found::Running {
             for slot in slots(&self.pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
                 let detached = kernel_side::release(slot).await?;
@@ -115,7 +121,11 @@ impl<'a> Interfaces<'a> {
         slots.sort_by_cached_key(|(slot, _)| height(&links, &slot.interface));
         for (slot, is_new) in slots {
             let name = &slot.interface;
+            ensure!(ending.signal().is_none(), "the agent is to end");
             let Err(error) = self.attach(slot, is_new, inherited).await else { continue };
+            if ending.signal().is_some() {
+                return Err(error);
+            }
             let mut meant = links.iter().filter(|link| link.name == *name);
             if meant.any(|link| self.wanted.insists_on(link)) {
                 return Err(error);
@@ -128,6 +138,7 @@ impl<'a> Interfaces<'a> {
         {
             return Err(error);
         }
+        ensure!(ending.signal().is_none(), "the agent is to end");
         if self.attached.is_empty() {
             // Others find the maps all the same.
             let Attaching { object, sizes, .. } = self.attaching;

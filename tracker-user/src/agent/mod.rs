@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod client_socket;
 pub mod condition;
+pub mod ending;
 pub mod hub;
 pub mod interfaces;
 pub mod metrics;
