@@ -121,13 +121,10 @@ impl<'a> Interfaces<'a> {
         slots.sort_by_cached_key(|(slot, _)| height(&links, &slot.interface));
         for (slot, is_new) in slots {
             let name = &slot.interface;
+            let outcome = self.attach(slot, is_new, inherited).await;
             ensure!(ending.signal().is_none(), "the agent is to end");
-            let Err(error) = self.attach(slot, is_new, inherited).await else { continue };
-            if ending.signal().is_some() {
-                return Err(error);
-            }
-            let mut meant = links.iter().filter(|link| link.name == *name);
-            if meant.any(|link| self.wanted.insists_on(link)) {
+            let Err(error) = outcome else { continue };
+            if links.iter().any(|link| link.name == *name && self.wanted.insists_on(link)) {
                 return Err(error);
             }
             tracing::warn!(interface = name, "not attached: {error:#}");
@@ -138,7 +135,6 @@ impl<'a> Interfaces<'a> {
         {
             return Err(error);
         }
-        ensure!(ending.signal().is_none(), "the agent is to end");
         if self.attached.is_empty() {
             // Others find the maps all the same.
             let Attaching { object, sizes, .. } = self.attaching;
