@@ -69,6 +69,17 @@ for line in "CapEff:	000000c000001000" "CapPrm:	000000c000001000" "CapBnd:	00000
     grep -q "^$line" <<<"$status" || fail "not $line"
 done
 
+step "it writes to its own directories only, and what it writes there cannot be run"
+within() { nsenter --target "$(main_process)" --mount --root --wd=/ sh -c "$1" 2>/dev/null; }
+for at in /run /usr /etc; do
+    ! within "touch $at/x" || fail "$at can be written"
+done
+# Opened to be written, and not written.
+! within ': >>/proc/sys/kernel/core_pattern' || fail "kernel settings can be written"
+within 'cp /usr/bin/true /run/tracker/x' || fail "/run/tracker cannot be written"
+! within '/run/tracker/x' || fail "what is in /run/tracker can be run"
+rm /run/tracker/x
+
 step "a connection is listed as ss has it"
 exec 3<>/dev/tcp/192.0.2.2/4242
 port=$(ss -Hnt state established dport 4242 | sed -n 's/.*192\.0\.2\.1:\([0-9]*\) .*/\1/p')

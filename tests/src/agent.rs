@@ -140,11 +140,36 @@ impl Agent {
         Self::start_as(format!("test-{}-{number}", std::process::id()), namespace, arguments)
     }
 
+    /// The same with these variables of its environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::start`].
+    pub fn start_in(
+        namespace: &Namespace,
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let number = INSTANCES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{number}", std::process::id());
+        Self::start_with(name, namespace, environment, arguments)
+    }
+
     fn start_as(name: String, namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(name, namespace, &[], arguments)
+    }
+
+    fn start_with(
+        name: String,
+        namespace: &Namespace,
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Self> {
         let mut child = namespace
             .command(tracker()?.to_str().context("a path of UTF-8")?)
             .args(["--instance", &name, "--verbose", "run"])
             .args(with_way_in(arguments))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

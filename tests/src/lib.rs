@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod captures;
 pub mod conntrack;
+pub mod fault;
 pub mod flows;
 pub mod kernel;
 pub mod lab;

@@ -20,6 +20,7 @@ use nix::{
 use serde_json::{Value, json};
 use tracker_tests::{
     agent::{Agent, PATIENCE, eventually, tracker},
+    fault::memory,
     lab::{Bench, Connection, INTERFACE, Pair},
     segment::{
         Segment,
@@ -70,15 +71,6 @@ fn as_user<T: Send>(user: u32, work: impl FnOnce() -> Result<T> + Send) -> Resul
     })
 }
 
-/// A line of /proc/PID/status in KiB.
-fn memory(agent: &Agent, line: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
-    let value =
-        status.lines().find_map(|found| found.strip_prefix(line)).context("no such line")?;
-    let number = value.trim_start_matches(':').trim().trim_end_matches(" kB");
-    Ok(number.parse()?)
-}
-
 #[test]
 fn whatever_is_asked_is_answered() -> Result<()> {
     let bench = Bench::new()?;
@@ -110,7 +102,7 @@ fn whatever_is_asked_is_answered() -> Result<()> {
 fn a_line_without_an_end_takes_no_memory() -> Result<()> {
     const CHUNK: usize = 1 << 20;
     let bench = Bench::new()?;
-    let before = memory(&bench.agent, "VmHWM")?;
+    let before = memory(bench.agent.pid(), "VmHWM")?;
     let mut stream = connect(&bench.agent)?;
     let chunk = vec![b'{'; CHUNK];
     let sent = (0..400).take_while(|_| stream.write_all(&chunk).is_ok()).count();
@@ -121,7 +113,7 @@ fn a_line_without_an_end_takes_no_memory() -> Result<()> {
     let mut listener = listens(&bench.agent)?;
     let sent = (0..400).take_while(|_| listener.write_all(&chunk).is_ok()).count();
     ensure!(sent < 400, "it takes all of it");
-    let after = memory(&bench.agent, "VmHWM")?;
+    let after = memory(bench.agent.pid(), "VmHWM")?;
     ensure!(after < before + 32 * 1024, "{before} KiB, then {after} KiB");
     Connection::inbound(&bench).handshake()?;
     ensure!(bench.states()? == "ESTABLISHED/ESTABLISHED");
@@ -202,7 +194,7 @@ fn descriptors_that_run_out_end_nothing() -> Result<()> {
 #[test]
 fn listeners_that_do_not_read_take_a_bounded_amount() -> Result<()> {
     let bench = Bench::with(&["--events", "cookie"])?;
-    let before = memory(&bench.agent, "VmHWM")?;
+    let before = memory(bench.agent.pid(), "VmHWM")?;
     let stopped = (0..20).map(|_| listens(&bench.agent)).collect::<Result<Vec<_>>>()?;
     let wire = Wire::open(&bench.pair.peer, INTERFACE)?;
     let (client, server) = (([192, 0, 2, 1], 1000).into(), ([192, 0, 2, 2], 80).into());
@@ -216,7 +208,7 @@ fn listeners_that_do_not_read_take_a_bounded_amount() -> Result<()> {
         bench.events.wait(|event| event["segment"]["src"] == last.as_str())?;
     }
     // All of them together are behind by what one may be.
-    let after = memory(&bench.agent, "VmHWM")?;
+    let after = memory(bench.agent.pid(), "VmHWM")?;
     ensure!(after < before + 160 * 1024, "{before} KiB, then {after} KiB");
     // One that reads again learns what it missed.
     let mut lines = BufReader::new(&stopped[0]).lines();

@@ -470,7 +470,7 @@ fn keys_are_kept_and_rotated_and_nobodys_business() -> Result<()> {
     std::fs::set_permissions(pins.join("KEYS"), std::fs::Permissions::from_mode(0o644))?;
     let keeper =
         |now_ns| -> Result<Keeper> { Keeper::new(KeyMap::from_pins(&pins)?, ROTATION_NS, now_ns) };
-    let keys = || -> Result<Keys> { Ok(zerocopy::transmute!(*KeyMap::from_pins(&pins)?.get()?)) };
+    let keys = || -> Result<Keys> { Ok(zerocopy::transmute!(**KeyMap::from_pins(&pins)?.get()?)) };
 
     drop(keeper(START_NS)?);
     assert_eq!(std::fs::metadata(pins.join("KEYS"))?.permissions().mode() & 0o777, 0o600);

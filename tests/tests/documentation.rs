@@ -228,7 +228,8 @@ fn links(page: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_link_leads_somewhere() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    let mut pages =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root.join(name)).to_vec();
     for page in fs::read_dir(root.join("docs"))? {
         pages.push(page?.path());
     }
@@ -254,6 +255,57 @@ fn every_link_leads_somewhere() -> Result<()> {
         }
     }
     ensure!(checked >= 40, "few links: {checked}");
+    Ok(())
+}
+
+/// What the last cells of a page's tables name: tests by their file, `file/main.rs` where that is a folder, and other files.
+fn evidence(page: &str) -> Vec<(String, Vec<String>)> {
+    let rows = page.lines().filter(|line| line.starts_with('|') && !line.starts_with("|--"));
+    let cells = rows.filter_map(|row| Some(row.trim_end_matches('|').rsplit_once('|')?.1.trim()));
+    let mut all = Vec::new();
+    for cell in cells.filter(|cell| *cell != "Test") {
+        let words: Vec<_> = cell.split('`').collect();
+        let mut file = "";
+        let mut named = Vec::new();
+        for (at, word) in words.iter().enumerate().skip(1).step_by(2) {
+            if word.contains('/') {
+                named.push((*word).to_owned());
+            } else if words.get(at + 1).is_some_and(|next| next.starts_with(':')) {
+                file = word;
+            } else {
+                named.push(format!("{file}::{word}"));
+            }
+        }
+        all.push((cell.to_owned(), named));
+    }
+    all
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let tests = root.join("tests/tests");
+    // The second page also says where nothing shows it.
+    for (page, least, unproven) in [("reliability.md", 40, 0), ("security.md", 30, 2)] {
+        let rows = evidence(&fs::read_to_string(root.join("docs").join(page))?);
+        ensure!(rows.len() >= least, "{page} has few rows: {}", rows.len());
+        let mut without = 0;
+        for (cell, named) in rows {
+            without += usize::from(named.is_empty());
+            for name in named {
+                let Some((file, function)) = name.split_once("::") else {
+                    ensure!(root.join(&name).exists(), "{page}: {cell}: there is no {name}");
+                    continue;
+                };
+                let places = [format!("{file}.rs"), format!("{file}/main.rs")];
+                let source = places.iter().find_map(|at| fs::read_to_string(tests.join(at)).ok());
+                let source = source.with_context(|| format!("{page}: {cell}: no file {file}"))?;
+                let is_test = source.contains(&format!("#[test]\nfn {function}()"));
+                ensure!(is_test, "{page}: {cell}: {file} has no test {function}");
+            }
+        }
+        ensure!(without <= unproven, "{page}: {without} rows name no test");
+    }
     Ok(())
 }
 

@@ -139,6 +139,16 @@ fn what_is_not_needed_is_given_up() -> Result<()> {
     {
         assert_eq!(capabilities(pid, set)?, expected, "{set}");
     }
+    // Each thread has capabilities of its own.
+    let mut without = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let number = thread?.file_name().to_string_lossy().parse()?;
+        match capabilities(number, "CapPrm")? {
+            0 => without += 1,
+            others => assert_eq!(others, NEEDED),
+        }
+    }
+    ensure!(without >= 3, "two threads write, and one takes signals: {without}");
     // It still attaches to what comes later, and detaches (which dropping it checks).
     let tcp = Connection::inbound(&bench);
     tcp.handshake()?;

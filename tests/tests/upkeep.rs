@@ -22,6 +22,7 @@ use nix::{
 use tracker_common::LAYOUT_VERSION;
 use tracker_tests::{
     agent::{Agent, PATIENCE, eventually, run_tracker, tracker},
+    fault::{Directory, MemoryLimit, pause, resume},
     lab::{Bench, Connection, INTERFACE, Pair},
     namespace::Namespace,
     segment::{
@@ -38,28 +39,6 @@ fn pins(name: &str) -> PathBuf {
 
 fn slot(agent: &Agent) -> PathBuf {
     pins(agent.name()).join(format!("slot-0-{INTERFACE}"))
-}
-
-/// A directory of a test's own.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("tracker-{name}-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        Ok(Self(path))
-    }
-
-    fn path(&self, name: &str) -> Result<String> {
-        self.0.join(name).into_os_string().into_string().ok().context("a path of UTF-8")
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Segments of a connection both ways; waits until each is counted once.
@@ -164,10 +143,10 @@ fn an_interface_that_somebody_else_takes_is_attached_to_when_it_is_free() -> Res
     let pair = Pair::silent()?;
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE, "--metrics"])?;
     // While the agent does not look, its link ends, and another agent comes.
-    pause(&agent)?;
+    pause(agent.pid())?;
     ensure!(links::remove(&slot(&agent).join("xdp-native"))?);
     let other = Agent::start(&pair.host, &["--interface", INTERFACE])?;
-    resume(&agent)?;
+    resume(agent.pid())?;
     let said = agent.wait_for_log("attaching to it again")?;
     ensure!(said.contains(other.name()), "{said}");
     eventually("it is not ready", || Ok(get(&pair.host, "/readyz")?.0 == 503))?;
@@ -176,24 +155,6 @@ fn an_interface_that_somebody_else_takes_is_attached_to_when_it_is_free() -> Res
     all_are_counted(&pair, &agent, 1)?;
     agent.finish()?;
     Ok(())
-}
-
-/// Stops the agent, and waits until none of its threads runs.
-fn pause(agent: &Agent) -> Result<()> {
-    kill(Pid::from_raw(agent.pid().cast_signed()), Signal::SIGSTOP)?;
-    eventually("all of its threads are stopped", || {
-        for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
-            let status = fs::read_to_string(thread?.path().join("status"))?;
-            if !status.contains("State:\tT") {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    })
-}
-
-fn resume(agent: &Agent) -> Result<()> {
-    Ok(kill(Pid::from_raw(agent.pid().cast_signed()), Signal::SIGCONT)?)
 }
 
 #[test]
@@ -214,9 +175,9 @@ fn pins_that_are_removed_are_made_anew() -> Result<()> {
     for port in 2..4 {
         let counted = agent.packets(None, None)?;
         // The agent looks when all are gone: what it makes anew is not removed under its hands.
-        pause(&agent)?;
+        pause(agent.pid())?;
         fs::remove_dir_all(pins(agent.name()))?;
-        resume(&agent)?;
+        resume(agent.pid())?;
         agent.wait_for_log("attached again")?;
         ensure!(names()? == before, "{:?}", names()?);
         // The same maps: counters and flows go on.
@@ -252,7 +213,7 @@ fn no_second_agent_takes_a_name_unseen() -> Result<()> {
         Ok(())
     };
     second()?;
-    let lock = directory.0.join("run").join(format!("{name}.lock"));
+    let lock = directory.itself().join("run").join(format!("{name}.lock"));
     fs::remove_file(&lock)?;
     second()?;
     agent.wait_for_log(".lock")?;
@@ -262,7 +223,8 @@ fn no_second_agent_takes_a_name_unseen() -> Result<()> {
     second()?;
     // Everything that others find it by is there again.
     eventually("its files are there again", || {
-        let there = |kind: &str| directory.0.join("run").join(format!("{name}.{kind}")).exists();
+        let there =
+            |kind: &str| directory.itself().join("run").join(format!("{name}.{kind}")).exists();
         Ok(there("lock") && there("sock") && there("json"))
     })?;
     let (_, said, status) = run_tracker(&[&of_it[..], &["flush"]].concat(), None)?;
@@ -278,7 +240,7 @@ fn one_whose_place_was_taken_ends() -> Result<()> {
     let pair = Pair::silent()?;
     let agent = Agent::start(&pair.host, &["--interface", INTERFACE])?;
     let name = agent.name().to_owned();
-    pause(&agent)?;
+    pause(agent.pid())?;
     fs::remove_dir_all(pins(&name))?;
     for kind in ["lock", "sock", "json"] {
         fs::remove_file(format!("/run/tracker/{name}.{kind}"))?;
@@ -292,7 +254,7 @@ fn one_whose_place_was_taken_ends() -> Result<()> {
         .spawn()?;
     let socket = format!("/run/tracker/{name}.sock");
     eventually("the next one is there", || Ok(Path::new(&socket).exists()))?;
-    resume(&agent)?;
+    resume(agent.pid())?;
     let said = agent.wait_for_log("has taken its place")?;
     ensure!(said.contains(&format!("pid {}", next.id())), "{said}");
     let status = agent.stop(Signal::SIGTERM)?;
@@ -365,6 +327,10 @@ fn a_full_ring_buffer_is_said_when_it_begins_and_when_it_is_over() -> Result<()>
     flood(&bench, SYN | FIN)?;
     let said = bench.agent.wait_for_log("the ring buffer is full")?;
     ensure!(said.contains("--ring-bytes (now 4096)"), "{said}");
+    eventually("every breach is counted", || {
+        let counted = bench.agent.violations()?;
+        Ok(counted == [("syn_fin".to_owned(), 4000)])
+    })?;
     bench.agent.wait_for_log("no reports are lost any more")?;
     Ok(())
 }
@@ -379,38 +345,11 @@ fn evictions_are_said_when_they_begin_and_when_they_are_over() -> Result<()> {
     Ok(())
 }
 
-/// A group of processes that may use so much memory.
-struct MemoryLimit(PathBuf);
-
-impl MemoryLimit {
-    fn new(bytes: u64) -> Result<Self> {
-        let base = Path::new("/sys/fs/cgroup");
-        let (at, limit) = if base.join("cgroup.controllers").exists() {
-            fs::write(base.join("cgroup.subtree_control"), "+memory")
-                .context("cgroup.subtree_control")?;
-            (base.to_owned(), "memory.max")
-        } else {
-            (base.join("memory"), "memory.limit_in_bytes")
-        };
-        let path = at.join(format!("tracker-memory-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        let group = Self(path);
-        fs::write(group.0.join(limit), bytes.to_string()).context("limiting memory")?;
-        Ok(group)
-    }
-}
-
-impl Drop for MemoryLimit {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn tables_for_which_there_is_no_memory_are_named() -> Result<()> {
     let pair = Pair::silent()?;
-    let group = MemoryLimit::new(256 << 20)?;
-    let procs = group.0.join("cgroup.procs");
+    let group = MemoryLimit::new("memory", 256 << 20)?;
+    let procs = group.procs();
     let mut command = pair.host.command(tracker()?.to_str().context("a path of UTF-8")?);
     command.args(["--instance", "no-memory", "run", "--interface", INTERFACE]);
     command.args(["--max-flows", "4000000"]);

@@ -37,9 +37,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// README.md, CONTRIBUTING.md and all of docs/, by their paths from the project's root.
+/// README.md, CONTRIBUTING.md, SECURITY.md and all of docs/, by their paths from the project's root.
 fn pages() -> Result<Vec<(String, String)>> {
-    let mut paths = ["README.md", "CONTRIBUTING.md"].map(str::to_owned).to_vec();
+    let mut paths = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(str::to_owned).to_vec();
     for page in fs::read_dir(root().join("docs"))? {
         let name = page?.file_name().into_string().ok().context("a name in UTF-8")?;
         if Path::new(&name).extension().is_some_and(|extension| extension == "md") {

@@ -14,7 +14,7 @@ use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use tracker_user::{
     agent::{
-        run,
+        privileges, run,
         writer::{Content, Log, Writers},
     },
     cli::{
@@ -76,6 +76,7 @@ fn run_agent(cli: &Cli, form: Format) -> ExitCode {
 }
 
 fn agent(cli: &Cli, writers: &Writers) -> Result<()> {
+    privileges::hide_memory()?;
     let arguments: Vec<_> = env::args_os().collect();
     let current = settings::read(arguments.clone())?;
     let runtime = runtime()?;

@@ -239,7 +239,7 @@ pub(super) async fn work(
                     publish_info(&agent.borrow(), instance, &mut publishing);
                     upkeep.update();
                 }
-                if !instance.info().exists() {
+                if publishing.lasts() || !instance.info().exists() {
                     publish_info(&agent.borrow(), instance, &mut publishing);
                 }
             }

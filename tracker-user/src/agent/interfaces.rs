@@ -14,13 +14,14 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::task::JoinHandle;
 use tracker_common::config::InterfaceConfig;
 
 use crate::{
     agent::{
         condition::is_shortage,
+        ending::Ending,
         interfaces::{
             changes::{Change, Changes, Link, height},
             log::forward_log,
@@ -99,8 +100,13 @@ impl<'a> Interfaces<'a> {
     ///
     /// # Errors
     ///
-    /// What keeps it from an interface that was asked for by name, or from all of them.
-    pub async fn begin(&mut self, names: &[String], inherited: &Inherited) -> Result<()> {
+    /// What keeps it from an interface that was asked for by name, or from all of them; or that the agent is to end.
+    pub async fn begin(
+        &mut self,
+        names: &[String],
+        inherited: &Inherited,
+        ending: &Ending,
+    ) -> Result<()> {
         if inherited.predecessor == Predecessor::Present {
             for slot in slots(&self.pins)?.iter().filter(|slot| !names.contains(&slot.interface)) {
                 let detached = kernel_side::release(slot).await?;
@@ -119,9 +125,10 @@ impl<'a> Interfaces<'a> {
         slots.sort_by_cached_key(|(slot, _)| height(&links, &slot.interface));
         for (slot, is_new) in slots {
             let name = &slot.interface;
-            let Err(error) = self.attach(slot, is_new, inherited).await else { continue };
-            let mut meant = links.iter().filter(|link| link.name == *name);
-            if meant.any(|link| self.wanted.insists_on(link)) {
+            let outcome = self.attach(slot, is_new, inherited).await;
+            ensure!(ending.signal().is_none(), "the agent is to end");
+            let Err(error) = outcome else { continue };
+            if links.iter().any(|link| link.name == *name && self.wanted.insists_on(link)) {
                 return Err(error);
             }
             tracing::warn!(interface = name, "not attached: {error:#}");

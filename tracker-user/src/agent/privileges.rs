@@ -32,6 +32,20 @@ pub fn drop_others() -> Result<()> {
     keep(&kept)
 }
 
+/// Keeps the memory of this process out of core dumps, and from other processes that have no CAP_SYS_PTRACE, for good.
+///
+/// Cookie keys pass through it. The whole process, and not only their pages (`MADV_DONTDUMP`): they are on the stack and in
+/// registers, and a page cannot be hidden from `process_vm_readv` and `/proc/PID/mem`. Its files in /proc belong to root from then
+/// on, so a user without root who runs an agent cannot debug it, or list its descriptors; root can. A crash leaves a
+/// message and no dump.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn hide_memory() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).context("keeping memory out of core dumps")
+}
+
 /// Gives up every capability of the calling thread, for good.
 ///
 /// # Errors

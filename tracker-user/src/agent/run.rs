@@ -2,10 +2,11 @@
 //! runs `event_loop`.
 
 use anyhow::Result;
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal;
 
 use crate::{
     agent::{
+        ending::Ending,
         event_loop::{Start, work},
         interfaces::{Interfaces, changes::Changes, wanted::Wanted},
         metrics,
@@ -48,11 +49,10 @@ pub async fn run(
         Some(at) => Some(metrics::server::bind(at).await?),
         None => None,
     };
-    let mut claim = instance.claim()?;
-    // Listen to signals before anything is attached, so that none leaves something behind.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    // Listen to signals before anything is claimed or attached, so that none leaves something behind.
     let mut reload = Reload::new(reread, settings)?;
+    let ending = Ending::watch()?;
+    let mut claim = instance.claim()?;
 
     let object = if options.kernel_log { object::WITH_LOG } else { object::PLAIN };
     let patched = prepared
@@ -75,7 +75,11 @@ pub async fn run(
     let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
     let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
     let mut leaves = false;
-    let outcome = match interfaces.begin(&names, &inherited).await {
+    let outcome = match interfaces.begin(&names, &inherited, &ending).await {
+        Err(_) if ending.signal().is_some() => {
+            leaves = is_taking_over && ending.signal() == Some(Signal::SIGTERM);
+            Ok(())
+        }
         Err(error) if is_taking_over || !inherited.replaced.is_empty() => {
             let error = error.context(format!(
                 "what the agent before this one has left goes on, and this one cannot take it over (`tracker --instance {} \
@@ -94,14 +98,14 @@ pub async fn run(
                 Start { options: &options, instance, lost_told, prepared, metrics, writers };
             tokio::select! {
                 result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
-                _ = interrupt.recv() => {
-                    leaves = false;
+                signal = ending.asked() => {
+                    leaves &= signal == Signal::SIGTERM;
                     Ok(())
                 }
-                _ = terminate.recv() => Ok(()),
             }
         }
     };
+    drop(ending);
     service::stopping();
     if leaves || claim.is_displaced() {
         if outcome.is_ok() {

@@ -5,7 +5,6 @@ pub mod settings;
 
 use std::{
     ffi::OsString,
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -50,7 +49,7 @@ pub async fn run(verb: &Verb) -> Result<()> {
 }
 
 async fn check(path: &Path) -> Result<()> {
-    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let text = file::text(path).with_context(|| format!("reading {}", path.display()))?;
     let problems = file::problems(&text);
     if !problems.is_empty() {
         let said = format!("{}: {}", path.display(), problems.join("\n"));

@@ -1,6 +1,6 @@
 //! The maps of protection, as the agent and the other commands use them.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, io, net::SocketAddr, os::fd::AsFd, path::Path};
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
@@ -8,7 +8,7 @@ use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters,
 use zeroize::Zeroizing;
 
 use crate::{
-    kernel::map_forms,
+    kernel::{bpf, map_forms},
     model::listener::{place, socket_address},
 };
 
@@ -159,9 +159,13 @@ impl ListenerMaps {
     }
 }
 
+/// Keys, in one place from the kernel's copy to their end: a value that is moved leaves a copy behind, and this one is not moved. It
+/// is wiped when dropped.
+pub type Keys = Box<Zeroizing<KeyWords>>;
+
 /// The map of keys.
 pub struct KeyMap {
-    keys: Array<MapData, KeyWords>,
+    keys: MapData,
 }
 
 impl KeyMap {
@@ -182,7 +186,7 @@ impl KeyMap {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
                 .with_context(|| format!("making {} its owner's alone", path.display()))?;
         }
-        Ok(Self { keys: Map::Array(open(pins, NAME)?).try_into()? })
+        Ok(Self { keys: open(pins, NAME)? })
     }
 
     /// The keys.
@@ -190,8 +194,13 @@ impl KeyMap {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn get(&self) -> Result<Zeroizing<KeyWords>> {
-        Ok(Zeroizing::new(self.keys.get(&0, 0).context("reading the cookies' keys")?))
+    pub fn get(&self) -> Result<Keys> {
+        let mut keys: Keys = Box::new(Zeroizing::new(KeyWords::default()));
+        let words: &mut KeyWords = &mut keys;
+        // SAFETY: the map's form was compared when it was opened: its values are as long as these words.
+        unsafe { bpf::lookup(self.keys.fd().as_fd(), &0, words) }
+            .context("reading the cookies' keys")?;
+        Ok(keys)
     }
 
     /// Overwrites the keys.
@@ -199,7 +208,10 @@ impl KeyMap {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn set(&mut self, keys: &Zeroizing<KeyWords>) -> Result<()> {
-        self.keys.set(0, **keys, 0).context("writing the cookies' keys")
+    pub fn set(&mut self, keys: &Keys) -> Result<()> {
+        let words: &KeyWords = keys;
+        // SAFETY: the map's values are as long as these words, as its form says.
+        unsafe { bpf::update(self.keys.fd().as_fd(), &0, words) }
+            .context("writing the cookies' keys")
     }
 }

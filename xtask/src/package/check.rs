@@ -23,7 +23,7 @@ const TOOLS: [(&str, &str); 5] = [
 const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.33.1";
 
 /// A unit is the less exposed the lower this is, of 100; what it is goes into docs/guide.md.
-const MOST_EXPOSED: u32 = 26;
+const MOST_EXPOSED: u32 = 24;
 
 /// Checks a package, with tools that are kept in `tools`.
 pub(super) fn check(package: &Path, tools: &Path) -> Result<()> {

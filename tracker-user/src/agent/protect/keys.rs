@@ -26,7 +26,7 @@ impl Keeper {
         let mut keys = keeper.map.get()?;
         if newest(&keys).is_none() {
             // Nothing was made with it before, so it may hold from now on.
-            replace(&mut keys, 0, period(now_ns), &*fresh()?);
+            replace(&mut keys, 0, period(now_ns), &**fresh()?);
             keeper.map.set(&keys)?;
         }
         Ok(keeper)
@@ -46,7 +46,7 @@ impl Keeper {
             return Ok(false);
         }
         // From the next period on: no program reads it before it is written.
-        replace(&mut keys, 1 - at, period(now_ns).wrapping_add(1), &*fresh()?);
+        replace(&mut keys, 1 - at, period(now_ns).wrapping_add(1), &**fresh()?);
         self.map.set(&keys)?;
         Ok(true)
     }
@@ -71,9 +71,10 @@ fn newest(keys: &KeyWords) -> Option<(usize, u32)> {
 }
 
 fn replace(keys: &mut KeyWords, at: usize, since: u32, key: &[u64; 2]) {
-    let [a, b] = *key;
-    let dated = word([since, 1]);
-    keys[at * ENTRY..][..ENTRY].copy_from_slice(&[a, b, dated]);
+    let entry = &mut keys[at * ENTRY..][..ENTRY];
+    // From one place to the other: an array of all three would be a copy on the stack.
+    entry[..2].copy_from_slice(key);
+    entry[2] = word([since, 1]);
 }
 
 /// Two numbers of 32 bits as they lie in memory.
@@ -85,9 +86,10 @@ fn halves(word: u64) -> [u32; 2] {
     zerocopy::transmute!(word)
 }
 
-fn fresh() -> Result<Zeroizing<[u64; 2]>> {
-    let mut key = Zeroizing::new([0; 2]);
-    getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut *key))
+/// A new key, which is not moved.
+fn fresh() -> Result<Box<Zeroizing<[u64; 2]>>> {
+    let mut key = Box::new(Zeroizing::new([0_u64; 2]));
+    getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut **key))
         .map_err(|error| anyhow!("asking the system for random numbers: {error}"))?;
     Ok(key)
 }

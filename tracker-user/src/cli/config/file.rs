@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -42,7 +43,7 @@ pub fn complete(arguments: Vec<OsString>) -> Result<Completed> {
     let Some(("run", given)) = given.subcommand() else { return nothing(arguments) };
     let named = given.get_one::<PathBuf>("config");
     let path = named.map_or(Path::new(PATH), PathBuf::as_path);
-    let text = match fs::read_to_string(path) {
+    let text = match text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
             return nothing(arguments);
@@ -53,6 +54,26 @@ pub fn complete(arguments: Vec<OsString>) -> Result<Completed> {
     let arguments = arguments.into_iter().chain(further.into_iter().map(OsString::from)).collect();
     Ok(Completed { arguments, file: Some(path.to_owned()) })
 }
+
+/// The text of a file.
+///
+/// # Errors
+///
+/// Where it cannot be read, or is longer than [`LONGEST`]: a running agent reads it again, and must not stall or run out of memory.
+pub fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("a configuration file has {LONGEST} bytes at most"),
+        ));
+    }
+    Ok(text)
+}
+
+/// Most bytes of a file. All settings with every listener and interface written out take a tenth of this.
+const LONGEST: u64 = 1 << 20;
 
 /// The flags that a file means, without those that were given.
 fn flags(text: &str, given: &ArgMatches) -> Result<Vec<String>> {
