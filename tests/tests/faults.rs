@@ -296,7 +296,8 @@ fn detach(pin: &Path) -> Result<()> {
     const BPF_LINK_DETACH: libc::c_long = 34;
     let path = std::ffi::CString::new(pin.to_str().context("a path of UTF-8")?)?;
     // SAFETY: the attributes are a path that outlives the call, and zeroes.
-    let link = unsafe { tracker_user::kernel::bpf::descriptor(BPF_OBJ_GET, &[path.as_ptr() as u64, 0]) }?;
+    let link =
+        unsafe { tracker_user::kernel::bpf::descriptor(BPF_OBJ_GET, &[path.as_ptr() as u64, 0]) }?;
     let attributes = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&link))?;
     // SAFETY: the command reads a number.
     let result =

@@ -29,7 +29,7 @@ use tracker_tests::{
     fault::{Directory, pause, resume, send},
     lab::{Bench, INTERFACE, Pair},
 };
-use tracker_user::{cli::Cli, client::lent::Lent};
+use tracker_user::{cli::Cli, client::map_sharing::SharedMaps};
 
 fn pins(name: &str) -> PathBuf {
     format!("/sys/fs/bpf/tracker/v{LAYOUT_VERSION}/{name}").into()
@@ -156,7 +156,7 @@ fn maps_that_an_agent_shares_can_only_be_read() -> Result<()> {
     ];
     let bench = Bench::with(&["--protect", "80"])?;
     let line = ["tracker", "--instance", bench.agent.name(), "flows"];
-    let mut shared = Lent::ask(&Cli::try_parse_from(line)?.instance)?;
+    let mut shared = SharedMaps::ask(&Cli::try_parse_from(line)?.instance)?;
     ensure!(shared.take("KEYS").is_err(), "keys of cookies are shared");
     for name in ["CONFIRMED", "HALF_OPEN", "CONFIG", "LISTENERS", "TALLIES"] {
         let map = shared.take(name)?;

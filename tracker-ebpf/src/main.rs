@@ -41,8 +41,8 @@ use crate::{
     frame::SkbFrame,
     maps::{LastTick, Scratch, count_packet, interface, is_traced},
     protect::{
-        answered_ns, guard, guarded, hand_over, protection, tracker_is_answer,
-        tracker_note_reset, tracker_put_back, tracker_put_syn, tracker_put_syn_ack,
+        answered_ns, guard, guarded, hand_over, protection, tracker_is_answer, tracker_note_reset,
+        tracker_put_back, tracker_put_syn, tracker_put_syn_ack,
     },
     reports::deliver,
     surroundings::Kernel,

@@ -225,15 +225,15 @@ impl Laboratory {
         };
         // docs/limits.md, SYN cookies: such a server goes on after its FIN or an RST.
         let may_revive = lives().any(|life| life.may_revive() && life.server_address == source);
-        let is_revived = may_revive && ["data_after_rst", "data_after_fin"].contains(&name.as_str());
+        let is_revived =
+            may_revive && ["data_after_rst", "data_after_fin"].contains(&name.as_str());
         // docs/limits.md, a full accept queue: such an end is still in SYN_RECEIVED, and resets what does not fit.
         let is_crowded = lives().any(|life| life.is_crowded() && life.server_address == source);
         let replaced = lives().filter_map(|life| life.replaced.as_ref());
         let current = self.relay.trace(source, destination);
         let traces: Vec<_> = replaced.chain(&current).collect();
         // A connection may send what the one before it on its ports has sent.
-        let is_after_forged =
-            traces.iter().any(|trace| is_after_forged_syn(&name, &event, trace));
+        let is_after_forged = traces.iter().any(|trace| is_after_forged_syn(&name, &event, trace));
         let (origin, is_doubtful) = traces
             .into_iter()
             .find_map(|trace| {

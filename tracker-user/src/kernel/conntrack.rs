@@ -47,9 +47,8 @@ impl Translations {
         }
         // A thread of its own moves there, and ends there.
         let asking = thread::spawn(move || {
-            setns(there, CloneFlags::CLONE_NEWNET).context(
-                "entering the agent's network namespace, which needs CAP_SYS_ADMIN",
-            )?;
+            setns(there, CloneFlags::CLONE_NEWNET)
+                .context("entering the agent's network namespace, which needs CAP_SYS_ADMIN")?;
             Self::of_this_namespace()
         });
         asking.join().map_err(|_| anyhow!("a thread that asked nf_conntrack has ended"))?

@@ -1,6 +1,10 @@
 //! A flow as users see it: one set of names for text, JSON, filters and events.
 
-use std::{collections::HashMap, fmt, net::{IpAddr, SocketAddr}};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;

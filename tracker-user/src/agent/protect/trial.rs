@@ -35,9 +35,8 @@ impl Fault {
     /// come through.
     #[must_use]
     pub fn between(before: &Counts, now: &Counts) -> Option<Self> {
-        let since = |outcome: Outcome| {
-            now[outcome as usize].saturating_sub(before[outcome as usize])
-        };
+        let since =
+            |outcome: Outcome| now[outcome as usize].saturating_sub(before[outcome as usize]);
         if since(Outcome::Opened) > 0 {
             None
         } else if since(Outcome::Accepted) == 0 {

@@ -66,7 +66,9 @@ impl Column {
             Self::Seen => record.seen.clone(),
             Self::Interface => record.interface.clone(),
             Self::Zone => record.zone.to_string(),
-            Self::Translated => record.translated.map_or_else(|| "-".to_owned(), |ends| ends.to_string()),
+            Self::Translated => {
+                record.translated.map_or_else(|| "-".to_owned(), |ends| ends.to_string())
+            }
         }
     }
 
