@@ -633,11 +633,36 @@ fn how_it_is_attached_may_change() -> Result<()> {
     Ok(())
 }
 
+/// How many connections there were, and up to how many there may be. No port is used twice: what is known of the connection before
+/// would be asked.
+#[derive(Default)]
+struct Connected {
+    count: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Connected {
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Twenty more, and then some, which come while other things happen.
+    fn wait_for_more(&self) -> Result<()> {
+        let then = self.count() + 20;
+        self.most.fetch_max(then + 500, Ordering::Relaxed);
+        eventually("clients connect", || Ok(self.count() >= then))
+    }
+}
+
 /// Connections through cookies, from real clients, one after the other.
-fn clients(pair: &Pair, listener: &Socket, stop: &AtomicBool, connected: &AtomicU64) -> Result<()> {
+fn clients(pair: &Pair, listener: &Socket, stop: &AtomicBool, connected: &Connected) -> Result<()> {
     let [v4, _] = address::HOST;
     let mut port = 20_000;
     while !stop.load(Ordering::Relaxed) {
+        if connected.count() >= connected.most.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        }
         let from: SocketAddr = (address::PEER[0], port).into();
         let client = bound(&pair.peer, from)?;
         client
@@ -648,15 +673,10 @@ fn clients(pair: &Pair, listener: &Socket, stop: &AtomicBool, connected: &Atomic
         transfer(&server, &client, 1000)?;
         // Nothing stays behind.
         client.set_linger(Some(Duration::ZERO))?;
-        port = if port == 60_000 { 20_000 } else { port + 1 };
-        connected.fetch_add(1, Ordering::Relaxed);
+        port += 1;
+        connected.count.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
-}
-
-fn more_connect(connected: &AtomicU64) -> Result<()> {
-    let then = connected.load(Ordering::Relaxed) + 20;
-    eventually("clients connect", || Ok(connected.load(Ordering::Relaxed) >= then))
 }
 
 fn keys(name: &str) -> Result<Keys> {
@@ -702,7 +722,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
     first.wait_for_log("listeners are protected")?;
     let keys_before = keys(first.name())?;
     let listener = listener(&pair.host, (address::HOST[0], PORT).into())?;
-    let (stop, connected) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, connected) = (AtomicBool::new(false), Connected::default());
     let forged = AtomicU64::new(0);
     let agent = thread::scope(|scope| -> Result<Agent> {
         let clients = scope.spawn(|| clients(&pair, &listener, &stop, &connected));
@@ -710,11 +730,11 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
         let outcome = (|| {
             let mut agent = first;
             for _ in 0..kills {
-                more_connect(&connected)?;
+                connected.wait_for_more()?;
                 let before = agent.stats()?;
                 let killed = agent.kill()?;
                 let at = stats_of(&killed)?;
-                more_connect(&connected)?;
+                connected.wait_for_more()?;
                 let without = stats_of(&killed)?;
                 no_less(&before, &without)?;
                 ensure!(outcome(&without, "accepted")? >= outcome(&at, "accepted")? + 19);
@@ -726,7 +746,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
                 agent = killed.restart(&pair.host, &options)?;
                 agent.wait_for_log("listeners are protected")?;
                 no_less(&without, &agent.stats()?)?;
-                more_connect(&connected)?;
+                connected.wait_for_more()?;
             }
             Ok(agent)
         })();
@@ -738,7 +758,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
         outcome
     })?;
     ensure!(keys(agent.name())? == keys_before, "the keys have changed");
-    let connected = connected.load(Ordering::Relaxed);
+    let connected = connected.count();
     eventually("every connection was by a cookie", || {
         Ok(outcome(&agent.stats()?, "accepted")? == connected)
     })?;
