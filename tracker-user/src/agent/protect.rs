@@ -9,6 +9,7 @@ pub mod sockets;
 pub mod synack_terms;
 pub mod target;
 pub mod trial;
+pub mod way;
 
 use std::net::SocketAddr;
 

@@ -1,7 +1,7 @@
 //! The agent's part in protection while it runs: it tells the kernel programs which listeners there are and what they
 //! would agree to, gives them keys, and tells users when cookies begin and end.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result};
 use tracker_common::{
@@ -16,6 +16,7 @@ use super::{
     synack_terms::{Share, SynAckTerms, Sysctls, mss},
     target::places,
     trial::{Counts, Fault, PAUSE_NS},
+    way::{Why, feasible, way},
 };
 use crate::{
     kernel::{
@@ -96,50 +97,6 @@ impl Known {
 struct On {
     since_ns: u64,
     until_ns: u64,
-}
-
-/// Why a listener gets the kernel's own cookies.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Why {
-    OldKernel,
-    Mptcp,
-    Refused,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OldKernel => {
-                "this kernel cannot be handed connections, which came with Linux 6.9"
-            }
-            Self::Mptcp => "the listener speaks MPTCP",
-            Self::Refused => "the kernel refused to take a connection over for it",
-        })
-    }
-}
-
-/// Whose cookies a listener's clients get, and why not ours.
-fn way(can_hand_over: bool, is_mptcp: bool, is_refused: bool) -> (Way, Option<Why>) {
-    let why = if !can_hand_over {
-        Why::OldKernel
-    } else if is_mptcp {
-        Why::Mptcp
-    } else if is_refused {
-        Why::Refused
-    } else {
-        return (Way::Handover, None);
-    };
-    (Way::Kernel, Some(why))
-}
-
-/// The mode that can be kept to, where the kernel accepts cookies as `net.ipv4.tcp_syncookies` says; `Off` where a
-/// connection that a cookie stands for would be refused.
-fn feasible(asked: Mode, way: Way, syncookies: u32) -> Mode {
-    match (syncookies, way) {
-        (0, _) => Mode::Off,
-        (2, _) | (_, Way::Handover) => asked,
-        (_, Way::Kernel) => Mode::Off,
-    }
 }
 
 /// The interfaces' and the host's state at one moment.
@@ -512,29 +469,5 @@ fn tell(
         );
     } else if !is_new && now.mode != before.mode {
         tracing::info!(%listener, "protected again");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ways() {
-        assert_eq!(way(true, false, false), (Way::Handover, None));
-        assert_eq!(way(false, false, false), (Way::Kernel, Some(Why::OldKernel)));
-        assert_eq!(way(true, true, true), (Way::Kernel, Some(Why::Mptcp)));
-        assert_eq!(way(true, false, true), (Way::Kernel, Some(Why::Refused)));
-    }
-
-    #[test]
-    fn nothing_is_pretended() {
-        for asked in [Mode::Auto, Mode::Always] {
-            assert_eq!(feasible(asked, Way::Handover, 1), asked);
-            assert_eq!(feasible(asked, Way::Handover, 2), asked);
-            assert_eq!(feasible(asked, Way::Kernel, 2), asked);
-            assert_eq!(feasible(asked, Way::Kernel, 1), Mode::Off);
-            assert_eq!(feasible(asked, Way::Handover, 0), Mode::Off);
-        }
     }
 }
