@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tracker_tests::{
-    agent::{Agent, Events, PATIENCE, eventually},
+    agent::{Agent, Events, PATIENCE, eventually, run_tracker},
     kernel::has_handover,
     lab::cable,
     namespace::Namespace,
@@ -167,4 +167,70 @@ fn a_listener_whose_address_is_translated() -> Result<()> {
     }
     ended(&agent, &events, "reset_at_once", "DNAT")?;
     site.is_served_by(&service)
+}
+
+/// Whether `check` warns of the host's rules, with these words.
+fn warned(host: &Namespace) -> Result<Vec<String>> {
+    let check = ["check", "--interface", "veth0", "--protect", "80,443"];
+    let (found, error, status) = run_tracker(&check, Some(host))?;
+    ensure!(status.success(), "{found}{error}");
+    let lines = found.lines().filter(|line| line.contains("firewall"));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+#[test]
+fn a_check_names_the_rules_that_are_in_the_way() -> Result<()> {
+    let site = Site::new()?;
+    let said = warned(&site.host)?;
+    ensure!(said.len() == 1 && said[0].starts_with("ok"), "{said:?}");
+    // What decides nothing about the protected ports.
+    nft::load(
+        &site.host,
+        "table ip nat {
+            chain prerouting {
+                type nat hook prerouting priority -100;
+                tcp dport 8080 dnat to 10.8.0.2:8000
+            }
+            chain postrouting {
+                type nat hook postrouting priority 100;
+                masquerade
+            }
+        }
+        table inet filter {
+            chain forward {
+                type filter hook forward priority 0;
+                ct state new tcp flags & (fin | syn | rst | ack) != syn drop
+            }
+            chain input {
+                type filter hook input priority 0; policy drop;
+                ct state established,related accept
+                ct state invalid drop
+                tcp dport { 80, 443 } ct state new accept
+                tcp dport 22 ct state new tcp flags & (fin | syn | rst | ack) != syn drop
+            }
+        }",
+    )?;
+    let said = warned(&site.host)?;
+    ensure!(said.len() == 1 && said[0].starts_with("ok"), "{said:?}");
+    site.host.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
+    let said = warned(&site.host)?;
+    ensure!(said.len() == 1 && said[0].contains("chain input in table inet filter"), "{said:?}");
+    ensure!(said[0].contains("nf_conntrack_tcp_loose=1"), "{said:?}");
+    site.host.sysctl("net/netfilter/nf_conntrack_tcp_loose", "1")?;
+    for (rule, chain) in [
+        (
+            "inet filter input ct state new tcp flags & (fin | syn | rst | ack) != syn reject",
+            "input",
+        ),
+        ("ip nat prerouting tcp dport 443 redirect to :8443", "prerouting"),
+    ] {
+        nft::load(&site.host, &format!("insert rule {rule}"))?;
+        let said = warned(&site.host)?;
+        let named = said.iter().filter(|line| line.contains(&format!("chain {chain} ")));
+        ensure!(named.count() == 1, "{rule}: {said:?}");
+    }
+    // An agent starts all the same, and says so, too.
+    let (agent, _) = site.protect("tcx")?;
+    agent.wait_for_log("chain input in table inet filter")?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! The kernel programs answer and check; the agent says for which addresses and ports, with which keys, and what the host
 //! would agree to.
 
+pub mod firewall;
 pub mod keys;
 pub mod listener_manager;
 pub mod sockets;

@@ -21,7 +21,7 @@ use crate::{
             wanted::{Name, Wanted},
             xdp_features::has_native_xdp,
         },
-        protect,
+        protect::{self, firewall::obstacles, target::Target},
         trial_load::Accepted,
     },
     kernel::{
@@ -159,6 +159,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         };
         let said = protection.map(|_| "the listeners that were named can be protected".to_owned());
         findings.push(Finding::of("protection", said));
+        findings.extend(firewall(&options.protect.protect));
     }
 
     let mut out = io::stdout().lock();
@@ -270,6 +271,22 @@ fn bpf_filesystem(instance: &Instance) -> Finding {
             ),
         ),
         Err(error) => Finding::new(Verdict::Warning, CHECK, format!("{error:#}")),
+    }
+}
+
+/// The host's rules that connections by SYN cookies may fail at.
+fn firewall(targets: &[Target]) -> Vec<Finding> {
+    const CHECK: &str = "firewall";
+    match obstacles(targets) {
+        Ok(obstacles) if obstacles.is_empty() => {
+            let said = "no rule of nftables is known to stand in the way of SYN cookies";
+            vec![Finding::new(Verdict::Ok, CHECK, said)]
+        }
+        Ok(obstacles) => obstacles
+            .iter()
+            .map(|obstacle| Finding::new(Verdict::Warning, CHECK, obstacle.to_string()))
+            .collect(),
+        Err(error) => vec![Finding::new(Verdict::Warning, CHECK, format!("{error:#}"))],
     }
 }
 

@@ -20,6 +20,7 @@ pub mod load;
 pub mod map_forms;
 pub mod netlink;
 pub mod netlink_dump;
+pub mod nftables;
 pub mod object;
 pub mod preflight;
 pub mod private_bpffs;

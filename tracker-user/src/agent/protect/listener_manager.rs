@@ -11,6 +11,7 @@ use tracker_common::{
 
 use super::{
     Options,
+    firewall::obstacles,
     keys::Keeper,
     sockets::{Listening, ListeningSocket, listening},
     synack_terms::{Share, SynAckTerms, Sysctls, mss},
@@ -192,6 +193,14 @@ impl ListenerManager {
     ///
     /// What the kernel says.
     pub async fn begin(&mut self) -> Result<Vec<Event>> {
+        match obstacles(&self.options.protect) {
+            Ok(obstacles) => {
+                for obstacle in obstacles {
+                    tracing::warn!("{obstacle}");
+                }
+            }
+            Err(error) => tracing::warn!("{error:#}"),
+        }
         let situation = self.situation().await?;
         self.update(&situation)
     }

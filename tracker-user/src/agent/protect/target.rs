@@ -16,6 +16,14 @@ pub struct Target {
     address: Option<IpAddr>,
 }
 
+impl Target {
+    /// Whether this port is meant, at whatever address.
+    #[must_use]
+    pub fn has_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
+    }
+}
+
 impl FromStr for Target {
     type Err = String;
 
