@@ -230,7 +230,9 @@ fn a_check_names_the_rules_that_are_in_the_way() -> Result<()> {
         ensure!(named.count() == 1, "{rule}: {said:?}");
     }
     // An agent starts all the same, and says so, too.
-    let (agent, _) = site.protect("tcx")?;
+    let options = ["--interface", "veth0", "--protect", "80", "--ingress", "tcx"];
+    let agent = Agent::start(&site.host, &options)?;
     agent.wait_for_log("chain input in table inet filter")?;
+    agent.wait_for_log("protected")?;
     Ok(())
 }
