@@ -40,9 +40,9 @@ fn text(outcomes: &[Outcome], is_short: bool) -> Result<String> {
     let mut text = HEAD.to_owned();
     text.push_str("## Tests\n\n");
     text.push_str(if is_short {
-        "Of the selection that continuous integration runs (`short` in tests/vm/suite.toml).\n\n"
+        "These are the tests that continuous integration runs (`short` in tests/vm/suite.toml).\n\n"
     } else {
-        "Of every program in tests/vm/suite.toml.\n\n"
+        "These are the tests of every program in tests/vm/suite.toml.\n\n"
     });
     text.push_str(
         "| Kernel | Leaving packets | Cookies | Passed | Absent |\n|---|---|---|---|---|\n",
