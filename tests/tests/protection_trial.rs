@@ -2,7 +2,7 @@
 //! whose address is translated. Clients that come then get through.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
@@ -57,22 +57,26 @@ impl Site {
     fn is_served_by(&self, listener: &TcpListener) -> Result<()> {
         let mut client = self.connect().context("a client that comes afterwards")?;
         client.write_all(b"ask")?;
+        let asking = client.local_addr()?;
+        let mut server = None;
+        listener.set_nonblocking(true)?;
         // Those before it may be in the queue, or not.
-        thread::scope(|scope| {
-            let asking = client.local_addr()?;
-            let serving = scope.spawn(move || -> Result<()> {
-                loop {
-                    let (mut server, from) = listener.accept()?;
-                    if from.port() == asking.port() {
-                        server.set_read_timeout(Some(PATIENCE))?;
-                        server.read_exact(&mut [0; 3])?;
-                        return Ok(server.write_all(b"answer")?);
-                    }
-                }
-            });
-            client.read_exact(&mut [0; 6])?;
-            serving.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
-        })
+        eventually("the client is accepted", || match listener.accept() {
+            Ok((stream, from)) if from.port() == asking.port() => {
+                server = Some(stream);
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        })?;
+        let mut server = server.context("a connection")?;
+        server.set_nonblocking(false)?;
+        server.set_read_timeout(Some(PATIENCE))?;
+        server.read_exact(&mut [0; 3]).context("what the client asks")?;
+        server.write_all(b"answer")?;
+        client.read_exact(&mut [0; 6]).context("what the server answers")?;
+        Ok(())
     }
 }
 
