@@ -80,15 +80,16 @@ impl Site {
     }
 }
 
-/// Cookies end, for this reason, and the log tells what to do.
-fn ended(agent: &Agent, events: &Events, reason: &str, advice: &str) -> Result<()> {
+/// Cookies end, for one of these reasons, and the log tells what to do.
+fn ended(agent: &Agent, events: &Events, reasons: &[&str], advice: &str) -> Result<()> {
     let event = loop {
         let event = events.wait_for("COOKIE")?;
         if event["mode"] == "off" {
             break event;
         }
     };
-    ensure!(event["reason"] == reason && event["listener"] == LISTENER, "{event}");
+    let is_expected = reasons.iter().any(|reason| event["reason"] == *reason);
+    ensure!(is_expected && event["listener"] == LISTENER, "{event}");
     let said = agent.wait_for_log("not protected for 5 minutes")?;
     ensure!(said.contains(advice), "{said}");
     eventually("the listener is left alone", || {
@@ -106,7 +107,7 @@ fn answers_that_cannot_leave() -> Result<()> {
     let listener = site.host.enter(|| Ok(TcpListener::bind(LISTENER)?))?;
     thread::scope(|scope| -> Result<()> {
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| site.connect())).collect();
-        ended(&agent, &events, "answers_lost", "--ingress tcx")?;
+        ended(&agent, &events, &["answers_lost"], "--ingress tcx")?;
         // They have tried again, and got through.
         for client in clients {
             client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?.context("a client")?;
@@ -137,7 +138,7 @@ fn a_firewall_that_wants_to_have_seen_the_syn() -> Result<()> {
         client.write_all(b"ask")?;
         clients.push(client);
     }
-    ended(&agent, &events, "not_delivered", "nf_conntrack_tcp_loose")?;
+    ended(&agent, &events, &["not_delivered"], "nf_conntrack_tcp_loose")?;
     site.is_served_by(&listener)
 }
 
@@ -164,12 +165,15 @@ fn a_listener_whose_address_is_translated() -> Result<()> {
     let (agent, events) = site.protect("tcx")?;
     let _proxy = site.host.enter(|| Ok(TcpListener::bind(LISTENER)?))?;
     let service = container.enter(|| Ok(TcpListener::bind("10.8.0.2:8000")?))?;
+    let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = site.connect()?;
-        let outcome = client.write_all(b"ask").and_then(|()| client.read_exact(&mut [0; 1]));
-        ensure!(outcome.is_err(), "the container has answered a connection that it does not know");
+        // The container may have reset it already.
+        let _ = client.write_all(b"ask");
+        clients.push(client);
     }
-    ended(&agent, &events, "reset_at_once", "DNAT")?;
+    // What was handed to the proxy is not forwarded; what follows at once is, and the container knows nothing of it.
+    ended(&agent, &events, &["reset_at_once", "not_delivered"], "DNAT")?;
     site.is_served_by(&service)
 }
 

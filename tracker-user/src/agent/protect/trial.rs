@@ -68,7 +68,8 @@ impl fmt::Display for Fault {
             }
             Self::NotDelivered => {
                 "connections are accepted, and not one gets to the listener. A firewall may drop segments of connections whose SYN \
-                 it has not seen (`ct state invalid`, or `ct state new` without SYN, and net.netfilter.nf_conntrack_tcp_loose=0)"
+                 it has not seen (`ct state invalid`, or `ct state new` without SYN, and net.netfilter.nf_conntrack_tcp_loose=0), or \
+                 a rule translates the listener's address (DNAT)"
             }
             Self::ResetAtOnce => {
                 "connections are accepted, and each is reset at once. A rule may translate the listener's address (DNAT, a \
