@@ -26,7 +26,10 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use tracker_common::violation::{Rule, Severity};
+use tracker_common::{
+    LAYOUT_VERSION,
+    violation::{Rule, Severity},
+};
 
 use crate::{namespace::Namespace, way_in::with_way_in};
 
@@ -108,6 +111,12 @@ impl Drop for Killed {
             detach(&self.name);
         }
     }
+}
+
+/// The directory of an agent's pins, of this version's layout.
+#[must_use]
+pub fn pins(name: &str) -> PathBuf {
+    format!("/sys/fs/bpf/tracker/v{LAYOUT_VERSION}/{name}").into()
 }
 
 /// Removes what an agent has left, as far as that is possible.
@@ -424,7 +433,7 @@ pub fn is_link(pin: &Path) -> bool {
 ///
 /// Where it cannot be removed.
 pub fn clear_after_kill(name: &str) -> Result<()> {
-    let pins = format!("/sys/fs/bpf/tracker/v{}/{name}", tracker_common::LAYOUT_VERSION);
+    let pins = pins(name);
     let mut links = Vec::new();
     for slot in std::fs::read_dir(&pins)?.collect::<Result<Vec<_>, _>>()? {
         if !slot.file_type()?.is_dir() {
@@ -437,7 +446,7 @@ pub fn clear_after_kill(name: &str) -> Result<()> {
             }
         }
     }
-    std::fs::remove_dir_all(&pins).with_context(|| format!("removing {pins}"))?;
+    std::fs::remove_dir_all(&pins).with_context(|| format!("removing {}", pins.display()))?;
     // A pin gives its link up some time after it was removed.
     eventually("its links are gone", || {
         let mut there = loaded_links().filter_map(Result::ok);

@@ -148,6 +148,41 @@ impl CardPair {
     }
 }
 
+/// How many segments [`send_both_ways`] sends each way.
+pub const SEGMENTS: u32 = 100;
+
+/// Sends segments of a connection both ways over a cable, by the interfaces with these names; how many there are.
+///
+/// # Errors
+///
+/// Where they cannot be sent.
+pub fn send_both_ways(pair: &Pair, [near, far]: [&str; 2], port: u16) -> Result<u64> {
+    let (near, far) = (Wire::open(&pair.host, near)?, Wire::open(&pair.peer, far)?);
+    let (client, server) = (([192, 0, 2, 1], port).into(), ([192, 0, 2, 2], 80).into());
+    far.send(&Segment::new(client, server, flag::SYN, 1000, 0).frame())?;
+    near.send(&Segment::new(server, client, flag::SYN | flag::ACK, 5000, 1001).frame())?;
+    for _ in 1..SEGMENTS {
+        far.send(&Segment::new(client, server, flag::ACK, 1001, 5001).frame())?;
+        near.send(&Segment::new(server, client, flag::ACK, 5001, 1001).frame())?;
+    }
+    Ok(u64::from(2 * SEGMENTS))
+}
+
+/// Sends segments of a connection both ways, and waits until the agent has counted each once.
+///
+/// # Errors
+///
+/// Where it has not.
+pub fn all_are_counted(pair: &Pair, agent: &Agent, port: u16) -> Result<()> {
+    let before = agent.packets(None, None)?;
+    let sent = send_both_ways(pair, [INTERFACE; 2], port)?;
+    eventually("every packet is counted once", || {
+        let counted = agent.packets(None, None)? - before;
+        ensure!(counted <= sent, "{counted} of {sent}");
+        Ok(counted == sent)
+    })
+}
+
 /// The name of the card with a hardware address, in this program's own namespace.
 fn card(address: &str) -> Result<Option<String>> {
     for entry in std::fs::read_dir("/sys/class/net")? {

@@ -4,7 +4,6 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
     time::Duration,
 };
 
@@ -18,7 +17,7 @@ use tracker_common::{
     protect::{Listener, Way, feature},
 };
 use tracker_tests::{
-    agent::{Agent, clear_after_kill, eventually, run_tracker},
+    agent::{Agent, clear_after_kill, eventually, pins, run_tracker},
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     wire::Wire,
@@ -243,12 +242,8 @@ fn what_cannot_be_protected_is_refused() -> Result<()> {
     Ok(())
 }
 
-fn pins(agent: &Agent) -> PathBuf {
-    format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, agent.name()).into()
-}
-
 fn maps(agent: &Agent) -> Result<ListenerMaps> {
-    ListenerMaps::from_pins(&pins(agent))?.context("there are listeners")
+    ListenerMaps::from_pins(&pins(agent.name()))?.context("there are listeners")
 }
 
 /// What the kernel programs were told of a listener.
@@ -258,7 +253,7 @@ fn told(agent: &Agent, at: (IpAddr, u16)) -> Result<Option<Listener>> {
 
 /// Writes a listener's state in the kernel programs' place: cookies until then, half-open connections, whether refused.
 fn pretend(agent: &Agent, index: u32, until_ns: u64, half_open: u32, refused: u32) -> Result<()> {
-    let map = MapData::from_pin(pins(agent).join("LISTENER_STATES"))?;
+    let map = MapData::from_pin(pins(agent.name()).join("LISTENER_STATES"))?;
     let mut states: Array<_, [u64; 4]> = Map::Array(map).try_into()?;
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     // `is_listening` and a backlog that is long enough.

@@ -1,24 +1,18 @@
 //! Interfaces that come, go and are renamed while the agent runs.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use serde_json::Value;
 use tracker_tests::{
-    agent::{Agent, eventually, run_tracker},
+    agent::{Agent, eventually, pins, run_tracker},
     kernel::egress_ways,
-    lab::Pair,
+    lab::{Pair, SEGMENTS, send_both_ways},
     namespace::Namespace,
-    segment::{
-        Segment,
-        flag::{ACK, SYN},
-    },
+    segment::{Segment, flag::SYN},
     wire::Wire,
 };
-
-/// Segments that are sent each way.
-const SEGMENTS: u32 = 500;
 
 /// A cable between the namespaces, with one end of this name and one of another.
 fn add(pair: &Pair, name: &str) -> Result<()> {
@@ -66,15 +60,7 @@ fn packets(agent: &Agent, name: &str) -> Result<u64> {
 /// Sends segments of a connection both ways over a cable, and waits until each is counted once, under this name.
 fn all_are_counted(pair: &Pair, agent: &Agent, name: &str, far: &str, port: u16) -> Result<()> {
     let before = packets(agent, name)?;
-    let (near, far) = (Wire::open(&pair.host, name)?, Wire::open(&pair.peer, far)?);
-    let (client, server) = (([192, 0, 2, 1], port).into(), ([192, 0, 2, 2], 80).into());
-    far.send(&Segment::new(client, server, SYN, 1000, 0).frame())?;
-    near.send(&Segment::new(server, client, SYN | ACK, 5000, 1001).frame())?;
-    for _ in 1..SEGMENTS {
-        far.send(&Segment::new(client, server, ACK, 1001, 5001).frame())?;
-        near.send(&Segment::new(server, client, ACK, 5001, 1001).frame())?;
-    }
-    let sent = u64::from(2 * SEGMENTS);
+    let sent = send_both_ways(pair, [name, far], port)?;
     let mut counted = 0;
     eventually("every packet is counted once", || {
         counted = packets(agent, name)? - before;
@@ -84,14 +70,10 @@ fn all_are_counted(pair: &Pair, agent: &Agent, name: &str, far: &str, port: u16)
     .with_context(|| format!("{counted} of {sent} at {name}"))
 }
 
-fn pins(agent: &Agent) -> PathBuf {
-    format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, agent.name()).into()
-}
-
 /// Pins of links and programs, which must be there only for what is attached.
 fn pinned(agent: &Agent) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    for slot in fs::read_dir(pins(agent))? {
+    for slot in fs::read_dir(pins(agent.name()))? {
         let slot = slot?;
         if slot.file_type()?.is_dir() {
             for pin in fs::read_dir(slot.path())? {
@@ -107,7 +89,7 @@ fn pinned(agent: &Agent) -> Result<BTreeSet<String>> {
 
 /// Indexes of interfaces that arriving packets are counted at, as the kernel programs see them, with their slots.
 fn counted_on_arrival(agent: &Agent) -> Result<BTreeSet<(u32, u32)>> {
-    let map = MapData::from_pin(pins(agent).join("ATTACHED"))?;
+    let map = MapData::from_pin(pins(agent.name()).join("ATTACHED"))?;
     let map: HashMap<_, u32, u32> = Map::HashMap(map).try_into()?;
     Ok(map.iter().collect::<Result<_, _>>()?)
 }
@@ -176,7 +158,7 @@ fn a_pattern_means_those_that_come_too() -> Result<()> {
     ensure!(attached(&agent)?.len() == 5 && counted_on_arrival(&agent)? == attached(&agent)?);
     // All other slots but one are those of interfaces that were there once; then more come than there are slots.
     for number in 6..63 {
-        fs::create_dir(pins(&agent).join(format!("slot-{number}-once{number}")))?;
+        fs::create_dir(pins(agent.name()).join(format!("slot-{number}-once{number}")))?;
     }
     for number in 100..105_u16 {
         let name = format!("tap{number}");
@@ -189,7 +171,8 @@ fn a_pattern_means_those_that_come_too() -> Result<()> {
     }
     ensure!(attached(&agent)?.len() == 5 && counted_on_arrival(&agent)? == attached(&agent)?);
     ensure!(
-        fs::read_dir(pins(&agent))?.flatten().filter(|entry| entry.path().is_dir()).count() == 64
+        fs::read_dir(pins(agent.name()))?.flatten().filter(|entry| entry.path().is_dir()).count()
+            == 64
     );
     all_are_counted(&pair, &agent, "tap3", "tap3-far", 9999)?;
     Ok(())
@@ -275,7 +258,7 @@ fn what_is_not_there_yet_is_waited_for_where_asked() -> Result<()> {
 fn nothing_is_left_when_the_agent_ends() -> Result<()> {
     let pair = Pair::silent()?;
     let agent = Agent::start(&pair.host, &["--interface", "z*,lo"])?;
-    let pins = pins(&agent);
+    let pins = pins(agent.name());
     for _ in 0..3 {
         add(&pair, "z1")?;
         wait_attached(&agent, "z1", true)?;

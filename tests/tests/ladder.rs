@@ -13,7 +13,7 @@ use insta::assert_snapshot;
 use nix::sys::signal::Signal;
 use tracker_common::{config::LiveConfig, event::Kind};
 use tracker_tests::{
-    agent::{eventually, run_tracker},
+    agent::{eventually, pins, run_tracker},
     lab::{Bench, Connection},
     pcap::{Form, Order, Packet, pcap},
     segment::{
@@ -437,7 +437,7 @@ fn a_line_says_whose_it_is() -> Result<()> {
 /// in the second page of the map (`struct bpf_ringbuf`'s producer_pos).
 fn octets_reported(bench: &Bench) -> Result<u64> {
     use std::os::fd::{AsFd, AsRawFd};
-    let ring = aya::maps::MapData::from_pin(format!("{}/EVENTS", pins(bench)))?;
+    let ring = aya::maps::MapData::from_pin(pins(bench.agent.name()).join("EVENTS"))?;
     let page = usize::try_from(
         nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.context("a page")?,
     )?;
@@ -460,12 +460,8 @@ fn octets_reported(bench: &Bench) -> Result<u64> {
     Ok(position)
 }
 
-fn pins(bench: &Bench) -> String {
-    format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, bench.agent.name())
-}
-
 fn live_config(bench: &Bench) -> Result<LiveConfig> {
-    Tables::from_pins(pins(bench).as_ref())?.live_config()
+    Tables::from_pins(&pins(bench.agent.name()))?.live_config()
 }
 
 #[test]

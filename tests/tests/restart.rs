@@ -7,7 +7,10 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Shutdown, SocketAddr},
     path::PathBuf,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -27,7 +30,7 @@ use serde_json::Value;
 use socket2::Socket;
 use tracker_common::cookie::Keys;
 use tracker_tests::{
-    agent::{Agent, Killed, PATIENCE, eventually, is_link, run_tracker},
+    agent::{Agent, Killed, PATIENCE, eventually, is_link, pins, run_tracker},
     flows::{by_key, key, states},
     kernel::{egress_ways, has_handover, has_tcx},
     lab::{INTERFACE, Pair, address},
@@ -377,10 +380,6 @@ fn so_they_do_with_clsact() -> Result<()> {
 }
 
 /// The directory of an agent's pins.
-fn pins(name: &str) -> PathBuf {
-    format!("/sys/fs/bpf/tracker/v{}/{name}", tracker_common::LAYOUT_VERSION).into()
-}
-
 /// Ids of the links that an agent has pinned.
 fn pinned_links(name: &str) -> Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
@@ -637,32 +636,48 @@ fn how_it_is_attached_may_change() -> Result<()> {
 /// would be asked.
 #[derive(Default)]
 struct Connected {
-    count: AtomicU64,
-    most: AtomicU64,
+    counts: Mutex<Counts>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    made: u64,
+    most: u64,
+    over: bool,
 }
 
 impl Connected {
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+    fn change(&self, how: impl FnOnce(&mut Counts)) -> Counts {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        how(&mut counts);
+        self.changed.notify_all();
+        *counts
+    }
+
+    fn wait(&self, is_there: impl Fn(&Counts) -> bool) -> Counts {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.changed.wait_timeout_while(counts, PATIENCE, |now| !is_there(now));
+        *waiting.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Twenty more, and then some, which come while other things happen.
     fn wait_for_more(&self) -> Result<()> {
-        let then = self.count() + 20;
-        self.most.fetch_max(then + 500, Ordering::Relaxed);
-        eventually("clients connect", || Ok(self.count() >= then))
+        let mut then = 0;
+        self.change(|counts| {
+            then = counts.made + 20;
+            counts.most = counts.most.max(then + 500);
+        });
+        ensure!(self.wait(|now| now.made >= then).made >= then, "no clients connect");
+        Ok(())
     }
 }
 
 /// Connections through cookies, from real clients, one after the other.
-fn clients(pair: &Pair, listener: &Socket, stop: &AtomicBool, connected: &Connected) -> Result<()> {
+fn clients(pair: &Pair, listener: &Socket, connected: &Connected) -> Result<()> {
     let [v4, _] = address::HOST;
     let mut port = 20_000;
-    while !stop.load(Ordering::Relaxed) {
-        if connected.count() >= connected.most.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(1));
-            continue;
-        }
+    while !connected.wait(|now| now.over || now.made < now.most).over {
         let from: SocketAddr = (address::PEER[0], port).into();
         let client = bound(&pair.peer, from)?;
         client
@@ -674,7 +689,7 @@ fn clients(pair: &Pair, listener: &Socket, stop: &AtomicBool, connected: &Connec
         // Nothing stays behind.
         client.set_linger(Some(Duration::ZERO))?;
         port += 1;
-        connected.count.fetch_add(1, Ordering::Relaxed);
+        connected.change(|counts| counts.made += 1);
     }
     Ok(())
 }
@@ -725,7 +740,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
     let (stop, connected) = (AtomicBool::new(false), Connected::default());
     let forged = AtomicU64::new(0);
     let agent = thread::scope(|scope| -> Result<Agent> {
-        let clients = scope.spawn(|| clients(&pair, &listener, &stop, &connected));
+        let clients = scope.spawn(|| clients(&pair, &listener, &connected));
         let flood = scope.spawn(|| flood(&pair, &stop, &forged));
         let outcome = (|| {
             let mut agent = first;
@@ -751,6 +766,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
             Ok(agent)
         })();
         stop.store(true, Ordering::Relaxed);
+        connected.change(|counts| counts.over = true);
         let clients =
             clients.join().map_err(|_| anyhow::anyhow!("the clients' thread panicked"))?;
         clients?;
@@ -758,7 +774,7 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
         outcome
     })?;
     ensure!(keys(agent.name())? == keys_before, "the keys have changed");
-    let connected = connected.count();
+    let connected = connected.change(|_| ()).made;
     eventually("every connection was by a cookie", || {
         Ok(outcome(&agent.stats()?, "accepted")? == connected)
     })?;

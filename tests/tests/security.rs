@@ -23,17 +23,13 @@ use nix::{
     },
     unistd::{Gid, chown},
 };
-use tracker_common::{LAYOUT_VERSION, cookie::Keys};
+use tracker_common::cookie::Keys;
 use tracker_tests::{
-    agent::{Agent, eventually, run_tracker, tracker},
+    agent::{Agent, eventually, pins, run_tracker, tracker},
     fault::{Directory, pause, resume, send},
     lab::{Bench, INTERFACE, Pair},
 };
 use tracker_user::{cli::Cli, client::map_sharing::SharedMaps};
-
-fn pins(name: &str) -> PathBuf {
-    format!("/sys/fs/bpf/tracker/v{LAYOUT_VERSION}/{name}").into()
-}
 
 /// Starts a program that may leave a core dump in a directory, has it crash once it is `ready`, and returns how it ended.
 fn crash(command: &mut Command, at: &Directory, ready: impl Fn() -> bool) -> Result<ExitStatus> {

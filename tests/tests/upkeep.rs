@@ -21,43 +21,20 @@ use nix::{
 };
 use tracker_common::LAYOUT_VERSION;
 use tracker_tests::{
-    agent::{Agent, PATIENCE, eventually, run_tracker, tracker},
+    agent::{Agent, PATIENCE, eventually, pins, run_tracker, tracker},
     fault::{Directory, MemoryLimit, pause, resume},
-    lab::{Bench, Connection, INTERFACE, Pair},
+    lab::{Bench, Connection, INTERFACE, Pair, all_are_counted},
     namespace::Namespace,
     segment::{
         Segment,
-        flag::{ACK, FIN, SYN},
+        flag::{FIN, SYN},
     },
     wire::Wire,
 };
 use tracker_user::kernel::kernel_side::links;
 
-fn pins(name: &str) -> PathBuf {
-    format!("/sys/fs/bpf/tracker/v{LAYOUT_VERSION}/{name}").into()
-}
-
 fn slot(agent: &Agent) -> PathBuf {
     pins(agent.name()).join(format!("slot-0-{INTERFACE}"))
-}
-
-/// Segments of a connection both ways; waits until each is counted once.
-fn all_are_counted(pair: &Pair, agent: &Agent, port: u16) -> Result<()> {
-    const SEGMENTS: u32 = 100;
-    let before = agent.packets(None, None)?;
-    let (near, far) = (Wire::open(&pair.host, INTERFACE)?, Wire::open(&pair.peer, INTERFACE)?);
-    let (client, server) = (([192, 0, 2, 1], port).into(), ([192, 0, 2, 2], 80).into());
-    far.send(&Segment::new(client, server, SYN, 1000, 0).frame())?;
-    near.send(&Segment::new(server, client, SYN | ACK, 5000, 1001).frame())?;
-    for _ in 1..SEGMENTS {
-        far.send(&Segment::new(client, server, ACK, 1001, 5001).frame())?;
-        near.send(&Segment::new(server, client, ACK, 5001, 1001).frame())?;
-    }
-    eventually("every packet is counted once", || {
-        let counted = agent.packets(None, None)? - before;
-        ensure!(counted <= u64::from(2 * SEGMENTS), "{counted}");
-        Ok(counted == u64::from(2 * SEGMENTS))
-    })
 }
 
 /// The status and body that the agent's endpoint answers.

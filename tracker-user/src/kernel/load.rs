@@ -7,7 +7,10 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
-use tracker_common::{config::InterfaceConfig, protect::Protection};
+use tracker_common::{
+    config::InterfaceConfig,
+    protect::{MAX_ANSWERED, Protection},
+};
 use zerocopy::IntoBytes;
 
 use crate::kernel::{
@@ -102,6 +105,8 @@ pub(crate) fn load_with<'a>(
         .map_max_entries("CONFIRMED", sizes.max_flows)
         .map_max_entries("HALF_OPEN", sizes.max_half_open)
         .map_max_entries("EVENTS", sizes.ring_bytes)
+        // Its memory is taken for each interface, and used where SYNs are answered.
+        .map_max_entries("ANSWERED", if protection.enabled == 0 { 1 } else { MAX_ANSWERED })
         .override_global("INTERFACE", config.as_bytes(), true)
         .override_global("PROTECTION", protection.as_bytes(), protection.enabled != 0)
         .load(object)
