@@ -1348,7 +1348,7 @@ pub const fn entry(rule: Rule) -> Entry {
         },
         Rule::TimeWaitAssassination => Entry {
             phase: Closing,
-            meaning: "An RST in TIME_WAIT after a SYN of an old connection (syn_in_time_wait) on the same flow: the \
+            meaning: "An RST in the window, in TIME_WAIT after a SYN of an old connection (syn_in_time_wait) on the same flow: the \
                 acknowledgment of that SYN provoked it, and an end that believes it leaves TIME_WAIT early (RFC \
                 1337). Any other RST in TIME_WAIT is rst_in_time_wait, since a network that duplicates a segment \
                 makes a closed end answer with a legal one.",

@@ -58,17 +58,29 @@ fn packet((from, flags, seq, ack, payload): Sent) -> Packet {
     Packet { key, from, segment }
 }
 
-/// The host's state and its peer's after these, and the violations that were counted.
-fn after(sent: &[Sent]) -> (String, Vec<&'static str>) {
+/// What has seen these.
+fn host(sent: &[Sent]) -> Host {
     let mut host = Host::default();
     for (sent, n) in sent.iter().zip(1..) {
         let hook = if sent.0 == H { Hook::Egress } else { Hook::Ingress };
         host.packet(&packet(*sent), hook, START_NS + n * 1_000_000);
     }
+    host
+}
+
+/// The host's state and its peer's after these, and the violations that were counted.
+fn after(sent: &[Sent]) -> (String, Vec<&'static str>) {
+    let host = host(sent);
     let [mine, theirs] = states(host.flow(&packet(sent[0]).key).expect("it was seen"));
     let broken = |rule: &&Rule| Hook::ALL.iter().any(|hook| host.breaches(**rule, *hook) > 0);
     let broken = Rule::ALL.iter().filter(|rule| rule.is_violation()).filter(broken);
     (format!("{mine}/{theirs}"), broken.map(|rule| rule.name()).collect())
+}
+
+/// How often these break a rule.
+fn count(sent: &[Sent], rule: Rule) -> u64 {
+    let host = host(sent);
+    Hook::ALL.iter().map(|hook| host.breaches(rule, *hook)).sum()
 }
 
 fn assert_after(sent: &[Sent], states: &str) {
@@ -455,6 +467,11 @@ fn an_rst_outside_the_window_assassinates_nothing() {
     ];
     let (states, broken) = after(&[&closed[..], &[(P, "R", 300_000_000, 0, 0)]].concat());
     assert_eq!((states.as_str(), broken), ("TIME_WAIT/CLOSED", vec!["syn_in_time_wait"]));
+    // It counts as any other in TIME_WAIT.
+    assert_eq!(
+        count(&[&closed[..], &[(P, "R", 300_000_000, 0, 0)]].concat(), Rule::RstInTimeWait),
+        1
+    );
     let (_, broken) = after(&[&closed[..], &[(P, "R", 2, 0, 0)]].concat());
     assert_eq!(broken, ["syn_in_time_wait", "time_wait_assassination"]);
 }

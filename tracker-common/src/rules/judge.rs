@@ -1313,6 +1313,20 @@ pub fn reset<F: Forget>(
     verdict
 }
 
+/// Whether an RST would end TIME_WAIT of an end that let it, because a SYN of an old connection has brought it about (RFC 1337):
+/// it lies in the window. Another one answers something else.
+#[inline(always)]
+#[must_use]
+pub const fn assassinates(peer: &Facts, situation: &Situation, segment: &Segment) -> bool {
+    situation.in_time_wait() && situation.old_syn && segment.seq.within(peer.ack, window_end(peer))
+}
+
+/// Where the window ends that an end has offered.
+#[inline(always)]
+const fn window_end(peer: &Facts) -> Seq {
+    if peer.has(fact::EDGE) { peer.edge } else { peer.ack }
+}
+
 /// The ruling on an RST; [`take::COMPLETES`] where it is exact.
 #[inline(always)]
 fn rule_reset<F: Forget>(
@@ -1331,9 +1345,8 @@ fn rule_reset<F: Forget>(
     // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
     // about.
     if situation.in_time_wait() && old_syn {
-        // What lies outside the window answers something else.
-        let last = if peer.has(fact::EDGE) { peer.edge } else { peer.ack };
-        return if segment.seq.within(peer.ack, last) {
+        return if assassinates(peer, situation, segment) {
+            let last = window_end(peer);
             Ruling::breach(Rule::TimeWaitAssassination, peer.ack, last, segment.seq)
         } else {
             Ruling::default()

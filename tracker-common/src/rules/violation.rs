@@ -190,7 +190,7 @@ rules! {
     RstStorm = 68, "rst_storm", Minor;
     /// SYN on a connection in TIME_WAIT with an older timestamp or, where that does not differ, no higher ISN (T10).
     SynInTimeWait = 69, "syn_in_time_wait", Violation;
-    /// RST in TIME_WAIT after a SYN of an old connection (T10, RFC 1337).
+    /// RST in the window in TIME_WAIT after a SYN of an old connection (T10, RFC 1337).
     TimeWaitAssassination = 70, "time_wait_assassination", Violation;
     /// A wrong TCP checksum, where checksums are asked to be verified.
     BadChecksum = 71, "bad_checksum", Information;

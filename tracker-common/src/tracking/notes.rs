@@ -2,7 +2,7 @@
 
 use crate::{
     flow::{Facts, fact},
-    judge::Situation,
+    judge::{Situation, assassinates},
     key::{Address, is_mapped},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
@@ -84,7 +84,7 @@ pub fn of_header(segment: &Segment) -> Marks {
 #[must_use]
 pub fn of_segment(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Marks {
     if segment.has(Flags::RST) {
-        let spares = situation.in_time_wait() && !situation.old_syn;
+        let spares = situation.in_time_wait() && !assassinates(peer, situation, segment);
         return Marks::NONE.with_if(Rule::RstInTimeWait, spares);
     }
     if segment.has(Flags::SYN) {
