@@ -530,7 +530,9 @@ fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
         let ack = Segment::new(client, server, ACK, seq, cookie.wrapping_add(1));
         site.send(&ack)?;
         let event = site.events.violation("cookie_bad")?;
-        assert_eq!(event["violation"]["actual"], cookie.wrapping_add(1));
+        assert_eq!(event["segment"]["ack"], cookie.wrapping_add(1));
+        assert_eq!(event["violation"]["action"], "dropped");
+        assert!(event["violation"]["expected"].is_null(), "{event}");
         site.wait_outcome(server, why, before + 1)
     };
     let mut count = 0;

@@ -150,7 +150,8 @@ fn whole(agent: &Agent) -> Result<()> {
         ensure!(flow["seen"] == "both" && flow["midstream"] == false, "{flow}");
         ensure!(flow["reply"]["stream_bytes"] == 20_000, "{flow}");
     }
-    ensure!(agent.violations()?.is_empty(), "{:?}", agent.violations()?);
+    let violations = agent.violations()?;
+    ensure!(violations.is_empty(), "{violations:?}");
     Ok(())
 }
 
@@ -166,11 +167,12 @@ fn protected(place: &Place) -> Result<()> {
     let at: SocketAddr = place.address.parse()?;
     let listener = place.server.enter(|| Ok(TcpListener::bind(at)?))?;
     agent.wait_for_log("protected")?;
+    let events = agent.events()?;
     place.serve_by(&listener)?;
     let (xdp, ingress) = way(&agent)?;
     ensure!(xdp.is_null() && (ingress == "tcx" || ingress == "clsact"), "{xdp} {ingress}");
-    whole(&agent)?;
     let stats = agent.stats()?;
+    whole(&agent).with_context(|| format!("{}\n{:?}", stats["cookies"]["total"], events.take()))?;
     let total = &stats["cookies"]["total"];
     ensure!(total["accepted"] == CLIENTS && total["sent"] == CLIENTS, "{stats}");
     agent.finish()?;

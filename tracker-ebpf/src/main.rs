@@ -120,6 +120,7 @@ fn arriving<A: Arriving>(ctx: A, scratch: *mut Scratch) -> (u32, u32) {
                 deliver(scratch);
                 return (Fate::CookieRefused as u32, verdict::DROPPED);
             }
+            guarded::TOO_EARLY => return (Fate::CookieRefused as u32, verdict::DROPPED),
             guarded::ACCEPTED => {
                 remember_handshake(scratch, now_ns);
                 let fate = fate(scratch, self::confirmed(scratch), Hook::Ingress, now_ns);

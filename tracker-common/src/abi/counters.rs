@@ -91,7 +91,7 @@ fates! {
     BadTcpHeaderLength = 16, "bad_tcp_header_length";
     /// A SYN that was answered with a cookie, and not passed on.
     CookieSent = 17, "cookie_sent";
-    /// An acknowledgment that returned no valid cookie, and was dropped.
+    /// An acknowledgment that returned no valid cookie, or one whose connection another CPU was just opening. It was dropped.
     CookieRefused = 18, "cookie_refused";
     /// See [`Unparsed::BadIpv6Address`].
     BadIpv6Address = 19, "bad_ipv6_address";

@@ -230,7 +230,8 @@ outcomes! {
     HandedOver = 6, "handed_over";
     /// Connections that the kernel did not let the listener be handed.
     HandoverFailed = 7, "handover_failed";
-    /// Segments dropped because the one that begins the connection did not get to the listener: it comes again.
+    /// Segments dropped because the one that begins the connection did not get to the listener, or is on its way there on
+    /// another CPU: they come again.
     TooEarly = 8, "too_early";
     /// SYNs left to the host, because they ask for what a cookie cannot give, a signature (RFC 2385, RFC 5925), or because nobody
     /// may send from their address ([`is_martian`], or the host's own): it drops them.

@@ -223,6 +223,12 @@ impl Rule {
         VIOLATIONS.has(self)
     }
 
+    /// Whether the kernel programs drop what breaches it. All else passes.
+    #[must_use]
+    pub const fn drops(self) -> bool {
+        matches!(self, Self::CookieBad)
+    }
+
     /// How much further apart, time after time, reports of this rule on one flow become: of the handshake's rules the
     /// 1st, 2nd, 4th, 8th breach is reported, of those of an open connection the 1st, 10th, 100th.
     #[inline(always)]

@@ -1,6 +1,9 @@
 //! What becomes of a SYN to a protected listener, and of an acknowledgment that may return a cookie.
 
-use aya_ebpf::helpers::generated::{bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::{bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie},
+};
 use tracker_common::{
     cookie::{self, Agreed, Cookie, LIFETIME_NS, Refused},
     counters::Hook,
@@ -44,7 +47,12 @@ pub(crate) mod guarded {
     pub(crate) const REFUSED: u32 = 2;
     /// It opens a connection, of which nothing was seen before.
     pub(crate) const ACCEPTED: u32 = 3;
+    /// It belongs to a connection that another CPU is opening at this moment. It comes again.
+    pub(crate) const TOO_EARLY: u32 = 4;
 }
+
+/// How long another CPU may take from accepting a connection to remembering it.
+const OPENING_NS: u64 = 10_000_000;
 
 /// How long what is known of a listener is believed while it is sent cookies for, and while it is not, or not there: it
 /// may begin to listen in the middle of a flood.
@@ -285,14 +293,21 @@ impl<A: Arriving> At<'_, A> {
         self.refuse(packet, guarding, reason)
     }
 
-    /// Whether this very cookie has become a connection before. While that lives, nobody asks.
+    /// When this very cookie became a connection, if it did. While that lives, nobody asks.
     #[inline(always)]
-    fn was_accepted(&self, packet: &Packet, cookie: Seq) -> bool {
-        let Some(accepted) = maps::ACCEPTED.get_ptr(&packet.key) else { return false };
+    fn accepted_ns(&self, packet: &Packet, cookie: Seq) -> Option<u64> {
+        let accepted = maps::ACCEPTED.get_ptr(&packet.key)?;
         // SAFETY: the element stays allocated while the program runs. Where it is evicted meanwhile, another
         // connection's is read, whose cookie is another one.
         let accepted = unsafe { &*accepted };
-        accepted.cookie == cookie.0 && accepted.client_isn == packet.segment.seq.sub(1).0
+        let is_same =
+            accepted.cookie == cookie.0 && accepted.client_isn == packet.segment.seq.sub(1).0;
+        is_same.then_some(accepted.at_ns)
+    }
+
+    #[inline(always)]
+    fn was_accepted(&self, packet: &Packet, cookie: Seq) -> bool {
+        self.accepted_ns(packet, cookie).is_some()
     }
 
     /// Drops a segment that returns no cookie of ours, unless the host knows better.
@@ -331,9 +346,19 @@ impl<A: Arriving> At<'_, A> {
             }
             reason = Refused::Replayed;
         }
-        if reason as u8 != Refused::Replayed as u8 && has_ended(packet) {
-            // It crossed the other end's RST, or the last segment: the host answers it as any that comes too late.
-            return guarded::PASSED;
+        let has_ended = has_ended(packet);
+        if reason as u8 != Refused::Replayed as u8 {
+            if has_ended {
+                // It crossed the other end's RST, or the last segment: the host answers it as any that comes too late.
+                return guarded::PASSED;
+            }
+        } else if !has_ended
+            && let Some(accepted_ns) = self.accepted_ns(packet, packet.segment.ack.sub(1))
+            && self.now_ns.wrapping_sub(accepted_ns) < OPENING_NS
+        {
+            // The listener would answer it with an RST: it has no socket for it yet.
+            self.count(Outcome::TooEarly);
+            return guarded::TOO_EARLY;
         }
         self.count(match reason {
             Refused::Forged => Outcome::Forged,
@@ -348,7 +373,7 @@ impl<A: Arriving> At<'_, A> {
             kinds: Kind::Violation.bit(),
             packet,
             hook: Hook::Ingress,
-            breach: Breach { rule: Rule::CookieBad, low: 0, high: 0, actual: packet.segment.ack.0 },
+            breach: Breach { rule: Rule::CookieBad, low: 0, high: 0, actual: 0 },
             marks: Marks::NONE,
             before: [State::Closed; 2],
             after: [State::Closed; 2],
@@ -394,7 +419,15 @@ impl<A: Arriving> At<'_, A> {
             way: way as u8,
             reserved: 0,
         };
-        let _ = maps::ACCEPTED.insert(&packet.key, &guarding.accepted, 0);
+        let (key, accepted) = (&packet.key, &guarding.accepted);
+        if maps::ACCEPTED.insert(key, accepted, u64::from(BPF_NOEXIST)).is_err() {
+            if self.was_accepted(packet, cookie.isn) {
+                // Another CPU has, a moment ago.
+                self.count(Outcome::TooEarly);
+                return guarded::TOO_EARLY;
+            }
+            let _ = maps::ACCEPTED.insert(key, accepted, u64::from(BPF_ANY));
+        }
         self.count(Outcome::Accepted);
         self.counters.returned.set(self.counters.returned.get() + 1);
         guarding.arrived = *packet;

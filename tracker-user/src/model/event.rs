@@ -129,7 +129,7 @@ impl Event {
                 actual: numbered.then_some(raw.actual),
                 before: around.before.clone(),
                 after: around.after.clone(),
-                action: "passed".to_owned(),
+                action: action(rule).to_owned(),
             })
         } else {
             None
@@ -203,7 +203,7 @@ impl Event {
                 actual: numbers.map(|(_, actual)| actual),
                 before: states.clone(),
                 after: states,
-                action: "passed".to_owned(),
+                action: action(rule).to_owned(),
             }),
             ..Self::about(Kind::Violation, flow, record, view)
         }
@@ -256,6 +256,11 @@ impl Event {
             flow: None,
         }
     }
+}
+
+/// What became of a packet that breached the rule.
+fn action(rule: Rule) -> &'static str {
+    if rule.drops() { "dropped" } else { "passed" }
 }
 
 #[cfg(test)]

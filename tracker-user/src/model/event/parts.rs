@@ -82,7 +82,7 @@ pub struct ViolationView {
     pub before: States,
     /// And after it.
     pub after: States,
-    /// What was done with the packet: `passed`.
+    /// What was done with the packet: `passed` or `dropped`.
     pub action: String,
 }
 
