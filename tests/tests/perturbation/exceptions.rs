@@ -126,7 +126,7 @@ pub(crate) const CLASSES: &[Class] = &[
     },
 ];
 
-/// Variants that no class is about. Those whose reason begins with FAULT are wrong, and known.
+/// Variants that no class is about.
 pub(crate) const SINGLES: &[Single] = &[
     Single {
         capture: "zeek/ldap/simpleauth.pcap",
@@ -151,7 +151,8 @@ pub(crate) const SINGLES: &[Single] = &[
         at: 4,
         end: "CLOSED/CLOSED RSTO",
         reports: 3,
-        why: "FAULT: data after the RST is reported a second time",
+        why: "the FIN before the RST is missing: what acknowledges it seems to go on after the RST, and is reported besides the \
+              gap",
     },
     Single {
         capture: "zeek/tcp/qi_internet_SYNACK_curl_jsonip.pcap",
@@ -159,7 +160,8 @@ pub(crate) const SINGLES: &[Single] = &[
         at: 5,
         end: "CLOSED/CLOSED RSTO",
         reports: 3,
-        why: "FAULT: data after the RST is reported a second time",
+        why: "the FIN before the RST is missing: what acknowledges it seems to go on after the RST, and is reported besides the \
+              gap",
     },
     Single {
         capture: "suricata-verify/bug-7264-tcp-3whs-ack-data-tls-01/input.pcap",
@@ -167,6 +169,7 @@ pub(crate) const SINGLES: &[Single] = &[
         at: 12,
         end: "FIN_WAIT_2/LAST_ACK SF",
         reports: 1,
-        why: "FAULT: the second FIN seems to acknowledge the first, which crossed it unseen",
+        why: "the second FIN is believed only with the segment after it, which acknowledges the first: that they crossed \
+              cannot be seen any more",
     },
 ];
