@@ -379,7 +379,6 @@ fn so_they_do_with_clsact() -> Result<()> {
     rounds("clsact")
 }
 
-/// The directory of an agent's pins.
 /// Ids of the links that an agent has pinned.
 fn pinned_links(name: &str) -> Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();

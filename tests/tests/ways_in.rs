@@ -174,7 +174,8 @@ fn protected(place: &Place) -> Result<()> {
     let stats = agent.stats()?;
     whole(&agent).with_context(|| format!("{}\n{:?}", stats["cookies"]["total"], events.take()))?;
     let total = &stats["cookies"]["total"];
-    ensure!(total["accepted"] == CLIENTS && total["sent"] == CLIENTS, "{stats}");
+    // A client that waits for a second, on a busy machine, asks again.
+    ensure!(total["accepted"] == CLIENTS && total["sent"].as_u64() >= Some(CLIENTS), "{stats}");
     agent.finish()?;
     Ok(())
 }
