@@ -13,6 +13,7 @@ pub mod lab;
 pub mod lifecycles;
 pub mod namespace;
 pub mod nft;
+pub mod offer;
 pub mod offload;
 pub mod pcap;
 pub mod random;

@@ -4,13 +4,11 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
-use etherparse::{SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Protocol;
 use tracker_common::{
     config::InterfaceConfig,
     cookie::{Keys, LIFETIME_NS, period},
@@ -20,7 +18,7 @@ use tracker_tests::{
     agent::{Agent, clear_after_kill, eventually, pins, run_tracker},
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
-    wire::Wire,
+    offer::{Offer, listen, offered},
 };
 use tracker_user::{
     agent::protect::{
@@ -36,72 +34,21 @@ use tracker_user::{
     },
 };
 
-/// A listening socket of the namespace; with a receive buffer of so many octets where asked for.
-fn listen(
-    namespace: &Namespace,
-    at: SocketAddr,
-    protocol: Protocol,
-    buffer: Option<usize>,
-) -> Result<Socket> {
-    let socket = namespace
-        .enter(|| Ok(Socket::new(Domain::for_address(at), Type::STREAM, Some(protocol))?))?;
-    socket.set_reuse_address(true)?;
-    if let Some(octets) = buffer {
-        socket.set_recv_buffer_size(octets)?;
-    }
-    socket.bind(&at.into()).with_context(|| format!("binding to {at}"))?;
-    socket.listen(16)?;
-    Ok(socket)
-}
-
-/// What a SYN,ACK offers: MSS, window scale (255 for none), window.
-type Offered = (u16, u8, u16);
-
-/// What the kernel's SYN,ACK from `host` offers a client of the peer.
-fn kernels_offer(pair: &Pair, host: SocketAddr) -> Result<Offered> {
-    let wire = Wire::receiver(&pair.peer, INTERFACE)?;
-    let client = pair
-        .peer
-        .enter(|| Ok(Socket::new(Domain::for_address(host), Type::STREAM, Some(Protocol::TCP))?))?;
-    client.set_read_timeout(Some(Duration::from_secs(30)))?;
-    client.connect(&host.into())?;
-    let local = client.local_addr()?.as_socket().context("an IP address")?;
-    loop {
-        let frame = wire.receive()?;
-        let Ok(packet) = SlicedPacket::from_ethernet(&frame) else { continue };
-        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { continue };
-        if (tcp.source_port(), tcp.destination_port()) == (host.port(), local.port())
-            && tcp.syn()
-            && tcp.ack()
-        {
-            return Ok(offered(&tcp));
-        }
-    }
-}
-
-fn offered(tcp: &TcpSlice<'_>) -> Offered {
-    let (mut mss, mut scale) = (0, 255);
-    for option in tcp.options_iterator().map_while(Result::ok) {
-        match option {
-            TcpOptionElement::MaximumSegmentSize(size) => mss = size,
-            TcpOptionElement::WindowScale(by) => scale = by,
-            _ => {}
-        }
-    }
-    (mss, scale, tcp.window_size())
-}
-
 /// What the agent would offer for the same listener.
-fn our_offer(pair: &Pair, host: SocketAddr, mtu: u32) -> Result<Offered> {
+fn our_offer(pair: &Pair, host: SocketAddr, mtu: u32) -> Result<Offer> {
     pair.host.enter(|| {
         let sysctls = Sysctls::read()?;
         let at = Listening::at(&listening()?, host);
         ensure!(at.buffer.is_some(), "nobody listens at {host}");
-        let mss = mss(host.ip(), mtu);
-        let SynAckTerms { scale, window } =
-            SynAckTerms::new(&sysctls, at.buffer, mss, Share::of_this_kernel()?);
-        let is_scaled = sysctls.features & feature::WINDOW_SCALE != 0;
-        Ok((mss, if is_scaled { scale } else { 255 }, window))
+        let listener = SynAckTerms::new(&sysctls, at.buffer, Share::of_this_kernel()?)
+            .listener(mss(host.ip(), mtu));
+        Ok(Offer {
+            mss: listener.mss,
+            scale: listener.has(feature::WINDOW_SCALE).then_some(listener.scale),
+            window: listener.first_window(listener.has(feature::TIMESTAMPS)),
+            // No client here asks for it.
+            ecn: false,
+        })
     })
 }
 
@@ -131,7 +78,7 @@ fn what_is_offered_is_what_the_kernel_offers() -> Result<()> {
                 port += 1;
                 let at = SocketAddr::new(ip, port);
                 let _listener = listen(&pair.host, at, Protocol::TCP, buffer)?;
-                let kernels = kernels_offer(&pair, at)?;
+                let kernels = offered(&pair.peer, INTERFACE, None, at)?;
                 let ours = our_offer(&pair, at, mtu)?;
                 assert_eq!(ours, kernels, "{sysctls:?} mtu {mtu} {at} buffer {buffer:?}");
                 compared.insert(kernels);
@@ -348,11 +295,8 @@ fn what_the_kernel_programs_are_told() -> Result<()> {
     let listener = told(&agent, (v4, 80))?.context("protected")?;
     let _listener6 = listen(&pair.host, (v6, 80).into(), Protocol::TCP, None)?;
     for (at, told) in [((v4, 80), listener), ((v6, 80), told(&agent, (v6, 80))?.context("it")?)] {
-        assert_eq!(
-            (told.mss, told.scale, told.window),
-            our_offer(&pair, at.into(), 1400)?,
-            "{at:?}"
-        );
+        let Offer { mss, scale, window, .. } = our_offer(&pair, at.into(), 1400)?;
+        assert_eq!((told.mss, Some(told.scale), told.window), (mss, scale, window), "{at:?}");
     }
     // Settings that change while it runs.
     pair.host.sysctl("net/ipv4/tcp_sack", "0")?;

@@ -25,7 +25,7 @@ pub mod wire;
 
 pub use crate::{
     abi::{config, counters, event},
-    cookies::{answer, cookie, handshake, protect},
+    cookies::{answer, cookie, handshake, protect, route},
     platform::{cell, forget},
     record::{conn_state, flow, history, key, owner, state, time},
     rules::{judge, predict, violation},

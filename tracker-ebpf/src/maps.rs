@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracker_common::{
     config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
@@ -10,13 +10,14 @@ use tracker_common::{
     counters::{Fate, Hook, PacketCounters, Tally},
     flow::HalfOpen,
     forget::opaque,
-    key::FlowKey,
+    key::{Address, FlowKey},
     limit::{self, Repeated},
     packet::Parsed,
     protect::{
         Accepted, Answered, Listener, ListenerState, MAX_ACCEPTED, MAX_ANSWERED, MAX_LISTENERS,
         OutcomeCounters, Place,
     },
+    route::{MAX_ROUTES, Route},
     sweep::{self, Removal},
     violation::Rule,
     walk::Walk,
@@ -71,6 +72,8 @@ pub(crate) struct Scratch {
     pub(crate) reports: Reports,
     /// What SYN cookies are made of.
     pub(crate) guarding: Guarding,
+    /// The listener, with what it offers by the route to this client.
+    pub(crate) offering: Listener,
 }
 
 /// One a CPU: programs at these hooks do not interrupt each other.
@@ -124,6 +127,10 @@ pub(crate) static LISTENER_STATES: Array<ListenerState> = Array::pinned(MAX_LIST
 /// What became of their SYNs and cookies.
 #[map]
 pub(crate) static COOKIES: PerCpuArray<OutcomeCounters> = PerCpuArray::pinned(MAX_LISTENERS, 0);
+
+/// Routes that change what listeners offer, by the clients' addresses. Filled by the agent.
+#[map]
+pub(crate) static ROUTES: LpmTrie<Address, Route> = LpmTrie::pinned(MAX_ROUTES, 0);
 
 /// Keys of cookies.
 #[map]

@@ -60,7 +60,7 @@ impl Terms {
             isn: cookie.isn,
             timestamp: Seq(((now_ns / 1_000_000) as u32).wrapping_add(cookie.timestamp_offset)),
             mss: listener.mss,
-            window: listener.window,
+            window: listener.first_window(agreed.timestamps),
             scale: listener.scale,
             present,
             ecn: agreed.ecn,

@@ -28,25 +28,22 @@ pub fn syn(accepted: &Accepted, arrived: &Packet, timestamp: u32) -> Segment {
     segment(accepted, &arrived.key, numbers, flags, &sizes, timestamp)
 }
 
-/// The SYN,ACK that was sent for `listener`, if that is still there; `timestamp` is what `arrived` echoes.
+/// The SYN,ACK that was sent for `listener`; `timestamp` is what `arrived` echoes.
 #[inline(always)]
 #[must_use]
 pub fn syn_ack(
     accepted: &Accepted,
     arrived: &Packet,
-    listener: Option<&Listener>,
+    listener: &Listener,
     timestamp: u32,
 ) -> Segment {
     let mut flags = Flags::SYN.with(Flags::ACK);
     if accepted.features & feature::ECN != 0 {
         flags = flags.with(Flags::ECE);
     }
-    let (mut window, mut mss) = (0, 0);
-    if let Some(listener) = listener {
-        (window, mss) = (listener.window, listener.mss);
-    }
     let numbers = [accepted.cookie, accepted.client_isn.wrapping_add(1)];
-    let sizes = Sizes { window, mss, scale: accepted.host_scale };
+    let window = listener.first_window(accepted.features & feature::TIMESTAMPS != 0);
+    let sizes = Sizes { window, mss: listener.mss, scale: accepted.host_scale };
     segment(accepted, &arrived.key, numbers, flags, &sizes, timestamp)
 }
 
@@ -172,6 +169,7 @@ mod tests {
         let listener = Listener {
             mss: 1460,
             window: 65_160,
+            plain_window: 64_240,
             scale: 7,
             features: u8::MAX,
             ..Listener::default()
@@ -208,7 +206,7 @@ mod tests {
             assert_eq!(made, sent.segment, "{features} {v6}");
 
             let timestamp = if has_timestamps { 6000 } else { 0 };
-            let mut made = syn_ack(&accepted, &arrived, Some(&listener), timestamp);
+            let mut made = syn_ack(&accepted, &arrived, &listener, timestamp);
             if has_timestamps {
                 made.options.timestamp_echo = Seq(1234);
             }

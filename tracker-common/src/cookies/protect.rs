@@ -99,7 +99,7 @@ impl Way {
     }
 }
 
-/// Options that the host would agree to.
+/// Options that the host would agree to, and what else there is to know of a listener.
 pub mod feature {
     /// Window scale.
     pub const WINDOW_SCALE: u8 = 1;
@@ -109,6 +109,10 @@ pub mod feature {
     pub const TIMESTAMPS: u8 = 4;
     /// Explicit congestion notification.
     pub const ECN: u8 = 8;
+    /// There are routes that change what is offered: the `ROUTES` map has them.
+    pub const ROUTES: u8 = 16;
+    /// Windows are no larger than a signed number says (`net.ipv4.tcp_workaround_signed_windows`).
+    pub const SIGNED_WINDOWS: u8 = 32;
 }
 
 /// What the agent says about a place: a value of the `LISTENERS` map.
@@ -124,10 +128,16 @@ pub struct Listener {
     pub threshold: u32,
     /// Nanoseconds for which cookies are sent after the last reason to.
     pub hold_ns: u64,
+    /// Octets of the receive buffer that are for data.
+    pub space: u32,
     /// The maximum segment size that the host announces, in octets.
     pub mss: u16,
-    /// The largest window that the host announces at first, in octets, not scaled.
+    /// The window that the host announces at first where timestamps are agreed on, in octets, not scaled.
     pub window: u16,
+    /// The same without timestamps, which leave less room in a segment.
+    pub plain_window: u16,
+    /// Always 0.
+    pub reserved: [u8; 2],
     /// The host's window scale.
     pub scale: u8,
     /// Bits of [`feature`].
@@ -144,6 +154,13 @@ impl Listener {
     #[must_use]
     pub const fn has(&self, feature: u8) -> bool {
         self.features & feature != 0
+    }
+
+    /// The window that the host announces at first, in octets, not scaled.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first_window(&self, with_timestamps: bool) -> u16 {
+        if with_timestamps { self.window } else { self.plain_window }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The SYN,ACK that answers a SYN, by a cookie of ours or of the kernel's.
 
-use aya_ebpf::helpers::generated::bpf_tcp_gen_syncookie;
+use aya_ebpf::{helpers::generated::bpf_tcp_gen_syncookie, maps::lpm_trie::Key};
 use tracker_common::{
     answer::{self, Terms},
     cookie::{self, Agreed},
     forget::opaque,
     key::is_mapped,
     packet::Packet,
-    protect::{Answered, Outcome, Place},
+    protect::{Answered, Listener, Outcome, Place, feature},
+    route::ADDRESS_BITS,
     segment::Flags,
     seq::Seq,
 };
@@ -22,11 +23,12 @@ impl<A: Arriving> At<'_, A> {
     /// Answers with a cookie of ours.
     #[inline(always)]
     pub(super) fn answer(&self, packet: &Packet, guarding: &mut Guarding) -> bool {
-        guarding.agreed = Agreed::on(packet, self.listener);
+        let listener = self.offering();
+        guarding.agreed = Agreed::on(packet, listener);
         if tracker_make_cookie(self.now_ns) == 0 {
             return false;
         }
-        let terms = Terms::new(self.listener, &guarding.agreed, &guarding.cookie, self.now_ns);
+        let terms = Terms::new(listener, &guarding.agreed, &guarding.cookie, self.now_ns);
         self.send(&terms, guarding)
     }
 
@@ -55,9 +57,22 @@ impl<A: Arriving> At<'_, A> {
         #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
         // the cookie, and above it the segment size that it stands for
         let isn = Seq(cookie as u64 as u32);
-        let terms =
-            Terms { isn, mss: self.listener.mss, window: self.listener.window, ..Terms::default() };
+        let listener = self.offering();
+        let (mss, window) = (listener.mss, listener.first_window(false));
+        let terms = Terms { isn, mss, window, ..Terms::default() };
         self.send(&terms, guarding)
+    }
+
+    /// The listener, with what it offers by the route to the client whose segment is in [`Scratch`].
+    #[inline(always)]
+    pub(super) fn offering(&self) -> &Listener {
+        // SAFETY: this CPU's own element, a part that nothing but this and the function below writes.
+        let offering = unsafe { &mut (*self.scratch).offering };
+        *offering = *self.listener;
+        if offering.has(feature::ROUTES) {
+            tracker_take_route();
+        }
+        offering
     }
 
     /// Copies the IP and TCP headers, for helpers that read them; the latter's length.
@@ -119,6 +134,21 @@ extern "C" fn tracker_make_cookie(now_ns: u64) -> u32 {
         return 0;
     };
     guarding.cookie = cookie;
+    1
+}
+
+/// Makes the listener in [`Scratch`] offer what the route to the client there says.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_take_route() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element.
+    let Scratch { parsed, offering, .. } = unsafe { &mut *scratch };
+    let packet = &parsed.packet;
+    let client = packet.key.addresses[packet.from.index()];
+    let Some(route) = maps::ROUTES.get(Key::new(ADDRESS_BITS, client)) else { return 0 };
+    // What the map holds may be replaced meanwhile.
+    *offering = offering.on(&{ *route });
     1
 }
 

@@ -412,7 +412,7 @@ impl<A: Arriving> At<'_, A> {
             timestamp_offset: cookie.timestamp_offset,
             mss: agreed.mss(&packet.key.addresses[0]),
             client_scale: agreed.scale,
-            host_scale: self.listener.scale,
+            host_scale: self.offering().scale,
             features,
             // The kernel checks its own cookies.
             is_done: u8::from(way as u8 == Way::Kernel as u8),

@@ -92,13 +92,11 @@ pub(crate) extern "C" fn tracker_put_syn() -> u32 {
 pub(crate) extern "C" fn tracker_put_syn_ack() -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element.
-    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
+    let Scratch { parsed, guarding, offering, .. } = unsafe { &mut *scratch };
     let (accepted, arrived) = (&guarding.accepted, &guarding.arrived);
-    // SAFETY: as in `guard`.
-    let listener = maps::LISTENERS.get_ptr(&guarding.place).map(|listener| unsafe { &*listener });
     parsed.packet.from = arrived.from.other();
     parsed.packet.segment =
-        handshake::syn_ack(accepted, arrived, listener, guarding.timestamp_echo);
+        handshake::syn_ack(accepted, arrived, offering, guarding.timestamp_echo);
     0
 }
 

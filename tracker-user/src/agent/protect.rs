@@ -6,6 +6,7 @@
 pub mod firewall;
 pub mod keys;
 pub mod listener_manager;
+mod routes;
 pub mod sockets;
 pub mod synack_terms;
 pub mod target;

@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, io, net::SocketAddr, os::fd::AsFd, path::Path};
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
-use tracker_common::protect::{Listener, ListenerState, Outcome, OutcomeCounters, Place};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use tracker_common::{
+    key::Address,
+    protect::{Listener, ListenerState, Outcome, OutcomeCounters, Place},
+    route::Route,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -156,6 +160,58 @@ impl ListenerMaps {
         })?;
         let zeroes = PerCpuValues::try_from(vec![[0; size_of::<OutcomeCounters>() / 8]; cpus])?;
         self.counters.set(index, zeroes, 0).context("clearing a listener's counters")
+    }
+}
+
+/// The map of routes on which listeners offer something else.
+pub struct RouteMap {
+    routes: LpmTrie<MapData, Address, [u32; size_of::<Route>() / 4]>,
+}
+
+impl RouteMap {
+    /// Opens the map that is pinned in a directory.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not there, or cannot be opened.
+    pub fn from_pins(pins: &Path) -> Result<Self> {
+        Ok(Self { routes: Map::LpmTrie(open(pins, "ROUTES")?).try_into()? })
+    }
+
+    /// Every route, by its address and length in bits.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn routes(&self) -> Result<BTreeMap<(Address, u8), Route>> {
+        self.routes
+            .iter()
+            .map(|entry| {
+                let (key, route) = entry.context("reading the routes")?;
+                Ok(((key.data(), u8::try_from(key.prefix_len())?), zerocopy::transmute!(route)))
+            })
+            .collect()
+    }
+
+    /// Tells the kernel programs of a route.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set(&mut self, (address, length): (Address, u8), route: &Route) -> Result<()> {
+        let route: [u32; size_of::<Route>() / 4] = zerocopy::transmute!(*route);
+        let key = Key::new(u32::from(length), address);
+        self.routes.insert(&key, route, 0).context("writing a route")
+    }
+
+    /// Makes the kernel programs forget a route.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn remove(&mut self, (address, length): (Address, u8)) -> Result<()> {
+        let key = Key::new(u32::from(length), address);
+        self.routes.remove(&key).context("removing a route")
     }
 }
 

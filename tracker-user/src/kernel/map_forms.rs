@@ -10,9 +10,10 @@ use tracker_common::{
     cookie::Keys,
     counters::PacketCounters,
     flow::{Flow, HalfOpen},
-    key::FlowKey,
+    key::{Address, FlowKey},
     limit::Repeated,
     protect::{Accepted, Listener, ListenerState, OutcomeCounters, Place},
+    route::Route,
     sweep::Removal,
 };
 
@@ -21,7 +22,7 @@ use crate::kernel::kernel_side::{directories, links::exists};
 /// A map's name, kind, and sizes of key and value in bytes.
 type Form = (&'static str, MapType, usize, usize);
 
-const FORMS: [Form; 16] = [
+const FORMS: [Form; 17] = [
     ("CONFIRMED", MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
     ("HALF_OPEN", MapType::LruHash, size_of::<FlowKey>(), size_of::<HalfOpen>()),
     ("REPEATED", MapType::LruHash, size_of::<Repeated>(), size_of::<u64>()),
@@ -36,6 +37,8 @@ const FORMS: [Form; 16] = [
     ("LISTENERS", MapType::Hash, size_of::<Place>(), size_of::<Listener>()),
     ("LISTENER_STATES", MapType::Array, INDEX, size_of::<ListenerState>()),
     ("COOKIES", MapType::PerCpuArray, INDEX, size_of::<OutcomeCounters>()),
+    // The key's length in bits, and an address.
+    ("ROUTES", MapType::LpmTrie, size_of::<u32>() + size_of::<Address>(), size_of::<Route>()),
     ("KEYS", MapType::Array, INDEX, size_of::<Keys>()),
     ("ACCEPTED", MapType::LruHash, size_of::<FlowKey>(), size_of::<Accepted>()),
 ];

@@ -26,6 +26,7 @@ pub mod preflight;
 pub mod private_bpffs;
 pub mod protection;
 pub mod refusal;
+pub mod routes;
 pub mod sock_diag;
 pub mod tables;
 pub mod trusted_paths;

@@ -11,7 +11,7 @@ use rtnetlink::{
     Handle,
     packet_route::{
         address::AddressAttribute,
-        link::{LinkAttribute, LinkLayerType},
+        link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkLayerType},
     },
 };
 use tokio::task::JoinHandle;
@@ -45,6 +45,8 @@ pub struct Link {
     pub name: String,
     /// Octets of an IP packet at most.
     pub mtu: u32,
+    /// The same for IPv6, which routers may say (RFC 4861 section 4.6.4).
+    pub mtu6: u32,
     /// Whether it is loopback.
     pub is_loopback: bool,
 }
@@ -95,8 +97,12 @@ impl Netlink {
                 match attribute {
                     LinkAttribute::IfName(name) => found.name = name,
                     LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+                    LinkAttribute::AfSpecUnspec(families) => found.mtu6 = mtu6(&families),
                     _ => {}
                 }
+            }
+            if found.mtu6 == 0 {
+                found.mtu6 = found.mtu;
             }
             host.links.insert(link.header.index, found);
         }
@@ -128,4 +134,17 @@ impl Netlink {
         }
         Ok(host)
     }
+}
+
+/// What is said of IPv6's MTU, in octets; 0 where nothing is.
+fn mtu6(families: &[AfSpecUnspec]) -> u32 {
+    let of_ipv6 = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet6(said) => Some(said),
+        _ => None,
+    });
+    let mtu = of_ipv6.flatten().find_map(|said| match said {
+        AfSpecInet6::DevConf(settings) => u32::try_from(settings.mtu6).ok(),
+        _ => None,
+    });
+    mtu.unwrap_or(0)
 }

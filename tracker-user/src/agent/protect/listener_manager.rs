@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 use anyhow::{Context, Result};
 use tracker_common::{
     event::Event as Raw,
-    protect::{Listener, ListenerState, MAX_LISTENERS, Mode, Place, Way},
+    protect::{Listener, ListenerState, MAX_LISTENERS, Mode, Place, Way, feature},
 };
 
 use super::{
     Options,
     firewall::obstacles,
     keys::Keeper,
+    routes::RouteKeeper,
     sockets::{Listening, ListeningSocket, listening},
     synack_terms::{Share, SynAckTerms, Sysctls, mss},
     target::places,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        listeners::{KeyMap, ListenerMaps},
+        listeners::{KeyMap, ListenerMaps, RouteMap},
         netlink::{Host, Netlink},
         protection::Prepared,
     },
@@ -46,6 +47,7 @@ pub struct ListenerManager {
     netlink: Netlink,
     maps: ListenerMaps,
     keys: Keeper,
+    routes: RouteKeeper,
     known: BTreeMap<SocketAddr, Known>,
     /// What was wrong last, so that it is said once.
     trouble: Option<String>,
@@ -107,6 +109,8 @@ struct Situation {
     sockets: Vec<ListeningSocket>,
     /// The smallest MTU of the interfaces that clients come from.
     mtu: u32,
+    /// Whether there are routes on which something else is offered.
+    has_routes: bool,
 }
 
 impl ListenerManager {
@@ -137,6 +141,7 @@ impl ListenerManager {
             share: Share::of_this_kernel()?,
             netlink: Netlink::open()?,
             keys: Keeper::new(KeyMap::from_pins(pins)?, rotation_ns, monotonic_ns())?,
+            routes: RouteKeeper::new(RouteMap::from_pins(pins)?)?,
             maps,
             known,
             trouble: None,
@@ -205,16 +210,14 @@ impl ListenerManager {
         self.update(&situation)
     }
 
-    async fn situation(&self) -> Result<Situation> {
+    async fn situation(&mut self) -> Result<Situation> {
         let host = self.netlink.host(&self.interfaces).await?;
         let mtu = self.interfaces.iter().filter_map(|index| Some(host.links.get(index)?.mtu)).min();
-        Ok(Situation {
-            host,
-            sysctls: Sysctls::read()?,
-            sockets: listening()?,
-            // An interface that has gone away brings no SYN.
-            mtu: mtu.unwrap_or(1500),
-        })
+        // An interface that has gone away brings no SYN.
+        let mtu = mtu.unwrap_or(1500);
+        let has_routes = self.routes.look(&self.netlink, &host, mtu).await?;
+        let (sysctls, sockets) = (Sysctls::read()?, listening()?);
+        Ok(Situation { host, sysctls, sockets, mtu, has_routes })
     }
 
     fn update(&mut self, situation: &Situation) -> Result<Vec<Event>> {
@@ -327,19 +330,17 @@ impl ListenerManager {
         situation: &Situation,
     ) -> Listener {
         let sysctls = &situation.sysctls;
-        let mss = mss(place.ip(), situation.mtu);
-        let SynAckTerms { scale, window } = SynAckTerms::new(sysctls, at.buffer, mss, self.share);
+        let offered = SynAckTerms::new(sysctls, at.buffer, self.share)
+            .listener(mss(place.ip(), situation.mtu));
         let mode = feasible(self.options.syn_cookies.mode(), way, sysctls.syncookies);
         Listener {
             index,
             threshold: self.options.syn_cookies_at,
             hold_ns: u64::from(self.options.syn_cookies_hold) * 1_000_000_000,
-            mss,
-            window,
-            scale,
-            features: sysctls.features,
             mode: mode as u8,
             way: way as u8,
+            features: offered.features | if situation.has_routes { feature::ROUTES } else { 0 },
+            ..offered
         }
     }
 

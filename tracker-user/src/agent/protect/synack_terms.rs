@@ -3,16 +3,13 @@
 use std::{fs, io, net::IpAddr};
 
 use anyhow::{Context, Result, bail};
-use tracker_common::protect::feature;
+use tracker_common::{
+    protect::{Listener, feature},
+    route::{Route, scale_of},
+};
 
 use crate::kernel::preflight::kernel_at_least;
 
-/// The largest window without scaling, in octets.
-const LARGEST_UNSCALED: u32 = 65_535;
-/// The largest window scale (RFC 7323 section 2.3).
-const LARGEST_SCALE: u32 = 14;
-/// Octets of the timestamps option with its padding.
-const TIMESTAMPS: u32 = 12;
 /// What Linux has where it does not say: in another namespace than the first, before it is told there.
 const DEFAULT_RECEIVE_MAX: u32 = 212_992;
 
@@ -102,46 +99,43 @@ fn numbers(name: &str) -> Result<Vec<u32>> {
         .collect()
 }
 
-/// What a SYN,ACK says of the host's receive window.
+/// What a SYN,ACK says of the host's receive window, before a route has its say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SynAckTerms {
+    /// Octets of the receive buffer that are for data.
+    pub space: u32,
     /// Window scale; 0 where windows are not scaled.
     pub scale: u8,
-    /// The window at first, in octets; that of a SYN,ACK is not scaled.
-    pub window: u16,
+    /// Bits of [`feature`].
+    pub features: u8,
 }
 
 impl SynAckTerms {
-    /// What the kernel chooses (`tcp_select_initial_window`) for a listener with a receive buffer of `buffer` octets,
-    /// which announces `mss`, to a client that agrees to everything. `None` for a listener that has not set its buffer.
+    /// What the kernel chooses (`tcp_select_initial_window`) for a listener with a receive buffer of `buffer` octets. `None` for
+    /// a listener that has not set its buffer.
     ///
     /// The kernel does not tell whether the listener has set its buffer: one that is not of the default size is taken for
     /// such. If the default was changed meanwhile, the scale is smaller than it could be; if the listener has set just
     /// the default, it is larger than it need be, and windows are a little coarser.
     #[must_use]
-    pub fn new(sysctls: &Sysctls, buffer: Option<u32>, mss: u16, share: Share) -> Self {
+    pub fn new(sysctls: &Sysctls, buffer: Option<u32>, share: Share) -> Self {
         let set = buffer.filter(|buffer| *buffer != sysctls.receive_default);
         let space = share.of(set.unwrap_or(sysctls.receive_default));
-        let clamp = match set {
-            Some(_) => space,
-            None => LARGEST_UNSCALED << LARGEST_SCALE,
-        };
-        let has = |feature| sysctls.features & feature != 0;
-        let carried = u32::from(mss)
-            .saturating_sub(if has(feature::TIMESTAMPS) { TIMESTAMPS } else { 0 })
-            .max(1);
-        let whole = if space > carried { space - space % carried } else { space };
-        let most = if sysctls.signed_windows { 32_767 } else { LARGEST_UNSCALED };
-        let scale = if has(feature::WINDOW_SCALE) {
-            let largest = space.max(sysctls.receive_most).min(clamp);
-            largest.checked_ilog2().unwrap_or_default().saturating_sub(15).min(LARGEST_SCALE)
-        } else {
-            0
-        };
-        Self {
-            scale: u8::try_from(scale).unwrap_or_default(),
-            window: u16::try_from(whole.min(most)).unwrap_or(u16::MAX),
+        let mut features = sysctls.features;
+        if sysctls.signed_windows {
+            features |= feature::SIGNED_WINDOWS;
         }
+        let largest = if set.is_some() { space } else { space.max(sysctls.receive_most) };
+        let is_scaled = features & feature::WINDOW_SCALE != 0;
+        Self { space, scale: if is_scaled { scale_of(largest) } else { 0 }, features }
+    }
+
+    /// A listener that announces `mss` where no route says otherwise; the rest of it is 0.
+    #[must_use]
+    pub fn listener(self, mss: u16) -> Listener {
+        let Self { space, scale, features } = self;
+        Listener { space, scale, features, ..Listener::default() }
+            .on(&Route { mss, ..Route::default() })
     }
 }
 
@@ -167,16 +161,16 @@ mod tests {
     };
 
     fn offer(sysctls: Sysctls, buffer: Option<u32>, mss: u16) -> (u8, u16) {
-        let SynAckTerms { scale, window } = SynAckTerms::new(&sysctls, buffer, mss, Share(128));
-        (scale, window)
+        let listener = SynAckTerms::new(&sysctls, buffer, Share(128)).listener(mss);
+        (listener.scale, listener.first_window(listener.has(feature::TIMESTAMPS)))
     }
 
     #[test]
     fn as_captured_from_linux() {
         assert_eq!(offer(LINUX, None, 1460), (7, 65_160));
         assert_eq!(offer(LINUX, Some(131_072), 1440), (7, 64_260));
-        let cautious = SynAckTerms::new(&LINUX, None, 1460, Share(65));
-        assert_eq!(cautious, SynAckTerms { scale: 7, window: 31_856 });
+        let cautious = SynAckTerms::new(&LINUX, None, Share(65)).listener(1460);
+        assert_eq!((cautious.scale, cautious.window), (7, 31_856));
         let unstamped = Sysctls { features: feature::WINDOW_SCALE, ..LINUX };
         assert_eq!(offer(unstamped, None, 1460), (7, 64_240));
         assert_eq!(offer(Sysctls { features: 0, ..LINUX }, None, 1460), (0, 64_240));

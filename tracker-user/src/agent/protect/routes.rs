@@ -1,0 +1,243 @@
+//! What the host offers by which route, told to the kernel programs as far as it is not what it offers everywhere.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use tracker_common::{
+    key::Address,
+    protect::feature,
+    route::{MAX_ROUTES, Route},
+};
+
+use super::synack_terms::mss;
+use crate::kernel::{
+    listeners::RouteMap,
+    netlink::{Host, Netlink},
+    routes::{HostRoute, routes},
+};
+
+/// An address and how many of its bits have to be the same, of 128.
+type Prefix = (Address, u8);
+
+/// All addresses of IPv4.
+const ALL_IPV4: Prefix = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0], 96);
+
+/// Of the time, the agent reads routes for one part in so many at most: some routers have a million.
+const SHARE: u32 = 100;
+
+/// Looks after the routes that the kernel programs know.
+pub(super) struct RouteKeeper {
+    map: RouteMap,
+    told: BTreeMap<Prefix, Route>,
+    /// Not before this are they read again.
+    next: Instant,
+    /// Whether it was said that there are too many.
+    is_told: bool,
+}
+
+impl RouteKeeper {
+    /// Takes over what the map holds.
+    pub(super) fn new(map: RouteMap) -> Result<Self> {
+        let told = map.routes()?;
+        Ok(Self { map, told, next: Instant::now(), is_told: false })
+    }
+
+    /// Whether any route offers something else than the settings and the interfaces, whose smallest MTU is `mtu`, say. Reads the
+    /// routes again where it is time.
+    pub(super) async fn look(&mut self, netlink: &Netlink, host: &Host, mtu: u32) -> Result<bool> {
+        let began = Instant::now();
+        if began < self.next {
+            return Ok(!self.told.is_empty());
+        }
+        let mut wanted = differing(&routes(netlink).await?, host, mtu);
+        if wanted.len() > MAX_ROUTES as usize {
+            if !self.is_told {
+                tracing::warn!(
+                    "{} routes have a maximum segment size or window of their own, and {MAX_ROUTES} are at most: cookies offer the \
+                     interfaces' on all of them",
+                    wanted.len()
+                );
+            }
+            self.is_told = true;
+            wanted.clear();
+        } else {
+            self.is_told = false;
+        }
+        for (prefix, route) in &wanted {
+            if self.told.get(prefix) != Some(route) {
+                self.map.set(*prefix, route)?;
+            }
+        }
+        for prefix in self.told.keys().filter(|prefix| !wanted.contains_key(*prefix)) {
+            self.map.remove(*prefix)?;
+        }
+        self.told = wanted;
+        self.next = began + (began.elapsed() * SHARE).max(Duration::from_millis(500));
+        Ok(!self.told.is_empty())
+    }
+}
+
+/// The routes on which something else is offered than on the next wider one.
+fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Route> {
+    let mut best = BTreeMap::<_, &HostRoute>::new();
+    for route in routes {
+        let prefix = prefix(route.to);
+        let rank = |route: &HostRoute| (!route.is_learned, route.priority);
+        // By length first: the wider one before those inside of it.
+        let known = best.entry((prefix.1, prefix.0)).or_insert(route);
+        if rank(route) < rank(known) {
+            *known = route;
+        }
+    }
+    let usual = |ip: IpAddr| Route { mss: mss(ip, mtu), ..Route::default() };
+    let usual_of_ipv4 = usual(IpAddr::V4([0; 4].into()));
+    let mut kept = BTreeMap::<Prefix, Route>::new();
+    let mut lengths = BTreeSet::new();
+    for ((length, address), route) in best {
+        let found = offered(route, host, mtu);
+        let wider = lengths
+            .iter()
+            .rev()
+            .filter(|wider| **wider < length)
+            .find_map(|wider| kept.get(&(masked(address, *wider), *wider)))
+            .copied()
+            .unwrap_or_else(|| usual(route.to.0));
+        if found != wider {
+            kept.insert((address, length), found);
+            lengths.insert(length);
+        }
+    }
+    if !kept.is_empty() {
+        // Else a wide route of IPv6 would stand for these, too.
+        kept.entry(ALL_IPV4).or_insert(usual_of_ipv4);
+    }
+    kept
+}
+
+/// What the host offers by this route.
+fn offered(route: &HostRoute, host: &Host, mtu: u32) -> Route {
+    let metrics = &route.metrics;
+    let ip = route.to.0;
+    let interfaces = route.interfaces.iter().filter_map(|index| host.links.get(index));
+    let of_interfaces =
+        interfaces.map(|link| if ip.is_ipv4() { link.mtu } else { link.mtu6 }).min();
+    let mtu = match metrics.mtu {
+        0 => of_interfaces.unwrap_or(mtu),
+        mtu => mtu,
+    };
+    let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    Route {
+        window: metrics.window,
+        mss: if metrics.advmss == 0 { mss(ip, mtu) } else { small(metrics.advmss) },
+        first_segments: small(metrics.initrwnd),
+        features: if metrics.ecn { feature::ECN } else { 0 },
+        reserved: [0; 3],
+    }
+}
+
+fn prefix((ip, length): (IpAddr, u8)) -> Prefix {
+    match ip {
+        IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), length + 96),
+        IpAddr::V6(ip) => (ip.octets(), length),
+    }
+}
+
+/// The first bits of an address, so many.
+fn masked(address: Address, length: u8) -> Address {
+    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+    Ipv6Addr::from_bits(u128::from_be_bytes(address) & mask).octets()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{netlink::Link, routes::Metrics};
+
+    fn route(to: &str, priority: u32, interface: u32, metrics: Metrics) -> HostRoute {
+        let (ip, length) = to.split_once('/').expect("a prefix");
+        let to = (ip.parse().expect(ip), length.parse().expect(length));
+        HostRoute { to, priority, is_learned: false, interfaces: vec![interface], metrics }
+    }
+
+    fn found(routes: &[HostRoute]) -> Vec<(String, Route)> {
+        let link = |mtu| Link { mtu, mtu6: mtu, ..Link::default() };
+        let host = Host { links: [(1, link(1500)), (2, link(1420))].into(), ..Host::default() };
+        differing(routes, &host, 1500)
+            .into_iter()
+            .map(|((address, length), route)| {
+                (format!("{}/{length}", Ipv6Addr::from(address)), route)
+            })
+            .collect()
+    }
+
+    const NONE: Metrics = Metrics { mtu: 0, advmss: 0, window: 0, initrwnd: 0, ecn: false };
+
+    #[test]
+    fn routes_like_the_interface_are_not_told() {
+        let routes = [
+            route("0.0.0.0/0", 0, 1, NONE),
+            route("192.0.2.0/24", 0, 1, NONE),
+            route("::/0", 0, 1, NONE),
+        ];
+        assert!(found(&routes).is_empty());
+        assert!(found(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_ordinary_route_inside_of_another_one_is_told() {
+        let small = Metrics { mtu: 1400, ..NONE };
+        let routes = [
+            route("192.0.2.128/25", 0, 1, NONE),
+            route("192.0.2.0/24", 0, 1, small),
+            route("192.0.2.0/26", 0, 1, small),
+            route("198.51.100.0/24", 0, 2, NONE),
+            route("0.0.0.0/0", 0, 1, NONE),
+        ];
+        let sizes: Vec<_> = found(&routes).into_iter().map(|(to, route)| (to, route.mss)).collect();
+        let told = [
+            ("::ffff:0.0.0.0/96", 1460),
+            ("::ffff:192.0.2.0/120", 1360),
+            ("::ffff:192.0.2.128/121", 1460),
+            ("::ffff:198.51.100.0/120", 1380),
+        ];
+        assert_eq!(sizes, told.map(|(to, mss)| (to.to_owned(), mss)));
+    }
+
+    #[test]
+    fn a_default_route_of_ipv6_says_nothing_of_ipv4() {
+        let routes = [route("::/0", 0, 2, NONE)];
+        let sizes: Vec<_> = found(&routes).into_iter().map(|(to, route)| (to, route.mss)).collect();
+        assert_eq!(sizes, [("::/0".to_owned(), 1360), ("::ffff:0.0.0.0/96".to_owned(), 1460)]);
+    }
+
+    #[test]
+    fn of_several_the_best_counts() {
+        let metrics = |window| Metrics { window, ..NONE };
+        let mut routes = vec![
+            route("192.0.2.0/24", 100, 1, metrics(1000)),
+            route("192.0.2.0/24", 50, 1, metrics(2000)),
+            route("192.0.2.0/24", 200, 1, metrics(3000)),
+        ];
+        assert_eq!(found(&routes)[1].1.window, 2000);
+        routes.push(HostRoute { is_learned: true, ..route("192.0.2.0/24", 300, 1, metrics(4000)) });
+        assert_eq!(found(&routes)[1].1.window, 4000);
+    }
+
+    #[test]
+    fn every_metric_is_told() {
+        let metrics = Metrics { mtu: 1400, advmss: 999, window: 5000, initrwnd: 4, ecn: true };
+        let (_, told) = found(&[route("2001:db8::/32", 0, 1, metrics)])[1].clone();
+        let right = Route {
+            window: 5000,
+            mss: 999,
+            first_segments: 4,
+            features: feature::ECN,
+            reserved: [0; 3],
+        };
+        assert_eq!(told, right);
+    }
+}
