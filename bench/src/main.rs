@@ -9,6 +9,7 @@ mod cpu;
 mod echo;
 mod events;
 mod flood;
+mod forging;
 mod forward;
 mod generator;
 mod lane;
@@ -45,6 +46,8 @@ enum Benchmark {
     Flood(Restrictions),
     /// Nanoseconds a packet, by kind, beside the least that a program could do
     Packet,
+    /// How many of 2^27 acknowledgments that are made up open a connection
+    Forging,
     /// A bulk transfer over a path of 50 ms, on connections that SYN cookies opened and on others
     Path,
     /// A router with tracker, with nf_conntrack, with both and with nothing
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         None => all(),
         Some(Benchmark::Packet) => packet::packet(),
         Some(Benchmark::Flood(restrictions)) => flood::flood(&restrictions),
+        Some(Benchmark::Forging) => forging::forging(),
         Some(Benchmark::Path) => path::path(),
         Some(Benchmark::Forward) => forward::forward(),
         Some(Benchmark::Connections) => connections::connections(),

@@ -1,7 +1,7 @@
 //! `cargo xtask bench packet`: what one packet costs, beside the least that a program could do for it.
 
-mod frame;
-mod rig;
+pub(crate) mod frame;
+pub(crate) mod rig;
 
 use std::{collections::BTreeMap, fmt::Write, ops::Range, path::Path};
 

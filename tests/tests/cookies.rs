@@ -600,6 +600,31 @@ fn c3_a_cookie_is_accepted_once() -> Result<()> {
 }
 
 #[test]
+fn c3_an_echo_that_was_not_sent_is_as_wrong_as_the_number() -> Result<()> {
+    let site = Site::new(&["--syn-cookies", "always"])?;
+    let listeners = both_families(&site.pair.host)?;
+    for ((client, server), listener) in ends(6).into_iter().zip(&listeners) {
+        let syn = Segment::new(client, server, SYN, 1000, 0).options(LINUX);
+        let answer = site.syn_ack(server, client, &syn)?;
+        let (value, _) = answer.timestamps.context("timestamps")?;
+        let ack = Segment::new(client, server, ACK, 1001, answer.seq.wrapping_add(1));
+        // From before the cookie's period, from after now, none at all, no option.
+        let wrong = [value.wrapping_sub(40_000), value.wrapping_add(40_000), !value];
+        let wrong = wrong.map(|echo| ack.clone().options(&timestamps(0x105, echo)));
+        for (count, ack) in (1..).zip(wrong.iter().chain([&ack])) {
+            site.send(ack)?;
+            site.events.violation("cookie_bad")?;
+            site.wait_outcome(server, "forged", count)?;
+        }
+        nothing_to_accept(listener)?;
+        site.send(&ack.options(&timestamps(0x105, value)))?;
+        assert_eq!(accept(listener)?.1, client);
+        assert_eq!(site.outcome(server, "accepted")?, 1);
+    }
+    Ok(())
+}
+
+#[test]
 fn c4_data_in_place_of_the_third_segment() -> Result<()> {
     let site = Site::new(&["--syn-cookies", "always"])?;
     let listeners = both_families(&site.pair.host)?;

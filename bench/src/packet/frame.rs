@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Udp,
     /// The third segment in answer to a cookie.
     Cookie,
+    /// The same without timestamps.
+    PlainCookie,
 }
 
 /// A packet, but for what differs from flow to flow.
@@ -78,7 +80,7 @@ impl Frame {
             Kind::WindowUpdate => (server, client),
             Kind::Ack => (server, sent + DATA),
             Kind::Data | Kind::Fin | Kind::Rst => (sent, server),
-            Kind::ThirdAck | Kind::Udp | Kind::Cookie => (client, server),
+            Kind::ThirdAck | Kind::Udp | Kind::Cookie | Kind::PlainCookie => (client, server),
         };
         let from_server = matches!(kind, Kind::SynAck | Kind::WindowUpdate | Kind::Ack);
         Ok(Self {
@@ -135,7 +137,7 @@ fn octets(kind: Kind, family: Family, from_server: bool) -> Result<Vec<u8>> {
             TcpOptionElement::Noop,
             TcpOptionElement::WindowScale(14),
         ])?;
-    } else {
+    } else if kind != Kind::PlainCookie {
         header.set_options(&[TcpOptionElement::Noop, TcpOptionElement::Noop, timestamp])?;
     }
     let data = vec![0; if kind == Kind::Data { DATA as usize } else { 0 }];

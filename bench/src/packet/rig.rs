@@ -13,9 +13,10 @@ use aya::{
 };
 use tracker_common::{
     config::InterfaceConfig,
+    cookie::LIFETIME_NS,
     counters::{Fate, Hook},
     flow::{Flow, HalfOpen},
-    protect::{Listener, Mode, Way, feature},
+    protect::{Listener, Mode, Outcome, Way, feature},
     violation::Rule,
 };
 use tracker_user::{
@@ -77,7 +78,7 @@ pub(crate) struct Rig {
     flows: [HashMap<MapData, [u8; KEY], [u8; size_of::<Flow>()]>; 2],
     half_open: [HashMap<MapData, [u8; KEY], [u8; size_of::<HalfOpen>()]>; 2],
     _targets: ProgramArray<MapData>,
-    _bpffs: PrivateBpffs,
+    bpffs: PrivateBpffs,
 }
 
 impl Rig {
@@ -132,7 +133,7 @@ impl Rig {
             bench,
             tracker,
             _targets: targets,
-            _bpffs: bpffs,
+            bpffs,
         })
     }
 
@@ -241,6 +242,12 @@ impl Rig {
         Ok(self.tables.packets(0, Hook::Ingress)?[fate as usize])
     }
 
+    /// Cookies to the listener of IPv4 with this outcome.
+    pub(crate) fn cookies(&self, outcome: Outcome) -> Result<u64> {
+        let maps = ListenerMaps::from_pins(&self.bpffs.path())?.context("no map LISTENERS")?;
+        Ok(maps.outcomes(0)?[outcome as usize])
+    }
+
     /// Violations that it has counted.
     pub(crate) fn violations(&self) -> Result<Vec<(Rule, u64)>> {
         let rules = Rule::ALL.iter().filter(|rule| rule.is_violation());
@@ -285,7 +292,9 @@ fn protect(pins: &std::path::Path) -> Result<()> {
         };
         listeners.set(SocketAddr::new(address, PORT), &listener)?;
     }
-    Keeper::new(KeyMap::from_pins(pins)?, u64::MAX, monotonic_ns())?;
+    // As if it had run for a while: no cookie is refused because it would be older than the key.
+    let since_ns = monotonic_ns().saturating_sub(2 * LIFETIME_NS);
+    Keeper::new(KeyMap::from_pins(pins)?, u64::MAX, since_ns)?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The SYN,ACK that a SYN cookie travels in, from the IP header on.
 
 use crate::{
-    cookie::{Agreed, Cookie},
+    cookie::{Agreed, Cookie, timestamp_clock},
     key::{Address, is_mapped},
     packet::Packet,
     protect::Listener,
@@ -44,7 +44,6 @@ impl Terms {
     /// Those of the host behind `listener`, for a client that it agrees with on `agreed`, at `now_ns` since boot.
     #[inline(always)]
     #[must_use]
-    #[allow(clippy::cast_possible_truncation)] // the clock of timestamps wraps
     pub const fn new(listener: &Listener, agreed: &Agreed, cookie: &Cookie, now_ns: u64) -> Self {
         let mut present = 0;
         if agreed.is_scaled() {
@@ -58,7 +57,7 @@ impl Terms {
         }
         Self {
             isn: cookie.isn,
-            timestamp: Seq(((now_ns / 1_000_000) as u32).wrapping_add(cookie.timestamp_offset)),
+            timestamp: Seq(timestamp_clock(now_ns).wrapping_add(cookie.timestamp_offset)),
             mss: listener.mss,
             window: listener.first_window(agreed.timestamps),
             scale: listener.scale,

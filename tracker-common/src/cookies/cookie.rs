@@ -7,7 +7,8 @@
 //! than of a random ISN, as far as a window of 64 KiB goes.
 //!
 //! Timestamps need no room: that they were agreed on is part of what is hashed, and shows in the acknowledgment. Their
-//! offset is the other half of the hash, so that they tell nothing of the host's clock (RFC 7323 section 7.1).
+//! offset is the other half of the hash, so that they tell nothing of the host's clock (RFC 7323 section 7.1). And a client
+//! proves by its echo that it got the SYN,ACK: of 2^32 echoes 34,360 at most lie in the period that the cookie was made in.
 
 use core::fmt;
 
@@ -53,6 +54,15 @@ const NO_SCALE: u8 = 15;
 #[allow(clippy::cast_possible_truncation)] // wraps after 4,600 years
 pub const fn period(now_ns: u64) -> u32 {
     (now_ns >> PERIOD_SHIFT) as u32
+}
+
+/// The clock of timestamps (RFC 7323 section 4.1) at `now_ns`, nanoseconds since boot: milliseconds, without a connection's
+/// offset.
+#[inline(always)]
+#[must_use]
+#[allow(clippy::cast_possible_truncation)] // it wraps
+pub const fn timestamp_clock(now_ns: u64) -> u32 {
+    (now_ns / 1_000_000) as u32
 }
 
 /// A key, and from when on it is used.
@@ -203,7 +213,7 @@ pub struct Cookie {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Refused {
-    /// The hash is another one.
+    /// The hash is another one, or the timestamp that is echoed was not sent with it.
     Forged = 0,
     /// It was ours, and is too old.
     Expired = 1,
@@ -245,8 +255,8 @@ fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
     Cookie { isn: Seq((hash as u32) << KNOWN_BITS | known), timestamp_offset: (hash >> 32) as u32 }
 }
 
-/// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
-/// says whether it has the option.
+/// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `echo` is the timestamp
+/// that it echoes, where it has the option.
 ///
 /// # Errors
 ///
@@ -255,11 +265,11 @@ fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
 pub fn check(
     keys: &Keys,
     ack: &Packet,
-    timestamps: bool,
+    echo: Option<Seq>,
     now_ns: u64,
 ) -> Result<(Agreed, Cookie), Refused> {
     let claimed = ack.segment.ack.sub(1);
-    let agreed = Agreed::from_bits(claimed.0 & ((1 << AGREED_BITS) - 1), timestamps);
+    let agreed = Agreed::from_bits(claimed.0 & ((1 << AGREED_BITS) - 1), echo.is_some());
     let now = period(now_ns);
     let age = now.wrapping_sub(claimed.0 >> AGREED_BITS) & ((1 << PERIOD_BITS) - 1);
     let period = now.wrapping_sub(age);
@@ -269,9 +279,24 @@ pub fn check(
         Err(Refused::Forged)
     } else if age > PERIODS_ACCEPTED {
         Err(Refused::Expired)
+    } else if echo.is_some_and(|echo| !was_sent(echo, &cookie, age, now_ns)) {
+        Err(Refused::Forged)
     } else {
         Ok((agreed, cookie))
     }
+}
+
+/// Milliseconds that a period has a part of.
+const ECHOES: u32 = timestamp_clock(1 << PERIOD_SHIFT) + 1;
+
+/// Whether a SYN,ACK with this cookie, made `age` periods before that of `now_ns`, can have had the timestamp `echo`.
+#[inline(always)]
+fn was_sent(echo: Seq, cookie: &Cookie, age: u32, now_ns: u64) -> bool {
+    let begin_ns = (now_ns >> PERIOD_SHIFT).saturating_sub(u64::from(age)) << PERIOD_SHIFT;
+    let now = timestamp_clock(now_ns);
+    let sent_ago = now.wrapping_sub(echo.0.wrapping_sub(cookie.timestamp_offset));
+    let began_ago = now.wrapping_sub(timestamp_clock(begin_ns));
+    sent_ago <= began_ago && began_ago - sent_ago <= ECHOES
 }
 
 /// SipHash-2-4 of the connection that the sender of `packet` opens with `isn`.
@@ -406,6 +431,13 @@ mod tests {
         }
     }
 
+    /// The echo of what is sent with `cookie` at `now_ns`, where timestamps were agreed on.
+    fn echo(agreed: Agreed, cookie: &Cookie, now_ns: u64) -> Option<Seq> {
+        agreed
+            .timestamps
+            .then(|| Seq(timestamp_clock(now_ns).wrapping_add(cookie.timestamp_offset)))
+    }
+
     fn agreed() -> impl Strategy<Value = Agreed> {
         (0..8u8, 0..16u8, any::<(bool, bool, bool)>()).prop_map(
             |(mss, scale, (sack, ecn, timestamps))| Agreed { mss, scale, sack, ecn, timestamps },
@@ -422,25 +454,28 @@ mod tests {
         ) {
             let made = make(&keys(), &packet(v6, isn, 0), agreed, NOW).expect("a key");
             let ack = packet(v6, isn.wrapping_add(1), made.isn.add(1).0);
-            prop_assert_eq!(check(&keys(), &ack, agreed.timestamps, NOW + age), Ok((agreed, made)));
+            let echo = echo(agreed, &made, NOW);
+            prop_assert_eq!(check(&keys(), &ack, echo, NOW + age), Ok((agreed, made)));
         }
 
         #[test]
         fn nothing_may_be_changed(agreed in agreed(), isn: u32, v6: bool, bit in 0..32u32, other in 1u32..) {
             let made = make(&keys(), &packet(v6, isn, 0), agreed, NOW).expect("a key");
-            let wrong = |ack: &Packet, timestamps| {
-                matches!(check(&keys(), ack, timestamps, NOW), Err(Refused::Forged | Refused::NoKey))
+            let said = echo(agreed, &made, NOW);
+            let unsaid = if said.is_none() { Some(Seq(other)) } else { None };
+            let wrong = |ack: &Packet, echo| {
+                matches!(check(&keys(), ack, echo, NOW), Err(Refused::Forged | Refused::NoKey))
             };
             let ack = |seq: u32, cookie: Seq| packet(v6, seq, cookie.add(1).0);
             let next = isn.wrapping_add(1);
             let flipped = ack(next, Seq(made.isn.0 ^ 1 << bit));
-            prop_assert!(wrong(&flipped, agreed.timestamps));
-            prop_assert!(wrong(&ack(next.wrapping_add(other), made.isn), agreed.timestamps));
-            prop_assert!(wrong(&ack(next, made.isn), !agreed.timestamps));
-            prop_assert!(wrong(&packet(!v6, next, made.isn.add(1).0), agreed.timestamps));
+            prop_assert!(wrong(&flipped, said));
+            prop_assert!(wrong(&ack(next.wrapping_add(other), made.isn), said));
+            prop_assert!(wrong(&ack(next, made.isn), unsaid));
+            prop_assert!(wrong(&packet(!v6, next, made.isn.add(1).0), said));
             let mut elsewhere = ack(next, made.isn);
             elsewhere.key.ports[elsewhere.from.other().index()] = 444_u16.to_be_bytes();
-            prop_assert!(wrong(&elsewhere, agreed.timestamps));
+            prop_assert!(wrong(&elsewhere, said));
         }
     }
 
@@ -449,20 +484,41 @@ mod tests {
         let agreed = Agreed { timestamps: true, ..Agreed::default() };
         let made = make(&keys(), &packet(false, 7, 0), agreed, NOW).expect("a key");
         let ack = packet(false, 8, made.isn.add(1).0);
-        let after = |periods: u64| check(&keys(), &ack, true, NOW + (periods << PERIOD_SHIFT));
+        let said = echo(agreed, &made, NOW);
+        let after = |periods: u64| check(&keys(), &ack, said, NOW + (periods << PERIOD_SHIFT));
         assert!(after(0).is_ok() && after(2).is_ok());
         assert_eq!(after(3), Err(Refused::Expired));
         // Of the same two bits, but another period.
         assert_eq!(after(4), Err(Refused::Forged));
         // Made with the key before.
-        let made =
-            make(&keys(), &packet(false, 7, 0), agreed, NOW - (1 << PERIOD_SHIFT)).expect("a key");
+        let before = NOW - (1 << PERIOD_SHIFT);
+        let made = make(&keys(), &packet(false, 7, 0), agreed, before).expect("a key");
         let ack = packet(false, 8, made.isn.add(1).0);
-        assert!(check(&keys(), &ack, true, NOW).is_ok());
+        assert!(check(&keys(), &ack, echo(agreed, &made, before), NOW).is_ok());
         assert_eq!(Keys::default().of(5), None);
         assert_eq!(keys().of(period(NOW) - 101), None);
         assert_eq!(keys().of(period(NOW) - 1), Some(&[1, 2]));
         assert_eq!(keys().of(period(NOW)), Some(&[3, 4]));
+    }
+
+    #[test]
+    fn an_echo_that_was_not_sent_with_it_is_forged() {
+        let agreed = Agreed { timestamps: true, ..Agreed::default() };
+        let begin = NOW >> PERIOD_SHIFT << PERIOD_SHIFT;
+        let last = begin + (1 << PERIOD_SHIFT) - 1;
+        for (made_ns, now_ns) in
+            [(begin, begin), (begin, last), (last, last + 5), (last, NOW + 2 * (last - begin))]
+        {
+            let made = make(&keys(), &packet(false, 7, 0), agreed, made_ns).expect("a key");
+            let ack = packet(false, 8, made.isn.add(1).0);
+            let check = |sent_ns| check(&keys(), &ack, echo(agreed, &made, sent_ns), now_ns);
+            assert!(check(made_ns).is_ok(), "{made_ns} {now_ns}");
+            // Of the same period, for a SYN that came again.
+            assert!(check(begin.max(made_ns - 1_000_000)).is_ok());
+            for wrong in [begin - 2_000_000, now_ns + 1_000_000, last + 3_000_000] {
+                assert_eq!(check(wrong), Err(Refused::Forged), "{made_ns} {now_ns} {wrong}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! cookie holds, and tracked like any other: no second rule says what an open connection is.
 
 use crate::{
-    cookie::LIFETIME_NS,
+    cookie::{LIFETIME_NS, timestamp_clock},
     key::{FlowKey, is_mapped},
     packet::Packet,
     protect::{Accepted, Listener, feature},
@@ -54,8 +54,7 @@ pub fn answered_ns(accepted: &Accepted, timestamp_echo: u32, now_ns: u64) -> u64
     if accepted.features & feature::TIMESTAMPS == 0 {
         return now_ns;
     }
-    #[allow(clippy::cast_possible_truncation)] // the clock of timestamps wraps
-    let clock = ((now_ns / 1_000_000) as u32).wrapping_add(accepted.timestamp_offset);
+    let clock = timestamp_clock(now_ns).wrapping_add(accepted.timestamp_offset);
     let age_ns = u64::from(clock.wrapping_sub(timestamp_echo)) * 1_000_000;
     if age_ns < LIFETIME_NS { now_ns.saturating_sub(age_ns) } else { now_ns }
 }

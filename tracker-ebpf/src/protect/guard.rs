@@ -439,7 +439,7 @@ impl<A: Arriving> At<'_, A> {
 const IS_OURS: u32 = 0xff;
 
 /// Checks the cookie that the segment in [`Scratch`] returns: [`IS_OURS`], and then what it says is there, or the code of a
-/// [`Refused`]. `timestamps` says whether the segment has the option. A global function, as those of `answer.rs`.
+/// [`Refused`]. `timestamps` says whether the segment has the option; its echo is in [`Guarding`]. A global function, as those of `answer.rs`.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
@@ -449,7 +449,8 @@ extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
     let keys = unsafe { &*keys };
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
-    match cookie::check(keys, &parsed.packet, timestamps != 0, now_ns) {
+    let echo = (timestamps != 0).then_some(Seq(guarding.timestamp_echo));
+    match cookie::check(keys, &parsed.packet, echo, now_ns) {
         Ok((agreed, cookie)) => {
             (guarding.agreed, guarding.cookie) = (agreed, cookie);
             IS_OURS

@@ -5,6 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
 use tracker_common::{
+    cookie::timestamp_clock,
     forget::opaque,
     packet::Packet,
     protect::{Accepted, Outcome, feature},
@@ -188,9 +189,7 @@ fn assign(
         attributes.rcv_tsval = guarding.timestamp;
         // The kernel takes this for its clock's value now. With what is echoed in fact, the round trip would seem to have
         // taken no time, and BBR would send as if it had.
-        #[allow(clippy::cast_possible_truncation)] // the clock of timestamps wraps
-        let clock = (now_ns / 1_000_000) as u32;
-        attributes.rcv_tsecr = clock.wrapping_add(accepted.timestamp_offset);
+        attributes.rcv_tsecr = timestamp_clock(now_ns).wrapping_add(accepted.timestamp_offset);
     }
     // SAFETY: never called: the agent makes it a call of the kernel's function before loading.
     let assign: Assign = unsafe { core::mem::transmute(ASSIGN) };
