@@ -479,7 +479,10 @@ fn c2_a_flow_is_established_at_once() -> Result<()> {
 
 /// Keys of which the test knows the one that is used.
 fn known_keys(since: u32) -> Keys {
-    Keys { keys: [DatedKey { key: [7, 8], since, present: 1 }, DatedKey::default()] }
+    Keys {
+        keys: [DatedKey { key: [7, 8], since, present: 1 }, DatedKey::default()],
+        ..Keys::default()
+    }
 }
 
 /// The cookie that the programs send, with [`known_keys`], for a SYN without options sent at `at_ns`.
@@ -501,8 +504,10 @@ fn cookie_of(
     );
     let segment = Parsed { seq: Seq(isn), ..Parsed::default() };
     let syn = Packet { key: key_of_flow, from, segment };
-    let keys =
-        Keys { keys: [DatedKey { key, since: period(at_ns), present: 1 }, DatedKey::default()] };
+    let keys = Keys {
+        keys: [DatedKey { key, since: period(at_ns), present: 1 }, DatedKey::default()],
+        ..Keys::default()
+    };
     let agreed = Agreed { scale: 15, ..Agreed::default() };
     Ok(cookie::make(&keys, &syn, agreed, at_ns).context("a key")?.isn.0)
 }

@@ -36,4 +36,4 @@ pub use crate::{
 
 /// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
 /// an agent never reads maps whose records mean something else.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;

@@ -24,8 +24,8 @@ use tracker_user::{
             file::{self, Completed},
             settings,
         },
-        delete, detach, events, explain, failure_report, flows, generate, hint, replay, stats, top,
-        trace, violations, violations_page,
+        delete, detach, events, explain, failure_report, flows, generate, hint, keys, replay,
+        stats, top, trace, violations, violations_page,
     },
     model::format::Format,
 };
@@ -122,6 +122,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Check(options) => runtime()?.block_on(check::run(&options, &instance)),
         Command::Delete(options) => runtime()?.block_on(delete::run(&options, &instance)),
         Command::Flush(options) => runtime()?.block_on(delete::flush(&options, &instance)),
+        Command::Keys(verb) => keys::run(&verb),
         Command::Detach => runtime()?.block_on(detach::run(&instance)),
         Command::Run(_) => bail!("`tracker run` is begun elsewhere"),
     }

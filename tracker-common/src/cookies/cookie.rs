@@ -10,17 +10,16 @@
 //! offset is the other half of the hash, so that they tell nothing of the host's clock (RFC 7323 section 7.1). And a client
 //! proves by its echo that it got the SYN,ACK: of 2^32 echoes 34,360 at most lie in the period that the cookie was made in.
 
-use core::fmt;
-
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 use crate::{
+    cookies::siphash::SipHash,
     key::{Address, is_mapped},
     packet::Packet,
     protect::{Listener, feature},
     segment::{Flags, SynOptions},
     seq::Seq,
 };
+
+pub use crate::cookies::keys::{DatedKey, Keys};
 
 /// Nanoseconds of a period are two to this power: about 34 s. A shift, because the division would cost more.
 pub const PERIOD_SHIFT: u32 = 35;
@@ -48,7 +47,7 @@ pub const MSS_IPV6: [u16; 8] = [1220, 1280, 1300, 1340, 1380, 1420, 1440, 8940];
 /// In place of a window scale: none was agreed on. 15 is no scale (RFC 7323 section 2.3).
 const NO_SCALE: u8 = 15;
 
-/// The period that `now_ns`, nanoseconds since boot, lies in.
+/// The period that `now_ns` lies in: nanoseconds by the clock of [`Keys::dated`].
 #[inline(always)]
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // wraps after 4,600 years
@@ -63,59 +62,6 @@ pub const fn period(now_ns: u64) -> u32 {
 #[allow(clippy::cast_possible_truncation)] // it wraps
 pub const fn timestamp_clock(now_ns: u64) -> u32 {
     (now_ns / 1_000_000) as u32
-}
-
-/// A key, and from when on it is used.
-#[derive(Clone, Copy, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
-#[repr(C)]
-pub struct DatedKey {
-    /// SipHash's key. Secret.
-    pub key: [u64; 2],
-    /// Cookies of this [`period`] and later ones are made with it.
-    pub since: u32,
-    /// 1 where there is a key.
-    pub present: u32,
-}
-
-impl fmt::Debug for DatedKey {
-    /// Without the key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatedKey")
-            .field("since", &self.since)
-            .field("present", &self.present)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The two newest keys: the one entry of the `KEYS` map.
-///
-/// The agent overwrites the older one, with a key for a period that has not begun yet. So no program reads what is being
-/// written, and every cookie is checked with the key it was made with.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout,
-)]
-#[repr(C)]
-pub struct Keys {
-    /// In no order.
-    pub keys: [DatedKey; 2],
-}
-
-impl Keys {
-    /// The key of `period`'s cookies; `None` where it is older than both, or there is none.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of(&self, period: u32) -> Option<&[u64; 2]> {
-        let [a, b] = &self.keys;
-        let a_begun = a.present != 0 && period.wrapping_sub(a.since).cast_signed() >= 0;
-        let b_begun = b.present != 0 && period.wrapping_sub(b.since).cast_signed() >= 0;
-        if a_begun && (!b_begun || a.since.wrapping_sub(b.since).cast_signed() >= 0) {
-            Some(&a.key)
-        } else if b_begun {
-            Some(&b.key)
-        } else {
-            None
-        }
-    }
 }
 
 /// What both ends agree on in the handshake.
@@ -243,16 +189,27 @@ impl Refused {
 #[inline(always)]
 #[must_use]
 pub fn make(keys: &Keys, syn: &Packet, agreed: Agreed, now_ns: u64) -> Option<Cookie> {
-    let period = period(now_ns);
+    let date_ns = keys.dated(now_ns);
+    let period = period(date_ns);
     let key = keys.of(period)?;
-    Some(cookie(hash(key, syn, syn.segment.seq, period, agreed), period, agreed))
+    let hash = hash(key, syn, syn.segment.seq, period, agreed);
+    Some(cookie(hash, period, agreed, ahead(date_ns, now_ns)))
+}
+
+/// Milliseconds by which the clock of dates is ahead of the host's.
+#[inline(always)]
+const fn ahead(date_ns: u64, now_ns: u64) -> u32 {
+    timestamp_clock(date_ns).wrapping_sub(timestamp_clock(now_ns))
 }
 
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)] // a half
-fn cookie(hash: u64, period: u32, agreed: Agreed) -> Cookie {
+fn cookie(hash: u64, period: u32, agreed: Agreed, ahead: u32) -> Cookie {
     let known = agreed.bits() | (period & ((1 << PERIOD_BITS) - 1)) << AGREED_BITS;
-    Cookie { isn: Seq((hash as u32) << KNOWN_BITS | known), timestamp_offset: (hash >> 32) as u32 }
+    Cookie {
+        isn: Seq((hash as u32) << KNOWN_BITS | known),
+        timestamp_offset: ((hash >> 32) as u32).wrapping_add(ahead),
+    }
 }
 
 /// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `echo` is the timestamp
@@ -270,16 +227,20 @@ pub fn check(
 ) -> Result<(Agreed, Cookie), Refused> {
     let claimed = ack.segment.ack.sub(1);
     let agreed = Agreed::from_bits(claimed.0 & ((1 << AGREED_BITS) - 1), echo.is_some());
-    let now = period(now_ns);
+    let date_ns = keys.dated(now_ns);
+    // What a host whose clock is ahead has made has been made already.
+    let latest_ns = date_ns.wrapping_add(keys.skew_ns);
+    let now = period(latest_ns);
     let age = now.wrapping_sub(claimed.0 >> AGREED_BITS) & ((1 << PERIOD_BITS) - 1);
     let period = now.wrapping_sub(age);
     let Some(key) = keys.of(period) else { return Err(Refused::NoKey) };
-    let cookie = cookie(hash(key, ack, ack.segment.seq.sub(1), period, agreed), period, agreed);
+    let hash = hash(key, ack, ack.segment.seq.sub(1), period, agreed);
+    let cookie = cookie(hash, period, agreed, ahead(date_ns, now_ns));
     if cookie.isn != claimed {
         Err(Refused::Forged)
     } else if age > PERIODS_ACCEPTED {
         Err(Refused::Expired)
-    } else if echo.is_some_and(|echo| !was_sent(echo, &cookie, age, now_ns)) {
+    } else if echo.is_some_and(|echo| !was_sent(echo, hash, age, latest_ns)) {
         Err(Refused::Forged)
     } else {
         Ok((agreed, cookie))
@@ -289,14 +250,23 @@ pub fn check(
 /// Milliseconds that a period has a part of.
 const ECHOES: u32 = timestamp_clock(1 << PERIOD_SHIFT) + 1;
 
-/// Whether a SYN,ACK with this cookie, made `age` periods before that of `now_ns`, can have had the timestamp `echo`.
+/// Whether a SYN,ACK with the cookie of `hash`, made `age` periods before that of `latest_ns`, can have had the timestamp `echo`.
 #[inline(always)]
-fn was_sent(echo: Seq, cookie: &Cookie, age: u32, now_ns: u64) -> bool {
-    let begin_ns = (now_ns >> PERIOD_SHIFT).saturating_sub(u64::from(age)) << PERIOD_SHIFT;
-    let now = timestamp_clock(now_ns);
-    let sent_ago = now.wrapping_sub(echo.0.wrapping_sub(cookie.timestamp_offset));
-    let began_ago = now.wrapping_sub(timestamp_clock(begin_ns));
+#[allow(clippy::cast_possible_truncation)] // a half
+fn was_sent(echo: Seq, hash: u64, age: u32, latest_ns: u64) -> bool {
+    let begin_ns = (latest_ns >> PERIOD_SHIFT).saturating_sub(u64::from(age)) << PERIOD_SHIFT;
+    let latest = timestamp_clock(latest_ns);
+    let sent_ago = latest.wrapping_sub(echo.0.wrapping_sub((hash >> 32) as u32));
+    let began_ago = latest.wrapping_sub(timestamp_clock(begin_ns));
     sent_ago <= began_ago && began_ago - sent_ago <= ECHOES
+}
+
+/// What tells one key from another, and says nothing of it: hosts that share keys can compare it. Of 32 bits.
+#[must_use]
+#[allow(clippy::cast_possible_truncation)] // a half
+pub fn fingerprint(key: &[u64; 2]) -> u32 {
+    // Messages of cookies are longer.
+    SipHash::new(key).finish(0) as u32
 }
 
 /// SipHash-2-4 of the connection that the sender of `packet` opens with `isn`.
@@ -332,56 +302,6 @@ fn half(address: &Address, at: usize) -> u64 {
     u64::from(u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]))
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over
-/// octets. Tested against the reference's vectors.
-struct SipHash([u64; 4]);
-
-impl SipHash {
-    #[inline(always)]
-    fn new(key: &[u64; 2]) -> Self {
-        Self([
-            key[0] ^ 0x736f_6d65_7073_6575,
-            key[1] ^ 0x646f_7261_6e64_6f6d,
-            key[0] ^ 0x6c79_6765_6e65_7261,
-            key[1] ^ 0x7465_6462_7974_6573,
-        ])
-    }
-
-    #[inline(always)]
-    fn absorb(&mut self, word: u64) {
-        self.0[3] ^= word;
-        self.round();
-        self.round();
-        self.0[0] ^= word;
-    }
-
-    /// The hash of what was absorbed, `len` octets in all.
-    #[inline(always)]
-    fn finish(mut self, len: u64) -> u64 {
-        self.absorb(len << 56);
-        self.0[2] ^= 0xff;
-        for _ in 0..4 {
-            self.round();
-        }
-        self.0[0] ^ self.0[1] ^ self.0[2] ^ self.0[3]
-    }
-
-    #[inline(always)]
-    fn round(&mut self) {
-        let [v0, v1, v2, v3] = &mut self.0;
-        *v0 = v0.wrapping_add(*v1);
-        *v1 = v1.rotate_left(13) ^ *v0;
-        *v0 = v0.rotate_left(32);
-        *v2 = v2.wrapping_add(*v3);
-        *v3 = v3.rotate_left(16) ^ *v2;
-        *v0 = v0.wrapping_add(*v3);
-        *v3 = v3.rotate_left(21) ^ *v0;
-        *v2 = v2.wrapping_add(*v1);
-        *v1 = v1.rotate_left(17) ^ *v2;
-        *v2 = v2.rotate_left(32);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -392,19 +312,6 @@ mod tests {
         segment::Segment,
     };
 
-    /// Of the reference implementation: the key 00 01 .. 0f, and the messages of 8 and 16 octets 00 01 ...
-    #[test]
-    fn siphash_as_published() {
-        let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
-        let mut state = SipHash::new(&key);
-        state.absorb(key[0]);
-        assert_eq!(state.finish(8), 0x93f5_f579_9a93_2462);
-        let mut state = SipHash::new(&key);
-        state.absorb(key[0]);
-        state.absorb(key[1]);
-        assert_eq!(state.finish(16), 0x3f2a_cc7f_57c2_9bdb);
-    }
-
     const NOW: u64 = 1_000_000_000_000_000;
 
     fn keys() -> Keys {
@@ -414,7 +321,13 @@ mod tests {
                 DatedKey { key: [1, 2], since: now - 100, present: 1 },
                 DatedKey { key: [3, 4], since: now, present: 1 },
             ],
+            ..Keys::default()
         }
+    }
+
+    /// The same at a host that was booted so much later, and whose clock is ahead of the others' by so much.
+    fn keys_elsewhere(later_ns: u64, ahead_ns: u64) -> Keys {
+        Keys { clock_ns: later_ns + ahead_ns, skew_ns: 2_000_000_000, ..keys() }
     }
 
     fn packet(v6: bool, seq: u32, ack: u32) -> Packet {
@@ -501,6 +414,39 @@ mod tests {
         assert_eq!(keys().of(period(NOW)), Some(&[3, 4]));
     }
 
+    proptest! {
+        #[test]
+        fn hosts_with_the_same_keys_take_each_others_cookies(
+            agreed in agreed(), isn: u32, v6: bool, travels_ns in 0..60_000_000_000_u64,
+            later in proptest::array::uniform2(0..NOW / 2), ahead_ns in proptest::array::uniform2(0..2_000_000_000_u64), at in 0..1_u64 << PERIOD_SHIFT,
+        ) {
+            let [one, other] = [0, 1].map(|host| keys_elsewhere(later[host], ahead_ns[host]));
+            let now_ns = NOW + at;
+            let [there, here] = [0, 1].map(|host: usize| now_ns - later[host]);
+            let made = make(&one, &packet(v6, isn, 0), agreed, there).expect("a key");
+            let ack = packet(v6, isn.wrapping_add(1), made.isn.add(1).0);
+            let said = echo(agreed, &made, there);
+            let found = check(&other, &ack, said, here + travels_ns);
+            let (found, cookie) = found.expect("it is accepted");
+            prop_assert_eq!((found, cookie.isn), (agreed, made.isn));
+            // Its own clock goes on from the other's, but for what one is ahead.
+            let gone = timestamp_clock(here).wrapping_add(cookie.timestamp_offset)
+                .wrapping_sub(timestamp_clock(there).wrapping_add(made.timestamp_offset));
+            prop_assert!(gone.cast_signed().unsigned_abs() <= 2001, "{gone}");
+            // And what comes from a clock that is much further ahead is none of them.
+            let far = keys_elsewhere(later[0], 5_000_000_000 + ahead_ns[1]);
+            let made = make(&far, &packet(v6, isn, 0), agreed, there).expect("a key");
+            let ack = packet(v6, isn.wrapping_add(1), made.isn.add(1).0);
+            let is_wrong = check(&other, &ack, echo(agreed, &made, there), here).is_err();
+            prop_assert!(is_wrong || !agreed.timestamps);
+        }
+    }
+
+    #[test]
+    fn fingerprints_differ() {
+        assert_ne!(fingerprint(&[1, 2]), fingerprint(&[2, 1]));
+    }
+
     #[test]
     fn an_echo_that_was_not_sent_with_it_is_forged() {
         let agreed = Agreed { timestamps: true, ..Agreed::default() };
@@ -527,10 +473,5 @@ mod tests {
         assert_eq!([0, 535, 536, 1219].map(index), [0; 4]);
         assert_eq!([1220, 1459, 1460, 8959, 8960, 65_495].map(index), [1, 5, 6, 6, 7, 7]);
         assert_eq!(mss_index(&[1; 16], 1440), 6);
-    }
-
-    #[test]
-    fn keys_are_not_shown() {
-        assert!(!format!("{:?}", keys()).contains("key: "));
     }
 }

@@ -5,5 +5,7 @@
 pub mod answer;
 pub mod cookie;
 pub mod handshake;
+mod keys;
 pub mod protect;
 pub mod route;
+mod siphash;

@@ -113,6 +113,8 @@ pub mod feature {
     pub const ROUTES: u8 = 16;
     /// Windows are no larger than a signed number says (`net.ipv4.tcp_workaround_signed_windows`).
     pub const SIGNED_WINDOWS: u8 = 32;
+    /// Other hosts make cookies with the same keys: one may come back where none was sent.
+    pub const SHARED_KEYS: u8 = 64;
 }
 
 /// What the agent says about a place: a value of the `LISTENERS` map.

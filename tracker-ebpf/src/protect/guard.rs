@@ -269,7 +269,9 @@ impl<A: Arriving> At<'_, A> {
     #[inline(always)]
     fn take_ack(&self, packet: &Packet, guarding: &mut Guarding) -> u32 {
         let until = self.state.cookies_until_ns.get();
-        if self.is_auto() && (until == 0 || self.now_ns >= until.wrapping_add(LIFETIME_NS)) {
+        let may_be_ours =
+            !self.is_auto() || (until != 0 && self.now_ns < until.wrapping_add(LIFETIME_NS));
+        if !may_be_ours && !self.listener.has(feature::SHARED_KEYS) {
             return guarded::PASSED;
         }
         if self.is_known(packet, true) {
@@ -280,6 +282,10 @@ impl<A: Arriving> At<'_, A> {
         if checked == IS_OURS && !self.was_accepted(packet, guarding.cookie.isn) {
             let (agreed, cookie) = (guarding.agreed, guarding.cookie);
             return self.accept(packet, guarding, &agreed, &cookie, Way::Handover);
+        }
+        if !may_be_ours {
+            // Neither a cookie of another host's: nothing that the host does not know better.
+            return guarded::PASSED;
         }
         let reason = if checked == IS_OURS {
             Refused::Replayed

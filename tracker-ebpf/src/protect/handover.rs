@@ -10,6 +10,7 @@ use tracker_common::{
     packet::Packet,
     protect::{Accepted, Outcome, feature},
     segment::Flags,
+    seq::Seq,
 };
 
 use super::{
@@ -189,7 +190,10 @@ fn assign(
         attributes.rcv_tsval = guarding.timestamp;
         // The kernel takes this for its clock's value now. With what is echoed in fact, the round trip would seem to have
         // taken no time, and BBR would send as if it had.
-        attributes.rcv_tsecr = timestamp_clock(now_ns).wrapping_add(accepted.timestamp_offset);
+        let clock = Seq(timestamp_clock(now_ns).wrapping_add(accepted.timestamp_offset));
+        let echo = Seq(guarding.timestamp_echo);
+        // Another host may have answered, whose clock is ahead: the client drops what is older (RFC 7323 section 5.2).
+        attributes.rcv_tsecr = clock.latest(echo).0;
     }
     // SAFETY: never called: the agent makes it a call of the kernel's function before loading.
     let assign: Assign = unsafe { core::mem::transmute(ASSIGN) };

@@ -194,6 +194,9 @@ pub(super) async fn work(
             }
             why = writers.failed(), if output.on_error == OnError::Exit => bail!("{why}"),
             (current, changed) = reload.asked_for(), if reloaded.is_none() => {
+                if let Some(listener_manager) = &mut listener_manager {
+                    listener_manager.reload_keys();
+                }
                 output = Output::new(&current, writers);
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
                 server.set_own(&own_kinds(&output, listener_manager.is_some()));

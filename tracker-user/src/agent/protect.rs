@@ -3,7 +3,9 @@
 //! The kernel programs answer and check; the agent says for which addresses and ports, with which keys, and what the host
 //! would agree to.
 
+mod announce;
 pub mod firewall;
+pub mod key_file;
 pub mod keys;
 pub mod listener_manager;
 mod routes;
@@ -13,7 +15,7 @@ pub mod target;
 pub mod trial;
 pub mod way;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Result, bail};
 use tracker_common::{
@@ -23,6 +25,7 @@ use tracker_common::{
 
 use crate::{
     agent::protect::{
+        key_file::KeyFile,
         sockets::{Listening, listening},
         synack_terms::Sysctls,
         target::{Target, places},
@@ -32,7 +35,7 @@ use crate::{
 };
 
 /// Seconds for which a key must be used at least, so that the one before it is not needed any more.
-const SHORTEST_ROTATION: u32 = 300;
+pub const SHORTEST_ROTATION: u32 = 300;
 const _: () = assert!(SHORTEST_ROTATION as u64 * 1_000_000_000 > 2 * LIFETIME_NS);
 
 /// When SYNs are answered with cookies.
@@ -82,6 +85,10 @@ pub struct Options {
     #[arg(long, default_value_t = 3600, requires = "protect", value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(i64::from(SHORTEST_ROTATION)..=31_536_000))]
     pub syn_cookies_rotate: u32,
+    /// Keys of cookies from a file that several hosts share, whose clients' packets may come to any of them (anycast, ECMP);
+    /// `tracker keys` makes it, SIGHUP has it read again
+    #[arg(long, requires = "protect", conflicts_with = "syn_cookies_rotate", value_name = "FILE")]
+    pub cookie_keys: Option<PathBuf>,
 }
 
 impl Options {
@@ -102,6 +109,14 @@ pub async fn prepare(options: &Options, interfaces: &[String]) -> Result<Option<
         return Ok(None);
     }
     let prepared = Prepared::for_this_kernel()?;
+    if let Some(path) = &options.cookie_keys {
+        KeyFile::read(path)?.current(jiff::Timestamp::now())?;
+        if prepared.assign.is_none() {
+            let said = "--cookie-keys needs cookies of tracker's own, which are handed over by bpf_sk_assign_tcp_reqsk (since Linux \
+                        6.9): the kernel's own cookies are no other host's. Leave it out, or use a newer kernel";
+            return Err(Failure::BadInput(said.to_owned()).into());
+        }
+    }
     let indexes: Vec<_> =
         interfaces.iter().map(|name| interface_index(name)).collect::<Result<_>>()?;
     let host = Netlink::open()?.host(&indexes).await?;

@@ -26,7 +26,8 @@ const LIVE: [&str; 11] = [
 
 /// Those for which an agent must be restarted: they are about what is in the kernel, or how it is begun and ended.
 #[cfg(test)]
-const AT_START: [&str; 17] = [
+const AT_START: [&str; 18] = [
+    "cookie-keys",
     "egress",
     "interface",
     "keep-attached",

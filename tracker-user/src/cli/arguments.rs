@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use crate::{
     agent::options,
     cli::{
-        check, config, delete, events, explain, flows, generate, replay, stats, top, trace,
+        check, config, delete, events, explain, flows, generate, keys, replay, stats, top, trace,
         violations,
     },
     kernel::instance::Instance,
@@ -43,6 +43,9 @@ pub enum Command {
     Stats(stats::Options),
     /// List the rules of the protocol that segments can break
     Violations(violations::Options),
+    /// Keys of SYN cookies that several hosts share: make a file of them, rotate them, check them
+    #[command(subcommand)]
+    Keys(keys::Verb),
     /// Check a configuration file, or show every setting
     #[command(subcommand)]
     Config(config::Verb),

@@ -19,6 +19,7 @@ pub mod flows;
 pub mod generate;
 pub(crate) mod grid;
 pub mod hint;
+pub mod keys;
 pub mod ladder;
 pub mod manual;
 pub mod replay;

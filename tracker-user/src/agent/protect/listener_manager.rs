@@ -11,6 +11,7 @@ use tracker_common::{
 
 use super::{
     Options,
+    announce::tell,
     firewall::obstacles,
     keys::Keeper,
     routes::RouteKeeper,
@@ -18,7 +19,7 @@ use super::{
     synack_terms::{Share, SynAckTerms, Sysctls, mss},
     target::places,
     trial::{Counts, Fault, PAUSE_NS},
-    way::{Why, feasible, way},
+    way::{feasible, way},
 };
 use crate::{
     kernel::{
@@ -36,6 +37,9 @@ use crate::{
         record::View,
     },
 };
+
+/// Said where keys rotate.
+const ANOTHER_KEY: &str = "there is another key for cookies";
 
 /// Looks after the protected listeners of one agent.
 pub struct ListenerManager {
@@ -76,7 +80,7 @@ struct Pause {
 
 impl Known {
     /// Whether protection does harm there, by what was counted until `now_ns`.
-    fn look_for_faults(&mut self, counts: Counts, now_ns: u64) {
+    fn look_for_faults(&mut self, counts: Counts, is_shared: bool, now_ns: u64) {
         let before = *self.before.get_or_insert(counts);
         match self.pause {
             Some(pause) if now_ns < pause.until_ns => {}
@@ -86,6 +90,8 @@ impl Known {
             }
             None => {
                 self.pause = Fault::between(&before, &counts)
+                    // Of hosts that share keys another one may have got the cookies.
+                    .filter(|fault| !is_shared || *fault != Fault::AnswersLost)
                     .map(|fault| Pause { fault, until_ns: now_ns + PAUSE_NS });
             }
         }
@@ -133,14 +139,19 @@ impl ListenerManager {
             .into_iter()
             .map(|(place, listener)| (place, Known { listener, ..Known::default() }))
             .collect();
+        let map = KeyMap::from_pins(pins)?;
         let rotation_ns = u64::from(options.syn_cookies_rotate) * 1_000_000_000;
+        let keys = match &options.cookie_keys {
+            Some(path) => Keeper::shared(map, path)?,
+            None => Keeper::new(map, rotation_ns, monotonic_ns())?,
+        };
         Ok(Self {
             options: options.clone(),
             can_hand_over: prepared.assign.is_some(),
             interfaces,
             share: Share::of_this_kernel()?,
             netlink: Netlink::open()?,
-            keys: Keeper::new(KeyMap::from_pins(pins)?, rotation_ns, monotonic_ns())?,
+            keys,
             routes: RouteKeeper::new(RouteMap::from_pins(pins)?)?,
             maps,
             known,
@@ -159,6 +170,17 @@ impl ListenerManager {
         self.interfaces = indexes;
     }
 
+    /// Reads the file of keys again, where there is one. What is wrong with it is logged, and changes nothing.
+    pub fn reload_keys(&mut self) {
+        match self.keys.reload() {
+            Ok(true) => tracing::info!("{ANOTHER_KEY}"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!("SIGHUP: the keys of cookies stay what they were: {error:#}");
+            }
+        }
+    }
+
     /// How many places are protected.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -174,7 +196,7 @@ impl ListenerManager {
         };
         let result = result.and_then(|events| {
             if self.keys.rotate(monotonic_ns())? {
-                tracing::info!("cookies are made with another key from now on");
+                tracing::info!("{ANOTHER_KEY}");
             }
             Ok(events)
         });
@@ -282,7 +304,8 @@ impl ListenerManager {
         }
         let (way, why) = way(self.can_hand_over, at.is_mptcp, state.refused.get() != 0);
         let now_ns = clock.monotonic_ns();
-        known.look_for_faults(self.maps.outcomes(index)?, now_ns);
+        let is_shared = self.options.cookie_keys.is_some();
+        known.look_for_faults(self.maps.outcomes(index)?, is_shared, now_ns);
         let mut listener = self.listener(index, place, &at, way, situation);
         if known.pause.is_some() {
             listener.mode = Mode::Off as u8;
@@ -290,7 +313,15 @@ impl ListenerManager {
         if listener != known.listener || known.inodes.is_none() {
             self.maps.set(place, &listener)?;
             let fault = known.fault();
-            tell(place, &known.listener, &listener, known.inodes.is_none(), why, fault, situation);
+            tell(
+                place,
+                &known.listener,
+                &listener,
+                known.inodes.is_none(),
+                why,
+                fault,
+                situation.sysctls.syncookies,
+            );
         }
         known.inodes = Some(at.inodes);
         known.listener = listener;
@@ -333,13 +364,20 @@ impl ListenerManager {
         let offered = SynAckTerms::new(sysctls, at.buffer, self.share)
             .listener(mss(place.ip(), situation.mtu));
         let mode = feasible(self.options.syn_cookies.mode(), way, sysctls.syncookies);
+        let mut others = 0;
+        for (is, bit) in [
+            (situation.has_routes, feature::ROUTES),
+            (self.options.cookie_keys.is_some(), feature::SHARED_KEYS),
+        ] {
+            others |= if is { bit } else { 0 };
+        }
         Listener {
             index,
             threshold: self.options.syn_cookies_at,
             hold_ns: u64::from(self.options.syn_cookies_hold) * 1_000_000_000,
             mode: mode as u8,
             way: way as u8,
-            features: offered.features | if situation.has_routes { feature::ROUTES } else { 0 },
+            features: offered.features | others,
             ..offered
         }
     }
@@ -436,48 +474,4 @@ fn ended(
     at_ns: u64,
 ) -> Event {
     Event::cookie(CookieView::new(place, listener, state, None), at_ns, clock)
-}
-
-/// Logs what changes for a place; nothing of a new one that is protected as it should be.
-fn tell(
-    place: SocketAddr,
-    before: &Listener,
-    now: &Listener,
-    is_new: bool,
-    why: Option<Why>,
-    fault: Option<Fault>,
-    situation: &Situation,
-) {
-    let listener = place;
-    if now.way != before.way {
-        match why {
-            Some(why) => tracing::warn!(
-                %listener,
-                way = Way::Kernel.name(),
-                "clients get the kernel's own cookies, and lose all options but the maximum segment size: {why}"
-            ),
-            None => tracing::info!(
-                %listener,
-                way = Way::Handover.name(),
-                "clients get cookies that keep all options, and the listener is handed the connections"
-            ),
-        }
-    }
-    let is_off = now.mode == Mode::Off as u8;
-    if let Some(fault) = fault {
-        if now.mode != before.mode {
-            let minutes = PAUSE_NS / 60_000_000_000;
-            tracing::error!(%listener, "not protected for {minutes} minutes, because {fault}");
-        }
-    } else if is_off && (is_new || now.mode != before.mode) {
-        let needed = if now.way == Way::Kernel as u8 { 2 } else { 1 };
-        tracing::error!(
-            %listener,
-            "not protected: net.ipv4.tcp_syncookies is {} and must be {needed}: `sysctl -w \
-             net.ipv4.tcp_syncookies={needed}`",
-            situation.sysctls.syncookies
-        );
-    } else if !is_new && now.mode != before.mode {
-        tracing::info!(%listener, "protected again");
-    }
 }
