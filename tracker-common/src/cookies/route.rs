@@ -82,7 +82,7 @@ const fn first_window(space: u32, carried: u32, first_segments: u32, most: u32) 
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // at most 14
 pub const fn scale_of(octets: u32) -> u8 {
-    let mut scale = 0;
+    let mut scale = 0_u32;
     while scale < 14 && octets >> (scale + 16) != 0 {
         scale += 1;
     }

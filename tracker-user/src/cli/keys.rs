@@ -69,7 +69,7 @@ pub fn run(verb: &Verb) -> Result<()> {
         Verb::New { file, after } => {
             let mut keys = KeyFile::with(SharedKey::new(now)?);
             keys.add(after.key(now, now)?)?;
-            keys.create(file).map_err(bad_input)?;
+            keys.create(file).map_err(|error| bad_input(&error))?;
             show(&keys, now)
         }
         Verb::Rotate { file, after } => {
@@ -77,21 +77,21 @@ pub fn run(verb: &Verb) -> Result<()> {
             keys.forget_old(now);
             let last = keys.keys().last().map_or(now, |key| key.since);
             keys.add(after.key(last, now)?)?;
-            keys.replace(file).map_err(bad_input)?;
+            keys.replace(file).map_err(|error| bad_input(&error))?;
             show(&keys, now)
         }
         Verb::Check { file } => check(file, now),
     }
 }
 
-fn bad_input(error: anyhow::Error) -> anyhow::Error {
+fn bad_input(error: &anyhow::Error) -> anyhow::Error {
     Failure::BadInput(format!("{error:#}")).into()
 }
 
 fn check(path: &Path, now: Timestamp) -> Result<()> {
     let keys = KeyFile::read(path)?;
     show(&keys, now)?;
-    let current = keys.current(now).map_err(bad_input)?;
+    let current = keys.current(now).map_err(|error| bad_input(&error))?;
     if current + 1 == keys.keys().len() {
         eprintln!(
             "tracker: the last key is used for good: `tracker keys rotate {}` adds the next one",
