@@ -60,19 +60,18 @@ pub fn listen(
     Ok(socket)
 }
 
-/// Connects from an interface's namespace, and from one of its addresses where one is given; what the SYN,ACK that
-/// comes to the interface offers. The connection is aborted.
+/// Connects from a namespace, and from one of its addresses where one is given; what the SYN,ACK offers that comes to
+/// `wire`, of the same namespace. The connection is aborted.
 ///
 /// # Errors
 ///
-/// Where there is no connection, or none of the interface's frames is that SYN,ACK.
+/// Where there is no connection, or no frame is that SYN,ACK.
 pub fn offered(
     namespace: &Namespace,
-    interface: &str,
+    wire: &Wire,
     from: Option<IpAddr>,
     to: SocketAddr,
 ) -> Result<Offer> {
-    let wire = Wire::receiver(namespace, interface)?;
     let client = namespace
         .enter(|| Ok(Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?))?;
     client.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -19,6 +19,7 @@ use tracker_tests::{
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     offer::{Offer, listen, offered},
+    wire::Wire,
 };
 use tracker_user::{
     agent::protect::{
@@ -55,6 +56,7 @@ fn our_offer(pair: &Pair, host: SocketAddr, mtu: u32) -> Result<Offer> {
 #[test]
 fn what_is_offered_is_what_the_kernel_offers() -> Result<()> {
     let pair = Pair::with_addresses()?;
+    let wire = Wire::receiver(&pair.peer, INTERFACE)?;
     let mut port = 1000;
     let mut compared = std::collections::BTreeSet::new();
     for (sysctls, mtu) in [
@@ -78,7 +80,7 @@ fn what_is_offered_is_what_the_kernel_offers() -> Result<()> {
                 port += 1;
                 let at = SocketAddr::new(ip, port);
                 let _listener = listen(&pair.host, at, Protocol::TCP, buffer)?;
-                let kernels = offered(&pair.peer, INTERFACE, None, at)?;
+                let kernels = offered(&pair.peer, &wire, None, at)?;
                 let ours = our_offer(&pair, at, mtu)?;
                 assert_eq!(ours, kernels, "{sysctls:?} mtu {mtu} {at} buffer {buffer:?}");
                 compared.insert(kernels);

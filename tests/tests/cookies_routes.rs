@@ -14,6 +14,7 @@ use tracker_tests::{
     lab::{INTERFACE, Pair, address, cable},
     namespace::Namespace,
     offer::{Offer, listen, offered},
+    wire::Wire,
 };
 
 /// The interface of the clients.
@@ -135,6 +136,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// What every client is offered by every listener.
 fn all_offers(site: &Site, listeners: &[(SocketAddr, Socket)]) -> Result<Vec<(String, Offer)>> {
     let mut all = Vec::new();
+    let wire = Wire::receiver(&site.far, FAR)?;
     for settings in SETTINGS {
         for (name, value) in settings {
             site.far.sysctl(name, value)?;
@@ -142,7 +144,7 @@ fn all_offers(site: &Site, listeners: &[(SocketAddr, Socket)]) -> Result<Vec<(St
         for (network, metrics) in METRICS.iter().enumerate() {
             for (at, listener) in listeners {
                 let ip = client(network)[usize::from(at.is_ipv6())];
-                let offer = offered(&site.far, FAR, Some(ip), *at)?;
+                let offer = offered(&site.far, &wire, Some(ip), *at)?;
                 listener.accept().with_context(|| format!("{ip} to {at}"))?;
                 all.push((format!("{settings:?} {ip} to {at}, `{metrics}`"), offer));
             }
@@ -211,12 +213,13 @@ fn routes_that_change_are_followed() -> Result<()> {
     let agent = Agent::start(host, &options)?;
     agent.wait_for_log("listeners are protected")?;
     let connections = AtomicUsize::new(0);
+    let wire = Wire::receiver(&site.far, FAR)?;
     for (at, via, headers) in [(0, "10.9.0.2", 40), (1, "fd09::2", 60)] {
         let listener = SocketAddr::new(address::HOST[at], 80);
         let socket = listen(host, listener, Protocol::TCP, None)?;
         let ip = client(0)[at];
         let offers = |mss: u16| -> Result<bool> {
-            let offer = offered(&site.far, FAR, Some(ip), listener)?;
+            let offer = offered(&site.far, &wire, Some(ip), listener)?;
             socket.accept()?;
             connections.fetch_add(1, Ordering::Relaxed);
             Ok(offer.mss == mss)

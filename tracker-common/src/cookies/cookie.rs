@@ -212,8 +212,8 @@ fn cookie(hash: u64, period: u32, agreed: Agreed, ahead: u32) -> Cookie {
     }
 }
 
-/// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `echo` is the timestamp
-/// that it echoes, where it has the option.
+/// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
+/// says whether it has the option; [`was_sent`] has to say the same of its echo.
 ///
 /// # Errors
 ///
@@ -222,16 +222,14 @@ fn cookie(hash: u64, period: u32, agreed: Agreed, ahead: u32) -> Cookie {
 pub fn check(
     keys: &Keys,
     ack: &Packet,
-    echo: Option<Seq>,
+    timestamps: bool,
     now_ns: u64,
 ) -> Result<(Agreed, Cookie), Refused> {
     let claimed = ack.segment.ack.sub(1);
-    let agreed = Agreed::from_bits(claimed.0 & ((1 << AGREED_BITS) - 1), echo.is_some());
+    let agreed = Agreed::from_bits(claimed.0 & ((1 << AGREED_BITS) - 1), timestamps);
     let date_ns = keys.dated(now_ns);
-    // What a host whose clock is ahead has made has been made already.
-    let latest_ns = date_ns.wrapping_add(keys.skew_ns);
-    let now = period(latest_ns);
-    let age = now.wrapping_sub(claimed.0 >> AGREED_BITS) & ((1 << PERIOD_BITS) - 1);
+    let now = period(date_ns.wrapping_add(keys.skew_ns));
+    let age = age(claimed, now);
     let period = now.wrapping_sub(age);
     let Some(key) = keys.of(period) else { return Err(Refused::NoKey) };
     let hash = hash(key, ack, ack.segment.seq.sub(1), period, agreed);
@@ -240,23 +238,33 @@ pub fn check(
         Err(Refused::Forged)
     } else if age > PERIODS_ACCEPTED {
         Err(Refused::Expired)
-    } else if echo.is_some_and(|echo| !was_sent(echo, hash, age, latest_ns)) {
-        Err(Refused::Forged)
     } else {
         Ok((agreed, cookie))
     }
 }
 
+/// How many periods before `now` the cookie was made. What a host has made whose clock is ahead has been made already: `now` is the
+/// latest period that any of them is in.
+#[inline(always)]
+const fn age(cookie: Seq, now: u32) -> u32 {
+    now.wrapping_sub(cookie.0 >> AGREED_BITS) & ((1 << PERIOD_BITS) - 1)
+}
+
 /// Milliseconds that a period has a part of.
 const ECHOES: u32 = timestamp_clock(1 << PERIOD_SHIFT) + 1;
 
-/// Whether a SYN,ACK with the cookie of `hash`, made `age` periods before that of `latest_ns`, can have had the timestamp `echo`.
+/// Whether a SYN,ACK with a cookie that [`check`] has found can have had the timestamp `echo`. A step of its own, because the stack
+/// of kernel programs has no room for both at once.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation)] // a half
-fn was_sent(echo: Seq, hash: u64, age: u32, latest_ns: u64) -> bool {
-    let begin_ns = (latest_ns >> PERIOD_SHIFT).saturating_sub(u64::from(age)) << PERIOD_SHIFT;
+#[must_use]
+pub const fn was_sent(keys: &Keys, cookie: &Cookie, echo: Seq, now_ns: u64) -> bool {
+    let date_ns = keys.dated(now_ns);
+    let latest_ns = date_ns.wrapping_add(keys.skew_ns);
+    let age = age(cookie.isn, period(latest_ns));
+    let begin_ns = (latest_ns >> PERIOD_SHIFT).saturating_sub(age as u64) << PERIOD_SHIFT;
     let latest = timestamp_clock(latest_ns);
-    let sent_ago = latest.wrapping_sub(echo.0.wrapping_sub((hash >> 32) as u32));
+    let offset = cookie.timestamp_offset.wrapping_sub(ahead(date_ns, now_ns));
+    let sent_ago = latest.wrapping_sub(echo.0.wrapping_sub(offset));
     let began_ago = latest.wrapping_sub(timestamp_clock(begin_ns));
     sent_ago <= began_ago && began_ago - sent_ago <= ECHOES
 }
@@ -349,6 +357,18 @@ mod tests {
         agreed
             .timestamps
             .then(|| Seq(timestamp_clock(now_ns).wrapping_add(cookie.timestamp_offset)))
+    }
+
+    /// As the programs check: the number, and then the echo.
+    fn check(
+        keys: &Keys,
+        ack: &Packet,
+        echo: Option<Seq>,
+        now_ns: u64,
+    ) -> Result<(Agreed, Cookie), Refused> {
+        let (agreed, cookie) = super::check(keys, ack, echo.is_some(), now_ns)?;
+        let is_wrong = echo.is_some_and(|echo| !was_sent(keys, &cookie, echo, now_ns));
+        if is_wrong { Err(Refused::Forged) } else { Ok((agreed, cookie)) }
     }
 
     fn agreed() -> impl Strategy<Value = Agreed> {

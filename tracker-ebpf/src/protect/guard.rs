@@ -278,7 +278,10 @@ impl<A: Arriving> At<'_, A> {
             return guarded::PASSED;
         }
         let timestamps = load_timestamps(self.ctx, self.scratch, guarding);
-        let checked = tracker_check_cookie(u32::from(timestamps), self.now_ns);
+        let mut checked = tracker_check_cookie(u32::from(timestamps), self.now_ns);
+        if checked == IS_OURS && timestamps && tracker_was_sent(self.now_ns) == 0 {
+            checked = Refused::Forged as u32;
+        }
         if checked == IS_OURS && !self.was_accepted(packet, guarding.cookie.isn) {
             let (agreed, cookie) = (guarding.agreed, guarding.cookie);
             return self.accept(packet, guarding, &agreed, &cookie, Way::Handover);
@@ -445,7 +448,7 @@ impl<A: Arriving> At<'_, A> {
 const IS_OURS: u32 = 0xff;
 
 /// Checks the cookie that the segment in [`Scratch`] returns: [`IS_OURS`], and then what it says is there, or the code of a
-/// [`Refused`]. `timestamps` says whether the segment has the option; its echo is in [`Guarding`]. A global function, as those of `answer.rs`.
+/// [`Refused`]. `timestamps` says whether the segment has the option. A global function, as those of `answer.rs`.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
@@ -455,14 +458,26 @@ extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
     let keys = unsafe { &*keys };
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
-    let echo = (timestamps != 0).then_some(Seq(guarding.timestamp_echo));
-    match cookie::check(keys, &parsed.packet, echo, now_ns) {
+    match cookie::check(keys, &parsed.packet, timestamps != 0, now_ns) {
         Ok((agreed, cookie)) => {
             (guarding.agreed, guarding.cookie) = (agreed, cookie);
             IS_OURS
         }
         Err(reason) => reason as u32,
     }
+}
+
+/// Whether the timestamp that the segment echoes was sent with the cookie that was found; both are in [`Guarding`]. A global
+/// function, as those of `answer.rs`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_was_sent(now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(keys) = maps::KEYS.get_ptr(0) else { return 0 };
+    // SAFETY: an array's element is never freed; this CPU's own element.
+    let (keys, guarding) = unsafe { (&*keys, &(*scratch).guarding) };
+    let echo = Seq(guarding.timestamp_echo);
+    u32::from(cookie::was_sent(keys, &guarding.cookie, echo, now_ns))
 }
 
 /// Whether the segment's addresses and ports are those of a connection that is still remembered. None that goes on gets
