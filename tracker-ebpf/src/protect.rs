@@ -6,6 +6,7 @@
 #![allow(clippy::needless_borrows_for_generic_args)]
 
 mod answer;
+mod check;
 mod guard;
 mod handover;
 mod handshake;

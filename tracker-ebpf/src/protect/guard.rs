@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_skc_to_tcp_sock, bpf_tcp_check_syncookie},
 };
 use tracker_common::{
-    cookie::{self, Agreed, Cookie, LIFETIME_NS, Refused},
+    cookie::{Agreed, Cookie, LIFETIME_NS, Refused},
     counters::Hook,
     event::Kind,
     flow::{Flow, HalfOpen},
@@ -25,6 +25,7 @@ use tracker_common::{
 
 use super::{
     Guarding,
+    check::{IS_OURS, tracker_check_cookie, tracker_was_sent},
     handshake::load_timestamps,
     protection,
     socket::{Socket, TCP_LISTEN, look_up, read_at},
@@ -442,42 +443,6 @@ impl<A: Arriving> At<'_, A> {
         guarding.arrived = *packet;
         guarded::ACCEPTED
     }
-}
-
-/// In place of a [`Refused`].
-const IS_OURS: u32 = 0xff;
-
-/// Checks the cookie that the segment in [`Scratch`] returns: [`IS_OURS`], and then what it says is there, or the code of a
-/// [`Refused`]. `timestamps` says whether the segment has the option. A global function, as those of `answer.rs`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_check_cookie(timestamps: u32, now_ns: u64) -> u32 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return Refused::NoKey as u32 };
-    let Some(keys) = maps::KEYS.get_ptr(0) else { return Refused::NoKey as u32 };
-    // SAFETY: an array's element is never freed; nobody writes the key of a period that has begun.
-    let keys = unsafe { &*keys };
-    // SAFETY: this CPU's own element.
-    let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
-    match cookie::check(keys, &parsed.packet, timestamps != 0, now_ns) {
-        Ok((agreed, cookie)) => {
-            (guarding.agreed, guarding.cookie) = (agreed, cookie);
-            IS_OURS
-        }
-        Err(reason) => reason as u32,
-    }
-}
-
-/// Whether the timestamp that the segment echoes was sent with the cookie that was found; both are in [`Guarding`]. A global
-/// function, as those of `answer.rs`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_was_sent(now_ns: u64) -> u32 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
-    let Some(keys) = maps::KEYS.get_ptr(0) else { return 0 };
-    // SAFETY: an array's element is never freed; this CPU's own element.
-    let (keys, guarding) = unsafe { (&*keys, &(*scratch).guarding) };
-    let echo = Seq(guarding.timestamp_echo);
-    u32::from(cookie::was_sent(keys, &guarding.cookie, echo, now_ns))
 }
 
 /// Whether the segment's addresses and ports are those of a connection that is still remembered. None that goes on gets

@@ -46,12 +46,15 @@ pub struct Metrics {
 /// `RTAX_FEATURE_ECN` (include/uapi/linux/rtnetlink.h).
 const FEATURE_ECN: u32 = 1;
 
-/// The host's routes to others.
+/// Those of the host's routes to others that are wanted. Some routers have a million, so that not all are kept at once.
 ///
 /// # Errors
 ///
 /// What the kernel says.
-pub async fn routes(netlink: &Netlink) -> Result<Vec<HostRoute>> {
+pub async fn routes(
+    netlink: &Netlink,
+    wanted: impl Fn(&HostRoute) -> bool,
+) -> Result<Vec<HostRoute>> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut question = RouteMessage::default();
@@ -60,7 +63,7 @@ pub async fn routes(netlink: &Netlink) -> Result<Vec<HostRoute>> {
         while let Some(message) =
             answers.try_next().await.context("asking for this host's routes")?
         {
-            routes.extend(route(&message));
+            routes.extend(route(&message).filter(&wanted));
         }
     }
     Ok(routes)

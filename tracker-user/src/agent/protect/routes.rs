@@ -53,7 +53,16 @@ impl RouteKeeper {
         if began < self.next {
             return Ok(!self.told.is_empty());
         }
-        let mut wanted = differing(&routes(netlink).await?, host, mtu);
+        let is_usual = |route: &HostRoute| offered(route, host, mtu) == usual(route.to.0, mtu);
+        let mut known = routes(netlink, |route| !is_usual(route)).await?;
+        let wide = Prefixes::of(&known);
+        if !wide.0.is_empty() {
+            // What is offered inside of these as everywhere else.
+            let inside =
+                |route: &HostRoute| is_usual(route) && wide.has_one_around(prefix(route.to));
+            known.extend(routes(netlink, inside).await?);
+        }
+        let mut wanted = differing(&known, host, mtu);
         if wanted.len() > MAX_ROUTES as usize {
             if !self.is_told {
                 tracing::warn!(
@@ -93,8 +102,7 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Ro
             *known = route;
         }
     }
-    let usual = |ip: IpAddr| Route { mss: mss(ip, mtu), ..Route::default() };
-    let usual_of_ipv4 = usual(IpAddr::V4([0; 4].into()));
+    let usual_of_ipv4 = usual(IpAddr::V4([0; 4].into()), mtu);
     let mut kept = BTreeMap::<Prefix, Route>::new();
     let mut lengths = BTreeSet::new();
     for ((length, address), route) in best {
@@ -105,7 +113,7 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Ro
             .filter(|wider| **wider < length)
             .find_map(|wider| kept.get(&(masked(address, *wider), *wider)))
             .copied()
-            .unwrap_or_else(|| usual(route.to.0));
+            .unwrap_or_else(|| usual(route.to.0, mtu));
         if found != wider {
             kept.insert((address, length), found);
             lengths.insert(length);
@@ -116,6 +124,33 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Ro
         kept.entry(ALL_IPV4).or_insert(usual_of_ipv4);
     }
     kept
+}
+
+/// Prefixes of routes that others may lie inside of, by their lengths.
+struct Prefixes(BTreeMap<u8, BTreeSet<Address>>);
+
+impl Prefixes {
+    /// Of all but what was learned, which is of one address, and stands before any other route to that.
+    fn of(routes: &[HostRoute]) -> Self {
+        let mut all = BTreeMap::<u8, BTreeSet<Address>>::new();
+        for route in routes.iter().filter(|route| !route.is_learned) {
+            let (address, length) = prefix(route.to);
+            all.entry(length).or_default().insert(address);
+        }
+        Self(all)
+    }
+
+    /// Whether one of them is this one, or a wider one.
+    fn has_one_around(&self, (address, length): Prefix) -> bool {
+        self.0
+            .range(..=length)
+            .any(|(length, addresses)| addresses.contains(&masked(address, *length)))
+    }
+}
+
+/// What the host offers where no route says anything.
+fn usual(ip: IpAddr, mtu: u32) -> Route {
+    Route { mss: mss(ip, mtu), ..Route::default() }
 }
 
 /// What the host offers by this route.
@@ -205,6 +240,26 @@ mod tests {
             ("::ffff:198.51.100.0/120", 1380),
         ];
         assert_eq!(sizes, told.map(|(to, mss)| (to.to_owned(), mss)));
+    }
+
+    #[test]
+    fn what_lies_inside_of_a_prefix() {
+        let routes = [
+            route("192.0.2.0/24", 0, 1, NONE),
+            HostRoute { is_learned: true, ..route("198.51.100.1/32", 0, 1, NONE) },
+        ];
+        let wide = Prefixes::of(&routes);
+        for (to, is_inside) in [
+            ("192.0.2.0/24", true),
+            ("192.0.2.128/25", true),
+            ("192.0.2.9/32", true),
+            ("192.0.0.0/16", false),
+            ("192.0.3.0/24", false),
+            ("198.51.100.1/32", false),
+            ("::/0", false),
+        ] {
+            assert_eq!(wide.has_one_around(prefix(route(to, 0, 1, NONE).to)), is_inside, "{to}");
+        }
     }
 
     #[test]
