@@ -110,6 +110,15 @@ fn related(page: &str) -> &'static [&'static str] {
         "tracker-top" => &["tracker-flows(1)", "tracker-stats(1)", "tracker-trace(1)"],
         "tracker-stats" => &["tracker-flows(1)", "tracker-top(1)", "tracker-violations(1)"],
         "tracker-violations" => &["tracker-events(1)", "tracker-explain(1)"],
+        "tracker-keys" => &[
+            "tracker-keys-check(1)",
+            "tracker-keys-new(1)",
+            "tracker-keys-rotate(1)",
+            "tracker-run(1)",
+        ],
+        "tracker-keys-new" | "tracker-keys-rotate" | "tracker-keys-check" => {
+            &["tracker-keys(1)", "tracker-run(1)"]
+        }
         "tracker-config" => &[
             "tracker-config-check(1)",
             "tracker-config-show(1)",
