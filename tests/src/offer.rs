@@ -14,11 +14,11 @@ use crate::{namespace::Namespace, wire::Wire};
 /// What a SYN,ACK offers.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Offer {
-    /// Maximum segment size, in octets; 0 where it says none.
+    /// Maximum segment size, in bytes; 0 where it says none.
     pub mss: u16,
     /// Window scale; `None` without the option.
     pub scale: Option<u8>,
-    /// The window, in octets, not scaled.
+    /// The window, in bytes, not scaled.
     pub window: u16,
     /// Whether ECN is agreed to.
     pub ecn: bool,
@@ -38,7 +38,7 @@ impl Offer {
     }
 }
 
-/// A listening socket of the namespace; with a receive buffer of so many octets where asked for.
+/// A listening socket of the namespace; with a receive buffer of so many bytes where asked for.
 ///
 /// # Errors
 ///
@@ -52,8 +52,8 @@ pub fn listen(
     let socket = namespace
         .enter(|| Ok(Socket::new(Domain::for_address(at), Type::STREAM, Some(protocol))?))?;
     socket.set_reuse_address(true)?;
-    if let Some(octets) = buffer {
-        socket.set_recv_buffer_size(octets)?;
+    if let Some(bytes) = buffer {
+        socket.set_recv_buffer_size(bytes)?;
     }
     socket.bind(&at.into()).with_context(|| format!("binding to {at}"))?;
     socket.listen(16)?;

@@ -130,11 +130,11 @@ pub struct Listener {
     pub threshold: u32,
     /// Nanoseconds for which cookies are sent after the last reason to.
     pub hold_ns: u64,
-    /// Octets of the receive buffer that are for data.
+    /// Bytes of the receive buffer that are for data.
     pub space: u32,
     /// The maximum segment size that the host announces, in octets.
     pub mss: u16,
-    /// The window that the host announces at first where timestamps are agreed on, in octets, not scaled.
+    /// The window that the host announces at first where timestamps are agreed on, in bytes, not scaled.
     pub window: u16,
     /// The same without timestamps, which leave less room in a segment.
     pub plain_window: u16,
@@ -158,7 +158,7 @@ impl Listener {
         self.features & feature != 0
     }
 
-    /// The window that the host announces at first, in octets, not scaled.
+    /// The window that the host announces at first, in bytes, not scaled.
     #[inline(always)]
     #[must_use]
     pub const fn first_window(&self, with_timestamps: bool) -> u16 {

@@ -5,9 +5,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::protect::{Listener, feature};
 
-/// Octets of the timestamps option with its padding.
+/// Bytes of the timestamps option with its padding.
 const TIMESTAMPS: u32 = 12;
-/// The largest window without scaling, in octets.
+/// The largest window without scaling, in bytes.
 const LARGEST_UNSCALED: u32 = 65_535;
 /// The same for peers that take it for a signed number.
 const LARGEST_SIGNED: u32 = 32_767;
@@ -18,9 +18,9 @@ const LARGEST_SIGNED: u32 = 32_767;
 )]
 #[repr(C)]
 pub struct Route {
-    /// The largest window, in octets (`RTAX_WINDOW`); 0 where it sets none.
+    /// The largest window, in bytes (`RTAX_WINDOW`); 0 where it sets none.
     pub window: u32,
-    /// The maximum segment size that the host announces, in octets.
+    /// The maximum segment size that the host announces, in bytes.
     pub mss: u16,
     /// Segments that the first window has room for (`RTAX_INITRWND`); 0 where it does not say.
     pub first_segments: u16,
@@ -64,7 +64,7 @@ impl Listener {
     }
 }
 
-/// A window of whole segments that carry so many octets.
+/// A window of whole segments that carry so many bytes.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)] // `most` is at most 65,535
 const fn first_window(space: u32, carried: u32, first_segments: u32, most: u32) -> u16 {
@@ -77,13 +77,13 @@ const fn first_window(space: u32, carried: u32, first_segments: u32, most: u32) 
     window as u16
 }
 
-/// The window scale (RFC 7323 section 2.3) with which a window of `octets` can be said.
+/// The window scale (RFC 7323 section 2.3) with which a window of `bytes` can be said.
 #[inline(always)]
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // at most 14
-pub const fn scale_of(octets: u32) -> u8 {
+pub const fn scale_of(bytes: u32) -> u8 {
     let mut scale = 0_u32;
-    while scale < 14 && octets >> (scale + 16) != 0 {
+    while scale < 14 && bytes >> (scale + 16) != 0 {
         scale += 1;
     }
     scale as u8
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn scales() {
-        for (octets, scale) in [
+        for (bytes, scale) in [
             (0, 0),
             (65_535, 0),
             (65_536, 1),
@@ -112,7 +112,7 @@ mod tests {
             (1 << 29, 14),
             (u32::MAX, 14),
         ] {
-            assert_eq!(scale_of(octets), scale, "{octets}");
+            assert_eq!(scale_of(bytes), scale, "{bytes}");
         }
     }
 }

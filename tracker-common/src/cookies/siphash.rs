@@ -1,7 +1,7 @@
 //! The hash of cookies.
 
 /// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over
-/// octets. Tested against the reference's vectors.
+/// bytes. Tested against the reference's vectors.
 pub(super) struct SipHash([u64; 4]);
 
 impl SipHash {
@@ -23,7 +23,7 @@ impl SipHash {
         self.0[0] ^= word;
     }
 
-    /// The hash of what was absorbed, `len` octets in all.
+    /// The hash of what was absorbed, `len` bytes in all.
     #[inline(always)]
     pub(super) fn finish(mut self, len: u64) -> u64 {
         self.absorb(len << 56);
@@ -54,7 +54,7 @@ impl SipHash {
 mod tests {
     use super::*;
 
-    /// Of the reference implementation: the key 00 01 .. 0f, and the messages of 8 and 16 octets 00 01 ...
+    /// Of the reference implementation: the key 00 01 .. 0f, and the messages of 8 and 16 bytes 00 01 ...
     #[test]
     fn siphash_as_published() {
         let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];

@@ -288,7 +288,7 @@ impl<A: Arriving> At<'_, A> {
             return self.accept(packet, guarding, &agreed, &cookie, Way::Handover);
         }
         if !may_be_ours {
-            // Neither a cookie of another host's: nothing that the host does not know better.
+            // No cookie was sent here, and this is none of another host's either: the host answers it.
             return guarded::PASSED;
         }
         let reason = if checked == IS_OURS {

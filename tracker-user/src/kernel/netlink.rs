@@ -136,7 +136,7 @@ impl Netlink {
     }
 }
 
-/// What is said of IPv6's MTU, in octets; 0 where nothing is.
+/// What is said of IPv6's MTU, in bytes; 0 where nothing is.
 fn mtu6(families: &[AfSpecUnspec]) -> u32 {
     let of_ipv6 = families.iter().filter_map(|family| match family {
         AfSpecUnspec::Inet6(said) => Some(said),

@@ -31,11 +31,11 @@ pub struct HostRoute {
 /// Metrics of a route; 0 where it does not say.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Metrics {
-    /// Octets of an IP packet at most.
+    /// Bytes of an IP packet at most.
     pub mtu: u32,
-    /// The maximum segment size to announce, in octets.
+    /// The maximum segment size to announce, in bytes.
     pub advmss: u32,
-    /// The largest window, in octets.
+    /// The largest window, in bytes.
     pub window: u32,
     /// Segments that the first window has room for.
     pub initrwnd: u32,
@@ -113,9 +113,9 @@ impl Metrics {
         let mut found = Self::default();
         for metric in metrics {
             match metric {
-                RouteMetric::Mtu(octets) => found.mtu = *octets,
-                RouteMetric::Advmss(octets) => found.advmss = *octets,
-                RouteMetric::Window(octets) => found.window = *octets,
+                RouteMetric::Mtu(bytes) => found.mtu = *bytes,
+                RouteMetric::Advmss(bytes) => found.advmss = *bytes,
+                RouteMetric::Window(bytes) => found.window = *bytes,
                 RouteMetric::InitRwnd(segments) => found.initrwnd = *segments,
                 RouteMetric::Features(features) => found.ecn = features & FEATURE_ECN != 0,
                 _ => {}

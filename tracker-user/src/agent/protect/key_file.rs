@@ -22,10 +22,10 @@ use zeroize::Zeroizing;
 use super::{SHORTEST_ROTATION, keys::fresh};
 use crate::model::failure::Failure;
 
-/// Octets that a file has at most.
+/// Bytes that a file has at most.
 const MOST: u64 = 65_536;
 
-/// Octets of a key.
+/// Bytes of a key.
 const KEY: usize = 16;
 
 /// A key, and from when on cookies are made with it. The key is not moved, and wiped when dropped.
@@ -111,7 +111,7 @@ impl KeyFile {
             about.uid(),
             about.mode() & 0o7777
         );
-        ensure!(about.len() <= MOST, "{} octets are too many: {MOST} are at most", about.len());
+        ensure!(about.len() <= MOST, "{} bytes are too many: {MOST} are at most", about.len());
         let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MOST)?));
         file.take(MOST).read_to_string(&mut text)?;
         Self::parse(&text)
@@ -246,8 +246,8 @@ impl KeyFile {
         for key in &self.0 {
             text.push_str(&key.since.to_string());
             text.push(' ');
-            for octet in key.key.iter().flat_map(|word| word.to_le_bytes()) {
-                for digit in [octet >> 4, octet & 15] {
+            for byte in key.key.iter().flat_map(|word| word.to_le_bytes()) {
+                for digit in [byte >> 4, byte & 15] {
                     text.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
                 }
             }
@@ -274,10 +274,10 @@ fn parse_line(line: &str) -> Result<SharedKey> {
     );
     let mut key = Box::new(Zeroizing::new([0_u64; 2]));
     for (at, pair) in digits.chunks_exact(2).enumerate() {
-        let octet = pair.iter().fold(0, |octet, digit| {
-            octet << 4 | u64::from(char::from(*digit).to_digit(16).unwrap_or_default())
+        let byte = pair.iter().fold(0, |byte, digit| {
+            byte << 4 | u64::from(char::from(*digit).to_digit(16).unwrap_or_default())
         });
-        key[at / 8] |= octet << (8 * (at % 8));
+        key[at / 8] |= byte << (8 * (at % 8));
     }
     ensure!(**key != [0; 2], "a key of zeros only is no secret");
     Ok(SharedKey { since, key })

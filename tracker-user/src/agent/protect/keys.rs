@@ -61,11 +61,10 @@ impl Keeper {
     /// # Errors
     ///
     /// What is wrong with the file, or what the kernel says.
-    pub fn shared(map: KeyMap, path: &Path) -> Result<Self> {
-        let source = Source::Shared { path: path.to_owned(), file: KeyFile::read(path)? };
-        let mut keeper = Self { map, source };
-        keeper.rotate(0)?;
-        Ok(keeper)
+    pub fn shared(mut map: KeyMap, path: &Path) -> Result<Self> {
+        let file = KeyFile::read(path)?;
+        take_needed(&mut map, &file)?;
+        Ok(Self { map, source: Source::Shared { path: path.to_owned(), file } })
     }
 
     /// Reads the file again, if keys come from one; true where there is another key. A file that is wrong changes nothing.
@@ -78,7 +77,7 @@ impl Keeper {
         let new = KeyFile::read(path)?;
         new.current(Timestamp::now())?;
         *file = new;
-        self.rotate(0)
+        take_needed(&mut self.map, file)
     }
 
     /// Makes another key if the newest one is old enough, or takes the next one from the file; true where cookies are made with

@@ -24,7 +24,7 @@ impl Share {
     ///
     /// Where the kernel does not say which one it is.
     pub fn of_this_kernel() -> Result<Self> {
-        // From 6.6 to 6.10 it is what 1200 octets of data leave of a buffer of 4096 and its overhead.
+        // From 6.6 to 6.10 it is what 1200 bytes of data leave of a buffer of 4096 and its overhead.
         let is_cautious = kernel_at_least((6, 6))? && !kernel_at_least((6, 11))?;
         Ok(Self(if is_cautious { 65 } else { 128 }))
     }
@@ -41,7 +41,7 @@ pub struct Sysctls {
     pub syncookies: u32,
     /// Bits of [`feature`].
     pub features: u8,
-    /// `net.ipv4.tcp_rmem`: a receive buffer's octets by default.
+    /// `net.ipv4.tcp_rmem`: a receive buffer's bytes by default.
     pub receive_default: u32,
     /// The same at most, also by `net.core.rmem_max`.
     pub receive_most: u32,
@@ -102,7 +102,7 @@ fn numbers(name: &str) -> Result<Vec<u32>> {
 /// What a SYN,ACK says of the host's receive window, before a route has its say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SynAckTerms {
-    /// Octets of the receive buffer that are for data.
+    /// Bytes of the receive buffer that are for data.
     pub space: u32,
     /// Window scale; 0 where windows are not scaled.
     pub scale: u8,
@@ -111,7 +111,7 @@ pub struct SynAckTerms {
 }
 
 impl SynAckTerms {
-    /// What the kernel chooses (`tcp_select_initial_window`) for a listener with a receive buffer of `buffer` octets. `None` for
+    /// What the kernel chooses (`tcp_select_initial_window`) for a listener with a receive buffer of `buffer` bytes. `None` for
     /// a listener that has not set its buffer.
     ///
     /// The kernel does not tell whether the listener has set its buffer: one that is not of the default size is taken for
@@ -140,7 +140,7 @@ impl SynAckTerms {
 }
 
 /// The maximum segment size that a host announces for itself at `address`, behind interfaces of which the smallest MTU is
-/// `mtu` octets.
+/// `mtu` bytes.
 #[must_use]
 pub fn mss(address: IpAddr, mtu: u32) -> u16 {
     // IP and TCP headers without options; and what Linux announces at least (ip_rt_min_advmss, ip6_rt_min_advmss).
