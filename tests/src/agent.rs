@@ -34,7 +34,7 @@ use tracker_common::{
 use crate::{namespace::Namespace, way_in::with_way_in};
 
 /// How long anything that must happen is waited for. No test depends on how fast it does.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The command under test: `$TRACKER_BIN`, or `tracker` in the directory that this build went to.
 ///
@@ -326,7 +326,16 @@ impl Agent {
     ///
     /// Where it does not start to listen.
     pub fn events(&self) -> Result<Events> {
-        let (child, lines) = self.listen(&["events", "-o", "jsonl"])?;
+        self.events_of("all")
+    }
+
+    /// Follows `tracker events -o jsonl --events KINDS`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::events`].
+    pub fn events_of(&self, kinds: &str) -> Result<Events> {
+        let (child, lines) = self.listen(&["events", "-o", "jsonl", "--events", kinds])?;
         Ok(Events { child, lines: Mutex::new(lines), seen: Mutex::default() })
     }
 
@@ -510,6 +519,12 @@ pub struct Events {
 }
 
 impl Events {
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the first event that `wanted` accepts, and takes it out of the stream; the others stay.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, Events, eventually},
     namespace::Namespace,
+    offload::{Offload, set_offload},
     segment::{Segment, flag},
     wire::Wire,
 };
@@ -88,6 +89,21 @@ impl Pair {
             namespace.run("ip", &["addr", "add", &format!("{v4}/24"), "dev", INTERFACE])?;
             namespace
                 .run("ip", &["addr", "add", &format!("{v6}/64"), "dev", INTERFACE, "nodad"])?;
+        }
+        Ok(())
+    }
+
+    /// Lets neither end merge or split packets: the kernel counts each as the programs do.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn without_offloads(&self) -> Result<()> {
+        for namespace in [&self.host, &self.peer] {
+            for offload in [Offload::Gso, Offload::Gro, Offload::Tso] {
+                set_offload(namespace, INTERFACE, offload, false)?;
+            }
+            namespace.run("ip", &["link", "set", INTERFACE, "gso_max_segs", "1"])?;
         }
         Ok(())
     }
@@ -194,6 +210,18 @@ fn card(address: &str) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Waits until an interface sends what it is given: some time after it was brought up, it drops it.
+///
+/// # Errors
+///
+/// Where there is no such interface, or it never does.
+pub fn sends(namespace: &Namespace, name: &str) -> Result<()> {
+    eventually(&format!("{name} is up"), || {
+        let shown = namespace.run("ip", &["link", "show", "dev", name])?;
+        Ok(shown.contains(" state UP ") && !shown.contains(" qdisc noop "))
+    })
 }
 
 /// Makes a veth pair, either end in the namespace and with the name given, and brings both up.

@@ -6,7 +6,9 @@
 pub mod agent;
 pub mod captures;
 pub mod conntrack;
+pub mod counters;
 pub mod fault;
+pub mod flood;
 pub mod flows;
 pub mod kernel;
 pub mod lab;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -269,22 +269,40 @@ fn rule(namespace: &Namespace, family: &str, arguments: &[&str]) -> Result<()> {
     namespace.run("ip", &[&[family, "rule"], arguments].concat()).map(drop)
 }
 
-/// Tells either end the other's hardware address for good. Segments that waited for it leave now, the host's first.
+/// Tells both ends the other's hardware address for good. Segments that waited for it leave now, the host's first.
 ///
 /// # Errors
 ///
 /// Where the kernel refuses.
 pub fn introduce(pair: &Pair) -> Result<()> {
-    for (namespace, other, addresses) in
-        [(&pair.host, &pair.peer, address::PEER), (&pair.peer, &pair.host, address::HOST)]
-    {
-        let hardware = hardware_address(other)?.map(|octet| format!("{octet:02x}")).join(":");
-        for address in addresses {
-            let address = address.to_string();
-            let neighbour = ["neigh", "replace", &address, "lladdr", &hardware];
-            namespace
-                .run("ip", &[&neighbour[..], &["dev", INTERFACE, "nud", "permanent"]].concat())?;
-        }
+    introduce_peer(pair)?;
+    introduce_host(pair)
+}
+
+/// Tells the host the peer's hardware address for good.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn introduce_peer(pair: &Pair) -> Result<()> {
+    is_neighbour(&pair.host, &pair.peer, address::PEER)
+}
+
+/// Tells the peer the host's hardware address for good.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn introduce_host(pair: &Pair) -> Result<()> {
+    is_neighbour(&pair.peer, &pair.host, address::HOST)
+}
+
+fn is_neighbour(namespace: &Namespace, other: &Namespace, addresses: [IpAddr; 2]) -> Result<()> {
+    let hardware = hardware_address(other)?.map(|octet| format!("{octet:02x}")).join(":");
+    for address in addresses {
+        let address = address.to_string();
+        let neighbour = ["neigh", "replace", &address, "lladdr", &hardware];
+        namespace.run("ip", &[&neighbour[..], &["dev", INTERFACE, "nud", "permanent"]].concat())?;
     }
     Ok(())
 }

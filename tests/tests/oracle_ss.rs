@@ -19,8 +19,8 @@ use tracker_tests::{
     flows::{by_key, key, states},
     lab::{INTERFACE, Pair, address},
     sockets::{
-        Listeners, accept, bound, deafen, introduce, prepare, start_connecting, transfer, undeafen,
-        wait_unread,
+        Listeners, accept, bound, deafen, introduce_host, introduce_peer, prepare,
+        start_connecting, transfer, undeafen, wait_unread,
     },
     ss::Oracle,
 };
@@ -326,7 +326,18 @@ fn tracker_and_ss_agree_on_every_connection() -> Result<()> {
     }
     let early = lab.agent.flows(&[])?;
     ensure!(early.is_empty(), "the SYNs wait: {early:?}");
-    introduce(&lab.pair)?;
+    introduce_peer(&lab.pair)?;
+    // An answer could overtake the peer's SYN while that leaves. It waits behind it as long as nothing may.
+    eventually("every SYN of the host has arrived", || {
+        let oracle = Oracle::ask(&lab.pair)?;
+        Ok(lab.connections.iter().all(|connection| {
+            let (client, server) = (connection.client_address, connection.server_address);
+            let [local, remote] =
+                if connection.client_on_host { [server, client] } else { [client, server] };
+            oracle.socket(false, local, remote).is_some_and(|socket| socket.state == "SYN_RECEIVED")
+        }))
+    })?;
+    introduce_host(&lab.pair)?;
     lab.compare("SYNs crossed", Ends::Both, |_| &["ESTABLISHED/ESTABLISHED"])?;
     lab.connections.iter().try_for_each(converse)?;
 

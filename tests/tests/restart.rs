@@ -30,12 +30,13 @@ use serde_json::Value;
 use socket2::Socket;
 use tracker_common::cookie::Keys;
 use tracker_tests::{
-    agent::{Agent, Killed, PATIENCE, eventually, is_link, pins, run_tracker},
+    agent::{Agent, PATIENCE, eventually, is_link, pins, run_tracker},
+    counters::{no_less, packets_counted, packets_of_link, stats_of},
+    flood::flood,
     flows::{by_key, key, states},
     kernel::{egress_ways, has_handover, has_tcx},
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
-    offload::{Offload, set_offload},
     segment::{
         Segment,
         flag::{ACK, PSH, SYN},
@@ -100,16 +101,6 @@ impl Connection {
     }
 }
 
-fn without_offloads(pair: &Pair) -> Result<()> {
-    for namespace in [&pair.host, &pair.peer] {
-        for offload in [Offload::Gso, Offload::Gro, Offload::Tso] {
-            set_offload(namespace, INTERFACE, offload, false)?;
-        }
-        namespace.run("ip", &["link", "set", INTERFACE, "gso_max_segs", "1"])?;
-    }
-    Ok(())
-}
-
 fn records(text: &str) -> Result<Vec<Value>> {
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
@@ -124,58 +115,9 @@ fn identities(flows: &[Value]) -> Result<BTreeMap<[SocketAddr; 2], u64>> {
     Ok(identities)
 }
 
-/// Every number in a document, by its path.
-fn numbers(value: &Value, path: &str, into: &mut BTreeMap<String, u64>) {
-    match value {
-        Value::Number(number) => {
-            into.insert(path.to_owned(), number.as_u64().unwrap_or_default());
-        }
-        Value::Object(members) => {
-            for (name, member) in members {
-                numbers(member, &format!("{path}.{name}"), into);
-            }
-        }
-        Value::Array(elements) => {
-            for (n, element) in elements.iter().enumerate() {
-                numbers(element, &format!("{path}[{n}]"), into);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn counters(stats: &Value) -> BTreeMap<String, u64> {
-    let mut counters = BTreeMap::new();
-    for part in ["interfaces", "counters", "violations"] {
-        numbers(&stats[part], part, &mut counters);
-    }
-    counters
-}
-
-/// No counter has less than before.
-fn no_less(before: &Value, after: &Value) -> Result<()> {
-    let after = counters(after);
-    for (name, count) in counters(before) {
-        let now = after.get(&name).copied().unwrap_or_default();
-        ensure!(now >= count, "{name} was {count}, and is {now}");
-    }
-    Ok(())
-}
-
 /// Packets of the host's interface, both ways, and of the agent's counters.
 fn packets(pair: &Pair, stats: &Value) -> Result<[u64; 2]> {
-    let link = |name: &str| -> Result<u64> {
-        let text = pair.host.run("ip", &["-s", "-j", "link", "show", "dev", INTERFACE])?;
-        let links: Value = serde_json::from_str(&text)?;
-        links[0]["stats64"][name]["packets"].as_u64().with_context(|| text)
-    };
-    let mut counted = BTreeMap::new();
-    numbers(&stats["interfaces"][0]["packets"], "", &mut counted);
-    Ok([link("rx")? + link("tx")?, counted.values().sum()])
-}
-
-fn stats_of(killed: &Killed) -> Result<Value> {
-    Ok(serde_json::from_str(&killed.ask(&["stats", "-o", "json"])?)?)
+    Ok([packets_of_link(&pair.host)?, packets_counted(stats, INTERFACE, None)])
 }
 
 /// Flows whose states are others than those of the kernel's sockets.
@@ -233,7 +175,7 @@ fn goes_on(exchanges: &AtomicU64) -> Result<()> {
 fn rounds(egress: &str) -> Result<()> {
     let kills = round_count()?;
     let pair = Pair::with_addresses()?;
-    without_offloads(&pair)?;
+    pair.without_offloads()?;
     let listeners = Listeners::new(&pair, PORT)?;
     let options = [
         ["--interface", INTERFACE],
@@ -711,27 +653,6 @@ fn outcome(stats: &Value, name: &str) -> Result<u64> {
     stats["cookies"]["total"][name].as_u64().with_context(|| format!("no {name} in {stats}"))
 }
 
-/// Sends SYNs from addresses that nobody has, bursts of a hundred with a breath between them, until it is stopped.
-fn flood(pair: &Pair, stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
-    let wire = Wire::open(&pair.peer, INTERFACE)?;
-    let server = SocketAddr::new(address::HOST[0], PORT);
-    // A bound, should nobody stop it.
-    for n in 0..10_000_000_u32 {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let [_, b, c, d] = n.to_be_bytes();
-        let client = SocketAddr::from(([198, 18 + (b & 1), c, d], 1024 + u16::from(b)));
-        wire.send(&Segment::new(client, server, SYN, n, 0).frame())?;
-        sent.fetch_add(1, Ordering::Relaxed);
-        if n % 100 == 99 {
-            // Else the clients' core has nothing else to do.
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
     let kills = round_count()?;
@@ -747,7 +668,10 @@ fn listeners_stay_protected_over_kills_in_a_flood() -> Result<()> {
     let forged = AtomicU64::new(0);
     let agent = thread::scope(|scope| -> Result<Agent> {
         let clients = scope.spawn(|| clients(&pair, &listener, &connected));
-        let flood = scope.spawn(|| flood(&pair, &stop, &forged));
+        let flood = scope.spawn(|| {
+            let goes_on = || !stop.load(Ordering::Relaxed);
+            flood(&pair, PORT, Duration::from_millis(2), &forged, goes_on)
+        });
         let outcome = (|| {
             let mut agent = first;
             for _ in 0..kills {

@@ -33,6 +33,21 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
+/// Whoever types `command` must be root.
+///
+/// # Errors
+///
+/// Where this user is not: what to type instead.
+pub(crate) fn needs_root(command: &str) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "the tests need root: they make network namespaces and load the kernel programs. Type:\n\n    \
+             sudo -E env \"PATH=$PATH\" {command}"
+        );
+    }
+    Ok(())
+}
+
 /// Whether the PATH has a program of that name, or root's would: a user's may lack the directories for administrators.
 pub(crate) fn on_path(program: &str) -> bool {
     find(program).is_some()

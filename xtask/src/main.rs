@@ -12,6 +12,7 @@ mod plan;
 mod probe;
 mod run;
 mod setup;
+mod soak;
 mod structure;
 mod test;
 mod vm;
@@ -69,6 +70,8 @@ enum Verb {
         #[arg(long = "static")]
         is_static: bool,
     },
+    /// Have all troubles at once for MINUTES, and compare what was counted with the truth; needs root
+    Soak(soak::Options),
     /// Boot packaged kernels in virtual machines, and run the tests inside
     Vm(vm::Options),
     /// Write docs/violations.md from the rules in tracker-common, docs/schema from the printed types, and as root the picture
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Package { check, target, is_static } => {
             package::package(package::Options { target, is_static, checks: check })
         }
+        Verb::Soak(options) => soak::soak(&options),
         Verb::Vm(options) => vm::vm(&options),
         Verb::Docs => docs::docs(),
     };

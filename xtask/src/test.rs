@@ -2,23 +2,19 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{host, plan::Purpose, setup::setup, vm};
+use crate::{host, plan::Purpose, setup::setup, soak::Running, vm};
 
-/// Runs `cargo test` of the whole workspace, then the tests in virtual machines. With arguments it becomes `cargo test` with
+/// Runs `cargo test` of the whole workspace, then the tests in virtual machines and a soak beside
+/// them. With arguments it becomes `cargo test` with
 /// these.
 ///
 /// # Errors
 ///
 /// Where a test fails, or cannot be started; without root, for instance.
 pub(crate) fn test(args: &[OsString]) -> Result<()> {
-    if !host::is_root() {
-        bail!(
-            "the tests need root: they make network namespaces and load the kernel programs. Type:\n\n    \
-             sudo -E env \"PATH=$PATH\" cargo xtask test"
-        );
-    }
+    host::needs_root("cargo xtask test")?;
     let is_whole = args.is_empty();
     setup(if is_whole { Purpose::Test } else { Purpose::Run })?;
     let mut command = host::cargo();
@@ -31,7 +27,11 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     }
     host::run(&mut command, "cargo test")?;
     by_the_other_way()?;
-    vm::vm(&vm::Options::for_tests())
+    let soak = Running::start()?;
+    let machines = vm::vm(&vm::Options::for_tests());
+    // Also where the machines failed: it must not go on alone.
+    let soak = soak.finish();
+    machines.and(soak)
 }
 
 /// The programs of tests that prove the main job.

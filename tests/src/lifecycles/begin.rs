@@ -146,6 +146,7 @@ impl Laboratory {
             reset_unheard: [false; 2],
             began: Instant::now(),
             terms,
+            server_again: false,
             gave_up: [false; 2],
             was_over: false,
             is_wrong: false,

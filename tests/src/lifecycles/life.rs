@@ -89,6 +89,8 @@ pub(super) struct Life {
     pub(super) closed_unheard: [bool; 2],
     /// Who was reset while the last acknowledgment was due, about which Linux says nothing.
     pub(super) reset_unheard: [bool; 2],
+    /// Its listener had another socket to accept after the server's was closed: a late acknowledgment has brought it back.
+    pub(super) server_again: bool,
     /// When its client connected.
     pub(super) began: Instant,
     /// Its sockets' options.
@@ -300,7 +302,9 @@ impl Life {
         let says_nothing = match self.slot_of(end) {
             Slot::Gone => !options.multipath,
             Slot::Connecting(_) => options.multipath,
-            _ => false,
+            // The one that was closed before this one came.
+            Slot::Open(_) => end == Who::Server && self.server_again && !options.multipath,
+            Slot::Nothing => false,
         };
         self.gave_up[end as usize]
             || says_nothing && options.user_timeout.is_some() && trace.is_left_waiting(side)

@@ -385,6 +385,7 @@ impl Laboratory {
                 let n = self.by_client.get(&from).with_context(|| format!("{from} is not ours"))?;
                 let life = &mut self.lives[*n];
                 life.terms.end(Who::Server).set(&socket)?;
+                life.server_again |= matches!(life.server, Slot::Gone);
                 life.server = Slot::Open(socket);
             }
         }
