@@ -26,5 +26,6 @@ pub mod sockets;
 pub mod ss;
 pub mod svg;
 pub mod terminal;
+pub mod tunnel;
 pub mod way_in;
 pub mod wire;

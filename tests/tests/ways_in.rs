@@ -16,6 +16,7 @@ use tracker_tests::{
     lab::{INTERFACE, Pair, cable},
     namespace::Namespace,
     offload::{Offload, set_offload},
+    tunnel::tunnel,
 };
 use tracker_user::kernel::{kernel_side::links, protection::Prepared};
 
@@ -94,6 +95,15 @@ impl Place {
         addresses(&place.server, "veth0", 1)?;
         addresses(&place.client, "veth0", 2)?;
         place._between = Some(host);
+        Ok(place)
+    }
+
+    /// The server at the end of a tunnel: its packets have no link header.
+    fn tun(address: &'static str) -> Result<Self> {
+        let place = Self::new("tun0", address)?;
+        tunnel((&place.server, "tun0"), (&place.client, "tun0"))?;
+        addresses(&place.server, "tun0", 1)?;
+        addresses(&place.client, "tun0", 2)?;
         Ok(place)
     }
 
@@ -198,6 +208,14 @@ fn listeners_are_protected_behind_a_macvlan() -> Result<()> {
 #[test]
 fn listeners_are_protected_in_a_container() -> Result<()> {
     protected(&Place::container()?)
+}
+
+#[test]
+fn listeners_are_protected_behind_a_tunnel() -> Result<()> {
+    for address in ["10.9.0.1:80", "[fd09::1]:80"] {
+        protected(&Place::tun(address)?).context(address)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -103,7 +103,8 @@ pub(crate) fn story(span: &Span) -> Result<String> {
         one_interface(&site, &agent, span, round)?;
     }
     let (pins_before, descriptors_before) = (pinned(&agent)?, descriptors(agent.pid())?);
-    let mut readers = [Reader::new(&agent, "established")?, Reader::new(&agent, "established,closing")?];
+    let mut readers =
+        [Reader::new(&agent, "established")?, Reader::new(&agent, "established,closing")?];
     let [steady, stopped] = &mut readers;
     let (reloads, interfaces, asked) =
         (AtomicU64::new(0), AtomicU64::new(INTERFACES), AtomicU64::new(0));
