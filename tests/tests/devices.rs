@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use tracker_tests::{
     agent::{Agent, eventually},
     flows::{by_key, key, states},
+    kernel::has_handover,
     lab::{INTERFACE, Pair, address},
     ss::Oracle,
 };
@@ -117,6 +118,34 @@ fn p2_a_vlan_device_above() -> Result<()> {
     add_address(&pair, "vlan7")?;
     let ends = connections(&pair, (HOST, PORT).into(), 6, 100_000)?;
     agrees(&pair, &agent, &ends)
+}
+
+/// Cookies leave with the tag of the SYN that they answer.
+#[test]
+fn listeners_on_a_vlan_are_protected() -> Result<()> {
+    for (interface, ingress) in [("vlan7", "auto"), (INTERFACE, "auto"), (INTERFACE, "xdp")] {
+        let pair = Pair::with_addresses()?;
+        for namespace in [&pair.host, &pair.peer] {
+            let vlan = ["name", "vlan7", "type", "vlan", "id", "7"];
+            namespace.run("ip", &[&["link", "add", "link", INTERFACE], &vlan[..]].concat())?;
+        }
+        add_address(&pair, "vlan7")?;
+        if !has_handover()? {
+            pair.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
+        }
+        // A veth takes what XDP sends back only where its other end runs a program too.
+        let options = ["--interface", INTERFACE, "--ingress", ingress];
+        let _far = Agent::start(&pair.peer, &options)?;
+        let options = ["--interface", interface, "--ingress", ingress];
+        let protect = ["--protect", "80", "--syn-cookies", "always"];
+        let agent = Agent::start(&pair.host, &[&options[..], &protect, &KEPT].concat())?;
+        agent.wait_for_log("protected")?;
+        let ends = connections(&pair, (HOST, PORT).into(), 6, 1_000)?;
+        agrees(&pair, &agent, &ends).with_context(|| format!("{interface} by {ingress}"))?;
+        let total = &agent.stats()?["cookies"]["total"];
+        ensure!(total["accepted"] == 6 && total["sent"].as_u64() >= Some(6), "{total}");
+    }
+    Ok(())
 }
 
 /// The agent on the VLAN device itself, which sees no tags.
