@@ -19,6 +19,7 @@ pub mod privileges;
 pub mod protect;
 pub mod reload;
 pub mod run;
+pub mod secret_file;
 pub mod service;
 pub mod settings;
 mod sweep_loop;

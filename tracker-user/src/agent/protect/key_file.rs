@@ -7,20 +7,19 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
-    io::{Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
-use nix::unistd::Uid;
 use tracker_common::cookie::{LIFETIME_NS, fingerprint, period};
 use zeroize::Zeroizing;
 
 use super::{SHORTEST_ROTATION, keys::fresh};
-use crate::model::failure::Failure;
+use crate::{agent::secret_file, model::failure::Failure};
 
 /// Bytes that a file has at most.
 const MOST: u64 = 65_536;
@@ -100,21 +99,9 @@ impl KeyFile {
     }
 
     fn read_from(path: &Path) -> Result<Self> {
-        let file = File::open(path)?;
-        let about = file.metadata()?;
-        ensure!(about.is_file(), "this is no file");
-        let is_ours = about.uid() == 0 || about.uid() == Uid::effective().as_raw();
-        ensure!(
-            is_ours && about.mode() & 0o077 == 0,
-            "others may read them: the file belongs to user {} and has mode {:o}; give it to root (`chown root`) and take away \
-             the others' rights (`chmod 600`), and make new keys (`tracker keys new`), because these may be known",
-            about.uid(),
-            about.mode() & 0o7777
-        );
-        ensure!(about.len() <= MOST, "{} bytes are too many: {MOST} are at most", about.len());
-        let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MOST)?));
-        file.take(MOST).read_to_string(&mut text)?;
-        Self::parse(&text)
+        let renewal = "make new keys (`tracker keys new`), because these may be known";
+        let text = secret_file::read(path, MOST, renewal)?;
+        Self::parse(str::from_utf8(&text)?)
     }
 
     /// Reads a file's text.
