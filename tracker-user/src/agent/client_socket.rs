@@ -29,15 +29,17 @@ pub struct ClientSocket {
     check: Interval,
     shortage: Condition,
     unreachable: Condition,
+    /// What a client is answered for which there is no descriptor.
+    turned_away: &'static [u8],
 }
 
 impl ClientSocket {
-    /// Listens at this path.
+    /// Listens at this path. `turned_away` is the answer to clients for which there is no descriptor.
     ///
     /// # Errors
     ///
     /// Where the socket cannot be made.
-    pub fn bind(path: &Path) -> Result<Self> {
+    pub fn bind(path: &Path, turned_away: &'static [u8]) -> Result<Self> {
         let (listener, identity) = bind(path)?;
         let mut check = interval(CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,7 +51,14 @@ impl ClientSocket {
             check,
             shortage: Condition::default(),
             unreachable: Condition::default(),
+            turned_away,
         })
+    }
+
+    /// Device and inode of its name.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
     }
 
     /// The next client. Nothing is lost where waiting is given up.
@@ -80,7 +89,7 @@ impl ClientSocket {
         // Whoever waits need not wait until it is over.
         self.spare = None;
         while let Some(Ok((stream, _))) = self.listener.accept().now_or_never() {
-            let _ = stream.try_write(TURNED_AWAY);
+            let _ = stream.try_write(self.turned_away);
         }
         self.spare = spare();
         sleep(BACK_OFF).await;
@@ -146,10 +155,6 @@ fn bind(path: &Path) -> Result<(UnixListener, (u64, u64))> {
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
-
-/// What a client is answered for which there is no descriptor.
-const TURNED_AWAY: &[u8] =
-    b"{\"v\":1,\"error\":\"the agent has no descriptors left; try again later\"}\n";
 
 /// Between two looks at the socket's name.
 const CHECK: Duration = Duration::from_secs(2);

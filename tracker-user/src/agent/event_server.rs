@@ -58,6 +58,10 @@ const BACKLOG: usize = 65_536;
 /// Bytes that are written to a listener at once, about.
 const CHUNK: usize = 65_536;
 
+/// What a client is answered for which there is no descriptor.
+const TURNED_AWAY: &[u8] =
+    b"{\"v\":1,\"error\":\"the agent has no descriptors left; try again later\"}\n";
+
 /// A request to delete flows, for the loop of sweeps.
 pub struct Deletion {
     /// Which.
@@ -135,7 +139,7 @@ impl EventServer {
     ///
     /// Where the socket cannot be made.
     pub async fn serve(self, path: &Path) -> Result<()> {
-        let mut socket = ClientSocket::bind(path)?;
+        let mut socket = ClientSocket::bind(path, TURNED_AWAY)?;
         loop {
             let stream = socket.accept().await;
             let server = self.clone();
