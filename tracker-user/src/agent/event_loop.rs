@@ -122,15 +122,20 @@ pub(super) async fn work(
         tracing::info!(places = listener_manager.count(), "listeners are protected by SYN cookies");
     }
 
+    let mut access = None;
     let telemetry = match metrics {
-        Some(Endpoint { listener, since_ns }) => {
+        Some(Endpoint { listener, access: of_metrics, since_ns }) => {
             let lost = Lost { by_listeners: server.lost(), by_output: writers.clone() };
             let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
             let telemetry = Arc::new(telemetry);
             telemetry.attached(interfaces.list(), interfaces.attached())?;
-            tracing::info!(at = %listener.local_addr()?, "metrics are served");
-            // Aborted with the runtime.
-            tokio::spawn(metrics::server::serve(listener, Arc::clone(&telemetry)));
+            let (at, words) = (listener.at()?, of_metrics.words());
+            metrics::server::start(listener, Arc::clone(&of_metrics), Arc::clone(&telemetry))?;
+            tracing::info!(%at, "metrics are served {words}");
+            for warning in of_metrics.warnings(&at) {
+                tracing::warn!("metrics: {warning}");
+            }
+            access = Some(of_metrics);
             Some(telemetry)
         }
         None => None,
@@ -196,6 +201,9 @@ pub(super) async fn work(
             (current, changed) = reload.asked_for(), if reloaded.is_none() => {
                 if let Some(listener_manager) = &mut listener_manager {
                     listener_manager.reload_keys();
+                }
+                if let Some(access) = &access {
+                    access.reload();
                 }
                 output = Output::new(&current, writers);
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);

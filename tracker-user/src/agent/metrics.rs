@@ -3,12 +3,20 @@
 //! A scrape reads the kernel's counters on a thread of its own and takes what needs a walk over all flows from the last
 //! sweep, which walks anyway. The event loop never waits for it, and it never waits for a client.
 
+pub mod access;
 pub mod address;
 pub mod census;
+pub mod handshakes;
 pub mod ledger;
+pub mod listener;
+pub mod options;
+pub mod places;
 pub mod programs;
 pub mod server;
 pub mod snapshot;
+pub mod socket;
+pub mod tls;
+pub mod token;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +32,9 @@ use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 use crate::{
     agent::{
         interfaces::presence::Missing,
-        metrics::{census::Census, ledger::Ledger, programs::Programs},
+        metrics::{
+            access::Access, census::Census, ledger::Ledger, options::Options, programs::Programs,
+        },
         sweeper::Sweep,
         writer::Writers,
     },
@@ -87,6 +97,18 @@ struct Totals {
     evicted: u64,
     /// The most flows begun with a SYN that were ever found: the same holds there.
     by_syn: u64,
+}
+
+/// Checks that metrics can be served on this host as the options have it, and reads the files that they name.
+///
+/// # Errors
+///
+/// What is wrong, and what to do about it. Whether the address is taken is not looked at.
+pub fn prepare(options: &Options) -> Result<Access> {
+    if let Some(at) = &options.at {
+        listener::check(at)?;
+    }
+    Access::read(options)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,8 +9,7 @@ use tracker_common::{config::LiveConfig, event::Kind, state::State, sweep::Timeo
 use crate::{
     agent::{
         interfaces::{presence::OnDetach, wanted::Name},
-        metrics::{self, address::MetricsAddress},
-        protect,
+        metrics, protect,
         sweeper::SWEEP_INTERVAL,
         writer::OnError,
     },
@@ -85,13 +84,12 @@ pub struct Options {
     #[arg(long, default_value_t = 100, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub report_burst: u32,
-    /// Serve /metrics for Prometheus, /healthz and /readyz at an address, a port, or both [default without a value:
-    /// 127.0.0.1:9469]
-    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = metrics::address::DEFAULT)]
-    pub metrics: Option<MetricsAddress>,
     /// Log debug messages of the kernel programs, at a cost per packet
     #[arg(long)]
     pub kernel_log: bool,
+    /// Metrics.
+    #[command(flatten)]
+    pub metrics: metrics::options::Options,
     /// SYN cookies.
     #[command(flatten)]
     pub protect: protect::Options,

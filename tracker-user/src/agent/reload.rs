@@ -26,7 +26,7 @@ const LIVE: [&str; 11] = [
 
 /// Those for which an agent must be restarted: they are about what is in the kernel, or how it is begun and ended.
 #[cfg(test)]
-const AT_START: [&str; 18] = [
+const AT_START: [&str; 21] = [
     "cookie-keys",
     "egress",
     "interface",
@@ -35,6 +35,9 @@ const AT_START: [&str; 18] = [
     "max-flows",
     "max-half-open",
     "metrics",
+    "metrics-tls-cert",
+    "metrics-tls-key",
+    "metrics-token",
     "protect",
     "ring-bytes",
     "syn-cookies",

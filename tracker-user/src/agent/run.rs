@@ -9,7 +9,7 @@ use crate::{
         ending::Ending,
         event_loop::{Start, work},
         interfaces::{Interfaces, changes::Changes, wanted::Wanted},
-        metrics,
+        metrics::{self, access::Access, address::MetricsAddress},
         options::Options,
         privileges, protect,
         reload::{Reload, Reread},
@@ -26,6 +26,7 @@ use crate::{
         object, preflight,
         protection::Prepared,
     },
+    model::failure::Failure,
 };
 
 /// Runs the agent with these settings until SIGINT or SIGTERM. On SIGHUP it calls `reread`, which returns them as the
@@ -44,9 +45,18 @@ pub async fn run(
     let Current { options, settings, .. } = current;
     preflight::check()?;
     preflight::raise_open_files()?;
-    let Fit { wanted, changes, names, prepared } = fit(&options).await?;
-    let metrics = match options.metrics {
-        Some(at) => Some(metrics::server::bind(at).await?),
+    let Fit { wanted, changes, names, prepared, access } = fit(&options).await?;
+    if let Some(MetricsAddress::Unix(path)) = &options.metrics.at
+        && *path == instance.socket()
+    {
+        let said = format!(
+            "--metrics: {} is the agent's socket for commands; name another path",
+            path.display()
+        );
+        return Err(Failure::BadInput(said).into());
+    }
+    let metrics = match &options.metrics.at {
+        Some(at) => Some(metrics::server::bind(at, access).await?),
         None => None,
     };
     // Listen to signals before anything is claimed or attached, so that none leaves something behind.
@@ -133,23 +143,25 @@ struct Fit {
     changes: Changes,
     names: Vec<String>,
     prepared: Option<Prepared>,
+    access: Access,
 }
 
-/// Finds the interfaces, and what protection needs.
+/// Finds the interfaces, and what protection and metrics need.
 async fn fit(options: &Options) -> Result<Fit> {
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces);
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
     options.ingress_options.check(options.protect.is_wanted())?;
     let prepared = protect::prepare(&options.protect, &names).await?;
-    Ok(Fit { wanted, changes, names, prepared })
+    let access = metrics::prepare(&options.metrics)?;
+    Ok(Fit { wanted, changes, names, prepared, access })
 }
 
 /// Refuses settings that an agent could not start with on this host.
 ///
 /// # Errors
 ///
-/// An interface that is absent, or a port that cannot be protected, with the remedy.
+/// An interface that is absent, a port that cannot be protected, or a file for the metrics that is wrong, with the remedy.
 pub async fn check_settings(options: &Options) -> Result<()> {
     fit(options).await.map(|_| ())
 }

@@ -21,6 +21,7 @@ use crate::{
             wanted::{Name, Wanted},
             xdp_features::has_native_xdp,
         },
+        metrics,
         protect::{self, firewall::obstacles, target::Target},
         trial_load::Accepted,
     },
@@ -57,6 +58,9 @@ pub struct Options {
     /// Output format: one line per finding, one JSON document, or one JSON record per line
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+    /// Metrics.
+    #[command(flatten)]
+    pub metrics: metrics::options::Options,
     /// SYN cookies.
     #[command(flatten)]
     pub protect: protect::Options,
@@ -161,6 +165,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         findings.push(Finding::of("protection", said));
         findings.extend(firewall(&options.protect.protect));
     }
+    findings.extend(metrics(&options.metrics));
 
     let mut out = io::stdout().lock();
     match options.output {
@@ -186,6 +191,26 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
         bail!("an agent would not start here: {failures} of {} checks failed", findings.len());
     }
     Ok(())
+}
+
+/// What an agent would refuse or warn of, where it is to serve metrics.
+fn metrics(options: &metrics::options::Options) -> Vec<Finding> {
+    const CHECK: &str = "metrics";
+    let Some(at) = &options.at else { return Vec::new() };
+    let access = match metrics::prepare(options) {
+        Ok(access) => access,
+        Err(error) => return vec![Finding::new(Verdict::Failure, CHECK, format!("{error:#}"))],
+    };
+    let warnings: Vec<_> = access
+        .warnings(at)
+        .into_iter()
+        .map(|warning| Finding::new(Verdict::Warning, CHECK, warning))
+        .collect();
+    if warnings.is_empty() {
+        vec![Finding::new(Verdict::Ok, CHECK, format!("{at}, {}", access.words()))]
+    } else {
+        warnings
+    }
 }
 
 /// The kernel, and what this process may do.
