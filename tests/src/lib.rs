@@ -4,6 +4,7 @@
 //! Nothing here leaves the namespaces it makes.
 
 pub mod agent;
+pub mod authority;
 pub mod captures;
 pub mod conntrack;
 pub mod counters;

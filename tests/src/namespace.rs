@@ -136,7 +136,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
     text(program, arguments, &output)
 }
 
-fn text(program: &str, arguments: &[&str], output: &Output) -> Result<String> {
+pub(crate) fn text(program: &str, arguments: &[&str], output: &Output) -> Result<String> {
     if !output.status.success() {
         bail!(
             "{program} {}: {}",

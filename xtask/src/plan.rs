@@ -236,6 +236,7 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "nft" => "nftables",
             "jq" => "jq",
             "curl" => "curl",
+            "openssl" => "openssl",
             "groff" => "groff-base",
             "iptables" => "iptables",
             "qemu-system-x86_64" => "qemu-system-x86",
