@@ -2,6 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -42,7 +43,12 @@ impl Span {
     pub(crate) fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         eventually(what, || {
             ensure!(!self.has_failed.load(Ordering::Relaxed), "another part has failed");
-            done()
+            let is_done = done()?;
+            if !is_done {
+                // Each question is a process. What it waits for needs the core, too.
+                thread::sleep(Duration::from_millis(20));
+            }
+            Ok(is_done)
         })
     }
 }
