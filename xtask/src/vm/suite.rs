@@ -113,6 +113,10 @@ impl Selection {
     /// The lines of shell that run the programs, one after the other.
     pub(crate) fn script(&self) -> String {
         let mut script = String::new();
+        if matches!(self.extent, Extent::Short) {
+            // For each kill the programs are loaded anew, which takes an emulated kernel half a minute.
+            script.push_str("export TRACKER_RESTART_ROUNDS=4\n");
+        }
         for program in &self.programs {
             let name = &program.name;
             let threads = if program.serial { 1 } else { 2 };
