@@ -23,11 +23,12 @@ pub fn is_counted_elsewhere(flow: &Flow, is_confirmed: bool, packet: &Packet, he
     if owner.is(here) || flow.is_dead() {
         return false;
     }
-    if owner.is_some() && !(is_confirmed && says_more(flow, packet)) {
+    // What is illegal says nothing: not of its end, and not of who sees that.
+    let is_legal = notes::illegal(packet) == Marks::NONE;
+    if owner.is_some() && !(is_confirmed && is_legal && says_more(flow, packet)) {
         return true;
     }
-    // What is illegal says nothing of who sees that end.
-    if notes::illegal(packet) == Marks::NONE {
+    if is_legal {
         flow.set_owner(packet.from, here);
     }
     false
@@ -41,7 +42,7 @@ pub fn ends_on_arrival(packet: &Packet, has_flow: bool) -> bool {
     notes::illegal(packet) != Marks::NONE || (packet.segment.has(Flags::RST) && !has_flow)
 }
 
-/// Whether a packet says more than its end has said, and its receiver would take it: its owner has not seen it, or it would be
+/// Whether a packet, which is legal, says more than its end has said, and its receiver would take it: its owner has not seen it, or it would be
 /// in the record.
 #[inline(always)]
 fn says_more(flow: &Flow, packet: &Packet) -> bool {
@@ -64,4 +65,45 @@ fn says_more(flow: &Flow, packet: &Packet) -> bool {
         || segment.ack.after(peer.end)
         || is_old;
     is_news && !is_wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        config::InterfaceConfig,
+        counters::{Fate, Hook},
+        host::Host,
+        key::FlowKey,
+        packet::Packet,
+        segment::{Flags, Segment},
+        seq::Seq,
+    };
+
+    #[test]
+    fn an_illegal_segment_is_counted_where_its_end_is_seen_and_nowhere_else() {
+        let (client, server) = ((&[1; 16], [0, 9]), (&[2; 16], [0, 80]));
+        let packet = |by_client: bool, flags: u16, seq: u32, ack: u32| {
+            let (source, destination) = if by_client { (client, server) } else { (server, client) };
+            let (key, from) = FlowKey::new(source, destination, 0);
+            let (flags, window) = (Flags(flags), 1000);
+            let segment =
+                Segment { seq: Seq(seq), ack: Seq(ack), flags, window, ..Segment::default() };
+            Packet { key, from, segment }
+        };
+        let open = [packet(true, 2, 0, 0), packet(false, 0x12, 0, 1), packet(true, 0x10, 1, 1)];
+        // FIN without ACK, none, FIN and RST; and whatever stands where an acknowledgment would.
+        for flags in [0x01, 0x00, 0x05] {
+            for no_ack in [0, 1, 5, 1 << 31, u32::MAX] {
+                let mut host = Host::default();
+                for (ms, packet) in (1..).zip(&open) {
+                    host.packet(packet, Hook::Ingress, ms * 1_000_000);
+                }
+                let illegal = packet(false, flags, 1, no_ack);
+                assert_eq!(host.packet(&illegal, Hook::Ingress, 5_000_000), Fate::Illegal);
+                host.set_interface(InterfaceConfig { slot: 1, ..InterfaceConfig::default() });
+                let again = host.packet(&illegal, Hook::Ingress, 6_000_000);
+                assert_eq!(again, Fate::CountedOnArrival, "{flags:#x} {no_ack}");
+            }
+        }
+    }
 }
