@@ -251,7 +251,13 @@ fn parse_line(line: &str) -> Result<SharedKey> {
     let (Some(since), Some(digits), None) = (words.next(), words.next(), words.next()) else {
         bail!("{FORM}");
     };
-    let since: Timestamp = since.parse().map_err(|error| anyhow!("`{since}`: {error}; {FORM}"))?;
+    let since: Timestamp = since.parse().map_err(|error| {
+        if may_be_key(since) {
+            anyhow!("the first word is no date; {FORM}")
+        } else {
+            anyhow!("`{since}`: {error}; {FORM}")
+        }
+    })?;
     let digits = digits.as_bytes();
     ensure!(
         digits.len() == 2 * KEY && digits.iter().all(u8::is_ascii_hexdigit),
@@ -268,6 +274,11 @@ fn parse_line(line: &str) -> Result<SharedKey> {
     }
     ensure!(**key != [0; 2], "a key of zeros only is no secret");
     Ok(SharedKey { since, key })
+}
+
+/// Whether a word has part of a key: more digits than any part of a date. No message may show it.
+fn may_be_key(word: &str) -> bool {
+    word.split(|letter: char| !letter.is_ascii_hexdigit()).any(|digits| digits.len() > 9)
 }
 
 #[cfg(test)]
@@ -307,6 +318,8 @@ mod tests {
             ("# nothing\n".to_owned(), "there is none"),
             (format!("\n{ONE}"), "line 2"),
             (format!("yesterday {ONE}"), "yesterday"),
+            (format!("{ONE} 2026-11-29T10:00:00Z"), "the first word is no date"),
+            (format!("2026-{ONE} {ONE}"), "the first word is no date"),
             (format!("2026-11-29T10:00:00Z {ONE}0"), "33 characters"),
             (format!("2026-11-29T10:00:00Z {}g", &ONE[1..]), "not all hexadecimal"),
             (format!("2026-11-29T10:00:00Z {ONE} x"), "a line is a date and a key"),
