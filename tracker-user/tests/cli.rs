@@ -1,6 +1,12 @@
 //! The command line by itself: usage, help, and what is refused before anything is touched.
 
-use std::process::{Command, Output};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output},
+};
+
+use clap::CommandFactory;
+use tracker_user::cli::Cli;
 
 fn tracker(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tracker")).args(arguments).output().expect("tracker starts")
@@ -84,4 +90,18 @@ fn a_stream_is_not_one_document() {
     let output = tracker(&["--instance", "nobody", "events", "-o", "json"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("use `-o jsonl`"), "{}", said(&output));
+}
+
+/// What clap checks itself, and only in a debug build.
+#[test]
+fn no_two_groups_of_a_command_have_one_name() {
+    fn check(command: &clap::Command) {
+        let mut names = BTreeSet::new();
+        for group in command.get_groups() {
+            let name = group.get_id();
+            assert!(names.insert(name), "{} has two groups {name}", command.get_name());
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&Cli::command());
 }

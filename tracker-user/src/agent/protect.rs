@@ -65,6 +65,8 @@ impl ModeName {
 /// Options of `tracker run` about SYN cookies.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "SYN cookies")]
+// A group of `tracker run` has this name already.
+#[group(skip)]
 pub struct Options {
     /// Protect listeners of this host with SYN cookies: `80`, `80,443`, `8000-8100` on every address of the host,
     /// `443@192.0.2.1` on one; repeatable
