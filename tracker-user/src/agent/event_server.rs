@@ -1,7 +1,7 @@
 //! The agent's unix socket for other commands: it sends the events that a client subscribes to, one JSON record per line,
 //! shares its maps ([`crate::client::map_sharing`]), and passes requests to delete flows on to the sweeps, for root.
 
-mod client_request;
+pub mod client_request;
 mod subscription;
 
 use std::{

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
     time::timeout,
 };
@@ -23,18 +23,23 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const VERSION: u64 = 1;
 
 /// What a connection says first, in one line.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
-pub(super) enum ClientRequest {
+pub enum ClientRequest {
+    /// To delete flows.
     Delete(DeleteRequest),
+    /// For the agent's maps.
     Maps(MapRequest),
+    /// For events, as they happen.
     Events(EventRequest),
 }
 
 /// What a client asks for, in one line; `None` where it has left without a word.
-pub(super) async fn read_request(
-    reader: &mut BufReader<OwnedReadHalf>,
-) -> Result<Option<ClientRequest>> {
+///
+/// # Errors
+///
+/// Where it cannot be read, is too long, or asks for nothing that this agent knows.
+pub async fn read_request(reader: impl AsyncBufRead + Unpin) -> Result<Option<ClientRequest>> {
     let mut line = Vec::new();
     let most = u64::try_from(LONGEST_REQUEST)?;
     reader.take(most).read_until(b'\n', &mut line).await?;
