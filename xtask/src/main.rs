@@ -5,11 +5,13 @@ mod cross;
 mod debian;
 mod dependencies;
 mod docs;
+mod fuzz;
 mod host;
 mod lint;
 mod package;
 mod plan;
 mod probe;
+mod purpose;
 mod run;
 mod setup;
 mod soak;
@@ -53,6 +55,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Fuzz whatever reads what others wrote: run each target over its corpus, then with new inputs, and fail on a crash
+    Fuzz(fuzz::Options),
     /// Check formatting and structure, and let clippy check everything, the kernel programs too
     Lint,
     /// Show how layers import each other, and which files are long and why; fail where an import points upward
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Verb::BuildAndRun { args } => run::build_and_run(&args),
         Verb::Test { args } => test::test(&args),
         Verb::Bench { args } => bench::bench(&args),
+        Verb::Fuzz(options) => fuzz::fuzz(&options),
         Verb::Lint => lint::lint(),
         Verb::Structure => structure::structure(),
         Verb::Package { check, target, is_static } => {

@@ -6,57 +6,9 @@ use xtask::bpf::{
     BPF_LINKER_LLVM, BPF_LINKER_VERSION, Compiler, DEBIAN_COMPILER, Origin, linker_root,
 };
 
+pub(crate) use crate::purpose::Purpose;
+
 use crate::debian::INSTALL;
-
-/// What the machine is prepared for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Purpose {
-    /// Building and running, the tests or the demonstration.
-    Run,
-    /// The benchmarks.
-    Bench,
-    /// Virtual machines with other kernels.
-    Vm,
-    /// Virtual machines with kernels for ARM64.
-    VmOfArm64,
-    /// Every test, here and in virtual machines.
-    Test,
-    /// `cargo xtask lint`.
-    Lint,
-    /// All of it, but a missing piece that only lint needs is not an error.
-    Everything,
-}
-
-impl Purpose {
-    /// Whether something is going to be run.
-    pub(crate) fn runs(self) -> bool {
-        self != Self::Lint
-    }
-
-    /// What boots kernels, if any are going to be booted.
-    pub(crate) fn emulator(self) -> Option<&'static str> {
-        match self {
-            Self::Vm | Self::Test | Self::Everything => Some("qemu-system-x86_64"),
-            Self::VmOfArm64 => Some("qemu-system-aarch64"),
-            Self::Run | Self::Bench | Self::Lint => None,
-        }
-    }
-
-    /// Whether something is going to be checked.
-    pub(crate) fn lints(self) -> bool {
-        matches!(self, Self::Lint | Self::Everything)
-    }
-
-    /// Whether something is going to be measured.
-    pub(crate) fn measures(self) -> bool {
-        matches!(self, Self::Bench | Self::Everything)
-    }
-
-    /// Whether it comes to nothing without that piece.
-    pub(crate) fn needs(self, missing: &Missing) -> bool {
-        self == Self::Lint || !matches!(missing, Missing::BpfClippy(_) | Missing::Component(_))
-    }
-}
 
 /// How it stands with a compiler's linker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,6 +46,8 @@ pub(crate) enum Missing {
     },
     /// Programs that tests and the demonstration start.
     Programs(Vec<&'static str>),
+    /// A compiler for C++.
+    Cxx,
     /// clippy for the compiler that comes from there.
     BpfClippy(Origin),
     /// A rustup component of the toolchain that runs this command.
@@ -120,6 +74,7 @@ impl fmt::Display for Missing {
                  kernel's own answers by it",
                 programs.join(" and ")
             ),
+            Self::Cxx => f.write_str("a C++ compiler: libFuzzer is built with it"),
             Self::BpfClippy(_) => {
                 f.write_str("clippy for the BPF compiler: `cargo xtask lint` checks the kernel programs with it")
             }
@@ -219,6 +174,7 @@ fn packages(piece: &Missing, machine: &Machine<'_>) -> Option<Vec<String>> {
         Missing::Programs(programs) => {
             packages_with(programs).into_iter().map(str::to_owned).collect()
         }
+        Missing::Cxx => vec!["g++".to_owned()],
         Missing::BpfClippy(Origin::Distribution) => vec!["rust-web-clippy".to_owned()],
         Missing::BpfClippy(Origin::Rustup) => return None,
         Missing::Component(_) if machine.rustup_toolchain.is_some() => return None,
@@ -294,6 +250,7 @@ fn commands(piece: &Missing, machine: &Machine<'_>) -> Vec<String> {
             programs.join(" and "),
             Vec::from_iter(packages_with(programs)).join(" and ")
         )],
+        Missing::Cxx => vec!["# install a C++ compiler, so that `c++` runs it".to_owned()],
         Missing::BpfClippy(Origin::Distribution) => {
             vec!["# install clippy from where /usr/bin/cargo is from".to_owned()]
         }

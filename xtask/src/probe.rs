@@ -43,6 +43,9 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
             missing.push(Missing::Programs(programs));
         }
     }
+    if purpose.fuzzes() && !host::on_path("c++") {
+        missing.push(Missing::Cxx);
+    }
     if purpose.lints() {
         if let Some((compiler, _)) = chosen
             && !compiler.has_clippy()

@@ -4,11 +4,10 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::{host, plan::Purpose, setup::setup, soak::Running, vm};
+use crate::{fuzz, host, plan::Purpose, setup::setup, soak::Running, vm};
 
-/// Runs `cargo test` of the whole workspace, then the tests in virtual machines and a soak beside
-/// them. With arguments it becomes `cargo test` with
-/// these.
+/// Runs `cargo test` of the whole workspace, fuzzes for a minute, then runs the tests in virtual machines, and a soak beside
+/// them. With arguments it becomes `cargo test` with these.
 ///
 /// # Errors
 ///
@@ -27,6 +26,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     }
     host::run(&mut command, "cargo test")?;
     by_the_other_way()?;
+    fuzz::fuzz(&fuzz::Options::for_tests())?;
     let soak = Running::start()?;
     let machines = vm::vm(&vm::Options::for_tests());
     // Also where the machines failed: it must not go on alone.

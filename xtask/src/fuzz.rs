@@ -1,0 +1,200 @@
+//! `cargo xtask fuzz`: the targets of `fuzz/`, with libFuzzer, by the stable compiler.
+
+mod expected;
+mod target;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use self::target::{Covered, Fuzzed, Target};
+use crate::{host, plan::Purpose, setup::setup};
+
+/// The package of the targets.
+const PACKAGE: &str = "fuzz";
+
+/// What to fuzz, and for how long.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// Seconds in all, shared by the targets, and names of targets [default: 60, and every target]
+    #[arg(value_name = "SECONDS|TARGET")]
+    args: Vec<String>,
+    /// Fuzz nothing; write what each corpus reaches into fuzz/expected, which later runs are compared with
+    #[arg(long)]
+    write: bool,
+}
+
+impl Options {
+    /// What continuous integration does.
+    pub(crate) fn for_tests() -> Self {
+        Self { args: Vec::new(), write: false }
+    }
+
+    /// Seconds, and targets of these.
+    fn choice(&self, targets: Vec<Target>) -> Result<(u64, Vec<Target>)> {
+        let (mut seconds, mut names) = (60, Vec::new());
+        for arg in &self.args {
+            match arg.parse() {
+                Ok(number) => seconds = number,
+                Err(_) => names.push(arg.as_str()),
+            }
+        }
+        for name in &names {
+            let known = || targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>();
+            ensure!(
+                targets.iter().any(|target| target.name == *name),
+                "there is no target {name}; there are {}",
+                known().join(", ")
+            );
+        }
+        let is_chosen = |target: &Target| names.is_empty() || names.contains(&target.name.as_str());
+        Ok((seconds, targets.into_iter().filter(is_chosen).collect()))
+    }
+}
+
+/// Builds the targets, runs each over its corpus, compares what that reaches, and fuzzes.
+///
+/// # Errors
+///
+/// Where a target crashes, or its corpus no longer reaches what is expected of it; all of them are said.
+pub(crate) fn fuzz(options: &Options) -> Result<()> {
+    setup(Purpose::Fuzz)?;
+    let root = host::workspace().join(PACKAGE);
+    let work = host::target_dir()?.join("fuzz");
+    let (seconds, targets) = options.choice(targets(&root, &work)?)?;
+    build(&root, &work)?;
+    let mut problems = Vec::new();
+    for target in &targets {
+        let covered = target.cover().with_context(|| format!("the corpus of {}", target.name))?;
+        let expected = root.join("expected").join(&target.name);
+        if options.write {
+            fs::write(&expected, expected::text(&covered))
+                .with_context(|| expected.display().to_string())?;
+            println!("{}: {} edges, {} names", target.name, covered.edges, covered.names.len());
+        } else {
+            let text = fs::read_to_string(&expected)
+                .with_context(|| format!("{}: `cargo xtask fuzz --write`", expected.display()))?;
+            problems.extend(expected::problems(&target.name, &text, &covered)?);
+        }
+    }
+    if !options.write {
+        problems.extend(run(&targets, seconds)?);
+    }
+    if !problems.is_empty() {
+        bail!("{}", problems.join("\n"));
+    }
+    Ok(())
+}
+
+/// Every target of the package, in the order of names.
+fn targets(root: &Path, work: &Path) -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(root.join("fuzz_targets"))? {
+        let path = entry?.path();
+        let name = path.file_stem().context("a target's name")?.to_string_lossy().into_owned();
+        targets.push(Target::new(name, root, work, &release(work)));
+    }
+    targets.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(targets)
+}
+
+/// The processor and system that targets are built for: this one. Named to cargo, so that build scripts and procedural macros have
+/// no counters.
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
+}
+
+fn release(work: &Path) -> PathBuf {
+    work.join(triple()).join("release")
+}
+
+fn build(root: &Path, work: &Path) -> Result<()> {
+    let mut command = host::cargo();
+    command
+        .args(["build", "--release", "--bins", "--target", &triple(), "--target-dir"])
+        .arg(work)
+        .arg("--manifest-path")
+        .arg(root.join("Cargo.toml"))
+        .env("RUSTC_WRAPPER", root.join("rustc.sh"))
+        // The kernel programs are the same as those of the tests.
+        .env("TRACKER_BPF_TARGET_DIR", host::target_dir()?.join("release/bpf"));
+    host::run(&mut command, "building the fuzz targets")
+}
+
+/// Fuzzes these targets, as many at once as there are processors, and prints a row each. Returns what they found.
+fn run(targets: &[Target], seconds: u64) -> Result<Vec<String>> {
+    let at_once = thread::available_parallelism()?.get();
+    let share = share(seconds, targets.len(), at_once);
+    println!(
+        "{} targets, {at_once} at once, {share} s each\n\n| Target | Runs | Runs/s | Edges | Features | New edges | MB |\n\
+         |---|--:|--:|--:|--:|--:|--:|",
+        targets.len()
+    );
+    let queue = Mutex::new(targets.iter());
+    let results = thread::scope(|scope| {
+        let work = || {
+            let mut results = Vec::new();
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(target) = next else { return results };
+                let result = target.fuzz(share);
+                if let Ok(fuzzed) = &result {
+                    println!("{fuzzed}");
+                }
+                results.push(result);
+            }
+        };
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    let fuzzed = results.into_iter().collect::<Result<Vec<Fuzzed>>>()?;
+    println!("\n{} runs in all", fuzzed.iter().map(|fuzzed| fuzzed.runs).sum::<u64>());
+    Ok(fuzzed.into_iter().filter_map(|fuzzed| fuzzed.crash).collect())
+}
+
+/// Seconds for each of so many targets, where all together have `seconds`.
+fn share(seconds: u64, targets: usize, at_once: usize) -> u64 {
+    let rounds = targets.div_ceil(at_once).max(1);
+    (seconds / rounds as u64).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str) -> Target {
+        let path = Path::new("/work");
+        Target::new(name.to_owned(), path, path, path)
+    }
+
+    #[test]
+    fn seconds_and_targets_in_any_order() {
+        let choice = |args: &[&str]| {
+            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+            let options = Options { args, write: false };
+            let (seconds, chosen) = options.choice(vec![target("a"), target("b")])?;
+            Ok::<_, anyhow::Error>((
+                seconds,
+                chosen.into_iter().map(|target| target.name).collect::<Vec<_>>().join(" "),
+            ))
+        };
+        assert_eq!(choice(&[]).expect("a choice"), (60, "a b".to_owned()));
+        assert_eq!(choice(&["b", "600"]).expect("a choice"), (600, "b".to_owned()));
+        let error = choice(&["c"]).expect_err("no such target");
+        assert!(error.to_string().contains("there are a, b"), "{error}");
+    }
+
+    #[test]
+    fn everybody_has_a_share() {
+        assert_eq!(
+            [(60, 10, 2), (60, 1, 2), (60, 3, 2), (1, 10, 1)].map(|(s, n, at)| share(s, n, at)),
+            [12, 60, 30, 1]
+        );
+    }
+}
