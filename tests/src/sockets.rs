@@ -79,7 +79,7 @@ impl Listeners {
         port: u16,
         listener: impl Fn(&Namespace, SocketAddr) -> Result<Socket>,
     ) -> Result<Self> {
-        let on = |namespace: &Namespace, [v4, v6]: [std::net::IpAddr; 2]| -> Result<_> {
+        let on = |namespace: &Namespace, [v4, v6]: [IpAddr; 2]| -> Result<_> {
             Ok([
                 listener(namespace, SocketAddr::new(v4, port))?,
                 listener(namespace, SocketAddr::new(v6, port))?,
