@@ -28,12 +28,15 @@ pub(crate) struct Options {
     /// Fuzz nothing; write what each corpus reaches into fuzz/expected, which later runs are compared with
     #[arg(long)]
     write: bool,
+    /// Draw inputs from this number: a run from an empty target/fuzz/corpus repeats another one, as far as both get
+    #[arg(long)]
+    seed: Option<u32>,
 }
 
 impl Options {
-    /// What continuous integration does.
+    /// What continuous integration does: the same each time, so that it fails for what was changed.
     pub(crate) fn for_tests() -> Self {
-        Self { args: Vec::new(), write: false }
+        Self { args: Vec::new(), write: false, seed: Some(1) }
     }
 
     /// Seconds, and targets of these.
@@ -84,7 +87,7 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
         }
     }
     if !options.write {
-        problems.extend(run(&targets, seconds)?);
+        problems.extend(run(&targets, seconds, options.seed)?);
     }
     if !problems.is_empty() {
         bail!("{}", problems.join("\n"));
@@ -128,7 +131,7 @@ fn build(root: &Path, work: &Path) -> Result<()> {
 }
 
 /// Fuzzes these targets, as many at once as there are processors, and prints a row each. Returns what they found.
-fn run(targets: &[Target], seconds: u64) -> Result<Vec<String>> {
+fn run(targets: &[Target], seconds: u64, seed: Option<u32>) -> Result<Vec<String>> {
     let at_once = thread::available_parallelism()?.get();
     let share = share(seconds, targets.len(), at_once);
     println!(
@@ -143,7 +146,7 @@ fn run(targets: &[Target], seconds: u64) -> Result<Vec<String>> {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(target) = next else { return results };
-                let result = target.fuzz(share);
+                let result = target.fuzz(share, seed);
                 if let Ok(fuzzed) = &result {
                     println!("{fuzzed}");
                 }
@@ -177,7 +180,7 @@ mod tests {
     fn seconds_and_targets_in_any_order() {
         let choice = |args: &[&str]| {
             let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            let options = Options { args, write: false };
+            let options = Options { args, write: false, seed: None };
             let (seconds, chosen) = options.choice(vec![target("a"), target("b")])?;
             Ok::<_, anyhow::Error>((
                 seconds,

@@ -98,8 +98,8 @@ impl Target {
         Ok(Covered { edges, names: names.lines().map(str::to_owned).collect() })
     }
 
-    /// Fuzzes it for so long.
-    pub(super) fn fuzz(&self, seconds: u64) -> Result<Fuzzed> {
+    /// Fuzzes it for so long, with inputs drawn from this number.
+    pub(super) fn fuzz(&self, seconds: u64, seed: Option<u32>) -> Result<Fuzzed> {
         self.make_directories()?;
         let mut command = Command::new(&self.program);
         command
@@ -108,6 +108,9 @@ impl Target {
             .arg("-print_final_stats=1");
         if self.dictionary.exists() {
             command.arg(format!("-dict={}", self.dictionary.display()));
+        }
+        if let Some(seed) = seed {
+            command.arg(format!("-seed={seed}"));
         }
         self.run(&mut command)
     }
