@@ -7,6 +7,8 @@ use super::address::{self, MetricsAddress};
 /// Options of `tracker run` about metrics.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Metrics")]
+// A group of `tracker run` has this name already.
+#[group(skip)]
 pub struct Options {
     /// Serve /metrics for Prometheus, /healthz and /readyz at an address, a port, both, or a unix socket
     /// (`unix:/run/tracker/metrics.sock`) [default without a value: 127.0.0.1:9469]
