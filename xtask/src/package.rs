@@ -373,7 +373,11 @@ mod tests {
         let interface = names
             .find(|name| name != "lo" && Path::new("/sys/class/net").join(name).is_dir())
             .context("this host has no network interface beside loopback")?;
-        fs::write(&file, uncommented.collect::<String>().replace("eth0", &interface))?;
+        // And the files that it names: here they are others.
+        make_secrets(&directory)?;
+        let here = directory.to_str().context("a path of UTF-8")?;
+        let settings = uncommented.collect::<String>().replace("eth0", &interface);
+        fs::write(&file, settings.replace("/etc/tracker/metrics.", &format!("{here}/metrics.")))?;
         check_settings(&program, &file)?;
         let cluster = fs::read_to_string(host::workspace().join(DAEMON_SET))?;
         let settings = cluster.split_once("tracker.toml: |\n").context("it has settings")?.1;
@@ -401,6 +405,31 @@ mod tests {
         ensure!(completions.iter().all(|path| has(path)), "{contents}");
         // Nothing lies beside the one directory.
         ensure!(contents.lines().all(|line| line.starts_with(&format!("{name}/"))), "{contents}");
+        Ok(())
+    }
+
+    /// A certificate, its key and a token, for who serves metrics.
+    fn make_secrets(directory: &Path) -> Result<()> {
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args(["-subj", "/CN=localhost", "-days", "1", "-keyout", "metrics.key", "-out"])
+            .arg("metrics.pem")
+            .current_dir(directory)
+            .output()
+            .context("starting openssl: `cargo xtask setup` installs it")?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::write(directory.join("metrics.token"), "0123456789abcdef0123456789abcdef\n")?;
+        for secret in ["metrics.key", "metrics.token"] {
+            fs::set_permissions(directory.join(secret), fs::Permissions::from_mode(0o600))?;
+        }
         Ok(())
     }
 
