@@ -38,7 +38,7 @@ impl Running {
     ///
     /// Where it cannot be built or started.
     pub(crate) fn start() -> Result<Self> {
-        println!("A soak of {IN_TESTS} minutes, beside the virtual machines:");
+        println!("A soak of {IN_TESTS} minutes, beside the fuzzing:");
         host::run(cargo_test().arg("--no-run"), "building the soak")?;
         Ok(Self(program(IN_TESTS).spawn().context("starting the soak")?))
     }

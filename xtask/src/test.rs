@@ -6,8 +6,7 @@ use anyhow::Result;
 
 use crate::{fuzz, host, plan::Purpose, setup::setup, soak::Running, vm};
 
-/// Runs `cargo test` of the whole workspace, fuzzes for a minute, then runs the tests in virtual machines, and a soak beside
-/// them. With arguments it becomes `cargo test` with these.
+/// Runs `cargo test` of the whole workspace, fuzzes for a minute beside a soak, then runs the tests in virtual machines. With arguments it becomes `cargo test` with these.
 ///
 /// # Errors
 ///
@@ -26,12 +25,12 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     }
     host::run(&mut command, "cargo test")?;
     by_the_other_way()?;
-    fuzz::fuzz(&fuzz::Options::for_tests())?;
     let soak = Running::start()?;
-    let machines = vm::vm(&vm::Options::for_tests());
-    // Also where the machines failed: it must not go on alone.
-    let soak = soak.finish();
-    machines.and(soak)
+    let fuzzed = fuzz::fuzz(&fuzz::Options::for_tests());
+    // Also where fuzzing failed: it must not go on alone.
+    let soaked = soak.finish();
+    fuzzed.and(soaked)?;
+    vm::vm(&vm::Options::for_tests())
 }
 
 /// The programs of tests that prove the main job.
