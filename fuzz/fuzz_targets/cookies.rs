@@ -102,20 +102,20 @@ fn listener(input: &mut Input<'_>) -> Listener {
 /// The SYN,ACK on the wire, read by the model of frames.
 fn answer(syn: &Packet, listener: &Listener, agreed: Agreed, cookie: &Cookie, now_ns: u64) {
     let terms = Terms::new(listener, &agreed, cookie, now_ns);
-    let mut octets = [0xa5; MOST];
-    let len = write(&mut octets, syn, &terms);
-    let octets = &octets[..len];
-    if frame::read(octets, len, true) == Err("BadIpv6Address") {
+    let mut bytes = [0xa5; MOST];
+    let len = write(&mut bytes, syn, &terms);
+    let bytes = &bytes[..len];
+    if frame::read(bytes, len, true) == Err("BadIpv6Address") {
         // To a multicast address; a SYN from one is not answered.
         return;
     }
-    let tcp = frame::read(octets, len, true).expect("a SYN,ACK");
+    let tcp = frame::read(bytes, len, true).expect("a SYN,ACK");
     let end = |end: tracker_common::key::End| (syn.key.addresses[end.index()], syn.key.port(end));
     assert_eq!((tcp.destination, tcp.source), (end(syn.from), end(syn.from.other())));
     assert_eq!((tcp.seq, tcp.ack), (cookie.isn.0, syn.segment.seq.0.wrapping_add(1)));
     assert_eq!(tcp.flags & !0x40, 0x12);
     assert_eq!((tcp.payload, tcp.is_fragment), (0, false));
-    assert_eq!(frame::tcp_checksum(octets), 0xffff, "the checksum is wrong: {octets:02x?}");
+    assert_eq!(frame::tcp_checksum(bytes), 0xffff, "the checksum is wrong: {bytes:02x?}");
 
     let said = frame::options(&tcp.options.expect("all of it is there"));
     let offered = &syn.segment.options;

@@ -22,17 +22,17 @@ fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let kind = input.u8();
     let beyond = usize::from(input.u16()) << (kind >> 4 & 3);
-    let octets = input.rest();
-    let wire_len = octets.len() + if kind & 2 == 0 { 0 } else { beyond };
+    let bytes = input.rest();
+    let wire_len = bytes.len() + if kind & 2 == 0 { 0 } else { beyond };
     let interface = InterfaceConfig { raw_ip: u16::from(kind & 1), ..InterfaceConfig::default() };
-    let captured = |len: usize| Captured { octets: &octets[..len], wire_len };
+    let captured = |len: usize| Captured { octets: &bytes[..len], wire_len };
     let parsed = |len: usize| {
         let mut parsed = Parsed::default();
         parse(&captured(len), interface.link(), 0, &mut parsed).map(|()| parsed.packet)
     };
 
-    let whole = parsed(octets.len());
-    let model = read(octets, wire_len, kind & 1 != 0);
+    let whole = parsed(bytes.len());
+    let model = read(bytes, wire_len, kind & 1 != 0);
     match (&whole, &model) {
         (Ok(packet), Ok(tcp)) => {
             compare(packet, tcp);
@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
         }
         _ => panic!("{whole:?}, and the model reads {model:?}"),
     }
-    if let (Ok(whole), cut @ Ok(_)) = (&whole, parsed(beyond % (octets.len() + 1))) {
+    if let (Ok(whole), cut @ Ok(_)) = (&whole, parsed(beyond % (bytes.len() + 1))) {
         let mut cut = cut.expect("it is Ok");
         reached(|| "a segment that is cut off");
         // Options and timestamps may be behind the cut.
@@ -55,12 +55,12 @@ fuzz_target!(|data: &[u8]| {
     }
 
     let mut host = Host::default();
-    let fate = host.frame(&captured(octets.len()), interface, Hook::Ingress, 1_000_000_000);
+    let fate = host.frame(&captured(bytes.len()), interface, Hook::Ingress, 1_000_000_000);
     let counted = host.packets(0, Hook::Ingress);
     assert_eq!((counted[fate as usize], counted.iter().sum::<u64>()), (1, 1));
-    let _ = parse(octets, interface.link(), 0, &mut Parsed::default());
+    let _ = parse(bytes, interface.link(), 0, &mut Parsed::default());
     // A length on the wire that is less than what was captured makes no sense, and no panic.
-    let wrong = Captured { octets, wire_len: beyond };
+    let wrong = Captured { octets: bytes, wire_len: beyond };
     let _ = parse(&wrong, interface.link(), 0, &mut Parsed::default());
 });
 

@@ -197,57 +197,73 @@ impl Client {
     }
 }
 
+/// An agent that serves metrics by TLS.
+struct ByTls {
+    agent: Agent,
+    pair: Pair,
+    client: Client,
+    authority: Authority,
+}
+
+impl ByTls {
+    fn new(name: &str) -> Result<Self> {
+        let authority = Authority::new(name)?;
+        authority.issue("server", validity::PRESENT)?;
+        let (tls, client) = (tls(&authority)?, Client::new(&authority)?);
+        let pair = Pair::silent()?;
+        let mut arguments = vec!["--interface", INTERFACE, "--metrics", "--sweep-interval", "0.05"];
+        arguments.extend(tls.iter().map(String::as_str));
+        let agent = Agent::start(&pair.host, &arguments)?;
+        Ok(Self { agent, pair, client, authority })
+    }
+
+    fn ask(&self) -> Result<Vec<f64>> {
+        let ca = self.authority.path("ca.pem")?;
+        times(&self.pair.host, &["--cacert", &ca, "https://127.0.0.1:9469/readyz"])
+    }
+}
+
 #[test]
 fn readyz_answers_by_tls_beside_a_thousand_that_hang_in_handshakes() -> Result<()> {
-    let authority = Authority::new("handshakes")?;
-    authority.issue("server", validity::PRESENT)?;
-    let (tls, client) = (tls(&authority)?, Client::new(&authority)?);
-    let pair = Pair::silent()?;
-    let mut arguments = vec!["--interface", INTERFACE, "--metrics", "--sweep-interval", "0.05"];
-    arguments.extend(tls.iter().map(String::as_str));
-    let agent = Agent::start(&pair.host, &arguments)?;
-    let ca = authority.path("ca.pem")?;
-    let asked = || times(&pair.host, &["--cacert", &ca, "https://127.0.0.1:9469/readyz"]);
+    let site = ByTls::new("handshakes")?;
+    let ByTls { pair, client, .. } = &site;
     // Nothing, half of a first message, and all of it without what comes next.
     let hellos = [Vec::new(), client.hello(false)?, client.hello(true)?];
-    compare("TLS", asked, || hang(&pair.host, MANY, |number| hellos[number % 3].clone()))?;
-    agent.finish()?;
+    compare("TLS", || site.ask(), || hang(&pair.host, MANY, |number| hellos[number % 3].clone()))?;
+    site.agent.finish()?;
     Ok(())
 }
 
 #[test]
 fn readyz_answers_by_tls_beside_a_thousand_that_hang_in_requests() -> Result<()> {
-    let authority = Authority::new("requests")?;
-    authority.issue("server", validity::PRESENT)?;
-    let (tls, client) = (tls(&authority)?, Client::new(&authority)?);
-    let pair = Pair::silent()?;
-    let mut arguments = vec!["--interface", INTERFACE, "--metrics", "--sweep-interval", "0.05"];
-    arguments.extend(tls.iter().map(String::as_str));
-    let agent = Agent::start(&pair.host, &arguments)?;
-    let ca = authority.path("ca.pem")?;
-    let asked = || times(&pair.host, &["--cacert", &ca, "https://127.0.0.1:9469/readyz"]);
+    let site = ByTls::new("requests")?;
+    let ByTls { pair, agent, client, .. } = &site;
     let mut before = 0;
-    compare("TLS, after the handshake", asked, || {
-        before = memory(agent.pid(), "VmRSS")?;
-        pair.host.enter(|| {
-            let mut streams = Vec::new();
-            for number in 0..MANY {
-                let stream = TcpStream::connect(SocketAddr::from(AT))?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                let mut stream = StreamOwned::new(client.connection()?, stream);
-                stream.conn.complete_io(&mut stream.sock)?;
-                stream.write_all(&part_of_a_request(number))?;
-                streams.push(stream.sock);
-            }
-            Ok(streams)
-        })
-    })?;
+    compare(
+        "TLS, after the handshake",
+        || site.ask(),
+        || {
+            before = memory(agent.pid(), "VmRSS")?;
+            pair.host.enter(|| {
+                let mut streams = Vec::new();
+                for number in 0..MANY {
+                    let stream = TcpStream::connect(SocketAddr::from(AT))?;
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    let mut stream = StreamOwned::new(client.connection()?, stream);
+                    stream.conn.complete_io(&mut stream.sock)?;
+                    stream.write_all(&part_of_a_request(number))?;
+                    streams.push(stream.sock);
+                }
+                Ok(streams)
+            })
+        },
+    )?;
     let _ = writeln!(
         std::io::stdout(),
         "the agent has {} KiB, {before} KiB before",
         memory(agent.pid(), "VmRSS")?
     );
-    agent.finish()?;
+    site.agent.finish()?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub fn ends_on_arrival(packet: &Packet, has_flow: bool) -> bool {
     notes::illegal(packet) != Marks::NONE || (packet.segment.has(Flags::RST) && !has_flow)
 }
 
-/// Whether a packet, which is legal, says more than its end has said, and its receiver would take it: its owner has not seen it, or it would be
+/// Whether a legal packet says more than its end has said, and its receiver would take it: its owner has not seen it, or it would be
 /// in the record.
 #[inline(always)]
 fn says_more(flow: &Flow, packet: &Packet) -> bool {

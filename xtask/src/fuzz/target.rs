@@ -211,8 +211,8 @@ mod tests {
         let path = Path::new("/work");
         let target = Target::new("a".to_owned(), path, path, path);
         let said = "#3\tINITED cov: 10\nthread 'main' panicked at a.rs:1:2:\nno\nnote: run with\n== ERROR\n\
-                    artifact_prefix='/work/'; Test unit written to /work/crash-1\n";
+                    artifact_prefix='/inputs/'; Test unit written to /inputs/crash-1\n";
         let crash = target.crash(said, "signal: 6");
-        assert!(crash.contains("a.rs:1:2:\nno\nthe input: /work/crash-1\n"), "{crash}");
+        assert!(crash.contains("a.rs:1:2:\nno\nthe input: /inputs/crash-1\n"), "{crash}");
     }
 }
