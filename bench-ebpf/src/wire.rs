@@ -40,7 +40,7 @@ struct Frame {
     /// When it is due, in nanoseconds of the monotonic clock.
     due: u64,
     length: u32,
-    octets: [u8; LONGEST],
+    bytes: [u8; LONGEST],
 }
 
 /// Clients' frames that wait, in a ring.
@@ -78,7 +78,7 @@ pub(crate) fn merge(ctx: &XdpContext) -> u32 {
         let frame = unsafe { &mut *frame };
         frame.due = now() + DELAY;
         frame.length = length as u32;
-        let to = frame.octets.as_mut_ptr().cast();
+        let to = frame.bytes.as_mut_ptr().cast();
         // SAFETY: the context is valid while the program runs, and the buffer is long enough.
         if unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, to, length as u32) } == 0 {
             ends.put += 1;
@@ -110,7 +110,7 @@ pub(crate) fn send_waiting(ctx: &XdpContext, now: u64) -> Option<u32> {
     let adjusted = unsafe { bpf_xdp_adjust_tail(ctx.ctx, length as i32 - SYN as i32) };
     // SAFETY: as before, and the buffer is long enough.
     let stored =
-        unsafe { bpf_xdp_store_bytes(ctx.ctx, 0, frame.octets.as_mut_ptr().cast(), length) };
+        unsafe { bpf_xdp_store_bytes(ctx.ctx, 0, frame.bytes.as_mut_ptr().cast(), length) };
     Some(if adjusted == 0 && stored == 0 { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED })
 }
 

@@ -109,7 +109,7 @@ impl Cable {
             (&cable.server, SERVER, &cable.clients, CLIENT),
         ] {
             own.run_ip("addr add", &[&format!("{address}/24")])?;
-            let hardware = other.hardware.map(|octet| format!("{octet:02x}")).join(":");
+            let hardware = other.hardware.map(|byte| format!("{byte:02x}")).join(":");
             let permanent = [&neighbour.to_string(), "lladdr", &hardware, "nud", "permanent"];
             own.run_ip("neigh replace", &permanent)?;
         }
@@ -205,10 +205,10 @@ pub(crate) fn hardware_address(namespace: &Namespace, interface: &str) -> Result
 
 fn parse_hardware_address(text: &str) -> Result<[u8; 6]> {
     let mut address = [0; 6];
-    let mut octets = text.split(':');
-    for octet in &mut address {
-        let digits = octets.next().with_context(|| format!("{text} is too short"))?;
-        *octet = u8::from_str_radix(digits, 16).with_context(|| text.to_owned())?;
+    let mut bytes = text.split(':');
+    for byte in &mut address {
+        let digits = bytes.next().with_context(|| format!("{text} is too short"))?;
+        *byte = u8::from_str_radix(digits, 16).with_context(|| text.to_owned())?;
     }
     Ok(address)
 }

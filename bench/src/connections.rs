@@ -153,10 +153,10 @@ fn serve(cores: Cores, listener: &socket2::Socket) -> Result<()> {
         let (socket, _) = listener.accept().context("no client came")?;
         let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut octet = [0];
-        stream.read_exact(&mut octet)?;
-        stream.write_all(&octet)?;
-        let _ = stream.read(&mut octet)?;
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        stream.write_all(&byte)?;
+        let _ = stream.read(&mut byte)?;
     }
     Ok(())
 }

@@ -58,9 +58,9 @@ impl Echo {
 
 /// Sends a byte back, and waits for the client to close. One that has gone away meanwhile has its reasons.
 async fn answer(mut client: TcpStream) {
-    let mut octet = [0];
-    if client.read_exact(&mut octet).await.is_ok() && client.write_all(&octet).await.is_ok() {
-        let _ = client.read(&mut octet).await;
+    let mut byte = [0];
+    if client.read_exact(&mut byte).await.is_ok() && client.write_all(&byte).await.is_ok() {
+        let _ = client.read(&mut byte).await;
     }
 }
 

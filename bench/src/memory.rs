@@ -28,7 +28,7 @@ const FLOWS: u64 = 100_000;
 
 /// What a map takes, as the kernel says.
 struct Map {
-    octets: u64,
+    bytes: u64,
     /// Elements that it can hold.
     capacity: u64,
 }
@@ -67,27 +67,27 @@ pub(crate) fn memory() -> Result<()> {
 
     let entry = after.saturating_sub(before) / entries;
     let mut table = Table::new(&["What", "bytes", "of what it is"]);
-    let mut row = |what: &str, octets: u64, how: String| {
-        table.row([what.to_owned(), grouped(octets), how]);
+    let mut row = |what: &str, bytes: u64, how: String| {
+        table.row([what.to_owned(), grouped(bytes), how]);
     };
     let (key, record) = (size_of::<FlowKey>(), size_of::<Flow>());
     row("tracker: key and record", (key + record) as u64, format!("{key} and {record}"));
     row(
         "tracker: a confirmed flow",
-        full.octets / full.capacity,
+        full.bytes / full.capacity,
         format!(
             "{} for {} flows; {} with none there",
-            grouped(full.octets),
+            grouped(full.bytes),
             grouped(full.capacity),
-            grouped(empty.octets)
+            grouped(empty.bytes)
         ),
     );
     row(
         "tracker: a half-open flow",
-        half_open.octets / half_open.capacity,
+        half_open.bytes / half_open.capacity,
         format!(
             "{} for {} flows; key and record are {key} and {}",
-            grouped(half_open.octets),
+            grouped(half_open.bytes),
             grouped(half_open.capacity),
             size_of::<HalfOpen>()
         ),
@@ -136,7 +136,7 @@ impl Map {
             let number = line.with_context(|| format!("no {name} in {text}"))?.trim();
             number.parse().with_context(|| number.to_owned())
         };
-        Ok(Self { octets: number("memlock")?, capacity: number("max_entries")? })
+        Ok(Self { bytes: number("memlock")?, capacity: number("max_entries")? })
     }
 }
 

@@ -31,7 +31,7 @@ const PORT: u16 = 80;
 /// Half of a round trip.
 const DELAY: Duration = Duration::from_millis(25);
 /// Bytes of a transfer.
-const OCTETS: usize = 24 << 20;
+const BYTES: usize = 24 << 20;
 const ROUNDS: usize = 5;
 
 /// Names of the middle's interfaces, to the host and to the peer.
@@ -75,7 +75,7 @@ pub(crate) fn path() -> Result<()> {
                 lane.pair.peer.sysctl("net/ipv4/tcp_timestamps", timestamps)?;
                 let (seconds, scale) = lane.transfer().with_context(|| lane.contender.name())?;
                 #[allow(clippy::cast_precision_loss)] // a few million
-                figures.push(OCTETS as f64 * 8.0 / 1e6 / seconds);
+                figures.push(BYTES as f64 * 8.0 / 1e6 / seconds);
                 if !scales[n].contains(&scale) {
                     let separator = if scales[n].is_empty() { "" } else { "; " };
                     scales[n] += &format!("{separator}{scale}");
@@ -97,7 +97,7 @@ pub(crate) fn path() -> Result<()> {
          each way; nothing is offloaded, and nothing lost. {ROUNDS} rounds in which the contenders take turns, with a\nclient \
          that has timestamps and one that has not; medians, in brackets the least and the most. *Window scales* are\nthose \
          that `ss` shows on the server, the client's first.\n\n{}",
-        OCTETS >> 20,
+        BYTES >> 20,
         table.into_text()
     );
     println!("{text}");
@@ -176,10 +176,10 @@ impl Lane {
             .replace(',', ", ");
         let started = Instant::now();
         let sending = thread::spawn(move || -> Result<TcpStream> {
-            far.write_all(&vec![7; OCTETS])?;
+            far.write_all(&vec![7; BYTES])?;
             Ok(far)
         });
-        near.read_exact(&mut vec![0; OCTETS])?;
+        near.read_exact(&mut vec![0; BYTES])?;
         let took = started.elapsed();
         drop(sending.join().ok().context("the server panicked")??);
         Ok((took.as_secs_f64(), scale))

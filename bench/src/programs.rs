@@ -140,7 +140,7 @@ fn syn(from: [u8; 6], to: [u8; 6]) -> Result<([u64; 10], [u64; 2])> {
             WindowScale(7),
         ])?
         .write(&mut frame, &[])?;
-    anyhow::ensure!(frame.len() == SYN_LENGTH, "a SYN of {} octets", frame.len());
+    anyhow::ensure!(frame.len() == SYN_LENGTH, "a SYN of {} bytes", frame.len());
     for checksum in [24..26, 50..52] {
         frame[checksum].fill(0);
     }
@@ -149,15 +149,15 @@ fn syn(from: [u8; 6], to: [u8; 6]) -> Result<([u64; 10], [u64; 2])> {
     let sums = [sum(&frame[14..34]), sum(&pseudo) + sum(&frame[34..])];
     frame.resize(80, 0);
     let mut template = [0; 10];
-    for (word, octets) in template.iter_mut().zip(frame.as_chunks().0) {
-        *word = u64::from_ne_bytes(*octets);
+    for (word, bytes) in template.iter_mut().zip(frame.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
     }
     Ok((template, sums))
 }
 
 /// The sum of 16-bit words as they lie in memory.
-fn sum(octets: &[u8]) -> u64 {
-    octets.as_chunks().0.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum()
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.as_chunks().0.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum()
 }
 
 #[cfg(test)]

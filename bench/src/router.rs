@@ -136,7 +136,7 @@ impl Router {
             receiver.be_nice(URGENT)?;
             let hardware = hardware_address(&beyond, &outside)?;
             let ip = |words: &str| namespace.run("ip", &words.split(' ').collect::<Vec<_>>());
-            let gateway = hardware.map(|octet| format!("{octet:02x}")).join(":");
+            let gateway = hardware.map(|byte| format!("{byte:02x}")).join(":");
             ip(&format!("addr add 192.168.{side}.1/24 dev {inside}"))?;
             ip(&format!("neigh add 192.168.{side}.2 lladdr {gateway} dev {inside} nud permanent"))?;
             ip(&format!("route add 10.{side}.0.0/16 via 192.168.{side}.2"))?;

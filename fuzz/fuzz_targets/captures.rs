@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(whole, trickled);
     let mut host = Host::default();
     for (_, timestamp_ns, wire_len, frame) in &whole.packets {
-        let captured = Captured { octets: frame, wire_len: *wire_len as usize };
+        let captured = Captured { bytes: frame, wire_len: *wire_len as usize };
         host.frame(
             &captured,
             InterfaceConfig::default(),

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes = input.rest();
     let wire_len = bytes.len() + if kind & 2 == 0 { 0 } else { beyond };
     let interface = InterfaceConfig { raw_ip: u16::from(kind & 1), ..InterfaceConfig::default() };
-    let captured = |len: usize| Captured { octets: &bytes[..len], wire_len };
+    let captured = |len: usize| Captured { bytes: &bytes[..len], wire_len };
     let parsed = |len: usize| {
         let mut parsed = Parsed::default();
         parse(&captured(len), interface.link(), 0, &mut parsed).map(|()| parsed.packet)
@@ -60,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!((counted[fate as usize], counted.iter().sum::<u64>()), (1, 1));
     let _ = parse(bytes, interface.link(), 0, &mut Parsed::default());
     // A length on the wire that is less than what was captured makes no sense, and no panic.
-    let wrong = Captured { octets: bytes, wire_len: beyond };
+    let wrong = Captured { bytes, wire_len: beyond };
     let _ = parse(&wrong, interface.link(), 0, &mut Parsed::default());
 });
 

@@ -22,10 +22,10 @@ wait_for() {
 }
 property() { systemctl show tracker --property "$1" --value; }
 main_process() { property MainPID; }
-# Sends an octet over the connection, and gets it back.
-echo_octet() {
+# Sends a byte over the connection, and gets it back.
+echo_byte() {
     printf x >&3
-    read -r -t 10 -N 1 octet <&3 || fail "the connection is broken"
+    read -r -t 10 -N 1 byte <&3 || fail "the connection is broken"
 }
 # The connection is ESTABLISHED for both ends, and so it is for ss.
 is_tracked() {
@@ -52,7 +52,7 @@ ip netns exec peer perl -MIO::Socket::INET -e '
     my $server = IO::Socket::INET->new(LocalPort => 4242, Listen => 8, ReuseAddr => 1) or die;
     while (my $client = $server->accept) {
         next if fork;
-        while (sysread $client, my $octet, 1) { syswrite $client, $octet }
+        while (sysread $client, my $byte, 1) { syswrite $client, $byte }
         exit;
     }' &
 wait_for ip netns exec peer ss -Hntl sport = :4242
@@ -84,7 +84,7 @@ step "a connection is listed as ss has it"
 exec 3<>/dev/tcp/192.0.2.2/4242
 port=$(ss -Hnt state established dport 4242 | sed -n 's/.*192\.0\.2\.1:\([0-9]*\) .*/\1/p')
 [ -n "$port" ] || fail "ss has no connection"
-echo_octet
+echo_byte
 is_tracked || fail "not tracked: $(tracker flows)"
 
 step "members of its group may look, and nobody else; only root deletes"
@@ -110,10 +110,10 @@ systemctl restart tracker
 is_tracked || fail "lost by a restart"
 stuck=$(main_process)
 kill -STOP "$stuck"
-echo_octet
+echo_byte
 restarted() { [ "$(property NRestarts)" -ge 1 ] && systemctl is-active tracker && [ "$(main_process)" != "$stuck" ]; }
 wait_for restarted
-echo_octet
+echo_byte
 is_tracked || fail "lost by the watchdog: $(tracker flows)"
 
 step "upgraded, it is another process with the same flows"
@@ -121,7 +121,7 @@ before=$(main_process)
 dpkg --install "$package" >/dev/null
 [ "$(main_process)" != "$before" ] || fail "the old one runs"
 systemctl --quiet is-active tracker || fail "it does not run"
-echo_octet
+echo_byte
 is_tracked || fail "lost by an upgrade: $(tracker flows)"
 
 step "its metrics"
@@ -135,7 +135,7 @@ wait_for scrape
 
 step "removed, nothing of it is left, and the connection goes on"
 dpkg --purge tracker >/dev/null
-echo_octet
+echo_byte
 ! ip -details link show v0 | grep -q xdp || fail "an XDP program is attached"
 ! tc filter show dev v0 ingress | grep -q tracker || fail "a filter is attached"
 [ -z "$(find /sys/fs/bpf -mindepth 1 ! -name '*.debug')" ] || fail "pinned: $(find /sys/fs/bpf)"

@@ -1,5 +1,5 @@
 //! Laboratories for tracker: private network namespaces that vanish with the process, an agent on real interfaces,
-//! segments crafted octet by octet, real sockets, and the kernel's own tools as oracles.
+//! segments crafted byte by byte, real sockets, and the kernel's own tools as oracles.
 //!
 //! Nothing here leaves the namespaces it makes.
 

@@ -1,4 +1,4 @@
-//! Captures written octet by octet, in every form that the formats have.
+//! Captures written byte by byte, in every form that the formats have.
 
 /// Byte orders.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,7 +44,7 @@ pub struct Packet {
     /// Nanoseconds since 1970.
     pub time_ns: u64,
     /// What is captured of it, from its link header on.
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Its length on the wire.
     pub wire_len: u32,
 }
@@ -52,21 +52,21 @@ pub struct Packet {
 impl Packet {
     /// A packet that was captured whole.
     #[must_use]
-    pub fn new(time_ns: u64, octets: Vec<u8>) -> Self {
-        let wire_len = length(&octets);
-        Self { time_ns, octets, wire_len }
+    pub fn new(time_ns: u64, bytes: Vec<u8>) -> Self {
+        let wire_len = length(&bytes);
+        Self { time_ns, bytes, wire_len }
     }
 
-    /// Its first `snap` octets.
+    /// Its first `snap` bytes.
     #[must_use]
     pub fn snapped(mut self, snap: usize) -> Self {
-        self.octets.truncate(snap);
+        self.bytes.truncate(snap);
         self
     }
 }
 
-fn length(octets: &[u8]) -> u32 {
-    u32::try_from(octets.len()).expect("a packet's length")
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("a packet's length")
 }
 
 /// The forms of pcap.
@@ -97,13 +97,13 @@ pub fn pcap(order: Order, form: Form, link: u32, packets: &[Packet]) -> Vec<u8> 
     for packet in packets {
         let seconds = u32::try_from(packet.time_ns / 1_000_000_000).expect("before 2106");
         let rest = u32::try_from(packet.time_ns % 1_000_000_000 / unit).expect("below 10^9");
-        for number in [seconds, rest, length(&packet.octets), packet.wire_len] {
+        for number in [seconds, rest, length(&packet.bytes), packet.wire_len] {
             file.extend(order.u32(number));
         }
         if form == Form::Modified {
             file.extend([0; 8]);
         }
-        file.extend(&packet.octets);
+        file.extend(&packet.bytes);
     }
     file
 }
@@ -158,9 +158,9 @@ impl Ng {
         let order = self.order;
         let mut body = order.u32(interface).to_vec();
         body.extend(Self::time(order, time));
-        body.extend(order.u32(length(&packet.octets)));
+        body.extend(order.u32(length(&packet.bytes)));
         body.extend(order.u32(packet.wire_len));
-        body.extend(&packet.octets);
+        body.extend(&packet.bytes);
         self.block(6, &body)
     }
 
@@ -171,9 +171,9 @@ impl Ng {
         let mut body = order.u16(interface).to_vec();
         body.extend([0; 2]);
         body.extend(Self::time(order, time));
-        body.extend(order.u32(length(&packet.octets)));
+        body.extend(order.u32(length(&packet.bytes)));
         body.extend(order.u32(packet.wire_len));
-        body.extend(&packet.octets);
+        body.extend(&packet.bytes);
         self.block(2, &body)
     }
 
@@ -181,7 +181,7 @@ impl Ng {
     #[must_use]
     pub fn simple(self, packet: &Packet) -> Self {
         let mut body = self.order.u32(packet.wire_len).to_vec();
-        body.extend(&packet.octets);
+        body.extend(&packet.bytes);
         self.block(3, &body)
     }
 
@@ -198,10 +198,10 @@ impl Ng {
         self
     }
 
-    /// Octets as they are.
+    /// Bytes as they are.
     #[must_use]
-    pub fn raw(mut self, octets: &[u8]) -> Self {
-        self.file.extend(octets);
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.file.extend(bytes);
         self
     }
 

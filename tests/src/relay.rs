@@ -38,7 +38,7 @@ const INTERFACES: [&str; 2] = ["to-host", "to-peer"];
 /// window: none here is a tenth as large.
 const NEAR: u32 = 1 << 23;
 
-/// Octets of frames that may wait for the relay.
+/// Bytes of frames that may wait for the relay.
 const ROOM: i32 = 64 << 20;
 
 /// A side of the relay.

@@ -1,4 +1,4 @@
-//! Segments crafted octet by octet.
+//! Segments crafted byte by byte.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -72,10 +72,10 @@ impl Segment {
         }
     }
 
-    /// With so many octets of data.
+    /// With so many bytes of data.
     #[must_use]
-    pub fn data(mut self, octets: usize) -> Self {
-        self.payload = octets;
+    pub fn data(mut self, bytes: usize) -> Self {
+        self.payload = bytes;
         self
     }
 
@@ -86,7 +86,7 @@ impl Segment {
         self
     }
 
-    /// With these TCP options, which must fill a multiple of four octets.
+    /// With these TCP options, which must fill a multiple of four bytes.
     #[must_use]
     pub fn options(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
@@ -100,10 +100,10 @@ impl Segment {
         self
     }
 
-    /// In a frame of at least so many octets, zeroes after the packet.
+    /// In a frame of at least so many bytes, zeroes after the packet.
     #[must_use]
-    pub fn padded_to(mut self, octets: usize) -> Self {
-        self.padded_to = octets;
+    pub fn padded_to(mut self, bytes: usize) -> Self {
+        self.padded_to = bytes;
         self
     }
 
@@ -234,7 +234,7 @@ impl Segment {
         tcp.ece = has(flag::ECE);
         tcp.cwr = has(flag::CWR);
         tcp.ns = has(flag::AE);
-        tcp.set_options_raw(&self.options).expect("40 octets at most");
+        tcp.set_options_raw(&self.options).expect("40 bytes at most");
         tcp
     }
 }

@@ -141,30 +141,30 @@ pub fn accept(listener: &Socket, remote: SocketAddr) -> Result<Socket> {
     Ok(socket)
 }
 
-/// Sends so many octets to the other end of the connection, which reads them.
+/// Sends so many bytes to the other end of the connection, which reads them.
 ///
 /// # Errors
 ///
 /// What the kernel says.
-pub fn transfer(mut from: &Socket, mut to: &Socket, octets: usize) -> Result<()> {
-    from.write_all(&vec![b'x'; octets]).context("writing")?;
-    to.read_exact(&mut vec![0; octets]).context("reading")?;
+pub fn transfer(mut from: &Socket, mut to: &Socket, bytes: usize) -> Result<()> {
+    from.write_all(&vec![b'x'; bytes]).context("writing")?;
+    to.read_exact(&mut vec![0; bytes]).context("reading")?;
     Ok(())
 }
 
-/// Waits until so many octets have arrived that nobody has read.
+/// Waits until so many bytes have arrived that nobody has read.
 ///
 /// # Errors
 ///
 /// What the kernel says.
-pub fn wait_unread(socket: &Socket, octets: usize) -> Result<()> {
-    let mut buffer = vec![std::mem::MaybeUninit::uninit(); octets];
+pub fn wait_unread(socket: &Socket, bytes: usize) -> Result<()> {
+    let mut buffer = vec![std::mem::MaybeUninit::uninit(); bytes];
     let flags = libc::MSG_PEEK | libc::MSG_WAITALL;
-    ensure!(socket.recv_with_flags(&mut buffer, flags)? == octets, "the connection ended");
+    ensure!(socket.recv_with_flags(&mut buffer, flags)? == bytes, "the connection ended");
     Ok(())
 }
 
-/// How many octets wait to be sent for the first time, a FIN counted as one: behind a closed window, for instance.
+/// How many bytes wait to be sent for the first time, a FIN counted as one: behind a closed window, for instance.
 ///
 /// # Errors
 ///
@@ -174,7 +174,7 @@ pub fn unsent(socket: &Socket) -> Result<i32> {
     queued(socket, SIOCOUTQNSD)
 }
 
-/// How many octets are not acknowledged, whether they were sent or not, a FIN counted as one.
+/// How many bytes are not acknowledged, whether they were sent or not, a FIN counted as one.
 ///
 /// # Errors
 ///
@@ -184,11 +184,11 @@ pub fn unacknowledged(socket: &Socket) -> Result<i32> {
 }
 
 fn queued(socket: &Socket, request: u64) -> Result<i32> {
-    let mut octets: libc::c_int = 0;
+    let mut bytes: libc::c_int = 0;
     // SAFETY: the call writes one integer.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut octets) };
-    ensure!(result == 0, "asking for queued octets: {}", std::io::Error::last_os_error());
-    Ok(octets)
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) };
+    ensure!(result == 0, "asking for queued bytes: {}", std::io::Error::last_os_error());
+    Ok(bytes)
 }
 
 /// Whether the peer's FIN has come and the own one is not acknowledged: CLOSING or LAST_ACK.
@@ -298,7 +298,7 @@ pub fn introduce_host(pair: &Pair) -> Result<()> {
 }
 
 fn is_neighbour(namespace: &Namespace, other: &Namespace, addresses: [IpAddr; 2]) -> Result<()> {
-    let hardware = hardware_address(other)?.map(|octet| format!("{octet:02x}")).join(":");
+    let hardware = hardware_address(other)?.map(|byte| format!("{byte:02x}")).join(":");
     for address in addresses {
         let address = address.to_string();
         let neighbour = ["neigh", "replace", &address, "lladdr", &hardware];
@@ -316,7 +316,7 @@ pub fn hardware_address(namespace: &Namespace) -> Result<[u8; 6]> {
     let link = namespace.run("ip", &["-o", "link", "show", "dev", INTERFACE])?;
     let mut words = link.split_whitespace().skip_while(|word| *word != "link/ether");
     let text = words.nth(1).context("a hardware address")?;
-    let octets: Vec<_> =
-        text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
-    octets.try_into().map_err(|_| anyhow::anyhow!("{text} is no hardware address"))
+    let bytes: Vec<_> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    bytes.try_into().map_err(|_| anyhow::anyhow!("{text} is no hardware address"))
 }

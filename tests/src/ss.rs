@@ -11,7 +11,7 @@ use crate::{lab::Pair, namespace::Namespace};
 pub struct Socket {
     /// RFC 9293's name of its state.
     pub state: String,
-    /// Octets that its peer has not acknowledged.
+    /// Bytes that its peer has not acknowledged.
     pub unacknowledged: u64,
     /// The whole line.
     pub line: String,

@@ -84,13 +84,13 @@ impl Wire {
         }
     }
 
-    /// Gives the socket room for so many octets of frames that nobody has received yet.
+    /// Gives the socket room for so many bytes of frames that nobody has received yet.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn set_room(&self, octets: i32) -> Result<()> {
-        self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &octets)
+    pub fn set_room(&self, bytes: i32) -> Result<()> {
+        self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes)
             .context("setting a packet socket's room")
     }
 

@@ -1,4 +1,4 @@
-//! Bulk transfers: no octet unaccounted for, no false report, whatever the interfaces do to segments.
+//! Bulk transfers: no byte unaccounted for, no false report, whatever the interfaces do to segments.
 //!
 //! `TRACKER_BULK_SECONDS` says how long the load lasts in total; 30 by default.
 
@@ -67,7 +67,7 @@ impl Phase {
     }
 }
 
-/// How the octets are read.
+/// How the bytes are read.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
     /// A small receive buffer at both ends: small windows, often zero.
@@ -147,43 +147,43 @@ fn open(pair: &Pair) -> Result<Vec<Connection>> {
     Ok(connections)
 }
 
-/// Writes until the time is over, then a FIN; how many octets it was.
+/// Writes until the time is over, then a FIN; how many bytes it was.
 fn write(mut socket: &Socket, seed: u64, until: Instant) -> Result<u64> {
     let mut random = Random(seed);
     let buffer = vec![b'x'; 1 << 18];
     let mut written = 0;
     while Instant::now() < until {
-        let octets = random.length();
-        socket.write_all(&buffer[..octets]).context("writing")?;
-        written += octets as u64;
+        let bytes = random.length();
+        socket.write_all(&buffer[..bytes]).context("writing")?;
+        written += bytes as u64;
     }
     socket.shutdown(Shutdown::Write)?;
     Ok(written)
 }
 
-/// Reads until the FIN; how many octets it was.
+/// Reads until the FIN; how many bytes it was.
 fn read(mut socket: &Socket, seed: u64, manner: Manner, until: Instant) -> Result<u64> {
     let mut random = Random(seed);
     let mut buffer = vec![0; 1 << 18];
-    let mut octets = 0;
+    let mut bytes = 0;
     loop {
         if manner.pauses
-            && (octets == 0 || random.next().is_multiple_of(256))
+            && (bytes == 0 || random.next().is_multiple_of(256))
             && Instant::now() < until
         {
             thread::sleep(Duration::from_millis(300 + random.next() % 700));
         }
         let room = random.length();
         match socket.read(&mut buffer[..room]) {
-            Ok(0) => return Ok(octets),
-            Ok(read) => octets += read as u64,
+            Ok(0) => return Ok(bytes),
+            Ok(read) => bytes += read as u64,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context("reading"),
         }
     }
 }
 
-/// Octets from the client and from the server of each connection, which both arrived.
+/// Bytes from the client and from the server of each connection, which both arrived.
 fn transfer(connections: &[Connection], lasting: Duration) -> Result<Vec<[u64; 2]>> {
     let until = Instant::now() + lasting;
     thread::scope(|scope| {
@@ -249,13 +249,13 @@ fn check(flow: &Value, written: [u64; 2]) -> Result<Vec<String>> {
         // One for the SYN, one for the FIN.
         let expected = u32::try_from((written + 2) & u64::from(u32::MAX))?;
         if advance != expected {
-            wrong.push(format!("{end}: {written} octets written, but seq is {advance} further"));
+            wrong.push(format!("{end}: {written} bytes written, but seq is {advance} further"));
         }
         if get(other, "ack")? != get(end, "seq")? {
             wrong.push(format!("{end}: not everything is acknowledged"));
         }
         if number(flow, end, "bytes")? < written {
-            wrong.push(format!("{end}: fewer octets counted than written, {written}"));
+            wrong.push(format!("{end}: fewer bytes counted than written, {written}"));
         }
     }
     if flow["violations"] != 0 || flow["midstream"] != false || flow["seen"] != "both" {
@@ -268,16 +268,16 @@ fn check(flow: &Value, written: [u64; 2]) -> Result<Vec<String>> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Direction {
     packets: u64,
-    octets: u64,
-    /// Octets of a packet in the mean of that connection where it is largest.
+    bytes: u64,
+    /// Bytes of a packet in the mean of that connection where it is largest.
     largest_mean: u64,
 }
 
 impl Direction {
-    fn add(&mut self, packets: u64, octets: u64) {
+    fn add(&mut self, packets: u64, bytes: u64) {
         self.packets += packets;
-        self.octets += octets;
-        self.largest_mean = self.largest_mean.max(octets / packets);
+        self.bytes += bytes;
+        self.largest_mean = self.largest_mean.max(bytes / packets);
     }
 }
 
@@ -378,7 +378,7 @@ fn run(phase: Phase, lasting: Duration) -> Result<()> {
     let probes = kernel_counter(&pair, "TCPWinProbe")?;
     let [host, peer] = [segments_sent(&pair.host)?, segments_sent(&pair.peer)?];
     println!(
-        "{}: {} connections, {} octets, {zero_windows} zero windows, {probes} window probes",
+        "{}: {} connections, {} bytes, {zero_windows} zero windows, {probes} window probes",
         phase.name,
         connections.len(),
         written.iter().flatten().sum::<u64>(),
@@ -417,7 +417,7 @@ fn run(phase: Phase, lasting: Duration) -> Result<()> {
 }
 
 #[test]
-fn every_octet_is_accounted_for_and_nothing_is_reported() -> Result<()> {
+fn every_byte_is_accounted_for_and_nothing_is_reported() -> Result<()> {
     let lasting = Duration::from_secs(seconds()?) / u32::try_from(PHASES.len())?;
     PHASES.into_iter().try_for_each(|phase| run(phase, lasting).context(phase.name))
 }

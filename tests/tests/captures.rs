@@ -17,7 +17,7 @@ use tracker_tests::{
         corpus,
         explained::EXPLAINED,
         page,
-        replay::{Replay, replay_all, replay_octets, replayed},
+        replay::{Replay, replay_all, replay_bytes, replayed},
     },
     pcap::{Form, Order, Packet, pcap},
     segment::{
@@ -187,7 +187,7 @@ impl Script {
         let times = (START_NS..).step_by(1_000_000);
         let packets: Vec<_> =
             times.zip(self.frames).map(|(time_ns, frame)| Packet::new(time_ns, frame)).collect();
-        replay_octets(&pcap(Order::Little, Form::Nanoseconds, 1, &packets))
+        replay_bytes(&pcap(Order::Little, Form::Nanoseconds, 1, &packets))
     }
 }
 

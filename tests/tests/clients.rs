@@ -108,7 +108,7 @@ fn a_line_without_an_end_takes_no_memory() -> Result<()> {
     let sent = (0..400).take_while(|_| stream.write_all(&chunk).is_ok()).count();
     ensure!(sent < 400, "it takes all of it");
     let said = answer(&stream)?;
-    ensure!(said["error"].as_str().is_some_and(|error| error.contains("65536 octets")), "{said}");
+    ensure!(said["error"].as_str().is_some_and(|error| error.contains("65536 bytes")), "{said}");
     // Nor does one that listens, and goes on to speak.
     let mut listener = listens(&bench.agent)?;
     let sent = (0..400).take_while(|_| listener.write_all(&chunk).is_ok()).count();

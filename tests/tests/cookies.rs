@@ -165,9 +165,9 @@ fn ends(n: u16) -> [(SocketAddr, SocketAddr); 2] {
 fn hardware(namespace: &Namespace) -> Result<[u8; 6]> {
     let link = namespace.run("ip", &["-o", "link", "show", "dev", INTERFACE])?;
     let text = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
-    let octets: Result<Vec<u8>, _> =
-        text.context("an address")?.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect();
-    octets?.try_into().ok().context("six octets")
+    let bytes: Result<Vec<u8>, _> =
+        text.context("an address")?.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+    bytes?.try_into().ok().context("six bytes")
 }
 
 /// A segment that came back.
@@ -808,9 +808,9 @@ fn c6_any_syn_that_the_host_would_take() -> Result<()> {
         &[3, 3, 14, 4, 2, 8, 10, 0, 0, 1, 0, 0, 0, 0, 0, 2, 4, 0x23, 0, 1, 1, 1, 0, 9, 9, 9],
     ];
     for options in odd {
-        let mut octets = options.to_vec();
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        for answer in answered(&|syn| syn.options(&octets))? {
+        let mut bytes = options.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        for answer in answered(&|syn| syn.options(&bytes))? {
             let has = |kind: u8, length: u8| options.windows(2).any(|pair| pair == [kind, length]);
             assert_eq!(answer.sack, has(4, 2), "{options:?}");
             assert_eq!(answer.timestamps.is_some(), has(8, 10), "{options:?}");

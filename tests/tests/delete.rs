@@ -110,7 +110,7 @@ fn the_group_may_look_and_only_root_deletes() -> Result<()> {
             .arg(&program)
             .args(command.get_args())
             .output()?;
-        let text = |octets| String::from_utf8(octets);
+        let text = |bytes| String::from_utf8(bytes);
         Ok((output.status.success(), text(output.stdout)?, text(output.stderr)?))
     };
     let (is_done, out, said) = ask(GROUP, &["flows", "-o", "jsonl"])?;

@@ -95,7 +95,7 @@ impl Demonstration {
             let path = entry?.path();
             // Others come and go meanwhile.
             let environment = fs::read(path.join("environ")).unwrap_or_default();
-            if environment.split(|octet| *octet == 0).any(|one| one == self.mark.as_bytes()) {
+            if environment.split(|byte| *byte == 0).any(|one| one == self.mark.as_bytes()) {
                 found.push(path);
             }
         }

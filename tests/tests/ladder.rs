@@ -33,12 +33,12 @@ const OFFER: [u8; 20] = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 
 struct File(PathBuf);
 
 impl File {
-    fn new(octets: &[u8]) -> Result<Self> {
+    fn new(bytes: &[u8]) -> Result<Self> {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);
         let name = format!("tracker-ladder-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        fs::write(&path, octets)?;
+        fs::write(&path, bytes)?;
         Ok(Self(path))
     }
 }
@@ -433,9 +433,9 @@ fn a_line_says_whose_it_is() -> Result<()> {
     Ok(())
 }
 
-/// How many octets the kernel programs have written into the ring buffer of reports so far: what the kernel itself says
+/// How many bytes the kernel programs have written into the ring buffer of reports so far: what the kernel itself says
 /// in the second page of the map (`struct bpf_ringbuf`'s producer_pos).
-fn octets_reported(bench: &Bench) -> Result<u64> {
+fn bytes_reported(bench: &Bench) -> Result<u64> {
     use std::os::fd::{AsFd, AsRawFd};
     let ring = aya::maps::MapData::from_pin(pins(bench.agent.name()).join("EVENTS"))?;
     let page = usize::try_from(
@@ -477,11 +477,11 @@ fn the_kernel_reports_the_segments_that_are_traced_and_no_others() -> Result<()>
     // On an open connection, data makes no event but a segment's.
     let mut grows = |tcp: &Connection<'_>| -> Result<bool> {
         bench.settle()?;
-        let before = octets_reported(&bench)?;
+        let before = bytes_reported(&bench)?;
         tcp.c_sends(&tcp.c(PSH | ACK, next, 5001).data(10))?;
         next += 10;
         bench.settle()?;
-        Ok(octets_reported(&bench)? > before)
+        Ok(bytes_reported(&bench)? > before)
     };
     assert_eq!((grows(&traced)?, grows(&other)?), (false, false), "nobody traces");
     let is_traced = |config: LiveConfig| config.events & Kind::Segment.bit() != 0;

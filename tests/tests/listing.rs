@@ -24,13 +24,13 @@ use tracker_tests::{
 fn three() -> Result<Bench> {
     let bench = Bench::new()?;
     let (client, server) = (address::PEER[0], SocketAddr::new(address::HOST[0], 80));
-    for (port, octets) in [(1001, 100), (1002, 1000), (1003, 0)] {
+    for (port, bytes) in [(1001, 100), (1002, 1000), (1003, 0)] {
         let client = SocketAddr::new(client, port);
         let mut segments = vec![(true, Segment::new(client, server, SYN, 1, 0))];
         segments.push((false, Segment::new(server, client, SYN | ACK, 500, 2)));
         segments.push((true, Segment::new(client, server, ACK, 2, 501)));
-        if octets > 0 {
-            let data = Segment::new(client, server, PSH | ACK, 2, 501).data(octets);
+        if bytes > 0 {
+            let data = Segment::new(client, server, PSH | ACK, 2, 501).data(bytes);
             segments.push((true, data));
         }
         for (arrives, segment) in segments {

@@ -191,7 +191,7 @@ fn every_frame_of_the_interface_is_in_them() -> Result<()> {
         drop(there);
         let mut taken = Vec::new();
         here.read_to_end(&mut taken)?;
-        ensure!(taken.len() == 5000, "{} octets", taken.len());
+        ensure!(taken.len() == 5000, "{} bytes", taken.len());
     }
     eventually("all flows are closed, and every frame is counted", || {
         let scrape = Scrape::of(&pair.host)?;

@@ -78,7 +78,7 @@ fn h4_first_data_completes_after_a_lost_third_segment() -> Result<()> {
     let tcp = Connection::inbound(&bench);
     tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
     tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    // The third segment and 200 octets of data were lost as well.
+    // The third segment and 200 bytes of data were lost as well.
     tcp.c_sends(&tcp.c(ACK | PSH, 1201, 5001).data(100))?;
     assert_eq!(bench.states()?, "ESTABLISHED/ESTABLISHED");
     bench.nothing_reported()

@@ -439,8 +439,8 @@ fn tracker_and_ss_agree_on_every_connection() -> Result<()> {
 
     for connection in lab.of_kinds(&[ClientHalfCloses, ServerHalfCloses]) {
         let (closed, open) = connection.closers()?.context("one closes first")?;
-        for octets in [1, 1000, 100_000] {
-            transfer(open, closed, octets)?;
+        for bytes in [1, 1000, 100_000] {
+            transfer(open, closed, bytes)?;
         }
     }
     for connection in lab.of_kinds(&[ClientIsGone]) {

@@ -37,7 +37,7 @@ fn p1_ipv4_options() -> Result<()> {
 
 #[test]
 fn p1_ipv6_extension_headers() -> Result<()> {
-    // Each of eight octets: hop-by-hop 0, routing 43, destination 60, mobility 135, HIP 139, shim6 140; then a fragment
+    // Each of eight bytes: hop-by-hop 0, routing 43, destination 60, mobility 135, HIP 139, shim6 140; then a fragment
     // header, and AH of 16.
     for (first, headers) in [
         (0, &[6, 0, 1, 4, 0, 0, 0, 0][..]),
@@ -177,7 +177,7 @@ fn p3_fragments() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
     tcp.handshake()?;
-    // 1000 octets of data in two fragments, of which the first has 500; the second has no TCP header.
+    // 1000 bytes of data in two fragments, of which the first has 500; the second has no TCP header.
     tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(500).first_fragment())?;
     let mut later = tcp.c(PSH | ACK, 1001, 5001).data(500).frame();
     later[14 + 6..14 + 8].copy_from_slice(&65u16.to_be_bytes());
@@ -200,9 +200,9 @@ fn p4_broken_frames() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
     let whole = tcp.c(SYN, 1000, 0).options(&[2, 4, 5, 0xb4]).frame();
-    let with = |at: usize, octets: &[u8]| {
+    let with = |at: usize, bytes: &[u8]| {
         let mut frame = whole.clone();
-        frame[at..at + octets.len()].copy_from_slice(octets);
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
         frame
     };
     let (ip, tcp_at) = (14, 34);
@@ -420,7 +420,7 @@ fn generic_xdp_and_clsact_see_the_same() -> Result<()> {
 
 #[test]
 fn observing_changes_no_packet() -> Result<()> {
-    // What arrives behind the agent is, octet by octet, what was sent: compared by a socket that receives everything.
+    // What arrives behind the agent is, byte by byte, what was sent: compared by a socket that receives everything.
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
     let frames = [

@@ -68,17 +68,17 @@ fn both_directions_of_one_flow_at_once() -> Result<()> {
         },
     )?;
     let flow = bench.flow()?;
-    let octets = u64::from(SEGMENTS) * u64::from(40 + LENGTH);
+    let bytes = u64::from(SEGMENTS) * u64::from(40 + LENGTH);
     for (end, isn, first, before) in [("orig", 1000, 2, 44 + 40), ("reply", 5000, 2, 44 + 40)] {
         assert_eq!(flow[end]["packets"], u64::from(SEGMENTS) + first, "{end}");
-        assert_eq!(flow[end]["bytes"], octets + before, "{end}");
+        assert_eq!(flow[end]["bytes"], bytes + before, "{end}");
         assert_eq!(flow[end]["seq"], isn + 1 + SEGMENTS * LENGTH, "{end}");
     }
     for (hook, count) in [("in", SEGMENTS + 2), ("out", SEGMENTS + 2)] {
         assert_eq!(bench.agent.packets(Some(hook), Some("tracked"))?, u64::from(count));
     }
     println!(
-        "{SEGMENTS} segments each way at once: every packet, octet and sequence number is there"
+        "{SEGMENTS} segments each way at once: every packet, byte and sequence number is there"
     );
     bench.nothing_reported()
 }

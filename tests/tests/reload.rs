@@ -84,9 +84,9 @@ fn a_service_manager_is_told() -> Result<()> {
     let socket = UnixDatagram::bind(&path)?;
     socket.set_read_timeout(Some(Duration::from_secs(60)))?;
     let told = || -> Result<String> {
-        let mut octets = [0; 4096];
-        let length = receive(&socket, &mut octets).context("nothing was told")?;
-        Ok(String::from_utf8_lossy(&octets[..length]).into_owned())
+        let mut bytes = [0; 4096];
+        let length = receive(&socket, &mut bytes).context("nothing was told")?;
+        Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
     };
     let until = |wanted: &str| -> Result<String> {
         loop {
@@ -197,11 +197,11 @@ fn as_user(program: &str, bpffs: &str, run: &str) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("starting setpriv, of util-linux")?;
-    let mut octets = [0; 256];
-    let said = receive(&socket, &mut octets).context("it was never ready");
+    let mut bytes = [0; 256];
+    let said = receive(&socket, &mut bytes).context("it was never ready");
     let pid = agent.id();
     let checked = said.and_then(|length| {
-        ensure!(octets[..length].starts_with(b"READY=1"));
+        ensure!(bytes[..length].starts_with(b"READY=1"));
         assert_eq!(capabilities(pid, "CapEff")?, NEEDED);
         let arguments = [&where_it_is[..], &["flows"]].concat();
         let (_, stderr, status) = run_tracker(&arguments, Some(&pair.host))?;

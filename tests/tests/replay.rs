@@ -38,7 +38,7 @@ const START: u64 = 1_700_000_000 * SECOND;
 struct File(PathBuf);
 
 impl File {
-    fn new(octets: &[u8]) -> Result<Self> {
+    fn new(bytes: &[u8]) -> Result<Self> {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "tracker-replay-{}-{}",
@@ -46,7 +46,7 @@ impl File {
             FILES.fetch_add(1, Ordering::Relaxed)
         );
         let path = std::env::temp_dir().join(name);
-        fs::write(&path, octets)?;
+        fs::write(&path, bytes)?;
         Ok(Self(path))
     }
 
@@ -62,8 +62,8 @@ impl Drop for File {
 }
 
 /// What `tracker replay -o json OPTIONS` says of a capture.
-fn replay(octets: &[u8], options: &[&str]) -> Result<Value> {
-    let file = File::new(octets)?;
+fn replay(bytes: &[u8], options: &[&str]) -> Result<Value> {
+    let file = File::new(bytes)?;
     let arguments = [&["replay", "-o", "json"], options, &[file.name()]].concat();
     let (stdout, stderr, status) = run_tracker(&arguments, None)?;
     ensure!(status.success() && stderr.is_empty(), "{status}: {stderr}");
@@ -176,7 +176,7 @@ fn assert_two_families(document: &Value, what: &str) {
     assert_eq!((&v6["orig"]["state"], &v6["reply"]["state"]), (&json!("CLOSED"), &json!("CLOSED")));
     assert_eq!((&v4["conn_state"], &v6["conn_state"]), (&json!("SF"), &json!("RSTR")), "{what}");
     assert_eq!((&v4["src"], &v6["src"]), (&json!("192.0.2.1"), &json!("2001:db8::1")), "{what}");
-    // Octets with the IP headers: 20 and 20 for IPv4, 40 and 20 for IPv6.
+    // Bytes with the IP headers: 20 and 20 for IPv4, 40 and 20 for IPv6.
     assert_eq!(
         (&v4["orig"]["bytes"], &v4["reply"]["bytes"]),
         (&json!(5 * 40 + 700), &json!(3 * 40 + 1300))
@@ -300,10 +300,10 @@ fn simple_packets_have_no_time_and_may_be_snapped() -> Result<()> {
 
 /// A frame's payload after `header`, which is told the payload's type.
 fn on_link(packet: &Packet, header: impl Fn(u16) -> Vec<u8>) -> Packet {
-    let (ethernet, payload) = packet.octets.split_at(14);
-    let mut octets = header(u16::from_be_bytes([ethernet[12], ethernet[13]]));
-    octets.extend(payload);
-    Packet::new(packet.time_ns, octets)
+    let (ethernet, payload) = packet.bytes.split_at(14);
+    let mut bytes = header(u16::from_be_bytes([ethernet[12], ethernet[13]]));
+    bytes.extend(payload);
+    Packet::new(packet.time_ns, bytes)
 }
 
 /// The header of a link type for a payload of an Ethernet type.
@@ -334,7 +334,7 @@ fn every_link_type() -> Result<()> {
         (276, Box::new(|ether_type| [&ether_type.to_be_bytes()[..], &[0; 18]].concat())),
         (9, Box::new(move |ether_type| [&[0xff, 0x03, 0x00][..], &[ppp(ether_type)]].concat())),
         (9, Box::new(move |ether_type| vec![0x00, ppp(ether_type)])),
-        // A protocol number in one octet.
+        // A protocol number in one byte.
         (9, Box::new(move |ether_type| vec![0xff, 0x03, ppp(ether_type)])),
         (9, Box::new(move |ether_type| vec![ppp(ether_type)])),
     ];
@@ -343,7 +343,7 @@ fn every_link_type() -> Result<()> {
         let mut file =
             Ng::new(Order::Little).interface(228, 0, &[(9, &[9])]).interface(229, 0, &[(9, &[9])]);
         for packet in &packets {
-            let interface = u32::from(packet.octets[12] != 8);
+            let interface = u32::from(packet.bytes[12] != 8);
             file = file.enhanced(interface, packet.time_ns, &on_link(packet, |_| Vec::new()));
         }
         file.file()
@@ -366,14 +366,14 @@ fn on_nflog(packet: &Packet, order: Order, family: Option<u8>) -> Packet {
     };
     let attribute = |kind: u16, value: &[u8]| {
         let len = u16::try_from(value.len() + 4).expect("a short attribute");
-        let mut octets = [u16(len), u16(kind)].concat();
-        octets.extend(value);
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
+        let mut bytes = [u16(len), u16(kind)].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     };
-    let (ethernet, payload) = packet.octets.split_at(14);
+    let (ethernet, payload) = packet.bytes.split_at(14);
     let by_type = if ethernet[12] == 8 { 2 } else { 10 };
-    let octets = [
+    let bytes = [
         vec![family.unwrap_or(by_type), 0, 0, 100],
         attribute(1, &[&ethernet[12..14], &[1, 0]].concat()),
         attribute(10, b"a prefix\0"),
@@ -381,7 +381,7 @@ fn on_nflog(packet: &Packet, order: Order, family: Option<u8>) -> Packet {
         attribute(11, &[0, 0, 0, 0]),
     ]
     .concat();
-    Packet::new(packet.time_ns, octets)
+    Packet::new(packet.time_ns, bytes)
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn nflog_in_both_byte_orders() -> Result<()> {
     let short: Vec<_> = packets
         .iter()
         .map(|packet| {
-            let headers = if packet.octets[12] == 8 { 54 } else { 74 };
+            let headers = if packet.bytes[12] == 8 { 54 } else { 74 };
             on_nflog(&packet.clone().snapped(headers), Order::Little, None)
         })
         .collect();
@@ -429,11 +429,11 @@ fn vlan_tags_behind_a_cooked_header() -> Result<()> {
 #[test]
 fn what_link_headers_cannot_say_is_counted() -> Result<()> {
     let first = &two_families()[0];
-    let of = |link, octets: &[u8]| -> Result<Value> {
-        let packet = Packet { octets: octets.to_vec(), wire_len: 60, ..first.clone() };
+    let of = |link, bytes: &[u8]| -> Result<Value> {
+        let packet = Packet { bytes: bytes.to_vec(), wire_len: 60, ..first.clone() };
         replay(&pcap(Order::Big, Form::Microseconds, link, &[packet]), &[])
     };
-    for (link, octets, fate) in [
+    for (link, bytes, fate) in [
         // Cut off inside the link header.
         (1, &[0; 13][..], "truncated_ethernet"),
         (1, &[], "truncated_ethernet"),
@@ -466,8 +466,8 @@ fn what_link_headers_cannot_say_is_counted() -> Result<()> {
         (239, &[7, 0, 0, 0, 0, 5, 0, 9, 0x45], "not_ip"),
         (228, &[0x65; 40], "bad_ip_header"),
     ] {
-        let document = of(link, octets)?;
-        assert_eq!(counts(&document["packets"]), HashMap::from([(fate, 1)]), "{link} {octets:?}");
+        let document = of(link, bytes)?;
+        assert_eq!(counts(&document["packets"]), HashMap::from([(fate, 1)]), "{link} {bytes:?}");
     }
     Ok(())
 }
@@ -503,7 +503,7 @@ fn options_that_were_cut_off() -> Result<()> {
         let (client, server) = (talk.client, talk.server);
         let segment = |flags, seq, ack| Segment::new(client, server, flags, seq, ack);
         let back = |flags, seq, ack| Segment::new(server, client, flags, seq, ack);
-        // 100 of a window is 102,400 octets.
+        // 100 of a window is 102,400 bytes.
         let stamps = [1, 1, 8, 10, 0, 0, 0, 8, 0, 0, 0, 7];
         let talk = talk
             .frame(segment(SYN, 1000, 0).options(options).frame())
@@ -924,8 +924,8 @@ fn flows_that_were_evicted_are_shown() -> Result<()> {
 }
 
 /// How a broken capture fails: exit code 1, this message, and what came before it.
-fn assert_broken(octets: &[u8], flows: usize, message: &str) -> Result<()> {
-    let file = File::new(octets)?;
+fn assert_broken(bytes: &[u8], flows: usize, message: &str) -> Result<()> {
+    let file = File::new(bytes)?;
     let (stdout, stderr, status) = run_tracker(&["replay", file.name()], None)?;
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert_eq!(stdout.lines().count(), flows, "{stdout}");
@@ -973,32 +973,32 @@ fn pcap_files_that_break_off() -> Result<()> {
     assert_broken(
         &file[..10],
         0,
-        "broken at offset 0, after packet 0: the file ends within the header: 10 of 24 octets are there",
+        "broken at offset 0, after packet 0: the file ends within the header: 10 of 24 bytes are there",
     )?;
-    let last = file.len() - packets[12].octets.len() - 16;
+    let last = file.len() - packets[12].bytes.len() - 16;
     assert_broken(
         broken(5),
         2,
         &format!(
-            "broken at offset {last}, after packet 12: the file ends within a packet: 65 of 70 octets are there"
+            "broken at offset {last}, after packet 12: the file ends within a packet: 65 of 70 bytes are there"
         ),
     )?;
     assert_broken(
         broken(60),
         2,
         &format!(
-            "broken at offset {last}, after packet 12: the file ends within a packet's header: 10 of 16 octets are there"
+            "broken at offset {last}, after packet 12: the file ends within a packet's header: 10 of 16 bytes are there"
         ),
     )?;
     // A length that says nonsense, in the second record.
-    let second = 24 + 16 + packets[0].octets.len();
+    let second = 24 + 16 + packets[0].bytes.len();
     let mut absurd = file.clone();
     absurd[second + 8..second + 12].copy_from_slice(&[0xff, 0, 0, 1]);
     assert_broken(
         &absurd,
         1,
         &format!(
-            "broken at offset {second}, after packet 1: a packet of 4278190081 captured octets, more than any capture \
+            "broken at offset {second}, after packet 1: a packet of 4278190081 captured bytes, more than any capture \
              holds (1048576)"
         ),
     )
@@ -1007,14 +1007,14 @@ fn pcap_files_that_break_off() -> Result<()> {
 #[test]
 fn a_broken_capture_s_document_says_so() -> Result<()> {
     let file = pcap(Order::Little, Form::Nanoseconds, 1, &two_families());
-    // The last packet is a bare segment of 54 octets.
+    // The last packet is a bare segment of 54 bytes.
     let offset = file.len() - 54 - 16;
     let file = File::new(&file[..file.len() - 1])?;
     let (stdout, _, status) = run_tracker(&["replay", "-o", "json", file.name()], None)?;
     assert_eq!(status.code(), Some(1));
     let document: Value = serde_json::from_str(&stdout)?;
     assert_eq!(list(&document["flows"]).len(), 2);
-    let error = "the file ends within a packet: 69 of 70 octets are there";
+    let error = "the file ends within a packet: 69 of 70 bytes are there";
     assert_eq!(
         document["capture"]["broken"],
         json!({"after_packet": 12, "offset": offset, "error": error})
@@ -1036,38 +1036,38 @@ fn pcapng_files_that_contradict_themselves() -> Result<()> {
     for (file, error) in [
         (
             ng().raw(&[6, 0, 0, 0, 13, 0]),
-            "the file ends within a block's header: 6 of 8 octets are there",
+            "the file ends within a block's header: 6 of 8 bytes are there",
         ),
         (
             ng().raw(&[6, 0, 0, 0, 13, 0, 0, 0]),
-            "a block of 13 octets; there are 12 at least, and always a multiple of 4",
+            "a block of 13 bytes; there are 12 at least, and always a multiple of 4",
         ),
         (
             ng().raw(&[6, 0, 0, 0, 8, 0, 0, 0]),
-            "a block of 8 octets; there are 12 at least, and always a multiple of 4",
+            "a block of 8 bytes; there are 12 at least, and always a multiple of 4",
         ),
         (
             ng().raw(&[6, 0, 0, 0, 0, 0, 0, 0xf0]),
-            "a block of 4026531840 octets, more than any packet takes (1179648)",
+            "a block of 4026531840 bytes, more than any packet takes (1179648)",
         ),
         (
             ng().raw(&[6, 0, 0, 0, 64, 0, 0, 0, 1, 2]),
-            "the file ends within a block: 10 of 64 octets are there",
+            "the file ends within a block: 10 of 64 bytes are there",
         ),
         (
             ng().raw(&[5, 0, 0, 0, 0, 0, 0, 0xf0, 1, 2]),
-            "the file ends within a block: 10 of 4026531840 octets are there",
+            "the file ends within a block: 10 of 4026531840 bytes are there",
         ),
         (
             ng().raw(&[5, 0, 0, 0, 12, 0, 0, 0, 16, 0, 0, 0]),
-            "a block that says 12 octets at its start and 16 at its end",
+            "a block that says 12 bytes at its start and 16 at its end",
         ),
         (
             ng().raw(&[6, 0, 0, 0, 32, 0, 0, 0]).raw(&[0; 20]).raw(&[36, 0, 0, 0]),
-            "a block that says 32 octets at its start and 36 at its end",
+            "a block that says 32 bytes at its start and 36 at its end",
         ),
         (ng().block(6, &epb(5, 0)), "a block (type 6) whose lengths contradict each other"),
-        (ng().block(2, &epb(5, 0)), "a packet of 5 captured octets in a block that has room for 4"),
+        (ng().block(2, &epb(5, 0)), "a packet of 5 captured bytes in a block that has room for 4"),
         (ng().block(6, &epb(u32::MAX, 0)), "a block (type 6) whose lengths contradict each other"),
         (ng().block(6, &epb(4, 3)), "a packet of interface 3; this section has 1"),
         (ng().block(6, &[0; 8]), "a block (type 6) whose lengths contradict each other"),
@@ -1348,7 +1348,7 @@ fn checksums_are_verified_where_asked_for() -> Result<()> {
     let reset = |talk: Talk, wrong: bool| {
         let mut frame = Segment::new(talk.client, talk.server, RST, 2, 0).frame();
         let last = frame.len() - 1;
-        // The urgent pointer's last octet: it is in the checksum, and means nothing without URG.
+        // The urgent pointer's last byte: it is in the checksum, and means nothing without URG.
         frame[last] ^= u8::from(wrong);
         talk.frame(frame)
     };
@@ -1376,8 +1376,8 @@ fn checksums_are_verified_where_asked_for() -> Result<()> {
     for (name, wrong) in
         [("ip4-tcp-bad-chksum", 1), ("ip4-tcp-good-chksum", 0), ("ip6-tcp-bad-chksum", 1)]
     {
-        let octets = fs::read(captures().join(format!("zeek/chksums/{name}.pcap")))?;
-        let document = replay(&octets, &["--verify-checksums"])?;
+        let bytes = fs::read(captures().join(format!("zeek/chksums/{name}.pcap")))?;
+        let document = replay(&bytes, &["--verify-checksums"])?;
         assert_eq!(document["packets"]["bad_checksum"], wrong, "{name}");
     }
     Ok(())

@@ -80,10 +80,10 @@ impl Connection {
         Ok(Self { client_on_host, client, server, sockets: Some([socket, accepted]) })
     }
 
-    fn exchange(&self, octets: usize) -> Result<()> {
+    fn exchange(&self, bytes: usize) -> Result<()> {
         let [client, server] = self.sockets.as_ref().context("an open connection")?;
-        transfer(client, server, octets)?;
-        transfer(server, client, octets)
+        transfer(client, server, bytes)?;
+        transfer(server, client, bytes)
     }
 
     /// Closes both ends, one after the other, each when it has heard of the other.
@@ -155,12 +155,12 @@ fn states_agree(pair: &Pair, agent: &Agent, connections: &[&Connection]) -> Resu
     .with_context(|| wrong.join("\n"))
 }
 
-/// Exchanges octets until told to stop.
+/// Exchanges bytes until told to stop.
 fn chat(connection: &Connection, stop: &AtomicBool, exchanges: &AtomicU64) -> Result<()> {
-    let mut octets = 1;
+    let mut bytes = 1;
     while !stop.load(Ordering::Relaxed) {
-        connection.exchange(octets)?;
-        octets = octets * 7 % 9973;
+        connection.exchange(bytes)?;
+        bytes = bytes * 7 % 9973;
         exchanges.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
@@ -754,9 +754,9 @@ fn a_cookie_is_good_for_the_next_agent_and_between_them() -> Result<()> {
         .as_str()
         .context("a hardware address")?
         .split(':')
-        .map(|octet| u8::from_str_radix(octet, 16))
+        .map(|byte| u8::from_str_radix(byte, 16))
         .collect::<Result<_, _>>()?;
-    let Ok(hardware) = <[u8; 6]>::try_from(hardware) else { bail!("six octets") };
+    let Ok(hardware) = <[u8; 6]>::try_from(hardware) else { bail!("six bytes") };
     // Somebody whom only the host knows.
     let ip = IpAddr::from([10, 9, 0, 77]);
     pair.host.run(

@@ -116,7 +116,7 @@ fn s3_a_gap_in_what_we_see_heals() -> Result<()> {
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
     tcp.handshake()?;
-    // C sends 200,000 octets past us; S has acknowledged them and opened its window on the way.
+    // C sends 200,000 bytes past us; S has acknowledged them and opened its window on the way.
     let missed = 1001 + 200_000;
     tcp.s_sends(&tcp.s(ACK, 5001, missed))?;
     bench.events.violation("ack_unseen_data")?;
@@ -150,12 +150,12 @@ fn s4_what_ordinary_networks_do() -> Result<()> {
     tcp.handshake()?;
     tcp.c_sends(&tcp.c(PSH | ACK, 1001, 5001).data(100))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1101))?;
-    // Keepalive without and with one octet of garbage (RFC 9293 section 3.8.4), and its answer.
+    // Keepalive without and with one byte of garbage (RFC 9293 section 3.8.4), and its answer.
     tcp.c_sends(&tcp.c(ACK, 1100, 5001))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1101))?;
     tcp.c_sends(&tcp.c(ACK, 1100, 5001).data(1))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1101))?;
-    // The window closes; a probe of one octet, refused; it opens again.
+    // The window closes; a probe of one byte, refused; it opens again.
     tcp.s_sends(&tcp.s(ACK, 5001, 1101).window(0))?;
     tcp.c_sends(&tcp.c(ACK, 1101, 5001).data(1))?;
     tcp.s_sends(&tcp.s(ACK, 5001, 1101).window(0))?;
@@ -265,7 +265,7 @@ fn s8_padding_is_not_data() -> Result<()> {
     let tcp = Connection::inbound(&bench);
     tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
     tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
-    // 54 octets, padded to Ethernet's 60.
+    // 54 bytes, padded to Ethernet's 60.
     let mut padded = tcp.c(ACK, 1001, 5001).frame();
     padded.resize(60, 0);
     bench.arrive(&padded)?;

@@ -28,14 +28,14 @@ fn ends(port: u16) -> (SocketAddr, SocketAddr) {
     (SocketAddr::new(address::PEER[0], port), SocketAddr::new(address::HOST[0], 80))
 }
 
-/// A connection from the peer, with so many octets.
-fn open(bench: &Bench, port: u16, octets: usize) -> Result<()> {
+/// A connection from the peer, with so many bytes.
+fn open(bench: &Bench, port: u16, bytes: usize) -> Result<()> {
     let (client, server) = ends(port);
     bench.arrive(&Segment::new(client, server, SYN, 1, 0).frame())?;
     bench.leave(&Segment::new(server, client, SYN | ACK, 500, 2).frame())?;
     bench.arrive(&Segment::new(client, server, ACK, 2, 501).frame())?;
-    if octets > 0 {
-        bench.arrive(&Segment::new(client, server, PSH | ACK, 2, 501).data(octets).frame())?;
+    if bytes > 0 {
+        bench.arrive(&Segment::new(client, server, PSH | ACK, 2, 501).data(bytes).frame())?;
     }
     Ok(())
 }

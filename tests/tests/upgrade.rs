@@ -54,7 +54,7 @@ fn tag(pair: &Pair) -> Result<String> {
     Ok(tag.with_context(|| format!("an XDP program: {text}"))?.to_owned())
 }
 
-/// Octets to and fro over sockets, until told to stop.
+/// Bytes to and fro over sockets, until told to stop.
 fn chat(pair: &Pair, listeners: &Listeners, stop: &AtomicBool, done: &AtomicU64) -> Result<()> {
     let client = SocketAddr::from((address::PEER[0], 10_000));
     let socket = bound(&pair.peer, client)?;
@@ -90,12 +90,12 @@ fn flood(wire: &Wire, hardware: [u8; 6], stop: &AtomicBool, done: &AtomicU64) ->
 fn hardware(pair: &Pair) -> Result<[u8; 6]> {
     let text = pair.host.run("ip", &["-j", "link", "show", "dev", INTERFACE])?;
     let links: Value = serde_json::from_str(&text)?;
-    let mut octets = [0; 6];
+    let mut bytes = [0; 6];
     let address = links[0]["address"].as_str().context("an address")?;
-    for (octet, digits) in octets.iter_mut().zip(address.split(':')) {
-        *octet = u8::from_str_radix(digits, 16)?;
+    for (byte, digits) in bytes.iter_mut().zip(address.split(':')) {
+        *byte = u8::from_str_radix(digits, 16)?;
     }
-    Ok(octets)
+    Ok(bytes)
 }
 
 fn goes_on(what: &AtomicU64, further: u64) -> Result<()> {

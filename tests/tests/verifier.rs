@@ -62,7 +62,7 @@ fn every_program_stays_within_its_budget() -> Result<()> {
     // Without the handover (before 6.9) the kernel's own cookies are all that protection needs of an object.
     let patched =
         assign.map(|id| Patched::new(object::PLAIN, kfunc::ASSIGN_PLACEHOLDER, id)).transpose()?;
-    let object = patched.as_ref().map_or(object::PLAIN, Patched::octets);
+    let object = patched.as_ref().map_or(object::PLAIN, Patched::bytes);
     println!("egress: {}", egress_ways()?[0]);
     println!("cookies: {}", if patched.is_some() { "tracker's own" } else { "the kernel's" });
     let raw_ip = InterfaceConfig { raw_ip: 1, ..ETHERNET };

@@ -39,12 +39,12 @@ use crate::{
     violation::{Breach, Marks, Rule, Rules},
 };
 
-/// A captured frame: its first octets, and how many it had on the wire.
+/// A captured frame: its first bytes, and how many it had on the wire.
 #[derive(Clone, Copy, Debug)]
 pub struct Captured<'a> {
     /// What was captured.
-    pub octets: &'a [u8],
-    /// All of its octets on the wire.
+    pub bytes: &'a [u8],
+    /// All of its bytes on the wire.
     pub wire_len: usize,
 }
 
@@ -52,11 +52,11 @@ impl Forget for Captured<'_> {}
 
 impl Bytes for Captured<'_> {
     fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T> {
-        self.octets.read(at)
+        self.bytes.read(at)
     }
 
     fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
-        self.octets.options(at, len)
+        self.bytes.options(at, len)
     }
 
     fn frame_len(&self) -> usize {

@@ -1380,7 +1380,7 @@ pub const fn entry(rule: Rule) -> Entry {
 pub const OUTSIDE: &[Outside] = &[
     Outside {
         name: "overlap_different_data",
-        why: "No data is kept, so two copies of the same octets cannot be compared; the second one is counted as \
+        why: "No data is kept, so two copies of the same bytes cannot be compared; the second one is counted as \
               retransmission or spurious_retransmission.",
         names: &[
             Name(Suricata, "reassembly_overlap_different_data", "2210050"),
@@ -1473,7 +1473,7 @@ mod tests {
             for word in rule.summary().split(|letter: char| !letter.is_ascii_alphanumeric()) {
                 let is_id = word.len() > 1
                     && word.starts_with(['H', 'T', 'F', 'S', 'P'])
-                    && word[1..].bytes().all(|octet| octet.is_ascii_digit());
+                    && word[1..].bytes().all(|byte| byte.is_ascii_digit());
                 assert!(!is_id || entry.behaviours.contains(&word), "{rule:?}: {word}");
             }
         }

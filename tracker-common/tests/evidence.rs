@@ -38,9 +38,9 @@ struct Sender {
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     /// An end sends data in so many segments, each of so many bytes, and the other acknowledges each, or the last.
-    Data { by_client: bool, segments: u8, octets: u16, acks_each: bool },
+    Data { by_client: bool, segments: u8, bytes: u16, acks_each: bool },
     /// Both ends send at once, and then acknowledge.
-    Crossing { octets: [u16; 2] },
+    Crossing { bytes: [u16; 2] },
     /// A window update.
     Window { by_client: bool, window: u16 },
 }
@@ -67,14 +67,14 @@ struct Plan {
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
-    let octets = || prop_oneof![1u16..100, 500u16..1460];
+    let bytes = || prop_oneof![1u16..100, 500u16..1460];
     prop_oneof![
-        6 => (any::<bool>(), 1u8..12, octets(), any::<bool>()).prop_map(
-            |(by_client, segments, octets, acks_each)| Turn::Data {
-                by_client, segments, octets, acks_each
+        6 => (any::<bool>(), 1u8..12, bytes(), any::<bool>()).prop_map(
+            |(by_client, segments, bytes, acks_each)| Turn::Data {
+                by_client, segments, bytes, acks_each
             }
         ),
-        1 => (octets(), octets()).prop_map(|(a, b)| Turn::Crossing { octets: [a, b] }),
+        1 => (bytes(), bytes()).prop_map(|(a, b)| Turn::Crossing { bytes: [a, b] }),
         1 => (any::<bool>(), 20_000u16..).prop_map(|(by_client, window)| Turn::Window {
             by_client, window
         }),
@@ -105,7 +105,7 @@ struct Wire {
 }
 
 impl Wire {
-    fn send(&mut self, by_client: bool, flags: Flags, octets: u16) {
+    fn send(&mut self, by_client: bool, flags: Flags, bytes: u16) {
         let me = usize::from(!by_client);
         let end = &mut self.ends[me];
         let is_syn = flags.has(Flags::SYN);
@@ -117,11 +117,11 @@ impl Wire {
         let segment = Segment {
             seq: Seq(end.next),
             ack: if flags.has(Flags::ACK) { Seq(end.received) } else { Seq(0) },
-            payload: octets.into(),
+            payload: bytes.into(),
             flags,
             window: end.window,
             options: if is_syn { options } else { SynOptions::default() },
-            ip_len: 40 + u32::from(octets),
+            ip_len: 40 + u32::from(bytes),
             ..Segment::default()
         };
         end.next = segment.end().0;
@@ -157,17 +157,17 @@ impl Plan {
         wire.acknowledge(true);
         for turn in &self.turns {
             match *turn {
-                Turn::Data { by_client, segments, octets, acks_each } => {
+                Turn::Data { by_client, segments, bytes, acks_each } => {
                     for n in 1..=segments {
-                        wire.send(by_client, Flags::ACK.with(Flags::PSH), octets);
+                        wire.send(by_client, Flags::ACK.with(Flags::PSH), bytes);
                         if acks_each || n == segments {
                             wire.acknowledge(!by_client);
                         }
                     }
                 }
-                Turn::Crossing { octets } => {
-                    wire.send(true, Flags::ACK, octets[0]);
-                    wire.send(false, Flags::ACK, octets[1]);
+                Turn::Crossing { bytes } => {
+                    wire.send(true, Flags::ACK, bytes[0]);
+                    wire.send(false, Flags::ACK, bytes[1]);
                     wire.acknowledge(true);
                     wire.acknowledge(false);
                 }

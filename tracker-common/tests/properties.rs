@@ -707,7 +707,7 @@ proptest! {
         let _ = parse(&frame[..], link, 0, &mut Parsed::default());
     }
 
-    /// A frame that is nearly right, cut anywhere, with any octets changed, tracked.
+    /// A frame that is nearly right, cut anywhere, with any bytes changed, tracked.
     #[test]
     fn no_broken_frame_makes_tracking_panic(
         v6: bool,
@@ -727,16 +727,16 @@ proptest! {
             .tcp(40_000, 80, 7, 1000)
             .syn()
             .options_raw(&options[..options.len() / 4 * 4])
-            .expect("40 octets at most")
+            .expect("40 bytes at most")
             .write(&mut frame, b"data")
             .expect("it fits");
-        for (at, octet) in changes {
+        for (at, byte) in changes {
             let at = at.index(frame.len());
-            frame[at] = octet;
+            frame[at] = byte;
         }
         frame.truncate(cut.index(frame.len() * 2));
         let mut host = Host::default();
-        let captured = Captured { octets: &frame, wire_len: frame.len() + missing };
+        let captured = Captured { bytes: &frame, wire_len: frame.len() + missing };
         let interface = InterfaceConfig::default();
         let fate = host.frame(&captured, interface, Hook::Ingress, START_NS);
         prop_assert_eq!(host.packets(0, Hook::Ingress)[fate as usize], 1);

@@ -27,13 +27,13 @@ pub(crate) trait Arriving: Copy {
     /// What helpers take.
     fn context(self) -> *mut c_void;
 
-    /// Copies `len` octets (1 to 64) from `at`.
+    /// Copies `len` bytes (1 to 64) from `at`.
     fn load(self, at: u32, to: *mut u8, len: u32) -> bool;
 
     /// Whether the frame was sent to a group of stations, to all, or to another one.
     fn is_for_others(self) -> bool;
 
-    /// Octets of the frame.
+    /// Bytes of the frame.
     fn len(self) -> u32;
 
     /// Whether the stack, or a device, has still to add to the TCP checksum at `at`.
@@ -48,7 +48,7 @@ pub(crate) trait Arriving: Copy {
     /// Writes those.
     fn store_stations(self, stations: [[u8; 6]; 2]);
 
-    /// Writes `len` octets (1 to 127) of an IP packet to `at`.
+    /// Writes `len` bytes (1 to 127) of an IP packet to `at`.
     fn store(self, at: u32, from: *const u8, len: u32) -> bool;
 }
 
@@ -65,7 +65,7 @@ impl Arriving for *mut xdp_md {
 
     #[inline(always)]
     fn load(self, at: u32, to: *mut u8, len: u32) -> bool {
-        // SAFETY: the context is valid while the program runs, and the destination for so many octets.
+        // SAFETY: the context is valid while the program runs, and the destination for so many bytes.
         unsafe { bpf_xdp_load_bytes(self, at, to.cast(), len) == 0 }
     }
 
@@ -107,7 +107,7 @@ impl Arriving for *mut xdp_md {
         if data + 12 > end {
             return None;
         }
-        // SAFETY: within the packet, as just compared; octets have no alignment.
+        // SAFETY: within the packet, as just compared; bytes have no alignment.
         Some(unsafe { (data as *const [[u8; 6]; 2]).read() })
     }
 
@@ -123,7 +123,7 @@ impl Arriving for *mut xdp_md {
 
     #[inline(always)]
     fn store(self, at: u32, from: *const u8, len: u32) -> bool {
-        // SAFETY: the source is valid for so many octets.
+        // SAFETY: the source is valid for so many bytes.
         unsafe { bpf_xdp_store_bytes(self, at, from.cast_mut().cast(), len) == 0 }
     }
 }
@@ -147,7 +147,7 @@ impl Arriving for *mut __sk_buff {
 
     #[inline(always)]
     fn load(self, at: u32, to: *mut u8, len: u32) -> bool {
-        // SAFETY: the context is valid while the program runs, and the destination for so many octets.
+        // SAFETY: the context is valid while the program runs, and the destination for so many bytes.
         unsafe { bpf_skb_load_bytes(self.cast(), at, to.cast(), len) == 0 }
     }
 
@@ -169,7 +169,7 @@ impl Arriving for *mut __sk_buff {
     fn is_checksum_partial(self, at: u32) -> bool {
         let (mut before, mut after) = ([0_u8; 2], [0_u8; 2]);
         let changed = self.load(at, before.as_mut_ptr(), 2)
-            // SAFETY: the context is valid while the program runs. The low bits say that the checksum covers words of two octets.
+            // SAFETY: the context is valid while the program runs. The low bits say that the checksum covers words of two bytes.
             && unsafe { bpf_l4_csum_replace(self, at, 0, 1, 2) } == 0
             && self.load(at, after.as_mut_ptr(), 2)
             && before != after;
@@ -201,7 +201,7 @@ impl Arriving for *mut __sk_buff {
 
     #[inline(always)]
     fn store(self, at: u32, from: *const u8, len: u32) -> bool {
-        // SAFETY: the source is valid for so many octets.
+        // SAFETY: the source is valid for so many bytes.
         unsafe { bpf_skb_store_bytes(self, at, from.cast(), len, RECOMPUTE_CHECKSUM) == 0 }
     }
 }

@@ -86,12 +86,12 @@ impl SkbFrame {
     }
 }
 
-/// Reads a `T` from packet memory, eight octets at a time. The kernel lets programs read packets at any address; the
-/// compiler, which does not know that, would read octet by octet.
+/// Reads a `T` from packet memory, eight bytes at a time. The kernel lets programs read packets at any address; the
+/// compiler, which does not know that, would read byte by byte.
 ///
 /// # Safety
 ///
-/// There must be a whole `T`, and any octets must be one.
+/// There must be a whole `T`, and any bytes must be one.
 #[inline(always)]
 unsafe fn load<T>(start: usize) -> T {
     macro_rules! step {
@@ -114,13 +114,13 @@ unsafe fn load<T>(start: usize) -> T {
         };
     }
     let mut value = core::mem::MaybeUninit::<T>::uninit();
-    let octets = value.as_mut_ptr().cast::<u8>();
+    let bytes = value.as_mut_ptr().cast::<u8>();
     let mut at = 0;
-    step!(u64, reg, "{0} = *(u64 *)({1} + 0)", octets, at);
-    step!(u32, wreg, "{0} = *(u32 *)({1} + 0)", octets, at);
-    step!(u16, wreg, "{0} = *(u16 *)({1} + 0)", octets, at);
-    step!(u8, wreg, "{0} = *(u8 *)({1} + 0)", octets, at);
-    // SAFETY: every octet was written.
+    step!(u64, reg, "{0} = *(u64 *)({1} + 0)", bytes, at);
+    step!(u32, wreg, "{0} = *(u32 *)({1} + 0)", bytes, at);
+    step!(u16, wreg, "{0} = *(u16 *)({1} + 0)", bytes, at);
+    step!(u8, wreg, "{0} = *(u8 *)({1} + 0)", bytes, at);
+    // SAFETY: every byte was written.
     unsafe { value.assume_init() }
 }
 
@@ -136,7 +136,7 @@ macro_rules! bytes {
                 // the verifier would not know that as the one that was compared.
                 let start = opaque(self.data + at);
                 if start + size_of::<T>() <= self.end {
-                    // SAFETY: within the packet, as just compared; any octets are a valid `T`.
+                    // SAFETY: within the packet, as just compared; any bytes are a valid `T`.
                     return Some(unsafe { load(start) });
                 }
                 if at + size_of::<T>() > self.len() {
@@ -144,14 +144,14 @@ macro_rules! bytes {
                 }
                 const { assert!(size_of::<T>() <= 64) };
                 // SAFETY: this CPU's own element.
-                let octets = unsafe { &raw mut (*self.scratch).octets };
+                let bytes = unsafe { &raw mut (*self.scratch).bytes };
                 #[allow(clippy::cast_possible_truncation)] // at most FURTHEST, and a header's size
-                // SAFETY: the destination is valid for that many octets.
+                // SAFETY: the destination is valid for that many bytes.
                 let result = unsafe {
-                    $load(self.ctx.cast(), at as u32, octets.cast(), size_of::<T>() as u32)
+                    $load(self.ctx.cast(), at as u32, bytes.cast(), size_of::<T>() as u32)
                 };
-                // SAFETY: as above; any octets are a valid `T`, which has no alignment.
-                (result == 0).then(|| unsafe { octets.cast::<T>().read() })
+                // SAFETY: as above; any bytes are a valid `T`, which has no alignment.
+                (result == 0).then(|| unsafe { bytes.cast::<T>().read() })
             }
 
             #[inline(always)]
@@ -162,15 +162,15 @@ macro_rules! bytes {
                 // At least 1 by the sum: comparisons with 0 tell verifiers before 6.8 nothing.
                 let len = (opaque(len - 1) & 63) + 1;
                 // SAFETY: this CPU's own element.
-                let octets = unsafe { &mut (*self.scratch).octets };
+                let bytes = unsafe { &mut (*self.scratch).bytes };
                 #[allow(clippy::cast_possible_truncation)] // at most FURTHEST and 63
-                // SAFETY: the destination is valid for 64 octets.
+                // SAFETY: the destination is valid for 64 bytes.
                 let result = unsafe {
-                    $load(self.ctx.cast(), at as u32, octets.as_mut_ptr().cast(), len as u32)
+                    $load(self.ctx.cast(), at as u32, bytes.as_mut_ptr().cast(), len as u32)
                 };
                 // The compiler would take the masks away that older verifiers need: they learn nothing where two numbers
                 // are compared.
-                (result == 0).then(|| SynOptions::parse(octets, opaque(len), self))
+                (result == 0).then(|| SynOptions::parse(bytes, opaque(len), self))
             }
 
             #[inline(always)]
@@ -180,7 +180,7 @@ macro_rules! bytes {
 
             #[inline(always)]
             fn has(&self, len: usize) -> bool {
-                // Before 6.18, turning octets round leaves the verifier no bounds.
+                // Before 6.18, turning bytes round leaves the verifier no bounds.
                 $frame::is_whole() && opaque(self.data + (opaque(len) & LONGEST)) <= self.end
             }
         }

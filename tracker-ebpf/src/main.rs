@@ -213,7 +213,7 @@ fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fat
     );
 }
 
-// The steps are functions of their own, one after the other, so that each has the stack of 512 octets for itself.
+// The steps are functions of their own, one after the other, so that each has the stack of 512 bytes for itself.
 
 /// The code of the [`Fate`] of a packet that cannot be read.
 #[inline(always)]

@@ -47,7 +47,7 @@ pub(crate) struct LastTick {
     pub(crate) now_ns: u64,
 }
 
-/// What would not fit on the stack of 512 octets.
+/// What would not fit on the stack of 512 bytes.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// The packet that is being tracked.
@@ -58,8 +58,8 @@ pub(crate) struct Scratch {
     pub(crate) further: u32,
     /// What the time was about.
     pub(crate) last_tick: LastTick,
-    /// Octets that a helper copies out of the packet.
-    pub(crate) octets: [u8; 64],
+    /// Bytes that a helper copies out of the packet.
+    pub(crate) bytes: [u8; 64],
     /// Where a new flow is built before it is inserted.
     pub(crate) flow: HalfOpen,
     /// What passes through here is an unknown number to the verifier.

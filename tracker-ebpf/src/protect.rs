@@ -54,7 +54,7 @@ pub(crate) struct Guarding {
     /// What a client agrees to, and the cookie that says so.
     agreed: Agreed,
     cookie: Cookie,
-    octets: [u8; MOST],
+    bytes: [u8; MOST],
     ip: [u8; 40],
     tcp: [u8; 64],
 }

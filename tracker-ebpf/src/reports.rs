@@ -33,7 +33,7 @@ pub(crate) fn file(report: &Report<'_>, slot: u32, reports: &mut Reports) -> u32
     match report.flow {
         // SAFETY: two records, one of them ours alone.
         Some(flow) => unsafe { core::ptr::copy_nonoverlapping(flow, &raw mut event.flow, 1) },
-        // SAFETY: any octets are a record.
+        // SAFETY: any bytes are a record.
         None => unsafe { core::ptr::write_bytes(&raw mut event.flow, 0, 1) },
     }
     0
@@ -55,7 +55,7 @@ pub(crate) fn announce_cookies(
     }
     // SAFETY: this CPU's own element, and nothing was filed yet.
     let event = unsafe { &mut (*scratch).reports.filed[0].event };
-    // SAFETY: any octets are an event.
+    // SAFETY: any bytes are an event.
     unsafe { core::ptr::write_bytes(event, 0, 1) };
     event.time_ns = now_ns;
     event.key.addresses[0] = place.address;

@@ -66,7 +66,7 @@ extern "C" fn tracker_walk(element: *const Element) -> i32 {
         // SAFETY: as the context.
         let file = unsafe { (*element.meta).seq };
         #[allow(clippy::cast_possible_truncation)] // 56
-        // SAFETY: the file is valid while the program runs, and the octets are the stack's.
+        // SAFETY: the file is valid while the program runs, and the bytes are the stack's.
         let written =
             unsafe { bpf_seq_write(file, (&raw const found).cast(), size_of::<Found>() as u32) };
         if written < 0 {
@@ -84,7 +84,7 @@ extern "C" fn tracker_walk(element: *const Element) -> i32 {
     0
 }
 
-/// Removes flows that the agent has judged: the first N entries of `REMOVALS`, N being the first four octets of the
+/// Removes flows that the agent has judged: the first N entries of `REMOVALS`, N being the first four bytes of the
 /// packet that the agent runs this program on. Never attached.
 #[classifier]
 fn tracker_sweep(ctx: TcContext) -> i32 {

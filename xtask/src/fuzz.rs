@@ -4,6 +4,7 @@ mod expected;
 mod target;
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -28,15 +29,28 @@ pub(crate) struct Options {
     /// Fuzz nothing; write what each corpus reaches into fuzz/expected, which later runs are compared with
     #[arg(long)]
     write: bool,
-    /// Draw inputs from this number: a run from an empty target/fuzz/corpus repeats another one, as far as both get
+    /// Draw inputs from this number
     #[arg(long)]
     seed: Option<u32>,
+    /// Repeat what continuous integration does: from the committed inputs alone, so many new ones for each target as
+    /// fuzz/runs.toml says, the same each time
+    #[arg(long, conflicts_with_all = ["write", "seed"])]
+    repeat: bool,
+}
+
+/// How long to fuzz.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Until {
+    /// So many seconds for each target, with inputs drawn from a number, or from another one each time.
+    Seconds(u64, Option<u32>),
+    /// So many inputs, which are the same each time.
+    Runs(u64),
 }
 
 impl Options {
     /// What continuous integration does: the same each time, so that it fails for what was changed.
     pub(crate) fn for_tests() -> Self {
-        Self { args: Vec::new(), write: false, seed: Some(1) }
+        Self { args: Vec::new(), write: false, seed: None, repeat: true }
     }
 
     /// Seconds, and targets of these.
@@ -87,7 +101,19 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
         }
     }
     if !options.write {
-        problems.extend(run(&targets, seconds, options.seed)?);
+        let at_once = thread::available_parallelism()?.get();
+        let share = Until::Seconds(share(seconds, targets.len(), at_once), options.seed);
+        let runs = if options.repeat { runs(&root)? } else { BTreeMap::new() };
+        let until = |target: &Target| match runs.get(&target.name) {
+            _ if !options.repeat => Ok(share),
+            Some(runs) => Ok(Until::Runs(*runs)),
+            None => bail!("fuzz/runs.toml has no number for {}", target.name),
+        };
+        let targets = targets
+            .iter()
+            .map(|target| Ok((target, until(target)?)))
+            .collect::<Result<Vec<_>>>()?;
+        problems.extend(run(&targets, at_once)?);
     }
     if !problems.is_empty() {
         bail!("{}", problems.join("\n"));
@@ -130,12 +156,17 @@ fn build(root: &Path, work: &Path) -> Result<()> {
     host::run(&mut command, "building the fuzz targets")
 }
 
-/// Fuzzes these targets, as many at once as there are processors, and prints a row each. Returns what they found.
-fn run(targets: &[Target], seconds: u64, seed: Option<u32>) -> Result<Vec<String>> {
-    let at_once = thread::available_parallelism()?.get();
-    let share = share(seconds, targets.len(), at_once);
+/// How many inputs each target is given where a run is to be the same each time.
+fn runs(root: &Path) -> Result<BTreeMap<String, u64>> {
+    let path = root.join("runs.toml");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    toml::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Fuzzes these targets, so many at once, and prints a row each. Returns what they found.
+fn run(targets: &[(&Target, Until)], at_once: usize) -> Result<Vec<String>> {
     println!(
-        "{} targets, {at_once} at once, {share} s each\n\n| Target | Runs | Runs/s | Edges | Features | New edges | MB |\n\
+        "{} targets, {at_once} at once\n\n| Target | Runs | Runs/s | Edges | Features | New edges | MB |\n\
          |---|--:|--:|--:|--:|--:|--:|",
         targets.len()
     );
@@ -145,8 +176,8 @@ fn run(targets: &[Target], seconds: u64, seed: Option<u32>) -> Result<Vec<String
             let mut results = Vec::new();
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(target) = next else { return results };
-                let result = target.fuzz(share, seed);
+                let Some((target, until)) = next else { return results };
+                let result = target.fuzz(*until);
                 if let Ok(fuzzed) = &result {
                     println!("{fuzzed}");
                 }
@@ -180,7 +211,7 @@ mod tests {
     fn seconds_and_targets_in_any_order() {
         let choice = |args: &[&str]| {
             let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            let options = Options { args, write: false, seed: None };
+            let options = Options { args, write: false, seed: None, repeat: false };
             let (seconds, chosen) = options.choice(vec![target("a"), target("b")])?;
             Ok::<_, anyhow::Error>((
                 seconds,

@@ -244,7 +244,7 @@ fn glibc(program: &[u8]) -> Option<(u32, u32)> {
     versions
         .filter_map(|(at, _)| {
             let rest = &program[at + NAME.len()..];
-            let end = rest.iter().position(|octet| !octet.is_ascii_digit() && *octet != b'.')?;
+            let end = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.')?;
             let mut numbers = std::str::from_utf8(&rest[..end]).ok()?.split('.');
             Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
         })

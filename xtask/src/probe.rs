@@ -35,8 +35,7 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         let programs = ["ip", "ss", "nft", "jq", "curl", "openssl", "groff"]
             .into_iter()
             .chain(rivals)
-            .chain(purpose.emulator())
-            .chain(machines.into_iter().filter(|_| purpose.emulator().is_some()))
+            .chain(machines.into_iter().filter(|_| purpose.boots()))
             .filter(|program| !host::on_path(program))
             .collect::<Vec<_>>();
         if !programs.is_empty() {

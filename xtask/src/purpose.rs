@@ -11,8 +11,6 @@ pub(crate) enum Purpose {
     Bench,
     /// Virtual machines with other kernels.
     Vm,
-    /// Virtual machines with kernels for ARM64.
-    VmOfArm64,
     /// Every test, here and in virtual machines.
     Test,
     /// Fuzzing.
@@ -34,13 +32,9 @@ impl Purpose {
         matches!(self, Self::Fuzz | Self::Test | Self::Everything)
     }
 
-    /// What boots kernels, if any are going to be booted.
-    pub(crate) fn emulator(self) -> Option<&'static str> {
-        match self {
-            Self::Vm | Self::Test | Self::Everything => Some("qemu-system-x86_64"),
-            Self::VmOfArm64 => Some("qemu-system-aarch64"),
-            Self::Run | Self::Bench | Self::Fuzz | Self::Lint => None,
-        }
+    /// Whether kernels are going to be booted.
+    pub(crate) fn boots(self) -> bool {
+        matches!(self, Self::Vm | Self::Test | Self::Everything)
     }
 
     /// Whether something is going to be checked.

@@ -7,6 +7,7 @@
 mod absence;
 mod archive;
 mod dependencies;
+mod emulator;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -29,6 +30,7 @@ use clap::Args;
 use self::{
     absence::Absences,
     archive::Archive,
+    emulator::Emulator,
     kernel::Kernel,
     machine::Machine,
     outcome::Outcome,
@@ -98,11 +100,11 @@ fn architecture(name: &str) -> Result<Target, String> {
 /// Where a test fails that should not, an expected absence is none, or a kernel cannot be had or booted.
 pub(crate) fn vm(options: &Options) -> Result<()> {
     let target = options.arch;
-    let (purpose, all): (_, &[_]) = match target {
-        Target::X86_64 => (Purpose::Vm, &kernel::SUPPORTED),
-        Target::Aarch64 => (Purpose::VmOfArm64, &kernel::EMULATED),
+    let all: &[_] = match target {
+        Target::X86_64 => &kernel::SUPPORTED,
+        Target::Aarch64 => &kernel::EMULATED,
     };
-    setup(purpose)?;
+    setup(Purpose::Vm)?;
     let names = if options.kernels.is_empty() {
         all.iter().map(|&name| name.to_owned()).collect()
     } else {
@@ -124,6 +126,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     let absences = Absences::load(&host::workspace().join("tests/vm/absences.toml"))?;
     let places = directory.join("kernels");
     let archive = Archive::new(&places, target);
+    let emulator = Emulator::obtain(target, &host::target_dir()?.join("vm"), &archive)?;
     let kernels = kernel::obtain(&names, &archive, &places, options.refresh)?;
     let tools = Tools::obtain(&archive, &directory.join("tools"), options.refresh)?;
     let programs = suite::build(&selection, target)?;
@@ -137,7 +140,8 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
         for _ in 0..jobs.min(kernels.len()) {
             scope.spawn(|| {
                 while let Some(kernel) = next() {
-                    let outcome = one(kernel, target, &payload, &directory, &selection, &absences);
+                    let outcome =
+                        one(kernel, &emulator, &payload, &directory, &selection, &absences);
                     finished
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -170,7 +174,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 
 fn one(
     kernel: &Kernel,
-    target: Target,
+    emulator: &Emulator,
     payload: &Path,
     directory: &Path,
     selection: &Selection,
@@ -178,7 +182,7 @@ fn one(
 ) -> Result<Outcome> {
     let begun = Instant::now();
     let machine = Machine {
-        target,
+        emulator,
         kernel,
         initrd: initramfs::for_kernel(payload, kernel, directory)?,
         directory: directory.join("runs").join(&kernel.name),

@@ -59,7 +59,7 @@ pub(crate) enum Kind {
 /// A packet, but for what differs from flow to flow.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
-    pub(crate) octets: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     pub(crate) family: Family,
     pub(crate) from_server: bool,
     /// Numbers of the first turn, and by how much they grow.
@@ -84,7 +84,7 @@ impl Frame {
         };
         let from_server = matches!(kind, Kind::SynAck | Kind::WindowUpdate | Kind::Ack);
         Ok(Self {
-            octets: octets(kind, family, from_server)?,
+            bytes: bytes(kind, family, from_server)?,
             family,
             from_server,
             seq,
@@ -95,9 +95,9 @@ impl Frame {
     }
 }
 
-fn octets(kind: Kind, family: Family, from_server: bool) -> Result<Vec<u8>> {
+fn bytes(kind: Kind, family: Family, from_server: bool) -> Result<Vec<u8>> {
     let ports = if from_server { (PORT, CLIENT_PORT) } else { (CLIENT_PORT, PORT) };
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
     let ip = match family {
         Family::V4 => {
@@ -118,8 +118,8 @@ fn octets(kind: Kind, family: Family, from_server: bool) -> Result<Vec<u8>> {
         }
     };
     if kind == Kind::Udp {
-        ip.udp(ports.0, ports.1).write(&mut octets, &[0; 18])?;
-        return Ok(octets);
+        ip.udp(ports.0, ports.1).write(&mut bytes, &[0; 18])?;
+        return Ok(bytes);
     }
     // The programs write the numbers.
     let mut header = TcpHeader::new(ports.0, ports.1, 0, 65_535);
@@ -141,6 +141,6 @@ fn octets(kind: Kind, family: Family, from_server: bool) -> Result<Vec<u8>> {
         header.set_options(&[TcpOptionElement::Noop, TcpOptionElement::Noop, timestamp])?;
     }
     let data = vec![0; if kind == Kind::Data { DATA as usize } else { 0 }];
-    ip.tcp_header(header).write(&mut octets, &data)?;
-    Ok(octets)
+    ip.tcp_header(header).write(&mut bytes, &data)?;
+    Ok(bytes)
 }

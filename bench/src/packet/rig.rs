@@ -158,14 +158,14 @@ impl Rig {
         answering: bool,
     ) -> Result<f64> {
         let mut case: Case = [0; TEMPLATE / 4 + 14];
-        for (word, octets) in case.iter_mut().take(TEMPLATE / 4).zip(frame.octets.chunks(4)) {
+        for (word, bytes) in case.iter_mut().take(TEMPLATE / 4).zip(frame.bytes.chunks(4)) {
             let mut whole = [0; 4];
-            whole[..octets.len()].copy_from_slice(octets);
+            whole[..bytes.len()].copy_from_slice(bytes);
             *word = u32::from_ne_bytes(whole);
         }
         let count = flows.end - flows.start;
         case[TEMPLATE / 4..].copy_from_slice(&[
-            u32::try_from(frame.octets.len())?,
+            u32::try_from(frame.bytes.len())?,
             u32::from(frame.family == Family::V6),
             u32::from(frame.from_server),
             flows.start,
@@ -183,7 +183,7 @@ impl Rig {
         self.case.set(0, case, 0)?;
         let drive: &Xdp = self.bench.program("drive").context("no program drive")?.try_into()?;
         let result = drive.test_run(TestRunOptions {
-            data_in: Some(&frame.octets),
+            data_in: Some(&frame.bytes),
             repeat: count * turns,
             ..TestRunOptions::new()
         })?;
@@ -201,7 +201,7 @@ impl Rig {
             Family::V6 => (34, 54),
         };
         for flow in flows {
-            let mut frame = syn.octets.clone();
+            let mut frame = syn.bytes.clone();
             frame[address..address + 4].copy_from_slice(&(0x0a00_0000 | flow).to_be_bytes());
             frame[tcp + 4..tcp + 8].copy_from_slice(&syn.seq.to_be_bytes());
             let mut answer = [0; 160];
@@ -215,8 +215,8 @@ impl Rig {
                 "a SYN to a protected port was not answered: {result:?}"
             );
             let number = |at: usize| {
-                let octets = answer[at..].first_chunk().copied().unwrap_or_default();
-                u32::from_be_bytes(octets)
+                let bytes = answer[at..].first_chunk().copied().unwrap_or_default();
+                u32::from_be_bytes(bytes)
             };
             let timestamp = answer[tcp + 20..]
                 .windows(2)

@@ -143,11 +143,11 @@ fn of_connection(connection: &Connection, field: &str) -> Result<String> {
     let Connection { record, segments } = connection;
     let (orig, reply) = (&record["orig"], &record["reply"]);
     // What an end sent that was never seen.
-    let octets = |end: &Value| end["stream_bytes"].as_u64().unwrap_or(0).to_string();
+    let bytes = |end: &Value| end["stream_bytes"].as_u64().unwrap_or(0).to_string();
     Ok(match field {
         "conn_state" | "history" => record[field].as_str().unwrap_or(NONE).to_owned(),
-        "orig_bytes" => octets(orig),
-        "resp_bytes" => octets(reply),
+        "orig_bytes" => bytes(orig),
+        "resp_bytes" => bytes(reply),
         "orig_pkts" | "src_pkts" => orig["packets"].to_string(),
         "resp_pkts" | "dst_pkts" => reply["packets"].to_string(),
         "orig_ip_bytes" => orig["bytes"].to_string(),

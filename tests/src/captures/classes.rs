@@ -233,7 +233,7 @@ pub const VIOLATIONS: &[Reported] = &[
         "suricata-verify/transform-base64-7296/input.pcap",
         Rule::BadHeaderLen,
         &[11, 59],
-        "a header of 60 octets in a shorter packet",
+        "a header of 60 bytes in a shorter packet",
     ),
     at("suricata-verify/transform-base64-7296/input.pcap", Rule::PortZero, &[23], "port 0"),
     at(

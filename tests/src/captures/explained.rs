@@ -50,7 +50,7 @@ const NULL: &str = "suricata-verify/bug-4571-05/ipv4.pcap";
 const IN_MPLS: &str = "MPLS labels do not say what they carry and are not taken off: `not_ip`.";
 const IN_PPPOE: &str = "PPPoE is not taken apart: `not_ip`.";
 const CUT: &str = "\
-    Zeek forgets a SYN that nobody answers after 5 s and takes what follows for another connection; octets and \
+    Zeek forgets a SYN that nobody answers after 5 s and takes what follows for another connection; bytes and \
     packets are compared as sums.";
 const TAGS: &str = "\
     Of what an end has sent the highest number is kept: data below it, also where it fills a hole, is \

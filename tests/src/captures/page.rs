@@ -68,7 +68,7 @@ Written by `UPDATE_DOCS=1 cargo xtask test -- --test captures`; the test fails w
 
 Captures from the test suites of Zeek, Suricata, Arkime and tcpdump, and of the Quantum Insert research, each replayed by
 `tracker replay`. What those suites expect is compared fact by fact. Of Zeek: each line of `conn.log` (both ends,
-`conn_state`, `history`, octets, packets, duration). Of Arkime: each session (packets by direction, flags, validated
+`conn_state`, `history`, bytes, packets, duration). Of Arkime: each session (packets by direction, flags, validated
 handshake, round trip, length). Of the others: what their tests check, and a list of situations with the numbers of the
 packets at which they occur. Rules have their names from [violations.md](violations.md).
 
@@ -77,7 +77,7 @@ How the words of others are read:
 - Zeek's commands without `-C` are compared with `--verify-checksums`.
 - Zeek's `duration` ends with the segment by which the second end closes (FIN or RST); ours with the last segment. Ours is
   cut there before they are compared, to the microsecond.
-- Zeek writes `-` for octets and duration of a connection that had a single packet; it counts as 0, as do the octets of an
+- Zeek writes `-` for bytes and duration of a connection that had a single packet; it counts as 0, as do the bytes of an
   end that was never seen.
 - Not compared: Zeek's `service` and `missed_bytes`, and Arkime's `vlan`, which a record does not keep.
 - Suricata's flow is `new` until both ends are ESTABLISHED, and `closed` when both are CLOSED or in TIME_WAIT.

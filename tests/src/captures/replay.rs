@@ -157,7 +157,7 @@ pub fn replay(file: &Path, verify: bool) -> Result<Replay> {
 /// # Errors
 ///
 /// As [`replay`].
-pub fn replay_octets(capture: &[u8]) -> Result<Replay> {
+pub fn replay_bytes(capture: &[u8]) -> Result<Replay> {
     let mut child = command()?
         .arg("-")
         .stdin(Stdio::piped())

@@ -360,7 +360,7 @@ const STATEMENTS: &[Statement] = &[
             ("", "flow.state", "established"),
             ("", "orig_pkts", "4"),
             ("", "resp_pkts", "3"),
-            // 461 and 234 with Ethernet headers and VLAN tags, 18 octets a packet.
+            // 461 and 234 with Ethernet headers and VLAN tags, 18 bytes a packet.
             ("", "orig_ip_bytes", "389"),
             ("", "resp_ip_bytes", "180"),
         ],

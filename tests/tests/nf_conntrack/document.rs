@@ -140,7 +140,7 @@ are violations ([violations.md](violations.md)) are reported as well. Of nf_conn
 gives the entry, and whether it called the segment INVALID, as `ct state invalid` in the forward path sees it. Of two
 connections on one pair of addresses and ports, it is the newer one, where the older is over. `open` is a handshake
 after which C's next number is 1001 and S's is 5001; a close after it takes three segments. Windows are 65,535 unless
-another is given. Octets of data are in brackets.
+another is given. Bytes of data are in brackets.
 
 The last column is computed. A *breach* is a segment that its receiver refuses, and that breaks a rule; a *lawful* one is
 taken. Rules that are stricter than the RFC (data in a SYN, port 0, LAND, ...) and segments that only others show to be

@@ -207,9 +207,9 @@ pub(crate) fn s(flags: u16, seq: u32, ack: u32) -> Step {
 }
 
 impl Step {
-    /// With so many octets of data.
-    pub(crate) fn data(mut self, octets: usize) -> Self {
-        self.data = octets;
+    /// With so many bytes of data.
+    pub(crate) fn data(mut self, bytes: usize) -> Self {
+        self.data = bytes;
         self
     }
 

@@ -841,7 +841,7 @@ fn windows() -> Vec<Row> {
 
 fn ordinary() -> Vec<Row> {
     vec![
-        Row::new("S4", "keepalives without and with an octet, and their answers", "RFC 9293 3.8.4")
+        Row::new("S4", "keepalives without and with a byte, and their answers", "RFC 9293 3.8.4")
             .after(Open)
             .steps([
                 c(PSH | ACK, 1001, 5001).data(100),
@@ -853,7 +853,7 @@ fn ordinary() -> Vec<Row> {
             ]),
         Row::new(
             "S4",
-            "zero window, a probe of one octet, and the window's opening",
+            "zero window, a probe of one byte, and the window's opening",
             "RFC 9293 3.8.6.1",
         )
         .after(Open)

@@ -33,7 +33,7 @@ const STEP_NS: u64 = 16;
 /// A packet of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
-    pub(crate) octets: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     pub(crate) wire_len: u32,
     pub(crate) timestamp_ns: i64,
     pub(crate) packet: Packet,
@@ -131,13 +131,13 @@ pub(crate) fn of_capture(path: &str) -> Result<Vec<Connection>> {
     let mut places: HashMap<FlowKey, usize> = HashMap::new();
     while let Some(captured) = capture.next()? {
         let mut parsed = Parsed::default();
-        let frame = Captured { octets: captured.frame, wire_len: captured.wire_len as usize };
+        let frame = Captured { bytes: captured.frame, wire_len: captured.wire_len as usize };
         match parse(&frame, LinkLayer::Ethernet, 0, &mut parsed) {
             Ok(()) | Err(Unparsed::BadTcpHeaderLength) => {}
             Err(_) => continue,
         }
         let frame = Frame {
-            octets: captured.frame.to_vec(),
+            bytes: captured.frame.to_vec(),
             wire_len: captured.wire_len,
             timestamp_ns: captured.timestamp_ns,
             packet: parsed.packet,
@@ -177,7 +177,7 @@ pub(crate) fn track<'a>(packets: impl IntoIterator<Item = (&'a Frame, i64)>) -> 
     for (frame, now_ns) in times(packets) {
         key = Some(frame.packet.key);
         expire(&mut host, &frame.packet.key, now_ns, &mut outcome);
-        let captured = Captured { octets: &frame.octets, wire_len: frame.wire_len as usize };
+        let captured = Captured { bytes: &frame.bytes, wire_len: frame.wire_len as usize };
         host.frame(&captured, InterfaceConfig::default(), Hook::Ingress, now_ns);
         for event in host.take_events() {
             let rule = Rule::from_code(event.rule).filter(|rule| rule.is_violation());

@@ -47,10 +47,10 @@ impl File {
     /// Adds packets, each with the time that it comes at, between two ends that no other packets of the file have.
     pub(crate) fn add<'a>(&mut self, packets: impl IntoIterator<Item = (&'a Frame, i64)>) {
         for (frame, now_ns) in times(packets) {
-            let octets = readdressed(frame, self.count);
+            let bytes = readdressed(frame, self.count);
             self.packets.push(Packet {
                 time_ns: BEGIN_NS + now_ns,
-                octets,
+                bytes,
                 wire_len: frame.wire_len,
             });
         }
@@ -97,7 +97,7 @@ impl File {
 
 /// The frame between other addresses: `number` stands in both.
 fn readdressed(frame: &Frame, number: u32) -> Vec<u8> {
-    let mut octets = frame.octets.clone();
+    let mut bytes = frame.bytes.clone();
     let is_ipv4 = frame.packet.key.is_ipv4();
     let [_, a, b, c] = number.to_be_bytes();
     for (is_destination, end) in
@@ -110,9 +110,9 @@ fn readdressed(frame: &Frame, number: u32) -> Vec<u8> {
             (8 + 16 * is_destination, vec![0x20, 1, 0x0d, 0xb8, which, a, b, c])
         };
         let at = frame.ip_at + at;
-        octets[at..at + address.len()].copy_from_slice(&address);
+        bytes[at..at + address.len()].copy_from_slice(&address);
     }
-    octets
+    bytes
 }
 
 /// The number in an address that [`readdressed`] has made.
@@ -124,8 +124,8 @@ fn number(address: &Value) -> Result<usize> {
             [a, b, c]
         }
         IpAddr::V6(address) => {
-            let octets = address.octets();
-            [octets[5], octets[6], octets[7]]
+            let bytes = address.octets();
+            [bytes[5], bytes[6], bytes[7]]
         }
     };
     Ok(usize::try_from(u32::from_be_bytes([0, a, b, c]))?)

@@ -65,7 +65,7 @@ impl Programs {
         let replayed = Replayed { now_ns: shot.now_ns, wire_len: shot.wire_len, reserved: 0 };
         let words: [u64; size_of::<Replayed>() / 8] = zerocopy::transmute!(replayed);
         self.replayed.set(0, words, 0)?;
-        let options = TestRunOptions { data_in: Some(&shot.octets), ..TestRunOptions::new() };
+        let options = TestRunOptions { data_in: Some(&shot.bytes), ..TestRunOptions::new() };
         let name = match shot.hook {
             Hook::Ingress => "tracker_ingress",
             Hook::Egress => "tracker_egress",
@@ -127,10 +127,10 @@ impl Kernel {
 
     /// Runs a program on a packet.
     pub(crate) fn run(&mut self, shot: &Shot) -> Result<()> {
-        let octets = shot.octets.len();
+        let bytes = shot.bytes.len();
         self.programs[shot.interface]
             .run(shot)
-            .with_context(|| format!("a program on {octets} octets: {shot:?}"))
+            .with_context(|| format!("a program on {bytes} bytes: {shot:?}"))
     }
 
     /// Runs the sweep's program on a batch.

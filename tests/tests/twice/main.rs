@@ -1,5 +1,5 @@
 //! One machine, twice: the same million segments through `tracker-common` on the host and through the kernel programs,
-//! and then the same records, counters and reports, octet by octet.
+//! and then the same records, counters and reports, byte by byte.
 //!
 //! What the programs do is one source, compiled by two compilers for two machines, and what is around it (maps, packet
 //! memory, reports) is written twice. Half of the traffic is always the same, and everything must happen in it; the other

@@ -40,8 +40,8 @@ pub(crate) struct Shot {
     /// Which of [`INTERFACES`].
     pub(crate) interface: usize,
     /// What there is of its frame.
-    pub(crate) octets: Vec<u8>,
-    /// Octets of the whole frame.
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes of the whole frame.
     pub(crate) wire_len: u32,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Wish {
 impl Shot {
     /// As the host's parser takes it.
     pub(crate) fn captured(&self) -> Captured<'_> {
-        Captured { octets: &self.octets, wire_len: self.wire_len as usize }
+        Captured { bytes: &self.bytes, wire_len: self.wire_len as usize }
     }
 
     /// What it says; also where its header's length is wrong.
@@ -108,6 +108,6 @@ impl fmt::Debug for Shot {
             Err(reason) => write!(f, " {reason:?}")?,
         }
         write!(f, " wire_len={} ", self.wire_len)?;
-        self.octets.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        self.bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

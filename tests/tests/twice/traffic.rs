@@ -26,7 +26,7 @@ const TUPLES: u64 = 200;
 /// evicted when it is too much.
 const BACKING_OFF: u64 = 6000;
 
-/// Least octets that a program can be run on: an Ethernet header.
+/// Least bytes that a program can be run on: an Ethernet header.
 const LEAST: usize = 14;
 
 /// What fits into one buffer of the kernel's for egress.
@@ -580,27 +580,27 @@ impl Tuple {
             misdirect(&mut addresses, random);
         }
         let (frame, mut wire_len) = write(segment, &addresses, &wrapping, shown);
-        let mut octets = frame.octets;
+        let mut bytes = frame.bytes;
         if random.percent(5) {
-            (octets, wire_len) = mangle(octets, wire_len, [frame.ip_at, frame.tcp_at], random);
+            (bytes, wire_len) = mangle(bytes, wire_len, [frame.ip_at, frame.tcp_at], random);
         }
-        shot(now_ns, hook, interface, octets, wire_len)
+        shot(now_ns, hook, interface, bytes, wire_len)
     }
 }
 
 /// What the hook can be given.
-fn shot(now_ns: u64, hook: Hook, interface: usize, mut octets: Vec<u8>, wire_len: u32) -> Shot {
-    if octets.len() < LEAST {
-        octets.resize(LEAST, 0);
+fn shot(now_ns: u64, hook: Hook, interface: usize, mut bytes: Vec<u8>, wire_len: u32) -> Shot {
+    if bytes.len() < LEAST {
+        bytes.resize(LEAST, 0);
     }
     // A capture never holds more than there was.
-    let wire_len = wire_len.max(u32::try_from(octets.len()).unwrap_or(0));
-    let whole = octets.len() == wire_len as usize;
+    let wire_len = wire_len.max(u32::try_from(bytes.len()).unwrap_or(0));
+    let whole = bytes.len() == wire_len as usize;
     // For egress the kernel wants a whole IP header as well, whatever it takes for one.
-    let least = LEAST + if octets[12..14] == [0x86, 0xdd] { 40 } else { 20 };
-    let egress = (least..MOST).contains(&octets.len()) && whole;
+    let least = LEAST + if bytes[12..14] == [0x86, 0xdd] { 40 } else { 20 };
+    let egress = (least..MOST).contains(&bytes.len()) && whole;
     let hook = if egress { hook } else { Hook::Ingress };
-    Shot { now_ns, hook, interface, octets, wire_len }
+    Shot { now_ns, hook, interface, bytes, wire_len }
 }
 
 fn timestamp_option(timestamp: u32) -> Vec<u8> {
@@ -692,7 +692,7 @@ fn misdirect(addresses: &mut Addresses, random: &mut Random) {
 
 /// Breaks a frame.
 fn mangle(
-    mut octets: Vec<u8>,
+    mut bytes: Vec<u8>,
     wire_len: u32,
     parts: [usize; 2],
     random: &mut Random,
@@ -702,54 +702,54 @@ fn mangle(
     match random.below(8) {
         0 | 1 => {
             // Cut, on the wire or by the capture.
-            let at = usize::try_from(random.below(octets.len() as u64)).unwrap_or(0);
-            octets.truncate(at.max(LEAST));
-            let cut = u32::try_from(octets.len()).unwrap_or(0);
-            return (octets, if random.percent(50) { cut } else { wire_len });
+            let at = usize::try_from(random.below(bytes.len() as u64)).unwrap_or(0);
+            bytes.truncate(at.max(LEAST));
+            let cut = u32::try_from(bytes.len()).unwrap_or(0);
+            return (bytes, if random.percent(50) { cut } else { wire_len });
         }
-        2 => return (octets, wire_len.saturating_add(near(random))),
+        2 => return (bytes, wire_len.saturating_add(near(random))),
         3 => {
-            let at = usize::try_from(random.below(octets.len() as u64)).unwrap_or(0);
-            octets[at] = any(random);
+            let at = usize::try_from(random.below(bytes.len() as u64)).unwrap_or(0);
+            bytes[at] = any(random);
         }
         4 => {
             // The header's length, in the IP header or the TCP header.
             let at = random.pick(&[ip_at, tcp_at + 12]);
-            octets[at] = any(random);
+            bytes[at] = any(random);
         }
         5 => {
             let at = ip_at + random.pick(&[2, 3, 4, 5, 6]);
-            octets[at] = any(random);
+            bytes[at] = any(random);
         }
         6 => {
             // Padding.
-            let most = octets.len() + usize::try_from(random.below(30)).unwrap_or(0);
-            octets.resize(most, 0);
+            let most = bytes.len() + usize::try_from(random.below(30)).unwrap_or(0);
+            bytes.resize(most, 0);
             let padded = u32::try_from(most).unwrap_or(0);
-            return (octets, wire_len.max(padded));
+            return (bytes, wire_len.max(padded));
         }
-        _ => octets[ip_at..].iter_mut().step_by(7).for_each(|octet| *octet ^= any(random) & 1),
+        _ => bytes[ip_at..].iter_mut().step_by(7).for_each(|byte| *byte ^= any(random) & 1),
     }
-    (octets, wire_len)
+    (bytes, wire_len)
 }
 
-/// Octets, some of which begin like a frame.
+/// Bytes, some of which begin like a frame.
 fn noise(now_ns: u64, random: &mut Random) -> Shot {
     let len = usize::try_from(14 + random.below(120)).unwrap_or(14);
-    let mut octets: Vec<u8> =
+    let mut bytes: Vec<u8> =
         (0..len).map(|_| u8::try_from(random.below(256)).unwrap_or(0)).collect();
     match random.below(4) {
-        0 => octets[12..14].copy_from_slice(&[8, 0]),
-        1 => octets[12..14].copy_from_slice(&[0x86, 0xdd]),
+        0 => bytes[12..14].copy_from_slice(&[8, 0]),
+        1 => bytes[12..14].copy_from_slice(&[0x86, 0xdd]),
         2 if len > 40 => {
-            octets[12..15].copy_from_slice(&[8, 0, 0x45]);
-            octets[16..18].copy_from_slice(&[0, u8::try_from(len - 14).unwrap_or(0)]);
-            octets[20..24].copy_from_slice(&[0, 0, 64, 6]);
+            bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+            bytes[16..18].copy_from_slice(&[0, u8::try_from(len - 14).unwrap_or(0)]);
+            bytes[20..24].copy_from_slice(&[0, 0, 64, 6]);
         }
         _ => {}
     }
     let wire_len = u32::try_from(len).unwrap_or(0);
-    shot(now_ns, random.pick(&Hook::ALL), usize::from(random.percent(30)), octets, wire_len)
+    shot(now_ns, random.pick(&Hook::ALL), usize::from(random.percent(30)), bytes, wire_len)
 }
 
 /// Every rule that traffic can break, and the passing of time.

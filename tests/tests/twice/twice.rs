@@ -256,7 +256,7 @@ fn compare_events(kernel: &[Vec<u8>], host: Vec<Event>) -> Result<Option<Differe
         if kernel == host.as_mut_bytes() {
             continue;
         }
-        ensure!(kernel.len() == size_of::<Event>(), "a report of {} octets", kernel.len());
+        ensure!(kernel.len() == size_of::<Event>(), "a report of {} bytes", kernel.len());
         let kernel = Event::read_from_bytes(kernel).ok();
         let what =
             format!("report\n  kernel {}\n  host   {}", said(kernel), said(Some(host.clone())));

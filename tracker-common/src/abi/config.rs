@@ -48,7 +48,7 @@ impl InterfaceConfig {
 pub struct Replayed {
     /// When it was captured, nanoseconds of the capture's clock.
     pub now_ns: u64,
-    /// Its octets on the wire, of which a capture may hold the first few only.
+    /// Its bytes on the wire, of which a capture may hold the first few only.
     pub wire_len: u32,
     /// Always 0.
     pub reserved: u32,
@@ -111,8 +111,8 @@ impl TraceFilter {
     #[inline(always)]
     fn matches_address(&self, address: &Address) -> bool {
         let mut differ = 0;
-        for ((octet, mask), wanted) in address.iter().zip(&self.mask).zip(&self.address) {
-            differ |= (octet & mask) ^ wanted;
+        for ((byte, mask), wanted) in address.iter().zip(&self.mask).zip(&self.address) {
+            differ |= (byte & mask) ^ wanted;
         }
         differ == 0
     }

@@ -123,7 +123,7 @@ pub struct Event {
     pub seq: u32,
     /// Its acknowledgment number.
     pub ack: u32,
-    /// Octets of its data.
+    /// Bytes of its data.
     pub payload: u32,
     /// Lowest number that the rule allows.
     pub low: u32,

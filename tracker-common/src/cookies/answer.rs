@@ -9,7 +9,7 @@ use crate::{
     seq::Seq,
 };
 
-/// Octets of the largest answer: an IPv6 header, a TCP header, and options.
+/// Bytes of the largest answer: an IPv6 header, a TCP header, and options.
 pub const MOST: usize = 40 + 20 + MOST_OPTIONS * 4;
 
 /// 32-bit words of options at most: MSS, SACK and timestamps, window scale.
@@ -25,7 +25,7 @@ pub struct Terms {
     pub isn: Seq,
     /// The timestamp to send, where timestamps were agreed on.
     pub timestamp: Seq,
-    /// Its maximum segment size in octets; 0 to say nothing of it.
+    /// Its maximum segment size in bytes; 0 to say nothing of it.
     pub mss: u16,
     /// Its window, not scaled.
     pub window: u16,
@@ -80,21 +80,21 @@ impl Terms {
     }
 }
 
-/// Writes the answer to `syn` into `octets`, and returns its length.
+/// Writes the answer to `syn` into `bytes`, and returns its length.
 #[inline(always)]
-pub fn write(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
+pub fn write(bytes: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
     if is_mapped(&syn.key.addresses[0]) {
-        let len = tcp::<20, 40>(octets, syn, terms);
-        ipv4(octets, syn, len);
+        let len = tcp::<20, 40>(bytes, syn, terms);
+        ipv4(bytes, syn, len);
         20 + len
     } else {
-        let len = tcp::<40, 60>(octets, syn, terms);
-        ipv6(octets, syn, len);
+        let len = tcp::<40, 60>(bytes, syn, terms);
+        ipv6(bytes, syn, len);
         40 + len
     }
 }
 
-/// Four octets of an address, as they lie in memory.
+/// Four bytes of an address, as they lie in memory.
 #[inline(always)]
 fn word(address: &Address, at: usize) -> u32 {
     u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
@@ -102,66 +102,66 @@ fn word(address: &Address, at: usize) -> u32 {
 
 /// Writes a word, given in host byte order.
 #[inline(always)]
-fn put(octets: &mut [u8; MOST], at: usize, word: u32) {
+fn put(bytes: &mut [u8; MOST], at: usize, word: u32) {
     let [a, b, c, d] = word.to_be_bytes();
-    (octets[at], octets[at + 1], octets[at + 2], octets[at + 3]) = (a, b, c, d);
+    (bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]) = (a, b, c, d);
 }
 
-/// The options from `at` on, each in words of its own; returns how many octets they take.
+/// The options from `at` on, each in words of its own; returns how many bytes they take.
 #[inline(always)]
-fn options<const AT: usize>(octets: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
+fn options<const AT: usize>(bytes: &mut [u8; MOST], syn: &Packet, terms: &Terms) -> usize {
     // What is not an option is no part of the packet, and 0 in the checksum.
     for n in 0..MOST_OPTIONS {
-        put(octets, AT + n * 4, 0);
+        put(bytes, AT + n * 4, 0);
     }
     if terms.mss == 0 {
-        return other_options(octets, AT, syn, terms);
+        return other_options(bytes, AT, syn, terms);
     }
-    put(octets, AT, 0x0204_0000 | u32::from(terms.mss));
-    4 + other_options(octets, AT + 4, syn, terms)
+    put(bytes, AT, 0x0204_0000 | u32::from(terms.mss));
+    4 + other_options(bytes, AT + 4, syn, terms)
 }
 
 #[inline(always)]
-fn other_options(octets: &mut [u8; MOST], at: usize, syn: &Packet, terms: &Terms) -> usize {
+fn other_options(bytes: &mut [u8; MOST], at: usize, syn: &Packet, terms: &Terms) -> usize {
     let is_scaled = terms.sends(SynOptions::HAS_WINDOW_SCALE);
     let scale = if is_scaled { 0x0103_0300 | u32::from(terms.scale) } else { 0 };
     let sack = terms.sends(SynOptions::HAS_SACK);
     let before_scale = if terms.sends(SynOptions::HAS_TIMESTAMPS) {
         // SACK permitted, or two NOPs, before them.
-        put(octets, at, if sack { 0x0402_080a } else { 0x0101_080a });
-        put(octets, at + 4, terms.timestamp.0);
-        put(octets, at + 8, syn.segment.timestamp.0);
-        put(octets, at + 12, scale);
+        put(bytes, at, if sack { 0x0402_080a } else { 0x0101_080a });
+        put(bytes, at + 4, terms.timestamp.0);
+        put(bytes, at + 8, syn.segment.timestamp.0);
+        put(bytes, at + 12, scale);
         12
     } else if sack {
-        put(octets, at, 0x0101_0402);
-        put(octets, at + 4, scale);
+        put(bytes, at, 0x0101_0402);
+        put(bytes, at + 4, scale);
         4
     } else {
-        put(octets, at, scale);
+        put(bytes, at, scale);
         0
     };
     if is_scaled { before_scale + 4 } else { before_scale }
 }
 
-/// The TCP header with its checksum, behind `AT` octets of IP header and with options at `OPTIONS`; returns its length.
+/// The TCP header with its checksum, behind `AT` bytes of IP header and with options at `OPTIONS`; returns its length.
 #[inline(always)]
 fn tcp<const AT: usize, const OPTIONS: usize>(
-    octets: &mut [u8; MOST],
+    bytes: &mut [u8; MOST],
     syn: &Packet,
     terms: &Terms,
 ) -> usize {
     let (client, host) = (syn.from, syn.from.other());
     let key = &syn.key;
-    let len = 20 + options::<OPTIONS>(octets, syn, terms);
+    let len = 20 + options::<OPTIONS>(bytes, syn, terms);
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let len_and_flags = ((len / 4) as u32) << 28 | u32::from(terms.flags().0) << 16;
-    put(octets, AT, u32::from(key.port(host)) << 16 | u32::from(key.port(client)));
-    put(octets, AT + 4, terms.isn.0);
-    put(octets, AT + 8, syn.segment.seq.add(1).0);
-    put(octets, AT + 12, len_and_flags | u32::from(terms.window));
-    put(octets, AT + 16, 0);
-    // RFC 1071: a sum of ones' complements does not care about the order of octets, nor of the words.
+    put(bytes, AT, u32::from(key.port(host)) << 16 | u32::from(key.port(client)));
+    put(bytes, AT + 4, terms.isn.0);
+    put(bytes, AT + 8, syn.segment.seq.add(1).0);
+    put(bytes, AT + 12, len_and_flags | u32::from(terms.window));
+    put(bytes, AT + 16, 0);
+    // RFC 1071: a sum of ones' complements does not care about the order of bytes, nor of the words.
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let mut sum = u64::from((6 + len as u32).to_be());
     for end in [client, host] {
@@ -175,33 +175,29 @@ fn tcp<const AT: usize, const OPTIONS: usize>(
     }
     if terms.partial_checksum {
         let [a, b] = (!fold(sum)).to_ne_bytes();
-        (octets[AT + 16], octets[AT + 17]) = (a, b);
+        (bytes[AT + 16], bytes[AT + 17]) = (a, b);
     } else {
-        put_checksum(octets, AT + 16, sum + sum_of::<10>(octets, AT));
+        put_checksum(bytes, AT + 16, sum + sum_of::<10>(bytes, AT));
     }
     len
 }
 
 /// The sum of `N` words as they lie in memory.
 #[inline(always)]
-fn sum_of<const N: usize>(octets: &[u8; MOST], at: usize) -> u64 {
+fn sum_of<const N: usize>(bytes: &[u8; MOST], at: usize) -> u64 {
     let mut sum = 0;
     for n in 0..N {
         let at = at + n * 4;
-        sum += u64::from(u32::from_ne_bytes([
-            octets[at],
-            octets[at + 1],
-            octets[at + 2],
-            octets[at + 3],
-        ]));
+        sum +=
+            u64::from(u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
     }
     sum
 }
 
 #[inline(always)]
-fn put_checksum(octets: &mut [u8; MOST], at: usize, sum: u64) {
+fn put_checksum(bytes: &mut [u8; MOST], at: usize, sum: u64) {
     let [a, b] = fold(sum).to_ne_bytes();
-    (octets[at], octets[at + 1]) = (a, b);
+    (bytes[at], bytes[at + 1]) = (a, b);
 }
 
 /// The checksum of words whose sum this is, as it lies in memory.
@@ -217,29 +213,29 @@ const fn fold(sum: u64) -> u16 {
 
 /// As Linux sends its own SYN,ACKs: not to be fragmented, and so without an identification (RFC 6864).
 #[inline(always)]
-fn ipv4(octets: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
+fn ipv4(bytes: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
     let (client, host) = (syn.from.index(), syn.from.other().index());
     #[allow(clippy::cast_possible_truncation)] // at most 60
     let len = 20 + tcp_len as u32;
-    put(octets, 0, 0x4500_0000 | len);
-    put(octets, 4, 0x0000_4000);
-    put(octets, 8, u32::from(TIME_TO_LIVE) << 24 | 6 << 16);
-    put(octets, 12, u32::from_be(word(&syn.key.addresses[host], 12)));
-    put(octets, 16, u32::from_be(word(&syn.key.addresses[client], 12)));
-    let sum = sum_of::<5>(octets, 0);
-    put_checksum(octets, 10, sum);
+    put(bytes, 0, 0x4500_0000 | len);
+    put(bytes, 4, 0x0000_4000);
+    put(bytes, 8, u32::from(TIME_TO_LIVE) << 24 | 6 << 16);
+    put(bytes, 12, u32::from_be(word(&syn.key.addresses[host], 12)));
+    put(bytes, 16, u32::from_be(word(&syn.key.addresses[client], 12)));
+    let sum = sum_of::<5>(bytes, 0);
+    put_checksum(bytes, 10, sum);
 }
 
 #[inline(always)]
-fn ipv6(octets: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
+fn ipv6(bytes: &mut [u8; MOST], syn: &Packet, tcp_len: usize) {
     #[allow(clippy::cast_possible_truncation)] // at most 40
     let len = tcp_len as u32;
-    put(octets, 0, 0x6000_0000);
-    put(octets, 4, len << 16 | 6 << 8 | u32::from(TIME_TO_LIVE));
+    put(bytes, 0, 0x6000_0000);
+    put(bytes, 4, len << 16 | 6 << 8 | u32::from(TIME_TO_LIVE));
     for (at, end) in [(8, syn.from.other()), (24, syn.from)] {
         let address = &syn.key.addresses[end.index()];
         for n in 0..4 {
-            put(octets, at + n * 4, u32::from_be(word(address, n * 4)));
+            put(bytes, at + n * 4, u32::from_be(word(address, n * 4)));
         }
     }
 }
@@ -280,8 +276,8 @@ mod tests {
                     ecn,
                     partial_checksum: false,
                 };
-                let mut octets = [0xaa; MOST];
-                let len = write(&mut octets, &syn(v6), &terms);
+                let mut bytes = [0xaa; MOST];
+                let len = write(&mut bytes, &syn(v6), &terms);
                 let mut partial = [0xaa; MOST];
                 let same =
                     write(&mut partial, &syn(v6), &Terms { partial_checksum: true, ..terms });
@@ -292,8 +288,8 @@ mod tests {
                     sum + u64::from(u16::from_ne_bytes([word[0], word[1]]))
                 });
                 put_checksum(&mut partial, tcp_at + 16, rest);
-                assert_eq!(partial, octets);
-                let packet = SlicedPacket::from_ip(&octets[..len]).expect("a packet");
+                assert_eq!(partial, bytes);
+                let packet = SlicedPacket::from_ip(&bytes[..len]).expect("a packet");
                 let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("no TCP") };
                 let header = tcp.to_header();
                 match packet.net.as_ref().expect("IP") {

@@ -104,7 +104,7 @@ impl Agreed {
         self.scale != NO_SCALE
     }
 
-    /// The client's maximum segment size in octets, of a connection with `address`.
+    /// The client's maximum segment size in bytes, of a connection with `address`.
     #[inline(always)]
     #[must_use]
     pub fn mss(&self, address: &Address) -> u16 {
@@ -212,7 +212,7 @@ fn cookie(hash: u64, period: u32, agreed: Agreed, ahead: u32) -> Cookie {
     }
 }
 
-/// What the cookie that `ack` returns stands for: `ack` is a segment whose first octet follows the SYN. `timestamps`
+/// What the cookie that `ack` returns stands for: `ack` is a segment whose first byte follows the SYN. `timestamps`
 /// says whether it has the option; [`was_sent`] has to say the same of its echo.
 ///
 /// # Errors
@@ -304,7 +304,7 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
     }
 }
 
-/// Four octets of an address.
+/// Four bytes of an address.
 #[inline(always)]
 fn half(address: &Address, at: usize) -> u64 {
     u64::from(u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]))

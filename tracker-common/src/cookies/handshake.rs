@@ -128,9 +128,9 @@ mod tests {
         packet::{LinkLayer, Parsed, parse},
     };
 
-    fn parsed(octets: &[u8]) -> Packet {
+    fn parsed(bytes: &[u8]) -> Packet {
         let mut parsed = Parsed::default();
-        parse(octets, LinkLayer::RawIp, 0, &mut parsed).expect("a TCP packet");
+        parse(bytes, LinkLayer::RawIp, 0, &mut parsed).expect("a TCP packet");
         parsed.packet
     }
 
@@ -158,9 +158,9 @@ mod tests {
         if has(feature::ECN) {
             builder = builder.ece().cwr();
         }
-        let mut octets = Vec::new();
-        builder.write(&mut octets, &[]).expect("it can be written");
-        parsed(&octets)
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, &[]).expect("it can be written");
+        parsed(&bytes)
     }
 
     #[test]
@@ -178,9 +178,9 @@ mod tests {
             let agreed = Agreed::on(&sent, &listener);
             let cookie = crate::cookie::Cookie { isn: Seq(99), timestamp_offset: 1000 };
             let terms = Terms::new(&listener, &agreed, &cookie, 5_000_000_000);
-            let mut octets = [0; MOST];
-            let len = write(&mut octets, &sent, &terms);
-            let answer = parsed(&octets[..len]);
+            let mut bytes = [0; MOST];
+            let len = write(&mut bytes, &sent, &terms);
+            let answer = parsed(&bytes[..len]);
 
             let accepted = Accepted {
                 client_isn: 7000,

@@ -22,7 +22,7 @@ pub struct Protection {
     pub enabled: u32,
     /// 1 where accepted connections are handed to listeners, and not left to the kernel's own cookies.
     pub hands_over: u32,
-    /// Octets from the start of the kernel's `struct tcp_sock` to the number of a listener's half-open connections,
+    /// Bytes from the start of the kernel's `struct tcp_sock` to the number of a listener's half-open connections,
     /// `inet_conn.icsk_accept_queue.qlen`.
     pub half_open_at: u32,
     /// The same for the listener's backlog, `sk_max_ack_backlog`.
@@ -132,7 +132,7 @@ pub struct Listener {
     pub hold_ns: u64,
     /// Bytes of the receive buffer that are for data.
     pub space: u32,
-    /// The maximum segment size that the host announces, in octets.
+    /// The maximum segment size that the host announces, in bytes.
     pub mss: u16,
     /// The window that the host announces at first where timestamps are agreed on, in bytes, not scaled.
     pub window: u16,
@@ -367,7 +367,7 @@ pub struct Accepted {
     pub cookie: u32,
     /// [`crate::cookie::Cookie::timestamp_offset`].
     pub timestamp_offset: u32,
-    /// The client's maximum segment size in octets.
+    /// The client's maximum segment size in bytes.
     pub mss: u16,
     /// The client's window scale; 15 for none.
     pub client_scale: u8,

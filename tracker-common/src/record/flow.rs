@@ -333,7 +333,7 @@ impl Opening {
 pub struct Half {
     /// Packets that this end sent.
     pub packets: U64,
-    /// Their octets, IP headers included.
+    /// Their bytes, IP headers included.
     pub bytes: U64,
     isn: U32,
     end: U32,
@@ -997,5 +997,5 @@ impl HalfOpen {
 
 const _: () = assert!(
     size_of::<Flow>() + size_of::<crate::key::FlowKey>() <= 192,
-    "record and key together stay within 192 octets"
+    "record and key together stay within 192 bytes"
 );

@@ -132,7 +132,7 @@ impl FlowKey {
     }
 }
 
-/// An address as it lies in memory, in two words: nothing moves octets one by one then.
+/// An address as it lies in memory, in two words: nothing moves bytes one by one then.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Words([u64; 2]);
 
@@ -146,7 +146,7 @@ impl Words {
         ])
     }
 
-    /// Whether it is an IPv4 address mapped into IPv6, as [`is_mapped`] says of octets.
+    /// Whether it is an IPv4 address mapped into IPv6, as [`is_mapped`] says of bytes.
     #[inline(always)]
     pub(crate) const fn is_mapped(self) -> bool {
         const PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
@@ -199,7 +199,7 @@ mod tests {
         }
 
         #[test]
-        fn words_are_what_their_octets_are(address: Address, v4: [u8; 4]) {
+        fn words_are_what_their_bytes_are(address: Address, v4: [u8; 4]) {
             for address in [address, mapped(v4)] {
                 prop_assert_eq!(Words::of(&address).is_mapped(), is_mapped(&address));
                 prop_assert_eq!(Words::of(&address).is_multicast(), address[0] == 0xff);

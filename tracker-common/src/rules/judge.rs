@@ -831,7 +831,7 @@ pub fn continues_handshake(
     peer.has(fact::SYN) && (segment.ack.within(peer.isn.add(1), peer.end) || acks_other_isn)
 }
 
-/// Octets that hosts let be under way at most: Linux sends and receives 6 MiB by default (`tcp_rmem`, `tcp_wmem`).
+/// Bytes that hosts let be under way at most: Linux sends and receives 6 MiB by default (`tcp_rmem`, `tcp_wmem`).
 const LARGEST_WINDOW: u32 = 1 << 24;
 
 /// A segment with neither SYN nor RST on an open connection (RFC 9293 section 3.10.7.4).

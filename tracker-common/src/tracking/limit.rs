@@ -59,7 +59,7 @@ pub fn bucket(source: &Address) -> u32 {
         hash = (hash ^ word).wrapping_mul(0x9e37_79b1);
         hash ^= hash >> 15;
     }
-    // A product's highest bits depend on all of its factors', and so on an address's last octet.
+    // A product's highest bits depend on all of its factors', and so on an address's last byte.
     hash.wrapping_mul(0x85eb_ca6b) >> (u32::BITS - BUCKETS.ilog2())
 }
 
@@ -86,22 +86,22 @@ mod tests {
 
     #[test]
     fn neighbours_have_buckets_of_their_own() {
-        // Whichever octets tell them apart; as many as a random choice would leave, or nearly.
+        // Whichever bytes tell them apart; as many as a random choice would leave, or nearly.
         for base in [
             crate::key::mapped([192, 0, 2, 1]),
             [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         ] {
-            for octet in (0..16).filter(|octet| base[0] != 0 || *octet >= 12) {
+            for byte in (0..16).filter(|byte| base[0] != 0 || *byte >= 12) {
                 let mut buckets: Vec<_> = (0..=255)
                     .map(|value| {
                         let mut address = base;
-                        address[octet] = value;
+                        address[byte] = value;
                         bucket(&address)
                     })
                     .collect();
                 buckets.sort_unstable();
                 buckets.dedup();
-                assert!(buckets.len() >= 230, "{base:?} {octet}: {}", buckets.len());
+                assert!(buckets.len() >= 230, "{base:?} {byte}: {}", buckets.len());
                 assert!(buckets.iter().all(|bucket| *bucket < BUCKETS));
             }
         }

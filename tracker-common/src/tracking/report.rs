@@ -33,7 +33,7 @@ pub struct Filed {
 
 impl Filed {
     /// Writes a report down, of a packet that an interface with this slot saw. The caller copies [`Report::flow`], if there
-    /// is one: in the kernel, its octets.
+    /// is one: in the kernel, its bytes.
     #[inline(always)]
     pub fn write(&mut self, report: &Report<'_>, slot: u32) {
         self.kinds = report.kinds;

@@ -15,18 +15,18 @@ use crate::{
     seq::Seq,
 };
 
-/// Where a frame's octets come from.
+/// Where a frame's bytes come from.
 pub trait Bytes: Forget {
-    /// The header `T` at `at` octets from the start, or `None` where the frame ends before it does.
+    /// The header `T` at `at` bytes from the start, or `None` where the frame ends before it does.
     fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T>;
 
-    /// The options of a SYN segment: `len` octets (1 to 40) from `at`. `None` where the frame ends before.
+    /// The options of a SYN segment: `len` bytes (1 to 40) from `at`. `None` where the frame ends before.
     fn options(&self, at: usize, len: usize) -> Option<SynOptions>;
 
-    /// Octets in the whole frame, those outside linear memory included.
+    /// Bytes in the whole frame, those outside linear memory included.
     fn frame_len(&self) -> usize;
 
-    /// Whether so many octets are there at once: all of them, where it is true; to be asked for, where it is not.
+    /// Whether so many bytes are there at once: all of them, where it is true; to be asked for, where it is not.
     #[inline(always)]
     fn has(&self, len: usize) -> bool {
         len <= self.frame_len()
@@ -39,9 +39,9 @@ impl Bytes for [u8] {
     }
 
     fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
-        let mut octets = [0; 64];
-        octets[..len].copy_from_slice(self.get(at..at.checked_add(len)?)?);
-        Some(SynOptions::parse(&octets, len, self))
+        let mut bytes = [0; 64];
+        bytes[..len].copy_from_slice(self.get(at..at.checked_add(len)?)?);
+        Some(SynOptions::parse(&bytes, len, self))
     }
 
     fn frame_len(&self) -> usize {
@@ -145,7 +145,7 @@ struct Ipv6 {
     destination: Address,
 }
 
-/// The first octets of every IPv6 extension header that is followed; the fragment header fills all of them.
+/// The first bytes of every IPv6 extension header that is followed; the fragment header fills all of them.
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Extension {
@@ -194,11 +194,11 @@ const PROTOCOL_TCP: u8 = 6;
 pub struct Parsed {
     /// The result.
     pub packet: Packet,
-    /// Octets of the TCP header, by its own account.
+    /// Bytes of the TCP header, by its own account.
     pub header_len: u32,
-    /// Octets before the IP header: a frame's Ethernet header and VLAN tags.
+    /// Bytes before the IP header: a frame's Ethernet header and VLAN tags.
     pub ip_at: u32,
-    /// Octets before the TCP header.
+    /// Bytes before the TCP header.
     pub tcp_at: u32,
     source: Words,
     destination: Words,
@@ -209,7 +209,7 @@ pub struct Parsed {
 struct Ip {
     /// Offset of the TCP header.
     tcp_at: usize,
-    /// Octets from there to the end of the IP packet.
+    /// Bytes from there to the end of the IP packet.
     tcp_len: u32,
     ip_len: u32,
     first_fragment: bool,

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::{forget::Forget, seq::Seq};
 
-/// The nine flag bits of a TCP header: the low byte of octet 13, and AE in bit 8 (RFC 9293, RFC 3168, RFC 9768).
+/// The nine flag bits of a TCP header: the low byte of byte 13, and AE in bit 8 (RFC 9293, RFC 3168, RFC 9768).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(transparent)]
 pub struct Flags(pub u16);
@@ -82,7 +82,7 @@ impl fmt::Display for Flags {
 /// that may return a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SynOptions {
-    /// Maximum segment size in octets; 0 where the option is absent.
+    /// Maximum segment size in bytes; 0 where the option is absent.
     pub mss: u16,
     /// Window scale shift, clamped to 14 as RFC 7323 section 2.3 asks.
     pub window_scale: u8,
@@ -116,7 +116,7 @@ impl SynOptions {
     /// Multipath TCP was offered (RFC 8684), by a connection's first subflow or by a further one.
     pub const HAS_MPTCP: u8 = 128;
 
-    /// The most octets of options that a TCP header can carry.
+    /// The most bytes of options that a TCP header can carry.
     pub const MAX: usize = 40;
 
     /// Options that a capture has cut off. Whatever would permit something is taken to be among them: nothing that was not
@@ -129,13 +129,13 @@ impl SynOptions {
         timestamp_echo: Seq(0),
     };
 
-    /// Reads the options of a SYN segment: the first `len` octets of `bytes`.
+    /// Reads the options of a SYN segment: the first `len` bytes of `bytes`.
     #[inline(always)]
     #[must_use]
     pub fn parse<F: Forget + ?Sized>(bytes: &[u8; 64], len: usize, forget: &F) -> Self {
         let mut options = Self::default();
         let mut at = 0;
-        // An option takes at least one octet. The masks tell the verifier what the comparisons already say.
+        // An option takes at least one byte. The masks tell the verifier what the comparisons already say.
         for _ in 0..Self::MAX {
             (options, at) = forget.forget((options, at));
             if at >= len {
@@ -160,7 +160,7 @@ impl SynOptions {
         options
     }
 
-    /// Takes over the option of `kind` with `size` octets at `at`.
+    /// Takes over the option of `kind` with `size` bytes at `at`.
     #[inline(always)]
     fn read(&mut self, kind: u8, size: usize, bytes: &[u8; 64], at: usize) {
         match (kind, size) {
@@ -210,11 +210,11 @@ impl SynOptions {
 /// One TCP segment.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Segment {
-    /// Sequence number of the first octet, or of the SYN.
+    /// Sequence number of the first byte, or of the SYN.
     pub seq: Seq,
     /// Acknowledgment number; meaningless without the ACK flag.
     pub ack: Seq,
-    /// Octets of data, from the IP header's length (or the frame's, where that is 0: BIG TCP).
+    /// Bytes of data, from the IP header's length (or the frame's, where that is 0: BIG TCP).
     pub payload: u32,
     /// The nine flags.
     pub flags: Flags,
@@ -229,7 +229,7 @@ pub struct Segment {
     /// There is a timestamp: in any place among a SYN's options, in the one that appendix A of RFC 7323 recommends in
     /// other segments.
     pub has_timestamp: bool,
-    /// The IP packet's length in octets.
+    /// The IP packet's length in bytes.
     pub ip_len: u32,
     /// The IP packet is the first fragment of a larger one: more data follows out of sight.
     pub fragment: bool,
@@ -253,14 +253,14 @@ impl Segment {
         self.flags.has(bits)
     }
 
-    /// Octets of all IP packets that this one stands for.
+    /// Bytes of all IP packets that this one stands for.
     #[inline(always)]
     #[must_use]
     pub const fn wire_len(&self) -> u64 {
         self.ip_len as u64 + self.further as u64 * (self.ip_len - self.payload) as u64
     }
 
-    /// The sequence number after this segment's last: data counts its octets, SYN and FIN one each (H15).
+    /// The sequence number after this segment's last: data counts its bytes, SYN and FIN one each (H15).
     #[inline(always)]
     #[must_use]
     pub const fn end(&self) -> Seq {

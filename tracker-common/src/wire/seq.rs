@@ -25,21 +25,21 @@ impl Seq {
         other.before(self)
     }
 
-    /// The number `n` octets further on.
+    /// The number `n` bytes further on.
     #[inline(always)]
     #[must_use]
     pub const fn add(self, n: u32) -> Self {
         Self(self.0.wrapping_add(n))
     }
 
-    /// The number `n` octets before.
+    /// The number `n` bytes before.
     #[inline(always)]
     #[must_use]
     pub const fn sub(self, n: u32) -> Self {
         Self(self.0.wrapping_sub(n))
     }
 
-    /// Octets from `earlier` up to `self`, modulo 2^32.
+    /// Bytes from `earlier` up to `self`, modulo 2^32.
     #[inline(always)]
     #[must_use]
     pub const fn since(self, earlier: Self) -> u32 {

@@ -160,7 +160,7 @@ extern "C" fn tracker_write_answer() -> u32 {
     // SAFETY: this CPU's own element.
     let Scratch { parsed, guarding, .. } = unsafe { &mut *scratch };
     #[allow(clippy::cast_possible_truncation)] // at most 80
-    let len = answer::write(&mut guarding.octets, &parsed.packet, &guarding.terms) as u32;
+    let len = answer::write(&mut guarding.bytes, &parsed.packet, &guarding.terms) as u32;
     len
 }
 
@@ -194,7 +194,7 @@ fn send<A: Arriving>(ctx: A, scratch: *mut Scratch) -> u32 {
         return 0;
     }
     #[allow(clippy::cast_possible_truncation)] // at most 80
-    let stored = ctx.store(ip_at, guarding.octets.as_ptr(), len as u32);
+    let stored = ctx.store(ip_at, guarding.bytes.as_ptr(), len as u32);
     u32::from(stored)
 }
 

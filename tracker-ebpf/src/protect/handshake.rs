@@ -29,9 +29,9 @@ pub(super) fn load_timestamps<A: Arriving>(
         return false;
     }
     // SAFETY: as above, another part of it.
-    let octets = unsafe { &mut (*scratch).octets };
+    let bytes = unsafe { &mut (*scratch).bytes };
     #[allow(clippy::cast_possible_truncation)] // at most 40
-    if !ctx.load(tcp_at + 20, octets.as_mut_ptr(), len as u32) {
+    if !ctx.load(tcp_at + 20, bytes.as_mut_ptr(), len as u32) {
         return false;
     }
     #[allow(clippy::cast_possible_truncation)] // at most 40
@@ -45,7 +45,7 @@ pub(super) fn load_timestamps<A: Arriving>(
     unsafe { (*scratch).forgotten[11] == 1 }
 }
 
-/// The value and the echo of the options in [`Scratch::octets`]; in the last of its forgotten words, whether there are any.
+/// The value and the echo of the options in [`Scratch::bytes`]; in the last of its forgotten words, whether there are any.
 ///
 /// A global function, as those of `answer.rs`.
 #[inline(never)]
@@ -57,8 +57,8 @@ extern "C" fn tracker_parse_timestamps(len: u32) -> u64 {
         return 0;
     }
     // SAFETY: this CPU's own element.
-    let octets = unsafe { &(*scratch).octets };
-    let options = SynOptions::parse(octets, opaque(len), &Kernel::new(scratch));
+    let bytes = unsafe { &(*scratch).bytes };
+    let options = SynOptions::parse(bytes, opaque(len), &Kernel::new(scratch));
     // SAFETY: as above, another part of it.
     unsafe { (*scratch).forgotten[11] = u64::from(options.has(SynOptions::HAS_TIMESTAMPS)) };
     u64::from(options.timestamp.0) << 32 | u64::from(options.timestamp_echo.0)

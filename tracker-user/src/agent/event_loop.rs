@@ -298,7 +298,7 @@ fn drain(
         let Some(item) = events.next() else { return Ok(true) };
         let Ok(raw) = Raw::read_from_bytes(&item) else {
             tracing::error!(
-                octets = item.len(),
+                bytes = item.len(),
                 "a report of a length that this version does not know"
             );
             continue;

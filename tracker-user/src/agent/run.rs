@@ -70,7 +70,7 @@ pub async fn run(
         .map(|assign| Patched::new(object, kfunc::ASSIGN_PLACEHOLDER, assign))
         .transpose()?;
     let attaching = Attaching {
-        object: patched.as_ref().map_or(object, Patched::octets),
+        object: patched.as_ref().map_or(object, Patched::bytes),
         instance,
         sizes: &options.sizes,
         zone: options.zone,

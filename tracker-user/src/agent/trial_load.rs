@@ -58,9 +58,9 @@ impl TrialLoad {
         let prepared = prepared.unwrap_or_default();
         let patched = prepared
             .assign
-            .map(|assign| Patched::new(self.object.octets(), kfunc::ASSIGN_PLACEHOLDER, assign))
+            .map(|assign| Patched::new(self.object.bytes(), kfunc::ASSIGN_PLACEHOLDER, assign))
             .transpose()?;
-        let object = patched.as_ref().unwrap_or(&self.object).octets();
+        let object = patched.as_ref().unwrap_or(&self.object).bytes();
         let raw_ip = u16::from(kind == LinkKind::RawIp);
         let config = InterfaceConfig { raw_ip, ..InterfaceConfig::default() };
         let mut ebpf = load_with(EbpfLoader::new(), object, &SIZES, &config, &prepared.protection)?;
@@ -83,7 +83,7 @@ impl TrialLoad {
     pub fn sweep(&self) -> Result<Vec<Accepted>> {
         let mut ebpf = load_with(
             EbpfLoader::new(),
-            self.object.octets(),
+            self.object.bytes(),
             &SIZES,
             &InterfaceConfig::default(),
             &Prepared::default().protection,
@@ -125,7 +125,7 @@ fn unpinned(object: &[u8]) -> Result<Patched> {
     for definition in definitions.iter().filter(|symbol| symbol.is_definition()) {
         ensure!(definition.address() < length, "a map's definition lies outside of their section");
         let at = usize::try_from(start + definition.address())? + PINNING;
-        let pinning = copy.octets_mut().get_mut(at..at + BY_NAME.len());
+        let pinning = copy.bytes_mut().get_mut(at..at + BY_NAME.len());
         if let Some(pinning) = pinning.filter(|pinning| **pinning == BY_NAME) {
             pinning.copy_from_slice(&NONE);
             released += 1;
@@ -145,13 +145,13 @@ mod tests {
         assert!(said(b"nothing").contains("no object"));
         // It has been done.
         let done = unpinned(crate::kernel::object::PLAIN).expect("maps");
-        assert!(said(done.octets()).contains("no map that is pinned"));
+        assert!(said(done.bytes()).contains("no map that is pinned"));
     }
 
     #[test]
     fn an_object_is_otherwise_the_same() {
         let copy = unpinned(crate::kernel::object::PLAIN).expect("maps");
-        let (before, after) = (crate::kernel::object::PLAIN, copy.octets());
+        let (before, after) = (crate::kernel::object::PLAIN, copy.bytes());
         assert_eq!(before.len(), after.len());
         let changed: Vec<_> = before.iter().zip(after).filter(|(a, b)| a != b).collect();
         assert!(changed.iter().all(|pair| *pair == (&1, &0)));

@@ -1,6 +1,6 @@
 //! Captures as files hold them (pcap, pcapng), one packet after the other, each as an Ethernet frame.
 //!
-//! The blocks' fields of pcapng are decoded by `pcap-parser`; the octets are cut into records here. So a record whose
+//! The blocks' fields of pcapng are decoded by `pcap-parser`; the bytes are cut into records here. So a record whose
 //! length says nonsense is told from one that the file's end cuts off, at an offset, and nothing larger than a record is
 //! held in memory.
 
@@ -27,7 +27,7 @@ pub use self::merge::{Merged, Part};
 use self::{legacy::Legacy, link::Link, ng::Ng, source::Source};
 use crate::model::failure::Failure;
 
-/// The most octets of one packet that a capture is believed to hold; libpcap stops at a quarter of it.
+/// The most bytes of one packet that a capture is believed to hold; libpcap stops at a quarter of it.
 const LARGEST_PACKET: u32 = 1 << 20;
 
 /// A captured packet.
@@ -37,9 +37,9 @@ pub struct Packet<'a> {
     pub number: u64,
     /// When it was captured: nanoseconds since 1970, UTC.
     pub timestamp_ns: i64,
-    /// Octets on the wire, with the Ethernet header that stands for another link layer's.
+    /// Bytes on the wire, with the Ethernet header that stands for another link layer's.
     pub wire_len: u32,
-    /// Its captured octets, from the Ethernet header on.
+    /// Its captured bytes, from the Ethernet header on.
     pub frame: &'a [u8],
 }
 
@@ -48,7 +48,7 @@ struct Raw {
     link: u32,
     timestamp_ns: i64,
     wire_len: u32,
-    /// Where its octets are in the source's buffer.
+    /// Where its bytes are in the source's buffer.
     data: Range<usize>,
 }
 
@@ -57,7 +57,7 @@ struct Raw {
 pub struct Broken {
     /// Packets before that, all of which were read.
     pub after_packet: u64,
-    /// Where the broken record begins, in octets from the start.
+    /// Where the broken record begins, in bytes from the start.
     pub offset: u64,
     /// What is wrong with it.
     pub error: String,
@@ -177,10 +177,10 @@ impl Capture {
             }
             Format::Legacy(legacy)
         } else {
-            let octets: Vec<_> = magic.iter().map(|octet| format!("{octet:02x}")).collect();
+            let bytes: Vec<_> = magic.iter().map(|byte| format!("{byte:02x}")).collect();
             return Err(not_a_capture(format!(
                 "it is not a capture, neither pcap nor pcapng: it begins with {}",
-                octets.join(" ")
+                bytes.join(" ")
             )));
         };
         let (links, built) = (BTreeMap::new(), Vec::new());
@@ -217,7 +217,7 @@ impl Capture {
         self.links().filter(|link| link.name.is_none()).map(|link| link.packets).sum()
     }
 
-    /// Octets read so far.
+    /// Bytes read so far.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.source.position()
@@ -255,8 +255,8 @@ impl Capture {
                 Format::Ng(ng) => ng.big_endian,
             };
             let Some(link) = Link::of(link) else { continue };
-            let octets = &self.source.buffer()[data.clone()];
-            let built = link.build(octets, wire_len, is_big_endian, &mut self.built);
+            let bytes = &self.source.buffer()[data.clone()];
+            let built = link.build(bytes, wire_len, is_big_endian, &mut self.built);
             let (frame, wire_len) =
                 built.map_or((Frame::Whole(data), wire_len), |len| (Frame::Built, len));
             self.current = Some(Current { timestamp_ns, wire_len, frame });

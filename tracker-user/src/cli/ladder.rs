@@ -182,9 +182,9 @@ fn follow(numbers: &mut Option<Numbers>, direction: &Direction, heard: Option<u3
 
 fn first_numbers(base: u32, direction: &Direction) -> Numbers {
     match (direction.seq, direction.stream_bytes) {
-        // Packets that were seen vouch for the octets.
-        (Some(highest), Some(octets)) if direction.isn.is_some() && octets <= direction.bytes => {
-            Numbers::late(base, highest, octets)
+        // Packets that were seen vouch for the bytes.
+        (Some(highest), Some(bytes)) if direction.isn.is_some() && bytes <= direction.bytes => {
+            Numbers::late(base, highest, bytes)
         }
         _ => Numbers::new(base),
     }
@@ -196,7 +196,7 @@ enum Space {
     Sender,
     /// Those of its receiver, which it acknowledges.
     Receiver,
-    /// Octets, times, or how often.
+    /// Bytes, times, or how often.
     Other,
 }
 

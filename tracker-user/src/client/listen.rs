@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{client::request::EventRequest, kernel::instance::Instance, model::event::Event};
 
-/// Octets that are read at once, and written.
+/// Bytes that are read at once, and written.
 pub const CHUNK: usize = 65_536;
 
 /// A connection to an agent, from which events come until the agent ends, or SIGINT or SIGTERM.

@@ -153,7 +153,7 @@ impl Attaching<'_> {
         for (name, program) in ebpf.programs() {
             if let Ok(info) = program.info() {
                 let verified = info.verified_instruction_count().unwrap_or_default();
-                tracing::debug!(program = name, octets = info.size_jitted(), verified, "loaded");
+                tracing::debug!(program = name, bytes = info.size_jitted(), verified, "loaded");
             }
         }
         let interface = Interface {

@@ -14,9 +14,9 @@ pub struct KernelTypes {
 }
 
 /// A whole file in memory.
-struct Octets(Vec<u8>);
+struct Bytes(Vec<u8>);
 
-impl Readable for Octets {
+impl Readable for Bytes {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
         let wanted = usize::try_from(offset)
             .ok()
@@ -43,14 +43,14 @@ impl KernelTypes {
     ///
     /// Where it cannot be read, or is not understood.
     pub fn read(path: &Path) -> Result<Self> {
-        let octets = fs::read(path).with_context(|| {
+        let bytes = fs::read(path).with_context(|| {
             format!(
                 "reading {}, the types of this kernel; use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions \
                  ship it",
                 path.display()
             )
         })?;
-        let types = TypeInformation::new(&Octets(octets))
+        let types = TypeInformation::new(&Bytes(bytes))
             .map_err(|error| anyhow!("{}: {}", path.display(), error.message()))?;
         Ok(Self { types })
     }
@@ -61,7 +61,7 @@ impl KernelTypes {
         self.id(name, |found| matches!(found, TypeVariant::Func(_)))
     }
 
-    /// Octets from the start of `struct NAME` to a member, which may be a member's member, as in `inet_conn.icsk_inet`.
+    /// Bytes from the start of `struct NAME` to a member, which may be a member's member, as in `inet_conn.icsk_inet`.
     ///
     /// # Errors
     ///
@@ -71,7 +71,7 @@ impl KernelTypes {
             .id(name, |found| matches!(found, TypeVariant::Struct(_)))
             .with_context(|| format!("this kernel has no struct {name}"))?;
         match self.types.offset_of(id, member) {
-            Ok((_, Offset::ByteOffset(octets))) => Ok(octets),
+            Ok((_, Offset::ByteOffset(bytes))) => Ok(bytes),
             Ok((_, Offset::BitOffsetAndSize(..))) => {
                 bail!("in this kernel, struct {name}'s {member} has no address")
             }

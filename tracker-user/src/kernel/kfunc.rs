@@ -1,7 +1,7 @@
 //! Calls of kernel functions that are no helpers.
 //!
 //! The loader cannot relocate them, so the kernel programs call a helper of a number that there is none of, and the call
-//! is rewritten in the object's octets before it is loaded.
+//! is rewritten in the object's bytes before it is loaded.
 
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection, SectionKind};
@@ -13,7 +13,7 @@ pub const ASSIGN: &str = "bpf_sk_assign_tcp_reqsk";
 /// The helper's number that stands for [`ASSIGN`].
 pub const ASSIGN_PLACEHOLDER: i32 = 0x7fff_0001;
 
-/// Octets of an instruction (RFC 9669 section 3).
+/// Bytes of an instruction (RFC 9669 section 3).
 const INSTRUCTION: usize = 8;
 /// BPF_JMP | BPF_CALL, immediate.
 const CALL: u8 = 0x85;
@@ -35,7 +35,7 @@ impl Patched {
     /// Where it is no object, or calls no such helper.
     pub fn new(object: &[u8], placeholder: i32, function: u32) -> Result<Self> {
         let mut patched = Self::copy_of(object);
-        let copy = patched.octets_mut();
+        let copy = patched.bytes_mut();
         let file = object::File::parse(object).context("the kernel programs are no object")?;
         let mut calls = 0;
         for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
@@ -57,18 +57,18 @@ impl Patched {
     pub fn copy_of(object: &[u8]) -> Self {
         let words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
         let mut copy = Self { words, length: object.len() };
-        copy.octets_mut().copy_from_slice(object);
+        copy.bytes_mut().copy_from_slice(object);
         copy
     }
 
     /// The object, to be changed.
-    pub fn octets_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.words.as_mut_bytes()[..self.length]
     }
 
     /// The object.
     #[must_use]
-    pub fn octets(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.words.as_bytes()[..self.length]
     }
 }
@@ -77,7 +77,7 @@ impl Patched {
 fn patch(code: &mut [u8], placeholder: i32, function: u32) -> usize {
     let mut calls = 0;
     for instruction in code.chunks_exact_mut(INSTRUCTION) {
-        // Both registers and the offset are zero in a call of a helper. The second half of a 16-octet load, which holds
+        // Both registers and the offset are zero in a call of a helper. The second half of a 16-byte load, which holds
         // any number, has no opcode.
         let [CALL, 0, 0, 0, immediate @ ..] = instruction else { continue };
         if *immediate == placeholder.to_le_bytes() {
@@ -134,7 +134,7 @@ mod tests {
     fn an_object_is_otherwise_the_same() {
         // The programs call helper 1, bpf_map_lookup_elem, many times.
         let patched = Patched::new(crate::kernel::object::PLAIN, 1, 0x55aa_55aa).expect("calls");
-        let (before, after) = (crate::kernel::object::PLAIN, patched.octets());
+        let (before, after) = (crate::kernel::object::PLAIN, patched.bytes());
         assert_eq!(before.len(), after.len());
         let differ = before.chunks(8).zip(after.chunks(8)).filter(|(a, b)| a != b);
         let mut count = 0;

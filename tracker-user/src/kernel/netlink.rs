@@ -43,7 +43,7 @@ pub struct Host {
 pub struct Link {
     /// Its name.
     pub name: String,
-    /// Octets of an IP packet at most.
+    /// Bytes of an IP packet at most.
     pub mtu: u32,
     /// The same for IPv6, which routers may say (RFC 4861 section 4.6.4).
     pub mtu6: u32,

@@ -9,7 +9,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// Octets that the kernel puts into one answer at most.
+/// Bytes that the kernel puts into one answer at most.
 const ANSWER: usize = 1 << 16;
 
 /// Asks, over a socket of this netlink protocol, and calls `visit` with each entry of the answer.
@@ -28,9 +28,9 @@ where
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
     message.finalize();
-    let mut octets = vec![0; message.buffer_len()];
-    message.serialize(&mut octets);
-    socket.send(&octets, 0)?;
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
 
     let mut answer = Vec::with_capacity(ANSWER);
     loop {

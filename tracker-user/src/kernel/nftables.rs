@@ -199,7 +199,7 @@ impl Reading {
             }
             Expressions::Bitwise(parts) if self.loaded == Loaded::State => {
                 let mask = parts.iter().find_map(|part| match part {
-                    Bitwise::Mask(DataAttribute::Value(octets)) => native(octets),
+                    Bitwise::Mask(DataAttribute::Value(bytes)) => native(bytes),
                     _ => None,
                 });
                 rule.states |= mask.unwrap_or(u32::MAX);
@@ -222,22 +222,22 @@ impl Reading {
     }
 
     fn compare(&self, parts: &[Cmp], rule: &mut Rule) {
-        let (mut is_equal, mut octets) = (false, None);
+        let (mut is_equal, mut bytes) = (false, None);
         for part in parts {
             match part {
                 Cmp::Op(operator) => is_equal = *operator == Operator::Equal,
-                Cmp::Data(DataAttribute::Value(value)) => octets = Some(value),
+                Cmp::Data(DataAttribute::Value(value)) => bytes = Some(value),
                 _ => {}
             }
         }
-        let Some(octets) = octets else { return };
+        let Some(bytes) = bytes else { return };
         match self.loaded {
             Loaded::DestinationPort if is_equal => {
-                if let Ok(port) = <[u8; 2]>::try_from(octets.as_slice()) {
+                if let Ok(port) = <[u8; 2]>::try_from(bytes.as_slice()) {
                     rule.ports.push(u16::from_be_bytes(port));
                 }
             }
-            Loaded::State => rule.states |= native(octets).unwrap_or(u32::MAX),
+            Loaded::State => rule.states |= native(bytes).unwrap_or(u32::MAX),
             _ => {}
         }
     }
@@ -293,14 +293,14 @@ fn verdict(parts: &[Immediate]) -> Option<Verdict> {
     })
 }
 
-fn native(octets: &[u8]) -> Option<u32> {
-    octets.try_into().ok().map(u32::from_ne_bytes)
+fn native(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_ne_bytes)
 }
 
 fn value(attribute: &DefaultNla) -> Vec<u8> {
-    let mut octets = vec![0; attribute.value_len()];
-    attribute.emit_value(&mut octets);
-    octets
+    let mut bytes = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut bytes);
+    bytes
 }
 
 fn big_endian(attribute: &DefaultNla, kind: u16) -> Option<u32> {
@@ -311,7 +311,7 @@ fn big_endian(attribute: &DefaultNla, kind: u16) -> Option<u32> {
 }
 
 fn text(attributes: &[DefaultNla], kind: u16) -> Option<String> {
-    let octets = value(attributes.iter().find(|attribute| attribute.kind() == kind)?);
-    let text = octets.split(|octet| *octet == 0).next()?;
+    let bytes = value(attributes.iter().find(|attribute| attribute.kind() == kind)?);
+    let text = bytes.split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
 }

@@ -6,6 +6,7 @@ mod expression;
 mod names;
 mod ports;
 mod prefix;
+mod quotes;
 mod words;
 
 use std::fmt;
@@ -256,6 +257,24 @@ mod tests {
         };
         assert!(both(&dport, "dport 443").is_err_and(|said| said.contains("no connection")));
         assert!(both(&dport, "dport 1-100").is_ok());
+    }
+
+    #[test]
+    fn whatever_an_interface_is_called_the_agent_reads_its_name() {
+        for name in [
+            "!", "not", "--not", "eq", "NE", "a b", "(", "a\"b", "\"", "\"\"", "a,b", "and", "",
+            "tcp)",
+        ] {
+            let options =
+                FilterOptions { interface: vec![name.to_owned()], ..FilterOptions::default() };
+            let filter = Filter::new(&options, &[], "port 80").expect("a filter");
+            for shown in
+                [filter.to_string(), format!("not ( {filter} )"), format!("( {filter} ) or tcp")]
+            {
+                let read = words(&shown).unwrap_or_else(|said| panic!("{shown}: {said}"));
+                assert_eq!(read.interfaces(), [name], "{shown}");
+            }
+        }
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub struct Direction {
     pub state: String,
     /// Packets that it sent.
     pub packets: u64,
-    /// Their octets, IP headers included.
+    /// Their bytes, IP headers included.
     pub bytes: u64,
-    /// Octets of its data stream, by its sequence numbers: each counted once, those that were not seen too. Absent where
+    /// Bytes of its data stream, by its sequence numbers: each counted once, those that were not seen too. Absent where
     /// it sent nothing but RSTs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stream_bytes: Option<u64>,
@@ -168,7 +168,7 @@ impl Record {
         self.orig.packets.saturating_add(self.reply.packets)
     }
 
-    /// Octets of both ends, IP headers included.
+    /// Bytes of both ends, IP headers included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.orig.bytes.saturating_add(self.reply.bytes)
@@ -276,14 +276,14 @@ impl Direction {
     }
 }
 
-/// Octets between the first and the last sequence number, SYN and FIN left out. Numbers wrap after 4 GiB: the packets'
-/// octets, `bytes`, tell how often, unless headers and retransmissions are as many themselves.
+/// Bytes between the first and the last sequence number, SYN and FIN left out. Numbers wrap after 4 GiB: the packets'
+/// bytes, `bytes`, tell how often, unless headers and retransmissions are as many themselves.
 fn stream_bytes(facts: &Facts, bytes: u64) -> u64 {
     let flags = u32::from(facts.has(fact::SYN)) + u32::from(facts.has(fact::FIN));
     let end = if facts.has(fact::FIN) { facts.fin.add(1) } else { facts.end };
     // Fewer than its flags take where the number of its FIN was wrong.
-    let octets = u64::from(end.since(facts.isn).saturating_sub(flags));
-    octets + (bytes.saturating_sub(octets) >> 32 << 32)
+    let stream = u64::from(end.since(facts.isn).saturating_sub(flags));
+    stream + (bytes.saturating_sub(stream) >> 32 << 32)
 }
 
 impl fmt::Display for Record {

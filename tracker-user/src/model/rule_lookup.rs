@@ -128,7 +128,7 @@ impl Query {
 
 /// Suricata's `2210007` and `1:2210007:2` as the sid, Snort's `116:420:1` as generator and signature.
 fn id(text: &str) -> Option<String> {
-    if !text.bytes().all(|octet| octet.is_ascii_digit() || octet == b':') {
+    if !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b':') {
         return None;
     }
     let mut parts = text.split(':');
@@ -143,7 +143,7 @@ fn id(text: &str) -> Option<String> {
 fn without_bounds(line: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in line.split_whitespace() {
-        let is_number = word.bytes().all(|octet| octet.is_ascii_digit());
+        let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
         if !(is_number && words.last() == Some(&"bound")) {
             words.push(word);
         }
@@ -180,7 +180,7 @@ fn next_parenthesis(text: &str) -> Option<(&str, &str, &str)> {
 
 fn is_behaviour(text: &str) -> bool {
     text.strip_prefix(['H', 'T', 'F', 'S', 'P', 'C']).is_some_and(|number| {
-        !number.is_empty() && number.bytes().all(|octet| octet.is_ascii_digit())
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
 

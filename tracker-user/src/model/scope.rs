@@ -43,15 +43,15 @@ impl Scope {
         let port = self.port.unwrap_or_default().to_be_bytes();
         let mut filter = TraceFilter { port, ..TraceFilter::default() };
         if let Some(prefix) = self.address {
-            let (octets, before) = match prefix.address() {
+            let (bytes, before) = match prefix.address() {
                 IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), 96),
                 IpAddr::V6(address) => (address.octets(), 0),
             };
             let bits = u128::MAX.checked_shl(128 - u32::from(prefix.length()) - before);
             filter.mask = bits.unwrap_or_default().to_be_bytes();
-            filter.address = octets;
-            for (octet, mask) in filter.address.iter_mut().zip(filter.mask) {
-                *octet &= mask;
+            filter.address = bytes;
+            for (byte, mask) in filter.address.iter_mut().zip(filter.mask) {
+                *byte &= mask;
             }
         }
         filter
@@ -77,12 +77,12 @@ mod tests {
 
     /// As the kernel programs would answer.
     fn kernel_contains(scope: &Scope, ends: [SocketAddr; 2]) -> bool {
-        let octets = |end: SocketAddr| match end.ip() {
+        let bytes = |end: SocketAddr| match end.ip() {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
         scope.trace_filter().matches(&FlowKey {
-            addresses: ends.map(octets),
+            addresses: ends.map(bytes),
             ports: ends.map(|end| end.port().to_be_bytes()),
             ..FlowKey::default()
         })

@@ -9,6 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::Until;
+use crate::host;
+
 /// Seconds after which one input has taken too long: so many that no busy machine is taken for an endless loop.
 const TIMEOUT_S: u32 = 120;
 
@@ -26,6 +29,8 @@ pub(super) struct Target {
     dictionary: PathBuf,
     /// Inputs that were found here.
     found: PathBuf,
+    /// Inputs that were found by a run that begins from nothing.
+    thrown_away: PathBuf,
     /// Inputs that crash it.
     artifacts: PathBuf,
     log: PathBuf,
@@ -74,6 +79,7 @@ impl Target {
             corpus: root.join("corpus").join(&name),
             dictionary: root.join("dictionaries").join(&name),
             found: work.join("corpus").join(&name),
+            thrown_away: work.join("thrown-away").join(&name),
             artifacts: work.join("artifacts").join(&name),
             log: work.join("logs").join(&name),
             name,
@@ -98,19 +104,34 @@ impl Target {
         Ok(Covered { edges, names: names.lines().map(str::to_owned).collect() })
     }
 
-    /// Fuzzes it for so long, with inputs drawn from this number.
-    pub(super) fn fuzz(&self, seconds: u64, seed: Option<u32>) -> Result<Fuzzed> {
+    /// Fuzzes it for so long.
+    pub(super) fn fuzz(&self, until: Until) -> Result<Fuzzed> {
         self.make_directories()?;
-        let mut command = Command::new(&self.program);
-        command
-            .args([&self.found, &self.corpus])
-            .arg(format!("-max_total_time={seconds}"))
-            .arg("-print_final_stats=1");
+        let mut command = match until {
+            Until::Seconds(seconds, seed) => {
+                let mut command = Command::new(&self.program);
+                command
+                    .args([&self.found, &self.corpus])
+                    .arg(format!("-max_total_time={seconds}"))
+                    .args(seed.map(|seed| format!("-seed={seed}")));
+                command
+            }
+            Until::Runs(runs) => {
+                host::remove_all(&self.thrown_away)?;
+                fs::create_dir_all(&self.thrown_away)?;
+                // Comparisons of addresses steer it, too.
+                let mut command = Command::new("setarch");
+                command
+                    .args(["--addr-no-randomize", "--"])
+                    .arg(&self.program)
+                    .args([&self.thrown_away, &self.corpus])
+                    .args(["-seed=1", "-reload=0", &format!("-runs={runs}")]);
+                command
+            }
+        };
+        command.arg("-print_final_stats=1");
         if self.dictionary.exists() {
             command.arg(format!("-dict={}", self.dictionary.display()));
-        }
-        if let Some(seed) = seed {
-            command.arg(format!("-seed={seed}"));
         }
         self.run(&mut command)
     }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::kernel::Kernel;
+use super::{emulator::Emulator, kernel::Kernel};
 use crate::cross::Target;
 
 /// Memory of a machine, in MiB.
@@ -19,8 +19,8 @@ pub(crate) const MEMORY: u64 = 2048;
 /// A machine that is about to run.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
-    /// Its processor.
-    pub(crate) target: Target,
+    /// What it runs in.
+    pub(crate) emulator: &'a Emulator,
     pub(crate) kernel: &'a Kernel,
     pub(crate) initrd: PathBuf,
     /// Where its logs go.
@@ -55,7 +55,7 @@ impl Machine<'_> {
             .stdout(Stdio::null())
             .stderr(File::create(self.directory.join("qemu.log"))?)
             .spawn()
-            .with_context(|| format!("starting {}", emulator(self.target)))?;
+            .with_context(|| format!("starting {}", self.emulator))?;
         let until = Instant::now() + Duration::from_secs(self.minutes * 60);
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -87,10 +87,12 @@ impl Machine<'_> {
     fn command(&self) -> Command {
         // A cable with several queues is a bridge, in a network namespace that goes with the machine.
         let mut command = Command::new("unshare");
-        command.args(["--net", "--", "sh", "-c", CABLE, "sh", emulator(self.target)]);
-        let is_native = self.target == Target::X86_64 && has_virtualization();
+        command.args(["--net", "--", "sh", "-c", CABLE, "sh"]);
+        self.emulator.begin(&mut command);
+        let target = self.emulator.target;
+        let is_native = target == Target::X86_64 && has_virtualization();
         let accelerator = if is_native { "kvm" } else { "tcg,thread=multi" };
-        let (machine, console, tests): (&[_], _, _) = match self.target {
+        let (machine, console, tests): (&[_], _, _) = match target {
             Target::X86_64 => (&["-cpu", "max"], "ttyS0", ["-serial", "chardev:tests"]),
             // Emulating the signatures of pointers in full takes most of the time that loading takes.
             Target::Aarch64 => (
@@ -129,14 +131,6 @@ impl Machine<'_> {
             ]);
         }
         command
-    }
-}
-
-/// What boots kernels for a processor.
-pub(crate) const fn emulator(target: Target) -> &'static str {
-    match target {
-        Target::X86_64 => "qemu-system-x86_64",
-        Target::Aarch64 => "qemu-system-aarch64",
     }
 }
 

@@ -179,7 +179,7 @@ fn close(stage: &mut Stage, clients: &mut Vec<Client>) -> Result<()> {
     let mut client = clients.remove(0);
     let (local, remote) = (client.local, client.remote);
     stage.screen.say(&format!(
-        "Half-closed: the client has sent its FIN, and the server still sends {STREAM} octets."
+        "Half-closed: the client has sent its FIN, and the server still sends {STREAM} bytes."
     ));
     client.tell("stream")?;
     client.close_half()?;
@@ -190,7 +190,7 @@ fn close(stage: &mut Stage, clients: &mut Vec<Client>) -> Result<()> {
     // The sequence space wraps, and the SYN took one number. What was echoed in act 2 came before.
     let sent = (reply("seq")? + (1 << 32) - reply("isn")? - 1) & 0xffff_ffff;
     let echoed = "hello from client 2\n".len() as u64;
-    stage.sum_up().compare("octets after the client's FIN", &(sent - echoed), &STREAM);
+    stage.sum_up().compare("bytes after the client's FIN", &(sent - echoed), &STREAM);
     stage.server.let_go();
     client.hear_end()?;
     drop(client);
@@ -323,7 +323,7 @@ fn forgeries(stage: &mut Stage, clients: &mut [Client]) -> Result<()> {
 
     let unseen = sent.wrapping_add(1_000_000);
     stage.screen.say(&format!(
-        "Into a real conversation, from port {}: an acknowledgment of a million octets that the server never sent \
+        "Into a real conversation, from port {}: an acknowledgment of a million bytes that the server never sent \
          (its real numbers are in `tracker flows -o jsonl`):",
         local.port()
     ));

@@ -16,14 +16,14 @@ use tracker_tests::{lab::address, namespace::Namespace};
 pub(crate) const PORT: u16 = 7000;
 /// Where nobody does.
 pub(crate) const CLOSED_PORT: u16 = 7001;
-/// Octets that the server sends after the client has closed its half.
+/// Bytes that the server sends after the client has closed its half.
 pub(crate) const STREAM: usize = 1 << 20;
 
 /// How long a socket waits for the other end.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A server in the host's namespace, on both of its addresses, with a thread for every connection. It repeats each line
-/// that it is sent, closes first when told `bye`, and once told `stream` answers the client's FIN with [`STREAM`] octets.
+/// that it is sent, closes first when told `bye`, and once told `stream` answers the client's FIN with [`STREAM`] bytes.
 #[derive(Debug)]
 pub(crate) struct Server {
     hold: Arc<Barrier>,
@@ -118,9 +118,9 @@ impl Client {
         Ok(self.stream.shutdown(std::net::Shutdown::Write)?)
     }
 
-    /// Reads so many octets.
-    pub(crate) fn hear(&mut self, octets: usize) -> Result<()> {
-        Ok(self.stream.read_exact(&mut vec![0; octets])?)
+    /// Reads so many bytes.
+    pub(crate) fn hear(&mut self, bytes: usize) -> Result<()> {
+        Ok(self.stream.read_exact(&mut vec![0; bytes])?)
     }
 
     /// Waits until the server has closed.

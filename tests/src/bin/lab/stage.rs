@@ -270,11 +270,9 @@ pub(crate) fn link(host: &Namespace) -> Result<Value> {
 fn hardware_address(host: &Namespace) -> Result<[u8; 6]> {
     let link = link(host)?;
     let text = link["address"].as_str().context("a hardware address")?;
-    let octets = text
-        .split(':')
-        .map(|octet| u8::from_str_radix(octet, 16))
-        .collect::<Result<Vec<_>, _>>()?;
-    octets.try_into().map_err(|_| anyhow::anyhow!("{text} is no hardware address"))
+    let bytes =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
+    bytes.try_into().map_err(|_| anyhow::anyhow!("{text} is no hardware address"))
 }
 
 /// What an agent of this name has left: its pinned maps and its socket.

@@ -48,7 +48,7 @@ pub async fn read_request(reader: impl AsyncBufRead + Unpin) -> Result<Option<Cl
     }
     ensure!(
         line.ends_with(b"\n") || line.len() < LONGEST_REQUEST,
-        "a request is one line of {LONGEST_REQUEST} octets at most"
+        "a request is one line of {LONGEST_REQUEST} bytes at most"
     );
     let asked: Value = serde_json::from_slice(&line).context("a request is one line of JSON")?;
     match asked.get("v").and_then(Value::as_u64) {

@@ -23,7 +23,7 @@ const IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 /// NETDEV_XDP_ACT_BASIC: the driver runs XDP programs that pass, drop and answer.
 const BASIC: u64 = 1;
-/// Octets of an answer at most; a family with all of its commands is some 2,000.
+/// Bytes of an answer at most; a family with all of its commands is some 2,000.
 const ANSWER: usize = 1 << 15;
 
 /// Whether the driver of this interface runs XDP programs by itself; `None` where the kernel cannot tell.
@@ -42,12 +42,12 @@ pub fn has_native_xdp(ifindex: u32) -> Result<Option<bool>> {
         bail!("the kernel knows no interface with the index {ifindex}");
     };
     Ok(attributes.iter().find(|attribute| attribute.kind() == XDP_FEATURES).and_then(|attribute| {
-        let mut octets = [0; 8];
-        if attribute.value_len() != octets.len() {
+        let mut bytes = [0; 8];
+        if attribute.value_len() != bytes.len() {
             return None;
         }
-        attribute.emit_value(&mut octets);
-        Some(u64::from_ne_bytes(octets) & BASIC != 0)
+        attribute.emit_value(&mut bytes);
+        Some(u64::from_ne_bytes(bytes) & BASIC != 0)
     }))
 }
 
@@ -87,9 +87,9 @@ where
     let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST;
     message.finalize();
-    let mut octets = vec![0; message.buffer_len()];
-    message.serialize(&mut octets);
-    socket.send(&octets, 0)?;
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
     let mut answer = Vec::with_capacity(ANSWER);
     socket.recv(&mut answer, 0)?;
     match NetlinkMessage::<GenlMessage<F>>::deserialize(&answer)?.payload {

@@ -23,7 +23,7 @@ pub struct ListeningSocket {
     pub is_only_ipv6: bool,
     /// Its number in the kernel: another one after the listener was started again.
     pub inode: u32,
-    /// Its receive buffer in octets.
+    /// Its receive buffer in bytes.
     pub buffer: u32,
     /// Whether it speaks MPTCP.
     pub is_mptcp: bool,
@@ -61,9 +61,9 @@ impl ListeningSocket {
                 Nla::Other(other) => {
                     use netlink_packet_core::Nla as _;
                     if other.kind() & 0x3fff == INET_DIAG_ULP_INFO {
-                        let mut octets = vec![0; other.value_len()];
-                        other.emit_value(&mut octets);
-                        socket.is_mptcp |= upper_layer(&octets) == Some(b"mptcp");
+                        let mut bytes = vec![0; other.value_len()];
+                        other.emit_value(&mut bytes);
+                        socket.is_mptcp |= upper_layer(&bytes) == Some(b"mptcp");
                     }
                 }
                 _ => {}
@@ -94,7 +94,7 @@ fn upper_layer(attributes: &[u8]) -> Option<&[u8]> {
         .find(|attribute| attribute.kind() == INET_ULP_INFO_NAME)
         .map(|attribute| {
             let name = attribute.into_inner().get(4..).unwrap_or_default();
-            name.split(|octet| *octet == 0).next().unwrap_or_default()
+            name.split(|byte| *byte == 0).next().unwrap_or_default()
         })
 }
 
@@ -103,7 +103,7 @@ fn upper_layer(attributes: &[u8]) -> Option<&[u8]> {
 pub struct Listening {
     /// Numbers of the sockets that connections may go to: more than one with SO_REUSEPORT. In order.
     pub inodes: Vec<u32>,
-    /// The smallest of their receive buffers in octets; `None` where nobody listens.
+    /// The smallest of their receive buffers in bytes; `None` where nobody listens.
     pub buffer: Option<u32>,
     /// Whether one of them speaks MPTCP.
     pub is_mptcp: bool,
@@ -167,8 +167,8 @@ mod tests {
     #[test]
     fn the_name_of_a_layer_above_tcp() {
         // Length 10, type 1, the name and its zero, padding; then another attribute.
-        let octets = *b"\x0a\x00\x01\x00mptcp\0\0\0\x08\x00\x03\x00\x01\x00\x00\x00";
-        assert_eq!(upper_layer(&octets), Some(&b"mptcp"[..]));
+        let bytes = *b"\x0a\x00\x01\x00mptcp\0\0\0\x08\x00\x03\x00\x01\x00\x00\x00";
+        assert_eq!(upper_layer(&bytes), Some(&b"mptcp"[..]));
         assert_eq!(upper_layer(b"\x08\x00\x01\x00tls\0"), Some(&b"tls"[..]));
         assert_eq!(upper_layer(b""), None);
         assert_eq!(upper_layer(b"\xff\xff\x01\x00"), None);

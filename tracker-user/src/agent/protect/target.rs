@@ -40,7 +40,7 @@ impl FromStr for Target {
 fn range(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| match text.parse::<u16>() {
         Ok(0) => Err("port 0 is nobody's".to_owned()),
-        Ok(port) if text.bytes().all(|octet| octet.is_ascii_digit()) => Ok(port),
+        Ok(port) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
         _ => Err(format!("`{text}` is no port, which is a number from 1 to 65535")),
     };
     let (first, last) = match text.split_once('-') {

@@ -54,7 +54,7 @@ impl Legacy {
         let captured = source.number(8, self.is_big_endian);
         if captured > LARGEST_PACKET {
             return Err(source.broken(format!(
-                "a packet of {captured} captured octets, more than any capture holds ({LARGEST_PACKET})"
+                "a packet of {captured} captured bytes, more than any capture holds ({LARGEST_PACKET})"
             )));
         }
         let end = self.header_len + captured as usize;

@@ -8,14 +8,14 @@ pub(super) enum Link {
     Raw,
     Ipv4,
     Ipv6,
-    /// Four octets with an address family, in the byte order of whichever host captured it.
+    /// Four bytes with an address family, in the byte order of whichever host captured it.
     Null,
     /// The same in network byte order.
     Loop,
     /// Linux's "any" device.
     Sll,
     Sll2,
-    /// RFC 1661's header, behind the two octets of RFC 1662's framing or not.
+    /// RFC 1661's header, behind the two bytes of RFC 1662's framing or not.
     Ppp,
     /// What netfilter's NFLOG hands over: an address family, and attributes of which one is the packet.
     Nflog,
@@ -43,7 +43,7 @@ const ETHER_IPV6: u16 = 0x86dd;
 /// Reserved: nobody's protocol.
 const ETHER_NONE: u16 = 0xffff;
 
-/// Octets of an Ethernet header.
+/// Bytes of an Ethernet header.
 const HEADER: usize = 14;
 
 /// NFULA_PACKET_HDR: begins with the Ethernet type of what was logged, big-endian.
@@ -56,8 +56,8 @@ const NFLOG_PAYLOAD: u16 = 9;
 struct Payload<'a> {
     ether_type: u16,
     /// What was captured of it.
-    octets: &'a [u8],
-    /// All of its octets on the wire.
+    bytes: &'a [u8],
+    /// All of its bytes on the wire.
     wire_len: u32,
 }
 
@@ -105,10 +105,10 @@ impl Link {
             _ => self.fixed(data, wire_len),
         };
         built.clear();
-        let Some(Payload { ether_type, octets, wire_len }) = payload else { return Some(wire_len) };
+        let Some(Payload { ether_type, bytes, wire_len }) = payload else { return Some(wire_len) };
         built.resize(HEADER - 2, 0);
         built.extend(ether_type.to_be_bytes());
-        built.extend(octets);
+        built.extend(bytes);
         #[allow(clippy::cast_possible_truncation)] // 14
         Some(wire_len.saturating_add(HEADER as u32))
     }
@@ -117,7 +117,7 @@ impl Link {
     fn fixed(self, data: &[u8], wire_len: u32) -> Option<Payload<'_>> {
         let ether_type_at = |at: usize| {
             data.get(at..at + 2)
-                .map_or(ETHER_NONE, |octets| u16::from_be_bytes([octets[0], octets[1]]))
+                .map_or(ETHER_NONE, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
         };
         let (header_len, ether_type) = match self {
             Self::Ipv4 => (0, ETHER_IPV4),
@@ -135,16 +135,16 @@ impl Link {
 }
 
 impl<'a> Payload<'a> {
-    /// What follows `header_len` octets; `None` where there are fewer.
+    /// What follows `header_len` bytes; `None` where there are fewer.
     fn behind(data: &'a [u8], header_len: usize, wire_len: u32, ether_type: u16) -> Option<Self> {
-        let octets = data.get(header_len..)?;
+        let bytes = data.get(header_len..)?;
         #[allow(clippy::cast_possible_truncation)] // 20 at most
         let wire_len = wire_len.saturating_sub(header_len as u32);
-        Some(Self { ether_type, octets, wire_len })
+        Some(Self { ether_type, bytes, wire_len })
     }
 }
 
-/// PPP's protocol number has one octet where that is odd, and else two (RFC 1661 section 6.5).
+/// PPP's protocol number has one byte where that is odd, and else two (RFC 1661 section 6.5).
 fn ppp(data: &[u8], wire_len: u32) -> Option<Payload<'_>> {
     let at = if data.starts_with(&[0xff, 0x03]) { 2 } else { 0 };
     let first = *data.get(at)?;
@@ -162,11 +162,11 @@ fn ppp(data: &[u8], wire_len: u32) -> Option<Payload<'_>> {
 }
 
 /// NFLOG: an address family, a version, a resource id, and then attributes, each of a length and a type in the byte order
-/// of the host that has written the file, padded to four octets. `None` where there is no packet among them.
+/// of the host that has written the file, padded to four bytes. `None` where there is no packet among them.
 fn nflog(data: &[u8], is_big_endian: bool) -> Option<Payload<'_>> {
-    let number = |octets: &[u8]| {
-        let octets = [octets[0], octets[1]];
-        if is_big_endian { u16::from_be_bytes(octets) } else { u16::from_le_bytes(octets) }
+    let number = |bytes: &[u8]| {
+        let bytes = [bytes[0], bytes[1]];
+        if is_big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
     };
     let mut ether_type = match data.first()? {
         2 => ETHER_IPV4,
@@ -186,7 +186,7 @@ fn nflog(data: &[u8], is_big_endian: bool) -> Option<Payload<'_>> {
             NFLOG_PAYLOAD => {
                 // The kernel copies as much of a packet as it was asked for, and nobody says how much that was.
                 let wire_len = ip_len(value).max(u32::try_from(value_len).unwrap_or(u32::MAX));
-                return Some(Payload { ether_type, octets: value, wire_len });
+                return Some(Payload { ether_type, bytes: value, wire_len });
             }
             _ => {}
         }
@@ -196,10 +196,10 @@ fn nflog(data: &[u8], is_big_endian: bool) -> Option<Payload<'_>> {
 
 /// The length that an IP header says; 0 where there is none.
 fn ip_len(packet: &[u8]) -> u32 {
-    let number = |at: usize| packet.get(at..at + 2).map(|octets| [octets[0], octets[1]]);
-    let length = match packet.first().map(|octet| octet >> 4) {
-        Some(4) => number(2).map(|octets| u16::from_be_bytes(octets).into()),
-        Some(6) => number(4).map(|octets| 40 + u32::from(u16::from_be_bytes(octets))),
+    let number = |at: usize| packet.get(at..at + 2).map(|bytes| [bytes[0], bytes[1]]);
+    let length = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => number(2).map(|bytes| u16::from_be_bytes(bytes).into()),
+        Some(6) => number(4).map(|bytes| 40 + u32::from(u16::from_be_bytes(bytes))),
         _ => None,
     };
     length.unwrap_or_default()
@@ -207,7 +207,7 @@ fn ip_len(packet: &[u8]) -> u32 {
 
 /// Nothing at all is an IP packet that was cut off.
 fn version(first: Option<u8>) -> u16 {
-    match first.map(|octet| octet >> 4) {
+    match first.map(|byte| byte >> 4) {
         None | Some(4) => ETHER_IPV4,
         Some(6) => ETHER_IPV6,
         Some(_) => ETHER_NONE,
@@ -216,12 +216,12 @@ fn version(first: Option<u8>) -> u16 {
 
 /// AF_INET is 2 everywhere; AF_INET6 is 10 on Linux, 24, 28 and 30 on the BSDs and macOS.
 fn family(data: &[u8], either_order: bool) -> u16 {
-    let Some(Ok(octets)) = data.get(..4).map(<[u8; 4]>::try_from) else { return ETHER_NONE };
+    let Some(Ok(bytes)) = data.get(..4).map(<[u8; 4]>::try_from) else { return ETHER_NONE };
     let known = |family| match family {
         2 => Some(ETHER_IPV4),
         10 | 24 | 28 | 30 => Some(ETHER_IPV6),
         _ => None,
     };
-    let little = either_order.then(|| u32::from_le_bytes(octets)).and_then(known);
-    known(u32::from_be_bytes(octets)).or(little).unwrap_or(ETHER_NONE)
+    let little = either_order.then(|| u32::from_le_bytes(bytes)).and_then(known);
+    known(u32::from_be_bytes(bytes)).or(little).unwrap_or(ETHER_NONE)
 }

@@ -68,7 +68,7 @@ impl Merged {
         &self.parts
     }
 
-    /// Octets read so far, of all files.
+    /// Bytes read so far, of all files.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.parts.iter().map(|part| part.capture.position()).sum()
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// A capture of packets of one octet, its number in the file, at these seconds.
+    /// A capture of packets of one byte, its number in the file, at these seconds.
     fn part(name: &str, seconds: &[u32], tail: &[u8]) -> Part {
         let mut file = Vec::new();
         for number in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 0xffff, 1] {

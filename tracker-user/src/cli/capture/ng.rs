@@ -28,7 +28,7 @@ pub(super) struct Ng {
 
 struct Interface {
     link: u32,
-    /// The most octets of a packet that were captured; 0 for all.
+    /// The most bytes of a packet that were captured; 0 for all.
     snap: u32,
     /// Units in a second; `None` where they are too small for a 64-bit time to reach a nanosecond.
     units: Option<u128>,
@@ -43,14 +43,14 @@ struct PacketBlock {
     time: Option<u64>,
     captured: u32,
     wire_len: u32,
-    /// Where its octets begin in the block.
+    /// Where its bytes begin in the block.
     at: usize,
 }
 
 impl Ng {
     pub(super) fn next(&mut self, source: &mut Source) -> Result<Option<Raw>, Broken> {
         loop {
-            // The file's first four octets have been read, to see what it is.
+            // The file's first four bytes have been read, to see what it is.
             if source.position() != 4 {
                 source.begin();
             }
@@ -64,7 +64,7 @@ impl Ng {
             let len = source.number(4, self.big_endian);
             if len < 12 || !len.is_multiple_of(4) {
                 return Err(source.broken(format!(
-                    "a block of {len} octets; there are 12 at least, and always a multiple of 4"
+                    "a block of {len} bytes; there are 12 at least, and always a multiple of 4"
                 )));
             }
             if !matches!(kind, SECTION | INTERFACE | PACKET | SIMPLE | ENHANCED) {
@@ -73,7 +73,7 @@ impl Ng {
             }
             if len > LARGEST_BLOCK {
                 return Err(source.broken(format!(
-                    "a block of {len} octets, more than any packet takes ({LARGEST_BLOCK})"
+                    "a block of {len} bytes, more than any packet takes ({LARGEST_BLOCK})"
                 )));
             }
             source.need(len as usize, "a block")?;
@@ -105,7 +105,7 @@ impl Ng {
         let skipped = source.skip(rest)?;
         if skipped < rest {
             return Err(source.broken(format!(
-                "the file ends within a block: {} of {len} octets are there",
+                "the file ends within a block: {} of {len} bytes are there",
                 skipped + 8
             )));
         }
@@ -122,14 +122,14 @@ impl Ng {
             return Ok(());
         }
         Err(source
-            .broken(format!("a block that says {len} octets at its start and {end} at its end")))
+            .broken(format!("a block that says {len} bytes at its start and {end} at its end")))
     }
 
     fn read(&mut self, source: &Source, kind: u32) -> Result<Option<PacketBlock>, Broken> {
-        let octets = source.buffer();
+        let bytes = source.buffer();
         let nonsense =
             || source.broken(format!("a block (type {kind}) whose lengths contradict each other"));
-        let parsed = if self.big_endian { parse_block_be(octets) } else { parse_block_le(octets) };
+        let parsed = if self.big_endian { parse_block_be(bytes) } else { parse_block_le(bytes) };
         let (_, block) = parsed.map_err(|_| nonsense())?;
         let found = match block {
             Block::InterfaceDescription(block) => {
@@ -148,9 +148,9 @@ impl Ng {
                 let captured = if snap == 0 { block.origlen } else { block.origlen.min(snap) };
                 PacketBlock { interface: 0, time: None, captured, wire_len: block.origlen, at: 12 }
             }
-            _ if kind == PACKET && octets.len() >= 32 => {
+            _ if kind == PACKET && bytes.len() >= 32 => {
                 let number = |at| source.number(at, self.big_endian);
-                let [a, b] = [octets[8], octets[9]];
+                let [a, b] = [bytes[8], bytes[9]];
                 let interface = if self.big_endian {
                     u16::from_be_bytes([a, b])
                 } else {
@@ -167,18 +167,18 @@ impl Ng {
             Block::SectionHeader(_) => return Ok(None),
             _ => return Err(nonsense()),
         };
-        // Four octets at the end are the block's length.
-        if found.captured as usize > octets.len() - 4 - found.at {
+        // Four bytes at the end are the block's length.
+        if found.captured as usize > bytes.len() - 4 - found.at {
             return Err(source.broken(format!(
-                "a packet of {} captured octets in a block that has room for {}",
+                "a packet of {} captured bytes in a block that has room for {}",
                 found.captured,
-                octets.len() - 4 - found.at
+                bytes.len() - 4 - found.at
             )));
         }
         Ok(Some(found))
     }
 
-    /// Takes the two options about time from their octets: the library reads the offset in one byte order only, and
+    /// Takes the two options about time from their bytes: the library reads the offset in one byte order only, and
     /// knows no powers of two.
     fn interface(&self, block: &InterfaceDescriptionBlock<'_>) -> Interface {
         let option = |code| {
@@ -197,9 +197,9 @@ impl Ng {
         } else {
             Some(1 << (resolution & 0x7f))
         };
-        let offset = option(OptionCode::IfTsoffset).and_then(|octets| octets.try_into().ok());
-        let offset = offset.map_or(0, |octets| {
-            if self.big_endian { i64::from_be_bytes(octets) } else { i64::from_le_bytes(octets) }
+        let offset = option(OptionCode::IfTsoffset).and_then(|bytes| bytes.try_into().ok());
+        let offset = offset.map_or(0, |bytes| {
+            if self.big_endian { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) }
         });
         Interface { link: block.linktype.0.cast_unsigned(), snap: block.snaplen, units, offset }
     }

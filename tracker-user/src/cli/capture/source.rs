@@ -1,4 +1,4 @@
-//! A file's octets, one record at a time.
+//! A file's bytes, one record at a time.
 
 use std::io::{self, BufReader, Read};
 
@@ -8,7 +8,7 @@ pub(super) struct Source {
     reader: BufReader<Box<dyn Read + Send>>,
     /// The record that is being read, as far as it was.
     buffer: Vec<u8>,
-    /// Where the buffer's first octet stands in the file.
+    /// Where the buffer's first byte stands in the file.
     offset: u64,
 }
 
@@ -31,7 +31,7 @@ impl Source {
         self.buffer.clear();
     }
 
-    /// Reads on until the buffer holds `len` octets; it holds fewer only where the file ends.
+    /// Reads on until the buffer holds `len` bytes; it holds fewer only where the file ends.
     pub(super) fn fill(&mut self, len: usize) -> io::Result<()> {
         let missing = len.saturating_sub(self.buffer.len());
         self.reader.by_ref().take(missing as u64).read_to_end(&mut self.buffer)?;
@@ -43,7 +43,7 @@ impl Source {
         self.fill(len).map_err(|error| self.broken(error.to_string()))?;
         if self.buffer.len() < len {
             return Err(self.broken(format!(
-                "the file ends within {what}: {} of {len} octets are there",
+                "the file ends within {what}: {} of {len} bytes are there",
                 self.buffer.len()
             )));
         }
@@ -59,23 +59,23 @@ impl Source {
         self.need(len, what).map(|()| true)
     }
 
-    /// Passes `len` octets by; the record's first ones stay in the buffer, and its start is where it was.
+    /// Passes `len` bytes by; the record's first ones stay in the buffer, and its start is where it was.
     pub(super) fn skip(&mut self, len: u64) -> Result<u64, Broken> {
         let skipped = io::copy(&mut self.reader.by_ref().take(len), &mut io::sink())
             .map_err(|error| self.broken(error.to_string()))?;
         Ok(skipped)
     }
 
-    /// Counts octets that were skipped in the middle of a record.
+    /// Counts bytes that were skipped in the middle of a record.
     pub(super) fn add_skipped(&mut self, len: u64) {
         self.offset += len;
     }
 
     /// The 32-bit number at `at` of the record.
     pub(super) fn number(&self, at: usize, big_endian: bool) -> u32 {
-        let mut octets = [0; 4];
-        octets.copy_from_slice(&self.buffer[at..at + 4]);
-        if big_endian { u32::from_be_bytes(octets) } else { u32::from_le_bytes(octets) }
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.buffer[at..at + 4]);
+        if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 
     /// The record is broken; the caller knows after which packet.

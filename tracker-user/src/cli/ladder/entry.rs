@@ -30,9 +30,9 @@ pub struct Segment {
     pub isn: Option<u32>,
     /// Acknowledgment number, where there is one.
     pub ack: Option<i64>,
-    /// Octets of data.
+    /// Bytes of data.
     pub payload: u32,
-    /// Octets that its sender is ready to take, scaled where both ends' scales are known.
+    /// Bytes that its sender is ready to take, scaled where both ends' scales are known.
     pub window: u32,
     /// Options, of a SYN.
     pub options: Option<Options>,

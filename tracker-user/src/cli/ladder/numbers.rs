@@ -19,13 +19,13 @@ impl Numbers {
         self.base
     }
 
-    /// Counted from `base`, where some `octets` were sent up to `highest` while nobody watched.
-    pub(super) fn late(base: u32, highest: u32, octets: u64) -> Self {
-        let octets = octets.cast_signed();
+    /// Counted from `base`, where some `bytes` were sent up to `highest` while nobody watched.
+    pub(super) fn late(base: u32, highest: u32, bytes: u64) -> Self {
+        let bytes = bytes.cast_signed();
         // It is only told by 32 bits, so it is the nearest of those that end with them.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as on the wire
-        let about = base.wrapping_add(octets as u32);
-        let distance = octets + i64::from(highest.wrapping_sub(about).cast_signed());
+        let about = base.wrapping_add(bytes as u32);
+        let distance = bytes + i64::from(highest.wrapping_sub(about).cast_signed());
         Self { base, highest, distance }
     }
 
@@ -91,7 +91,7 @@ mod tests {
     fn a_connection_that_is_three_gib_old() {
         let numbers = Numbers::late(1000, 1000 + (3 << 30), 3 << 30);
         assert_eq!(numbers.relative(1000 + (3 << 30)), 3 << 30);
-        // The SYN is no octet.
+        // The SYN is no byte.
         let numbers = Numbers::late(u32::MAX, 100, (9 << 32) + 100);
         assert_eq!(
             (numbers.relative(100), numbers.relative(99)),

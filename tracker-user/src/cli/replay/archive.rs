@@ -162,17 +162,17 @@ impl Run {
     }
 
     fn next_id(&mut self, file: &File) -> Result<Option<Id>> {
-        let octets = self.peek(file, size_of::<Id>())?;
-        Ok(octets.try_into().ok().map(Id::from_ne_bytes))
+        let bytes = self.peek(file, size_of::<Id>())?;
+        Ok(bytes.try_into().ok().map(Id::from_ne_bytes))
     }
 
     fn read(&mut self, file: &File) -> Result<Archived> {
         let mut fixed = [0; FIXED];
         fixed.copy_from_slice(self.take(file, FIXED)?);
         let number = |at: usize| {
-            let mut octets = [0; 8];
-            octets.copy_from_slice(&fixed[at..at + 8]);
-            u64::from_ne_bytes(octets)
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&fixed[at..at + 8]);
+            u64::from_ne_bytes(bytes)
         };
         let (key, flow) = fixed[HEAD..].split_at(size_of::<FlowKey>());
         let state = State::from_code(fixed[33]).context("an unknown state")?;

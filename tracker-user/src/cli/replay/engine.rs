@@ -49,7 +49,7 @@ pub const INTERFACE: &str = "replay";
 /// The least that the kernel takes for a frame. Shorter ones have no TCP segment; the same parser says why.
 const SHORTEST: usize = 14;
 
-/// Octets that the kernel gets of a packet: more than the longest chain of headers that the parser follows takes. The
+/// Bytes that the kernel gets of a packet: more than the longest chain of headers that the parser follows takes. The
 /// rest of a longer one is not looked at.
 const LONGEST: usize = 20_480;
 

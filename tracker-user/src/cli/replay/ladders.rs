@@ -21,11 +21,11 @@ use crate::{
     },
 };
 
-/// Octets that waiting lines take at most. Beyond that the oldest connection is drawn as far as it is known, and goes on
+/// Bytes that waiting lines take at most. Beyond that the oldest connection is drawn as far as it is known, and goes on
 /// further down.
 const MOST: usize = 128 << 20;
 
-/// Octets that a connection takes beside its lines, to the nearest power of two.
+/// Bytes that a connection takes beside its lines, to the nearest power of two.
 const CONNECTION: usize = 1024;
 
 /// Diagrams that wait for their connections' ends.
@@ -38,7 +38,7 @@ pub(super) struct Ladders<W> {
     waiting: BTreeMap<Id, Diagram>,
     /// Those that were drawn in part.
     begun: HashMap<Id, Ladder>,
-    /// Octets that `waiting` takes, and may take.
+    /// Bytes that `waiting` takes, and may take.
     size: usize,
     most: usize,
     /// Connections drawn.

@@ -123,30 +123,30 @@ impl Slot {
 /// The BPF filesystem keeps names with dots for itself.
 fn encode(name: &str) -> String {
     let mut encoded = String::new();
-    for octet in name.bytes() {
-        if octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_') {
-            encoded.push(char::from(octet));
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{octet:02x}"));
+            encoded.push_str(&format!("%{byte:02x}"));
         }
     }
     encoded
 }
 
 fn decode(encoded: &str) -> Option<String> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut rest = encoded.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
         if first == b'%' {
             let digits = std::str::from_utf8(after.get(..2)?).ok()?;
-            octets.push(u8::from_str_radix(digits, 16).ok()?);
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &after[2..];
         } else {
-            octets.push(first);
+            bytes.push(first);
             rest = after;
         }
     }
-    String::from_utf8(octets).ok()
+    String::from_utf8(bytes).ok()
 }
 
 /// The slots in a directory of pins, by number; none where there is no such directory.

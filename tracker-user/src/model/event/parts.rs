@@ -34,7 +34,7 @@ pub struct SegmentView {
     pub seq: u32,
     /// Acknowledgment number.
     pub ack: u32,
-    /// Octets of data.
+    /// Bytes of data.
     pub payload: u32,
     /// Window, not scaled.
     pub window: u16,

@@ -5,12 +5,31 @@ use super::{
     answer::{MAIN, ambiguous, is_value, only_tcp, unknown},
     ends::{Comparison, Sides, of, of_end, port_beyond},
     expression::{Expression, Side, Test},
-    names,
+    names, quotes,
 };
 use crate::model::{flow_violations::rule, nearest::nearest};
 
 /// How deep parentheses and `not` go.
 const DEEPEST: usize = 50;
+
+/// What is a word by itself, or the beginning of one of two letters.
+pub(super) const SIGNS: [char; 8] = ['(', ')', '&', '|', '=', '!', '<', '>'];
+
+/// What is taken for a comparison, in any case.
+const COMPARISONS: [(&[&str], Comparison); 6] = [
+    (&["=", "==", "eq", "is"], Comparison::Equal),
+    (&["!=", "!", "ne", "neq"], Comparison::NotEqual),
+    (&["<", "lt"], Comparison::Less),
+    (&["<=", "le", "leq"], Comparison::LessOrEqual),
+    (&[">", "gt"], Comparison::Greater),
+    (&[">=", "ge", "geq"], Comparison::GreaterOrEqual),
+];
+
+/// Whether a value that is called so would be read as something else.
+pub(super) fn is_taken(word: &str) -> bool {
+    let mut comparisons = COMPARISONS.iter().flat_map(|(signs, _)| signs.iter());
+    matches!(word, "not" | "--not") || comparisons.any(|sign| word.eq_ignore_ascii_case(sign))
+}
 
 /// How alternatives are joined.
 const OR: [&str; 3] = ["or", "|", "||"];
@@ -38,6 +57,9 @@ enum Subject {
 /// What is wrong, in a line.
 pub(super) fn read(text: &str) -> Result<Option<Expression>, String> {
     let mut words = split(text);
+    if words.last().is_some_and(|word| quotes::is_open(word)) {
+        return Err("`\"` without another `\"` after it".to_owned());
+    }
     // Trailing, it inverts the whole, as the option does.
     let is_inverted =
         words.len() > 1 && words.pop_if(|word| matches!(word.as_str(), "not" | "--not")).is_some();
@@ -59,15 +81,21 @@ pub(super) fn contradiction(one: &Test, other: &Test) -> String {
     format!("no connection has both `{one}` and `{other}`; did you mean `{one} or {other}`?")
 }
 
-/// Words, parentheses and signs.
+/// Words, parentheses and signs. Words keep their quotes, so that `"not"` is none of ours.
 pub(super) fn split(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut letters = text.chars().peekable();
     let mut word = String::new();
+    let mut is_quoted = false;
     while let Some(letter) = letters.next() {
+        is_quoted ^= letter == quotes::QUOTE;
         let sign = match letter {
+            _ if is_quoted => {
+                word.push(letter);
+                continue;
+            }
             '(' | ')' => letter.to_string(),
-            '&' | '|' | '=' | '!' | '<' | '>' => {
+            _ if SIGNS.contains(&letter) => {
                 let doubled =
                     |next: &char| *next == '=' || (*next == letter && "&|".contains(letter));
                 let more = letters.next_if(doubled);
@@ -84,6 +112,11 @@ pub(super) fn split(text: &str) -> Vec<String> {
     }
     words.extend((!word.is_empty()).then_some(word));
     words
+}
+
+/// Whether a word is a parenthesis or a sign.
+fn is_sign(word: &str) -> bool {
+    word.starts_with(SIGNS)
 }
 
 struct Reader {
@@ -269,17 +302,14 @@ impl Reader {
     fn test(&mut self, subject: Subject, word: &str) -> Result<Expression, String> {
         let comparison = self.comparison();
         let mut value = match self.next() {
-            Some(value)
-                if !matches!(value.as_str(), "(" | ")") && value.contains(|it| it != ',') =>
-            {
-                value
-            }
+            Some(value) if !is_sign(&value) && value.contains(|it| it != ',') => value,
             _ => return Err(format!("`{word}` of what?")),
         };
         while value.ends_with(',')
-            && let Some(more) = self.next()
+            && let Some(more) = self.peek().filter(|more| !is_sign(more))
         {
-            value.push_str(&more);
+            value.push_str(more);
+            self.at += 1;
         }
         let is_ordered = !matches!(comparison, Comparison::Equal | Comparison::NotEqual);
         let one = match subject {
@@ -305,15 +335,7 @@ impl Reader {
     }
 
     fn comparison(&mut self) -> Comparison {
-        let known: [(&[&str], Comparison); 6] = [
-            (&["=", "==", "eq", "is"], Comparison::Equal),
-            (&["!=", "!", "ne", "neq"], Comparison::NotEqual),
-            (&["<", "lt"], Comparison::Less),
-            (&["<=", "le", "leq"], Comparison::LessOrEqual),
-            (&[">", "gt"], Comparison::Greater),
-            (&[">=", "ge", "geq"], Comparison::GreaterOrEqual),
-        ];
-        let found = known.into_iter().find(|(signs, _)| self.take(signs));
+        let found = COMPARISONS.into_iter().find(|(signs, _)| self.take(signs));
         found.map_or(Comparison::Equal, |(_, comparison)| comparison)
     }
 
@@ -343,7 +365,7 @@ impl Reader {
                 "tcp" | "6" => return Ok(Expression::All(Vec::new())),
                 _ => return Err(only_tcp(value)),
             },
-            Subject::Interface => Test::Interface(list().map(str::to_owned).collect()),
+            Subject::Interface => Test::Interface(quotes::list(value)),
             Subject::MinBytes => Test::MinBytes(names::bytes(value)?),
             Subject::Violation => Test::Broke(list().map(rule).collect::<Result<_, _>>()?),
         };
@@ -417,6 +439,11 @@ mod tests {
             ("port 80, 443", "port 80,443"),
             ("not port 22 and not port 80", "not port 22 and not port 80"),
             ("dev eth0 AND PORT http", "interface eth0 and port 80"),
+            (r#"dev "not""#, r#"interface "not""#),
+            (r#"dev is "IS""#, r#"interface "IS""#),
+            (r#"dev eth0,"a (b)""""#, r#"interface eth0,"a (b)""""#),
+            (r#"(dev eth0,)"#, "interface eth0"),
+            (r#"dev "eth0""#, "interface eth0"),
         ] {
             let once = shown(text).unwrap_or_default();
             assert_eq!(once, expected, "{text}");
@@ -461,6 +488,9 @@ mod tests {
             ("src gt 10.0.0.1", "did you mean `sport`?"),
             ("dport gt 65535", "no port is beyond 65535"),
             (&"not ".repeat(60), "more than 50"),
+            ("!!dev!! ", "`dev` of what?"),
+            ("dev &", "`dev` of what?"),
+            ("dev \"eth0", "without another `\"`"),
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains(expected) && !said.contains('\n'), "{text}: {said}");
@@ -472,7 +502,7 @@ mod tests {
         // Every sequence of three of these: none of them panics, and what is shown means the same.
         let words = [
             "port", "80", "and", "or", "not", "(", ")", "src", "10.0.0.1", "state", "estab", "!=",
-            "gt", "tcp", ",",
+            "gt", "tcp", ",", "dev", "!", "\"!\"",
         ];
         for one in words {
             for two in words {
