@@ -85,7 +85,7 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
     let root = host::workspace().join(PACKAGE);
     let work = host::target_dir()?.join("fuzz");
     let (seconds, targets) = options.choice(targets(&root, &work)?)?;
-    build(&root, &work)?;
+    build(&root, &targets)?;
     let mut problems = Vec::new();
     for target in &targets {
         let covered = target.cover().with_context(|| format!("the corpus of {}", target.name))?;
@@ -123,34 +123,25 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
 
 /// Every target of the package, in the order of names.
 fn targets(root: &Path, work: &Path) -> Result<Vec<Target>> {
+    let programs = host::target_dir()?.join("release");
     let mut targets = Vec::new();
     for entry in fs::read_dir(root.join("fuzz_targets"))? {
         let path = entry?.path();
         let name = path.file_stem().context("a target's name")?.to_string_lossy().into_owned();
-        targets.push(Target::new(name, root, work, &release(work)));
+        targets.push(Target::new(name, root, work, &programs));
     }
     targets.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(targets)
 }
 
-/// The processor and system that targets are built for: this one. Named to cargo, so that build scripts and procedural macros have
-/// no counters.
-fn triple() -> String {
-    format!("{}-unknown-linux-gnu", env::consts::ARCH)
-}
-
-fn release(work: &Path) -> PathBuf {
-    work.join(triple()).join("release")
-}
-
-fn build(root: &Path, work: &Path) -> Result<()> {
+/// Compiles the targets. Their dependencies are those of the tests, with the same features, so that they are compiled once.
+fn build(root: &Path, targets: &[Target]) -> Result<()> {
     let mut command = host::cargo();
     command
-        .args(["build", "--release", "--bins", "--target", &triple(), "--target-dir"])
-        .arg(work)
-        .arg("--manifest-path")
-        .arg(root.join("Cargo.toml"))
-        .env("RUSTC_WRAPPER", root.join("rustc.sh"))
+        .args(["build", "--release", "--workspace"])
+        .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
+        .args(targets.iter().flat_map(|target| ["--bin", &target.name]))
+        .env("RUSTC_WORKSPACE_WRAPPER", root.join("rustc.sh"))
         // The kernel programs are the same as those of the tests.
         .env("TRACKER_BPF_TARGET_DIR", host::target_dir()?.join("release/bpf"));
     host::run(&mut command, "building the fuzz targets")

@@ -13,12 +13,6 @@ use crate::{dependencies::dependencies, host, plan::Purpose, setup::setup, struc
 pub(crate) fn lint() -> Result<()> {
     setup(Purpose::Lint)?;
     host::run(host::cargo().args(["fmt", "--all", "--check"]), "cargo fmt --check")?;
-    host::run(
-        host::cargo()
-            .args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])
-            .current_dir(host::workspace()),
-        "cargo fmt --check, of the fuzz targets",
-    )?;
     structure()?;
     dependencies()?;
     host::run(

@@ -27,9 +27,9 @@ impl Purpose {
         !matches!(self, Self::Lint | Self::Fuzz)
     }
 
-    /// Whether fuzz targets are going to be built.
+    /// Whether fuzz targets are going to be built or checked.
     pub(crate) fn fuzzes(self) -> bool {
-        matches!(self, Self::Fuzz | Self::Test | Self::Everything)
+        matches!(self, Self::Fuzz | Self::Test | Self::Lint | Self::Everything)
     }
 
     /// Whether kernels are going to be booted.

@@ -19,6 +19,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     command
         .args(["test", "--release", "--workspace"])
         .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
+        .args(["--exclude", "tracker-fuzz"])
         .args(args);
     if !is_whole {
         return host::become_command(&mut command);

@@ -29,8 +29,8 @@ pub(super) struct Target {
     dictionary: PathBuf,
     /// Inputs that were found here.
     found: PathBuf,
-    /// Inputs that were found by a run that begins from nothing.
-    thrown_away: PathBuf,
+    /// Where a run that repeats others has all its files.
+    repeated: PathBuf,
     /// Inputs that crash it.
     artifacts: PathBuf,
     log: PathBuf,
@@ -79,7 +79,7 @@ impl Target {
             corpus: root.join("corpus").join(&name),
             dictionary: root.join("dictionaries").join(&name),
             found: work.join("corpus").join(&name),
-            thrown_away: work.join("thrown-away").join(&name),
+            repeated: work.join("repeated").join(&name),
             artifacts: work.join("artifacts").join(&name),
             log: work.join("logs").join(&name),
             name,
@@ -91,10 +91,7 @@ impl Target {
         let names = self.log.with_extension("reached");
         self.make_directories()?;
         let said = self.run(
-            Command::new(&self.program)
-                .arg(&self.corpus)
-                .arg("-runs=0")
-                .env("TRACKER_FUZZ_REACHED", &names),
+            self.command().arg(&self.corpus).arg("-runs=0").env("TRACKER_FUZZ_REACHED", &names),
         )?;
         if let Some(crash) = said.crash {
             bail!("{crash}");
@@ -109,31 +106,61 @@ impl Target {
         self.make_directories()?;
         let mut command = match until {
             Until::Seconds(seconds, seed) => {
-                let mut command = Command::new(&self.program);
+                let mut command = self.command();
                 command
                     .args([&self.found, &self.corpus])
                     .arg(format!("-max_total_time={seconds}"))
                     .args(seed.map(|seed| format!("-seed={seed}")));
+                if self.dictionary.exists() {
+                    command.arg(format!("-dict={}", self.dictionary.display()));
+                }
                 command
             }
-            Until::Runs(runs) => {
-                host::remove_all(&self.thrown_away)?;
-                fs::create_dir_all(&self.thrown_away)?;
-                // Comparisons of addresses steer it, too.
-                let mut command = Command::new("setarch");
-                command
-                    .args(["--addr-no-randomize", "--"])
-                    .arg(&self.program)
-                    .args([&self.thrown_away, &self.corpus])
-                    .args(["-seed=1", "-reload=0", &format!("-runs={runs}")]);
-                command
-            }
+            Until::Runs(runs) => self.repeat(runs)?,
         };
-        command.arg("-print_final_stats=1");
-        if self.dictionary.exists() {
-            command.arg(format!("-dict={}", self.dictionary.display()));
+        self.run(command.arg("-print_final_stats=1"))
+    }
+
+    /// So many runs that are the same each time, on each machine. What it compares steers it, addresses too; so all that decides on
+    /// them is the same: names of files, the order of inputs, the environment.
+    fn repeat(&self, runs: u64) -> Result<Command> {
+        let place = &self.repeated;
+        host::remove_all(place)?;
+        for directory in ["corpus", "found"] {
+            fs::create_dir_all(place.join(directory))?;
         }
-        self.run(&mut command)
+        fs::hard_link(&self.program, place.join("target"))
+            .or_else(|_| fs::copy(&self.program, place.join("target")).map(drop))?;
+        let mut inputs = fs::read_dir(&self.corpus)?
+            .map(|entry| Ok(entry?.file_name().into_string().ok().context("a name in UTF-8")?))
+            .collect::<Result<Vec<_>>>()?;
+        inputs.sort();
+        for input in &mut inputs {
+            let path = format!("corpus/{input}");
+            fs::copy(self.corpus.join(&*input), place.join(&path))?;
+            *input = path;
+        }
+        fs::write(place.join("inputs"), inputs.join(","))?;
+        let mut command = Command::new("setarch");
+        command
+            .current_dir(place)
+            .env_clear()
+            .env("TMPDIR", ".")
+            .args(["--addr-no-randomize", "--", "./target", "found", "-seed_inputs=@inputs"])
+            .args(["-seed=1", "-reload=0", &format!("-runs={runs}")]);
+        if self.dictionary.exists() {
+            fs::copy(&self.dictionary, place.join("dictionary"))?;
+            command.arg("-dict=dictionary");
+        }
+        Ok(command)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env("TMPDIR", &self.artifacts)
+            .arg(format!("-artifact_prefix={}/", self.artifacts.display()));
+        command
     }
 
     fn make_directories(&self) -> Result<()> {
@@ -147,7 +174,6 @@ impl Target {
     fn run(&self, command: &mut Command) -> Result<Fuzzed> {
         let log = fs::File::create(&self.log).with_context(|| self.log.display().to_string())?;
         let status = command
-            .arg(format!("-artifact_prefix={}/", self.artifacts.display()))
             .arg(format!("-timeout={TIMEOUT_S}"))
             .arg(format!("-rss_limit_mb={MOST_MB}"))
             .env("RUST_BACKTRACE", "0")
@@ -168,7 +194,8 @@ impl Target {
     /// What to say of a crash: the panic's message, and the input's file.
     fn crash(&self, said: &str, status: &str) -> String {
         let input = said.lines().find_map(|line| line.split_once("Test unit written to "));
-        let input = input.map_or("no input was written", |(_, path)| path);
+        let input = input.map(|(_, path)| self.repeated.join(path).display().to_string());
+        let input = input.unwrap_or_else(|| "no input was written".to_owned());
         let panic: Vec<_> = said
             .lines()
             .skip_while(|line| !line.contains("panicked at") && !line.contains("ERROR: libFuzzer"))

@@ -159,6 +159,7 @@ pub(crate) fn build(selection: &Selection, target: Target) -> Result<Vec<Built>>
     let output = command
         .args(["--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
         .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
+        .args(["--exclude", "tracker-fuzz"])
         .args(selection.programs.iter().flat_map(|program| ["--test", &program.name]))
         .stderr(Stdio::inherit())
         .output()
