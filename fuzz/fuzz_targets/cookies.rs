@@ -181,8 +181,8 @@ fn comes_back(
     let checked = check(keys, &ack, timestamps, now_ns);
     let model = Model { keys };
     assert_eq!(checked, model.check(&ack, timestamps, now_ns));
-    let periods = (now_ns + keys.clock_ns + keys.skew_ns >> PERIOD_SHIFT)
-        - (made_ns + keys.clock_ns >> PERIOD_SHIFT);
+    let periods = ((now_ns + keys.clock_ns + keys.skew_ns) >> PERIOD_SHIFT)
+        - ((made_ns + keys.clock_ns) >> PERIOD_SHIFT);
     match checked {
         Ok((found, again)) => {
             let is_sent = was_sent(keys, &again, echo, now_ns);

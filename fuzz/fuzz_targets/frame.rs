@@ -89,10 +89,11 @@ fn compare(packet: &Packet, tcp: &Tcp) {
         }
         _ => assert_eq!(segment.options, SynOptions::default()),
     }
-    if let Some([1, 1, 8, 10, a, b, c, d, ..]) = tcp.options.as_deref() {
-        if !has_syn && tcp.options.as_ref().is_some_and(|options| options.len() >= 12) {
-            assert!(segment.has_timestamp);
-            assert_eq!(segment.timestamp.0, u32::from_be_bytes([*a, *b, *c, *d]));
-        }
+    if let Some([1, 1, 8, 10, a, b, c, d, ..]) = tcp.options.as_deref()
+        && !has_syn
+        && tcp.options.as_ref().is_some_and(|options| options.len() >= 12)
+    {
+        assert!(segment.has_timestamp);
+        assert_eq!(segment.timestamp.0, u32::from_be_bytes([*a, *b, *c, *d]));
     }
 }

@@ -203,7 +203,7 @@ impl Endpoint {
             _ => {
                 let fin = u8::from(self.fin.is_some());
                 let len = self.snd_nxt.wrapping_sub(self.snd_una) - u32::from(fin);
-                self.send(self.snd_una, ACK | fin * FIN, len);
+                self.send(self.snd_una, ACK | (fin * FIN), len);
             }
         }
     }

@@ -109,7 +109,7 @@ fn ipv4(captured: &[u8], wire_len: usize, start: usize) -> Result<Ip, Why> {
         return Err("NotTcp");
     }
     let fragment = half(header, 6);
-    if fragment % 0x2000 != 0 {
+    if !fragment.is_multiple_of(0x2000) {
         return Err("LaterFragment");
     }
     let address = |at: usize| {

@@ -5,8 +5,8 @@ mod target;
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     sync::{Mutex, PoisonError},
     thread,
 };

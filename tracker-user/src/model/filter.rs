@@ -6,7 +6,7 @@ mod expression;
 mod names;
 mod ports;
 mod prefix;
-mod quotes;
+mod tokens;
 mod words;
 
 use std::fmt;

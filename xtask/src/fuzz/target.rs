@@ -132,7 +132,7 @@ impl Target {
         fs::hard_link(&self.program, place.join("target"))
             .or_else(|_| fs::copy(&self.program, place.join("target")).map(drop))?;
         let mut inputs = fs::read_dir(&self.corpus)?
-            .map(|entry| Ok(entry?.file_name().into_string().ok().context("a name in UTF-8")?))
+            .map(|entry| entry?.file_name().into_string().ok().context("a name in UTF-8"))
             .collect::<Result<Vec<_>>>()?;
         inputs.sort();
         for input in &mut inputs {

@@ -2,12 +2,12 @@
 
 use tracker_common::{state::State, violation::Rule};
 
-use super::{Ports, Prefix, expression::Expression, names, ports, words};
+use super::{Ports, Prefix, expression::Expression, names, ports, tokens};
 use crate::model::nearest::{hint, nearest};
 
 /// Whether a filter may begin with this, be it mistyped; not where it looks like the name of a file.
 pub(super) fn may_begin(text: &str) -> bool {
-    let words = words::split(text);
+    let words = tokens::split(text);
     let Some(first) = words.first() else { return false };
     let lower = first.trim_start_matches("--").to_ascii_lowercase();
     let is_like = || !text.contains(['.', '/']) && nearest(&lower, MAIN).is_some();

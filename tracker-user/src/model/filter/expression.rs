@@ -4,7 +4,7 @@ use std::fmt;
 
 use tracker_common::violation::Rule;
 
-use super::{Ports, Prefix, quotes};
+use super::{Ports, Prefix, tokens};
 use crate::model::{record::Record, scope::Scope};
 
 /// Tests, joined by `and`, `or` and `not`.
@@ -184,7 +184,7 @@ impl fmt::Display for Test {
             }
             Self::State(states) => write!(f, "state {}", states.join(",")),
             Self::Family(family) => write!(f, "family {family}"),
-            Self::Interface(names) => write!(f, "interface {}", quotes::join(names)),
+            Self::Interface(names) => write!(f, "interface {}", tokens::join(names)),
             Self::MinBytes(least) => write!(f, "min-bytes {least}"),
             Self::Broke(rules) => {
                 let names: Vec<_> = rules.iter().map(|rule| rule.name()).collect();

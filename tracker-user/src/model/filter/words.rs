@@ -5,15 +5,13 @@ use super::{
     answer::{MAIN, ambiguous, is_value, only_tcp, unknown},
     ends::{Comparison, Sides, of, of_end, port_beyond},
     expression::{Expression, Side, Test},
-    names, quotes,
+    names,
+    tokens::{self, is_sign, split},
 };
 use crate::model::{flow_violations::rule, nearest::nearest};
 
 /// How deep parentheses and `not` go.
 const DEEPEST: usize = 50;
-
-/// What is a word by itself, or the beginning of one of two letters.
-pub(super) const SIGNS: [char; 8] = ['(', ')', '&', '|', '=', '!', '<', '>'];
 
 /// What is taken for a comparison, in any case.
 const COMPARISONS: [(&[&str], Comparison); 6] = [
@@ -57,7 +55,7 @@ enum Subject {
 /// What is wrong, in a line.
 pub(super) fn read(text: &str) -> Result<Option<Expression>, String> {
     let mut words = split(text);
-    if words.last().is_some_and(|word| quotes::is_open(word)) {
+    if words.last().is_some_and(|word| tokens::is_open(word)) {
         return Err("`\"` without another `\"` after it".to_owned());
     }
     // Trailing, it inverts the whole, as the option does.
@@ -79,44 +77,6 @@ pub(super) fn read(text: &str) -> Result<Option<Expression>, String> {
 /// That no connection passes both tests.
 pub(super) fn contradiction(one: &Test, other: &Test) -> String {
     format!("no connection has both `{one}` and `{other}`; did you mean `{one} or {other}`?")
-}
-
-/// Words, parentheses and signs. Words keep their quotes, so that `"not"` is none of ours.
-pub(super) fn split(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut letters = text.chars().peekable();
-    let mut word = String::new();
-    let mut is_quoted = false;
-    while let Some(letter) = letters.next() {
-        is_quoted ^= letter == quotes::QUOTE;
-        let sign = match letter {
-            _ if is_quoted => {
-                word.push(letter);
-                continue;
-            }
-            '(' | ')' => letter.to_string(),
-            _ if SIGNS.contains(&letter) => {
-                let doubled =
-                    |next: &char| *next == '=' || (*next == letter && "&|".contains(letter));
-                let more = letters.next_if(doubled);
-                [Some(letter), more].into_iter().flatten().collect()
-            }
-            _ if letter.is_whitespace() => String::new(),
-            _ => {
-                word.push(letter);
-                continue;
-            }
-        };
-        let done = std::mem::take(&mut word);
-        words.extend([done, sign].into_iter().filter(|word| !word.is_empty()));
-    }
-    words.extend((!word.is_empty()).then_some(word));
-    words
-}
-
-/// Whether a word is a parenthesis or a sign.
-fn is_sign(word: &str) -> bool {
-    word.starts_with(SIGNS)
 }
 
 struct Reader {
@@ -365,7 +325,7 @@ impl Reader {
                 "tcp" | "6" => return Ok(Expression::All(Vec::new())),
                 _ => return Err(only_tcp(value)),
             },
-            Subject::Interface => Test::Interface(quotes::list(value)),
+            Subject::Interface => Test::Interface(tokens::list(value)),
             Subject::MinBytes => Test::MinBytes(names::bytes(value)?),
             Subject::Violation => Test::Broke(list().map(rule).collect::<Result<_, _>>()?),
         };
