@@ -22,7 +22,7 @@ use crate::{
     elsewhere::is_counted_elsewhere,
     event::{Event, Kind},
     flow::{Flow, HalfOpen},
-    forget::Forget,
+    forget::VerifierBarrier,
     judge::{Situation, Verdict},
     key::FlowKey,
     limit::Repeated,
@@ -33,8 +33,8 @@ use crate::{
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
     track::{
-        Inserted, Parts, Report, Surroundings, bad_header_len, in_order, judge_on, prepare, settle,
-        track_confirmed, track_half_open, track_illegal, write, write_offers,
+        Environment, Inserted, Report, VerifiedSteps, bad_header_len, in_order, judge_on, prepare,
+        settle, track_confirmed, track_half_open, track_illegal, write, write_offers,
     },
     violation::{Breach, Marks, Rule, Rules},
 };
@@ -48,7 +48,7 @@ pub struct Captured<'a> {
     pub wire_len: usize,
 }
 
-impl Forget for Captured<'_> {}
+impl VerifierBarrier for Captured<'_> {}
 
 impl Bytes for Captured<'_> {
     fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T> {
@@ -200,7 +200,7 @@ impl Host {
                 return self.done(hook, Fate::Tracked);
             }
         }
-        self.soil_scratch();
+        self.poison_scratch();
         let this = &*self;
         let confirmed = this.confirmed(&packet.key);
         let step = |fate| {
@@ -226,7 +226,7 @@ impl Host {
     }
 
     /// In the kernel, what a new flow is built in holds an earlier one.
-    fn soil_scratch(&mut self) {
+    fn poison_scratch(&mut self) {
         if let Ok(scratch) = HalfOpen::read_from_bytes(&[0xa5; size_of::<HalfOpen>()]) {
             self.scratch = scratch;
         }
@@ -323,9 +323,9 @@ impl Tables for Host {
     }
 }
 
-impl Forget for Host {}
+impl VerifierBarrier for Host {}
 
-impl Parts for Host {
+impl VerifiedSteps for Host {
     type Verdict = Verdict;
 
     fn judge(&self, flow: &Flow, packet: &Packet, situation: &Situation) -> Verdict {
@@ -348,7 +348,7 @@ impl Parts for Host {
     }
 }
 
-impl Surroundings for Host {
+impl Environment for Host {
     fn slot(&self) -> u32 {
         self.interface.slot
     }

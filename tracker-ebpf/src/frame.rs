@@ -9,15 +9,15 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use tracker_common::{
-    forget::{Forget, opaque},
+    forget::{VerifierBarrier, opaque},
     packet::Bytes,
     segment::SynOptions,
 };
 use zerocopy::{FromBytes, Unaligned};
 
 use crate::{
+    kernel::forget_in,
     maps::{self, Scratch},
-    surroundings::forget_in,
 };
 
 /// No header begins further on: the verifier wants a bound, and the longest chain that the parser follows is shorter.
@@ -185,7 +185,7 @@ macro_rules! bytes {
             }
         }
 
-        impl Forget for $frame {
+        impl VerifierBarrier for $frame {
             #[inline(always)]
             fn forget<T: Copy>(&self, value: T) -> T {
                 forget_in(self.scratch, value)

@@ -7,13 +7,13 @@
 
 mod arriving;
 mod frame;
+mod kernel;
 mod maps;
-mod parts;
 mod protect;
 mod reports;
-mod surroundings;
 mod sweep;
 mod table;
+mod verified_steps;
 
 use core::ptr;
 
@@ -39,13 +39,13 @@ use tracker_common::{
 use crate::{
     arriving::{Arriving, count_further},
     frame::SkbFrame,
+    kernel::Kernel,
     maps::{LastTick, Scratch, count_packet, interface, is_traced},
     protect::{
         answered_ns, guard, guarded, hand_over, protection, tracker_is_answer, tracker_note_reset,
         tracker_put_back, tracker_put_syn, tracker_put_syn_ack,
     },
     reports::deliver,
-    surroundings::Kernel,
 };
 
 /// Arriving packets. Every one is passed on, but what SYN cookies answer or refuse.
@@ -247,13 +247,13 @@ fn predicted(confirmed: *const Flow, hook: Hook) -> u32 {
 fn fate(scratch: *mut Scratch, confirmed: *const Flow, hook: Hook, now_ns: u64) -> u32 {
     let delivered = |fate| {
         deliver(scratch);
-        (fate != NOT_HERE).then_some(fate)
+        (fate != NO_FATE).then_some(fate)
     };
     in_order(
         || delivered(tracker_illegal(hook as u32, now_ns)),
         || {
             let fate = if confirmed.is_null() {
-                NOT_HERE
+                NO_FATE
             } else {
                 tracker_confirmed(confirmed, hook as u32, now_ns)
             };
@@ -392,11 +392,11 @@ fn here(hook: Hook) -> Owner {
     Owner::new(interface().slot, hook)
 }
 
-/// [`track_illegal`] on the packet in [`Scratch`]; [`NOT_HERE`] for none.
+/// [`track_illegal`] on the packet in [`Scratch`]; [`NO_FATE`] for none.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn tracker_illegal(hook: u32, now_ns: u64) -> u32 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_FATE };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     code(track_illegal(&Kernel::new(scratch), packet, hook_of(hook), now_ns))
@@ -407,8 +407,8 @@ extern "C" fn tracker_illegal(hook: u32, now_ns: u64) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn tracker_confirmed(flow: *const Flow, hook: u32, now_ns: u64) -> u32 {
     // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NOT_HERE };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_FATE };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_FATE };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     code(track_confirmed(&Kernel::new(scratch), flow, packet, hook_of(hook), now_ns))
@@ -444,7 +444,7 @@ extern "C" fn tracker_half_open(
 ) -> u32 {
     // SAFETY: a record, or null.
     let half_open = unsafe { half_open.as_ref() };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_FATE };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
     let place = Place::from_code(place);
@@ -463,21 +463,21 @@ extern "C" fn tracker_settle(
 ) -> u32 {
     // SAFETY: a record, or null.
     let half_open = unsafe { half_open.as_ref() };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NOT_HERE };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_FATE };
     // SAFETY: as above.
     let packet = unsafe { &(*scratch).parsed.packet };
     let (place, had_confirmed) = (Place::from_code(place), had_confirmed != 0);
     let kernel = Kernel::new(scratch);
     settle(&kernel, half_open, place, had_confirmed, packet, hook_of(hook), now_ns);
-    NOT_HERE
+    NO_FATE
 }
 
 /// In place of a [`Fate`].
-const NOT_HERE: u32 = 0xff;
+const NO_FATE: u32 = 0xff;
 
 #[inline(always)]
 fn code(fate: Option<Fate>) -> u32 {
-    fate.map_or(NOT_HERE, |fate| fate as u32)
+    fate.map_or(NO_FATE, |fate| fate as u32)
 }
 
 #[inline(always)]

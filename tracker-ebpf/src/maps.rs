@@ -23,7 +23,7 @@ use tracker_common::{
     walk::Walk,
 };
 
-use crate::{parts::PartsState, protect::Guarding, reports::Reports};
+use crate::{protect::Guarding, reports::Reports, verified_steps::PartsState};
 
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]

@@ -14,8 +14,8 @@ use tracker_common::{
 };
 
 use crate::{
+    kernel::Kernel,
     maps::{self, WALK},
-    surroundings::Kernel,
 };
 
 /// `struct bpf_iter__bpf_map_elem` (kernel/bpf/map_iter.c).

@@ -1,7 +1,7 @@
 //! Help for the kernel's verifier, which follows every path to every combination of values that a program can hold.
 
 /// Something through which values can be passed to lose their history.
-pub trait Forget {
+pub trait VerifierBarrier {
     /// `value`, with all that is known about how it came about forgotten: the verifier goes on from here once, however
     /// many paths lead here. On the host this is the identity.
     #[inline(always)]
@@ -10,7 +10,7 @@ pub trait Forget {
     }
 }
 
-impl Forget for [u8] {}
+impl VerifierBarrier for [u8] {}
 
 /// Loses what the compiler knows of a number, so that it keeps the comparison or the mask that follows. It needs none; older
 /// verifiers do, because they do not know what it knows.

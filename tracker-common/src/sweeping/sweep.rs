@@ -6,7 +6,7 @@ use crate::{
     flow::{Facts, Flow, HalfOpen, Life, fact, flow_flag},
     key::{End, FlowKey},
     state::{State, is_open, is_reset, state},
-    track::Surroundings,
+    track::Environment,
     violation::Rule,
 };
 
@@ -113,7 +113,7 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
 
 /// [`remove`], and counts what became of it.
 #[inline(always)]
-pub fn remove_and_count<S: Surroundings>(s: &S, removal: &mut Removal) -> Outcome {
+pub fn remove_and_count<S: Environment>(s: &S, removal: &mut Removal) -> Outcome {
     let outcome = remove(s, removal);
     if outcome as u32 != Outcome::Removed as u32 {
         s.tally(Tally::RemovalsRefused);

@@ -9,14 +9,14 @@ use zerocopy::{
 };
 
 use crate::{
-    forget::Forget,
+    forget::VerifierBarrier,
     key::{Address, End, FlowKey, Words, mapped},
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
 };
 
 /// Where a frame's bytes come from.
-pub trait Bytes: Forget {
+pub trait Bytes: VerifierBarrier {
     /// The header `T` at `at` bytes from the start, or `None` where the frame ends before it does.
     fn read<T: FromBytes + Unaligned>(&self, at: usize) -> Option<T>;
 

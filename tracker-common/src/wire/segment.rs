@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{forget::Forget, seq::Seq};
+use crate::{forget::VerifierBarrier, seq::Seq};
 
 /// The nine flag bits of a TCP header: the low byte of byte 13, and AE in bit 8 (RFC 9293, RFC 3168, RFC 9768).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -132,7 +132,7 @@ impl SynOptions {
     /// Reads the options of a SYN segment: the first `len` bytes of `bytes`.
     #[inline(always)]
     #[must_use]
-    pub fn parse<F: Forget + ?Sized>(bytes: &[u8; 64], len: usize, forget: &F) -> Self {
+    pub fn parse<F: VerifierBarrier + ?Sized>(bytes: &[u8; 64], len: usize, forget: &F) -> Self {
         let mut options = Self::default();
         let mut at = 0;
         // An option takes at least one byte. The masks tell the verifier what the comparisons already say.

@@ -19,7 +19,7 @@ use tracker_common::{
     segment::{Flags, SynOptions},
     seq::Seq,
     state::State,
-    track::{Parts, Report, Surroundings},
+    track::{Environment, Report, VerifiedSteps},
     violation::{Breach, Marks, Rule},
 };
 
@@ -32,10 +32,9 @@ use super::{
 };
 use crate::{
     arriving::Arriving,
+    kernel::Kernel,
     maps::{self, Scratch},
-    reports,
-    surroundings::Kernel,
-    table,
+    reports, table,
 };
 
 /// What becomes of a segment.

@@ -5,8 +5,8 @@ use tracker_common::{forget::opaque, handshake, protect::feature, segment::SynOp
 use super::Guarding;
 use crate::{
     arriving::Arriving,
+    kernel::Kernel,
     maps::{self, Scratch},
-    surroundings::Kernel,
     table,
 };
 

@@ -1,14 +1,14 @@
-//! The kernel's maps and clock as [`Surroundings`].
+//! The kernel's maps and clock as [`Environment`].
 
 use tracker_common::{
     config::InterfaceConfig,
     counters::Hook,
     flow::{Flow, HalfOpen},
-    forget::Forget,
+    forget::VerifierBarrier,
     key::FlowKey,
     report::{MOST_MARKS, wanted},
     sweep::Tables,
-    track::{Inserted, Report, Surroundings},
+    track::{Environment, Inserted, Report},
     violation::{Marks, Rule},
 };
 
@@ -51,7 +51,7 @@ impl Tables for Kernel {
     }
 }
 
-impl Surroundings for Kernel {
+impl Environment for Kernel {
     #[inline(always)]
     fn slot(&self) -> u32 {
         self.interface.slot
@@ -118,7 +118,7 @@ impl Surroundings for Kernel {
     }
 }
 
-impl Forget for Kernel {
+impl VerifierBarrier for Kernel {
     #[inline(always)]
     fn forget<T: Copy>(&self, value: T) -> T {
         forget_in(self.scratch, value)

@@ -10,14 +10,14 @@ use tracker_common::{
     state::State,
     sweep::states,
     track::{
-        self, Parts, Seen, Step, advance_on, agree_on, belongs, choose, conclude, judge_others_on,
-        judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers, publish,
-        situation, write, write_offers,
+        self, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs, choose, conclude,
+        judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers,
+        publish, situation, write, write_offers,
     },
     violation::{Breach, Marks},
 };
 
-use crate::{hook_of, maps, surroundings::Kernel};
+use crate::{hook_of, kernel::Kernel, maps};
 
 /// What one part tells the next: values as they lie in memory, because the kernel's type format has no words for an
 /// `Option`.
@@ -84,7 +84,7 @@ impl track::Outcome for Outcome {
     }
 }
 
-impl Parts for Kernel {
+impl VerifiedSteps for Kernel {
     type Verdict = Outcome;
 
     #[inline(always)]
@@ -152,14 +152,22 @@ impl Parts for Kernel {
     }
 
     #[inline(always)]
-    fn conclude(&self, flow: &Flow, seen: &Seen) -> Step {
+    fn conclude(&self, flow: &Flow, seen: &SegmentEffect) -> Step {
         put(&mut self.parts().seen, *seen);
         tracker_conclude(flow);
         *get(&self.parts().step)
     }
 
     #[inline(always)]
-    fn publish(&self, flow: &Flow, _: &Packet, hook: Hook, now_ns: u64, seen: &Seen, step: Step) {
+    fn publish(
+        &self,
+        flow: &Flow,
+        _: &Packet,
+        hook: Hook,
+        now_ns: u64,
+        seen: &SegmentEffect,
+        step: Step,
+    ) {
         put(&mut self.parts().seen, *seen);
         put(&mut self.parts().step, step);
         tracker_publish(flow, hook as u32, now_ns);
@@ -391,7 +399,7 @@ extern "C" fn tracker_conclude(flow: *const Flow) -> u32 {
     let kernel = Kernel::new(scratch);
     // SAFETY: this CPU's own element.
     let parts = unsafe { &mut (*scratch).parts };
-    let seen: &Seen = get(&parts.seen);
+    let seen: &SegmentEffect = get(&parts.seen);
     put(&mut parts.step, conclude(&kernel, flow, seen));
     0
 }

@@ -1,0 +1,151 @@
+//! One direction's part of the record.
+
+use super::facts::{Facts, Opening, fact};
+use crate::{
+    cell::{U16, U32, U64},
+    segment::{Flags, Segment},
+    seq::Seq,
+};
+
+/// One end's half of a record. Fields as in [`Facts`].
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
+pub struct Half {
+    /// Packets that this end sent.
+    pub packets: U64,
+    /// Their bytes, IP headers included.
+    pub bytes: U64,
+    isn: U32,
+    end: U32,
+    ack: U32,
+    edge: U32,
+    fin: U32,
+    ts: U32,
+    flags: U32,
+    /// The window field of its last segment, not scaled.
+    pub window: U16,
+    /// MSS that its SYN offered; 0 where none was.
+    pub mss: U16,
+    refused_end: U32,
+    refused_ack: U32,
+}
+
+impl Half {
+    /// The facts as they stand.
+    #[inline(always)]
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts {
+            isn: Seq(self.isn.get()),
+            end: Seq(self.end.get()),
+            ack: Seq(self.ack.get()),
+            edge: Seq(self.edge.get()),
+            fin: Seq(self.fin.get()),
+            ts: Seq(self.ts.get()),
+            refused_end: Seq(self.refused_end.get()),
+            refused_ack: Seq(self.refused_ack.get()),
+            window: u32::from(self.window.get()),
+            flags: self.flags.get(),
+        }
+    }
+
+    /// As [`Half::grow`], for what a segment of this end says: where other CPUs are at work on segments of the same end
+    /// ([`Segment::shared`]), what they have stored meanwhile stays, as far as it goes further.
+    #[inline(always)]
+    pub fn grow_on(&self, segment: &Segment, before: &Facts, now: &Facts) {
+        // Numbers mean something only with the bits that say so.
+        let hold = before.has(fact::ACK | fact::EDGE | fact::MOVED_ON) && before.isn == now.isn;
+        if !segment.shared || !hold || segment.has(Flags::SYN) || segment.has(Flags::RST) {
+            self.grow(before, now);
+            return;
+        }
+        advance(&self.end, now.end);
+        advance(&self.ack, now.ack);
+        advance(&self.edge, now.edge);
+        let (end, ack, edge) = (now.end, now.ack, now.edge);
+        self.grow(&Facts { end, ack, edge, ..*before }, now);
+    }
+
+    /// Stores what is new in `now` against `before`. Numbers first, then the bits that say they hold; the bits by an
+    /// atomic OR, so that none is lost where a network card spreads one direction over CPUs. Bits that go (few ever do)
+    /// are cleared by an atomic AND.
+    #[inline(always)]
+    pub fn grow(&self, before: &Facts, now: &Facts) {
+        store(&self.isn, before.isn, now.isn);
+        store(&self.end, before.end, now.end);
+        store(&self.ack, before.ack, now.ack);
+        store(&self.edge, before.edge, now.edge);
+        store(&self.fin, before.fin, now.fin);
+        store(&self.ts, before.ts, now.ts);
+        store(&self.refused_end, before.refused_end, now.refused_end);
+        store(&self.refused_ack, before.refused_ack, now.refused_ack);
+        if before.flags != now.flags {
+            self.flags.or(now.flags & !before.flags);
+            let gone = before.flags & !now.flags;
+            if gone != 0 {
+                self.flags.and(!gone);
+            }
+        }
+    }
+
+    /// Sets bits of [`fact`] that no number goes with.
+    #[inline(always)]
+    pub fn mark(&self, bits: u32) {
+        self.flags.or(bits);
+    }
+
+    /// Counts a packet of this end, or the packets that it stands for.
+    #[inline(always)]
+    pub fn count(&self, segment: &Segment) {
+        self.packets.add(1 + u64::from(segment.further));
+        self.bytes.add(segment.wire_len());
+        self.window.set(segment.window);
+    }
+
+    /// Another SYN, or SYN,ACK, of this end is the one that counts (H8, H16): it replaces all that was known of its
+    /// numbers. Called from the peer's direction, where both ends agree on it.
+    #[inline(always)]
+    pub fn choose(&self, opening: &Opening, answers: bool) {
+        let before = self.facts();
+        let mut facts = opening.facts(answers);
+        facts.flags |= before.flags & fact::KEPT;
+        self.grow(&before, &facts);
+        self.mss.set(opening.options.mss);
+    }
+
+    #[inline(always)]
+    pub(super) fn clear(&self) {
+        for cell in [&self.isn, &self.end, &self.ack, &self.edge, &self.fin, &self.ts, &self.flags]
+        {
+            cell.set(0);
+        }
+        self.packets.set(0);
+        self.bytes.set(0);
+        self.window.set(0);
+        self.mss.set(0);
+        self.refused_end.set(0);
+        self.refused_ack.set(0);
+    }
+}
+
+/// Stores `now` where it is later than what is there. Given up where others store all the time, who are later then.
+#[inline(always)]
+fn advance(cell: &U32, now: Seq) {
+    for _ in 0..3 {
+        let there = cell.get();
+        if !now.after(Seq(there)) || cell.compare_exchange(there, now.0) {
+            return;
+        }
+    }
+}
+
+#[inline(always)]
+fn store(cell: &U32, before: Seq, now: Seq) {
+    if before != now {
+        cell.set(now.0);
+    }
+}

@@ -1,0 +1,137 @@
+//! Where a packet's flow is: found, prepared for the packet, and looked up again where it makes a tombstone.
+
+use super::{
+    conclude::is_confirmed,
+    environment::Environment,
+    half_open::{begin, confirm},
+    observe::is,
+    successor::{is_replaced_by, note_reuse, report_reopened},
+};
+use crate::{
+    counters::Hook,
+    elsewhere::is_counted_elsewhere,
+    flow::{Flow, HalfOpen, fact},
+    owner::Owner,
+    packet::Packet,
+    segment::Flags,
+    state::State,
+    violation::Rule,
+};
+
+/// Where a packet that belongs to no confirmed flow goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Place {
+    /// To the half-open flow that there is.
+    Existing = 0,
+    /// To a new one, which was begun in [`Environment::scratch`].
+    New = 1,
+    /// To a new one that takes the place of the one there is.
+    Replacing = 2,
+    /// Nowhere: an RST begins no flow.
+    NoFlow = 3,
+    /// Nowhere: there is no memory.
+    NoMemory = 4,
+    /// Nowhere: it is counted at another hook.
+    Elsewhere = 5,
+}
+
+impl Place {
+    /// The place with this code.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Existing,
+            1 => Self::New,
+            2 => Self::Replacing,
+            3 => Self::NoFlow,
+            5 => Self::Elsewhere,
+            _ => Self::NoMemory,
+        }
+    }
+}
+
+/// What comes before [`super::track_half_open`]: sees whether the packet belongs to the flow that was `found` among the half-open
+/// ones, or begins another. `confirmed` is what the other table has on its key.
+#[inline(always)]
+pub fn prepare<S: Environment>(
+    s: &S,
+    confirmed: Option<&Flow>,
+    found: Option<&HalfOpen>,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) -> Place {
+    let existing = found.filter(|half_open| !half_open.flow.is_dead());
+    let here = Owner::new(s.slot(), hook);
+    if let Some(half_open) = existing
+        && is_counted_elsewhere(&half_open.flow, false, packet, here)
+    {
+        return Place::Elsewhere;
+    }
+    let old = match existing {
+        Some(existing) if !is_replaced_by(s, &existing.flow, packet) => return Place::Existing,
+        existing => existing.map(|existing| &existing.flow),
+    };
+    if packet.segment.has(Flags::RST) {
+        s.count_breach(Rule::RstNoSession, hook);
+        return Place::NoFlow;
+    }
+    let Some(scratch) = s.scratch() else { return Place::NoMemory };
+    if let Some(old) = old {
+        note_reuse(s, old, hook);
+        report_reopened(s, old, packet, hook, now_ns);
+    }
+    begin(scratch, packet, here, now_ns, old.or(confirmed));
+    if old.is_some() { Place::Replacing } else { Place::New }
+}
+
+/// What comes after [`super::track_half_open`], with what it was given: what the packet has made of its flow's place, and of the
+/// flow before it on the key, if there was one.
+#[inline(always)]
+pub fn settle<S: Environment>(
+    s: &S,
+    found: Option<&HalfOpen>,
+    place: Place,
+    had_confirmed: bool,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: u64,
+) {
+    let segment = &packet.segment;
+    // A SYN alone settles nothing.
+    if !segment.has(Flags::ACK) {
+        return;
+    }
+    let half_open = if matches!(place, Place::Existing) { found } else { s.scratch() };
+    let Some(half_open) = half_open else { return };
+    let flow = &half_open.flow;
+    let [low, high] = s.states(flow);
+    if flow.is_dead() || (is(low, State::Closed) && is(high, State::Closed)) {
+        return;
+    }
+    let answered = segment.has(Flags::SYN) && flow.half(packet.from).facts().has(fact::SYN_ACK);
+    let confirmed = s.forget(is_confirmed(flow));
+    if !answered && !confirmed {
+        return;
+    }
+    // Looked up again: whom the next lines bury must not have been removed since the first look, and its memory taken by
+    // another flow. Where there was none then, and there is one now, the other direction's CPU has confirmed this flow.
+    let old = if had_confirmed { s.confirmed(&packet.key) } else { None };
+    if let Some(old) = old {
+        let [low, high] = s.states(old);
+        let is_over = |state| is(state, State::TimeWait) || is(state, State::Closed);
+        // Both ends have come to another connection. Entombed first, so that the agent, which may be about to remove it,
+        // and this CPU cannot both have it.
+        if !(confirmed || (is_over(low) && is_over(high))) || !old.entomb(old.life()) {
+            return;
+        }
+        report_reopened(s, old, packet, hook, now_ns);
+    }
+    if confirmed {
+        confirm(s, half_open, packet, old.is_some());
+    } else if old.is_some() {
+        s.delete_confirmed(&packet.key);
+    }
+}
