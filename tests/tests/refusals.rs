@@ -7,7 +7,8 @@ use nix::sys::utsname::uname;
 use object::{Object, ObjectSection, ObjectSymbol};
 use tracker_user::{
     agent::trial_load::TrialLoad,
-    kernel::{link_kind::LinkKind, object as programs, refusal::Refusal},
+    kernel::{link_kind::LinkKind, object as programs},
+    model::refusal::Refusal,
 };
 
 /// The production object, but for the first instruction of one program: it reads beyond the context that the kernel hands it.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::kernel::refusal::Refusal;
+use crate::model::refusal::Refusal;
 
 /// How long a condition must not have been seen to be over.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub fn is_shortage(error: &anyhow::Error) -> bool {
             .downcast_ref::<io::Error>()
             .and_then(io::Error::raw_os_error)
             .or_else(|| cause.downcast_ref::<nix::errno::Errno>().map(|error| *error as i32))
-            .or_else(|| cause.downcast_ref::<Refusal>().and_then(Refusal::number));
+            .or_else(|| cause.downcast_ref::<Refusal>().and_then(|refusal| refusal.number));
         number.is_some_and(|number| SHORTAGES.contains(&number))
     })
 }
@@ -89,6 +89,7 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+    use crate::kernel::refusal;
 
     #[test]
     fn it_is_said_once_when_it_begins_and_once_when_it_is_over() {
@@ -113,7 +114,7 @@ mod tests {
         assert!(other.is_err_and(|error| is_shortage(&error)));
         let refused = |number| {
             let io_error = io::Error::from_raw_os_error(number);
-            Refusal::new("tracker_egress", &aya::programs::ProgramError::IOError(io_error))
+            refusal::of_program("tracker_egress", &aya::programs::ProgramError::IOError(io_error))
         };
         let shortage = anyhow::Error::from(refused(libc::ENOMEM)).context("attaching");
         assert!(is_shortage(&shortage) && !is_shortage(&refused(libc::EINVAL).into()));

@@ -36,8 +36,7 @@ use crate::{
     kernel::{
         batch::{read_array, write_array},
         load::{Sizes, load, program},
-        object,
-        refusal::Refusal,
+        object, refusal,
         tables::{Tables, take_map},
     },
     model::{clock::monotonic_ns, event::Event, flood_detection::FloodDetector, record::View},
@@ -362,10 +361,10 @@ pub fn removal(key: &FlowKey, flow: &Flow, tier: Tier, timeouts: &Timeouts) -> R
 ///
 /// # Errors
 ///
-/// What the kernel says; [`Refusal`] where its verifier refuses.
+/// What the kernel says; [`Refusal`](crate::model::refusal::Refusal) where its verifier refuses.
 pub(crate) fn load_sweep(ebpf: &mut Ebpf) -> Result<()> {
     let sweep: &mut SchedClassifier = program(ebpf, SWEEP)?;
-    Ok(sweep.load().map_err(|error| Refusal::new(SWEEP, &error))?)
+    Ok(sweep.load().map_err(|error| refusal::of_program(SWEEP, &error))?)
 }
 
 /// Loads what a [`Sweeper`] loads, and binds it to the object's own tables.

@@ -53,7 +53,7 @@ impl TrialLoad {
     ///
     /// # Errors
     ///
-    /// What the kernel says; [`crate::kernel::refusal::Refusal`] where it refuses a program.
+    /// What the kernel says; [`crate::model::refusal::Refusal`] where it refuses a program.
     pub fn interface(&self, kind: LinkKind, prepared: Option<Prepared>) -> Result<Vec<Accepted>> {
         let prepared = prepared.unwrap_or_default();
         let patched = prepared

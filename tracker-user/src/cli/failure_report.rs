@@ -12,8 +12,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Cli, capture::Broken, flows},
-    kernel::refusal::Refusal,
-    model::{failure::Failure, format::Format},
+    model::{failure::Failure, format::Format, refusal::Refusal},
 };
 
 /// What a command that fails writes to stderr, in a line of its own.
@@ -116,6 +115,7 @@ mod tests {
     use aya::programs::ProgramError;
 
     use super::*;
+    use crate::kernel::refusal;
 
     fn form_of(line: &[&str]) -> Format {
         form(&line.iter().map(OsString::from).collect::<Vec<_>>())
@@ -147,7 +147,7 @@ mod tests {
             io_error: io::Error::from_raw_os_error(libc::EACCES),
             verifier_log: aya_obj::VerifierLog::new(String::new()),
         };
-        let refused = Refusal::new("tracker_ingress", &refused);
+        let refused = refusal::of_program("tracker_ingress", &refused);
         let refused: anyhow::Result<()> = Err(refused).context("attaching");
         assert_eq!(refused.map_err(|error| kind(&error)), Err("refused_by_verifier"));
         let usage = Cli::command().try_get_matches_from(["tracker", "--nonsense"]);

@@ -13,10 +13,7 @@ use tracker_common::{
 };
 use zerocopy::IntoBytes;
 
-use crate::kernel::{
-    kernel_side::slots::Purpose,
-    refusal::{self, Refusal},
-};
+use crate::kernel::{kernel_side::slots::Purpose, refusal};
 
 /// The program that sees arriving packets.
 pub const INGRESS: &str = "tracker_ingress";
@@ -121,10 +118,10 @@ pub(crate) fn load_with<'a>(
 ///
 /// # Errors
 ///
-/// What the kernel says; [`Refusal`] where its verifier refuses.
+/// What the kernel says; [`Refusal`](crate::model::refusal::Refusal) where its verifier refuses.
 pub(crate) fn load_classifier(ebpf: &mut Ebpf, purpose: Purpose) -> Result<&mut SchedClassifier> {
     let classifier: &mut SchedClassifier = program(ebpf, purpose.program())?;
-    classifier.load().map_err(|error| Refusal::new(purpose.program(), &error))?;
+    classifier.load().map_err(|error| refusal::of_program(purpose.program(), &error))?;
     Ok(classifier)
 }
 
@@ -135,7 +132,7 @@ pub(crate) fn load_classifier(ebpf: &mut Ebpf, purpose: Purpose) -> Result<&mut 
 /// As [`load_classifier`].
 pub(crate) fn load_ingress(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     let ingress: &mut Xdp = program(ebpf, INGRESS)?;
-    ingress.load().map_err(|error| Refusal::new(INGRESS, &error))?;
+    ingress.load().map_err(|error| refusal::of_program(INGRESS, &error))?;
     Ok(ingress)
 }
 

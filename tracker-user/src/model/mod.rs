@@ -13,6 +13,7 @@ pub mod format;
 pub mod listener;
 pub mod nearest;
 pub mod record;
+pub mod refusal;
 pub mod report_selection;
 pub mod rule_lookup;
 pub mod scope;

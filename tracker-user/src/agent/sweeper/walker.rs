@@ -16,7 +16,7 @@ use aya::{
 use tracker_common::walk::{Found, Walk};
 use zerocopy::FromBytes;
 
-use crate::kernel::{bpf::descriptor, load::program, refusal::Refusal, tables::take_map};
+use crate::kernel::{bpf::descriptor, load::program, refusal, tables::take_map};
 
 const PROGRAM: &str = "tracker_walk";
 
@@ -42,7 +42,7 @@ impl Walker {
         let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
         let order = Map::Array(take_map(ebpf, "WALK")?).try_into()?;
         let program: &mut Iter = program(ebpf, PROGRAM)?;
-        program.load("bpf_map_elem", &btf).map_err(|error| Refusal::new(PROGRAM, &error))?;
+        program.load("bpf_map_elem", &btf).map_err(|error| refusal::of_program(PROGRAM, &error))?;
         let link = bind(program.fd()?.as_fd(), flows)
             .with_context(|| format!("binding {PROGRAM} to the confirmed flows"))?;
         Ok(Self { link, order, found: vec![0; CHUNK] })

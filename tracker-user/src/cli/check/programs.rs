@@ -5,7 +5,8 @@ use anyhow::Result;
 use super::{Finding, Verdict};
 use crate::{
     agent::trial_load::{Accepted, TrialLoad},
-    kernel::{link_kind::LinkKind, object, protection::Prepared, refusal::Refusal},
+    kernel::{link_kind::LinkKind, object, protection::Prepared},
+    model::refusal::Refusal,
 };
 
 /// A finding a group of programs that are loaded together, for the kinds of these interfaces; with what protects listeners,
