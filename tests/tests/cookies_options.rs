@@ -131,7 +131,7 @@ fn listeners_as_ss_shows_them() -> Result<()> {
         listen(&pair.host, (v4, 8080).into(), Protocol::MPTCP, None)?,
         listen(&pair.host, (v6, 8080).into(), Protocol::MPTCP, Some(20_000))?,
     ];
-    let found = pair.host.enter(listening)?;
+    let found = pair.host.enter(|| Ok(listening()?))?;
     let shown = pair.host.run("ss", &["-H", "-t", "-l", "-n", "-m", "-i", "-e", "-O"])?;
     assert_eq!(shown.lines().count(), sockets.len(), "{shown}");
     for line in shown.lines() {
@@ -414,8 +414,9 @@ fn keys_are_kept_and_rotated_and_nobodys_business() -> Result<()> {
     let pins = bpffs.path();
     let _ebpf = load(object::PLAIN, &pins, &SIZES, InterfaceConfig::default())?;
     std::fs::set_permissions(pins.join("KEYS"), std::fs::Permissions::from_mode(0o644))?;
-    let keeper =
-        |now_ns| -> Result<Keeper> { Keeper::new(KeyMap::from_pins(&pins)?, ROTATION_NS, now_ns) };
+    let keeper = |now_ns| -> Result<Keeper> {
+        Ok(Keeper::new(KeyMap::from_pins(&pins)?, ROTATION_NS, now_ns)?)
+    };
     let keys = || -> Result<Keys> { Ok(zerocopy::transmute!(**KeyMap::from_pins(&pins)?.get()?)) };
 
     drop(keeper(START_NS)?);

@@ -461,7 +461,7 @@ fn bytes_reported(bench: &Bench) -> Result<u64> {
 }
 
 fn live_config(bench: &Bench) -> Result<LiveConfig> {
-    Tables::from_pins(&pins(bench.agent.name()))?.live_config()
+    Ok(Tables::from_pins(&pins(bench.agent.name()))?.live_config()?)
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::utsname::uname;
 use object::{Object, ObjectSection, ObjectSymbol};
 use tracker_user::{
     agent::trial_load::TrialLoad,
     kernel::{link_kind::LinkKind, object as programs},
-    model::refusal::Refusal,
+    model::{failure::Failure, refusal::Refusal},
 };
 
 /// The production object, but for the first instruction of one program: it reads beyond the context that the kernel hands it.
@@ -27,10 +27,10 @@ fn broken(program: &str) -> Result<Vec<u8>> {
 
 fn refusal(trial: &TrialLoad) -> Result<Refusal> {
     let error = trial.interface(LinkKind::Ethernet, None).err().context("it was accepted")?;
-    Ok(error
-        .downcast_ref::<Refusal>()
-        .with_context(|| format!("another error: {error:#}"))?
-        .clone())
+    match error.failure() {
+        Failure::Refused(refusal) => Ok(refusal.clone()),
+        _ => bail!("another error: {error:#}"),
+    }
 }
 
 #[test]

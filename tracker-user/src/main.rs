@@ -27,7 +27,7 @@ use tracker_user::{
         delete, detach, events, explain, failure_report, flows, generate, hint, keys, replay,
         stats, top, trace, violations, violations_page,
     },
-    model::format::Format,
+    model::{error, format::Format},
 };
 
 /// How long an agent that ends waits for what it has said to be written.
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn run_agent(cli: &Cli, form: Format) -> ExitCode {
     let writers = match Writers::start() {
         Ok(writers) => writers,
-        Err(error) => return ExitCode::from(failure_report::say(&error, form)),
+        Err(error) => return ExitCode::from(failure_report::say(&error.into(), form)),
     };
     log_to(Log::new(&writers), cli.verbose);
     let to = writers.err.clone();
@@ -83,12 +83,12 @@ fn agent(cli: &Cli, writers: &Writers) -> Result<()> {
     let outcome = runtime.block_on(run::run(
         current,
         &cli.instance,
-        Box::new(move || settings::read(arguments.clone())),
+        Box::new(move || settings::read(arguments.clone()).map_err(error::Error::foreign)),
         writers,
     ));
     // A sweep that goes on ends with the process.
     runtime.shutdown_background();
-    outcome
+    Ok(outcome?)
 }
 
 /// The command line and, for `tracker run`, the configuration file.
@@ -160,6 +160,7 @@ fn is_broken_pipe(error: &Error) -> bool {
             .map(io::Error::kind)
             // It does not give its cause away by itself.
             .or_else(|| cause.downcast_ref().and_then(serde_json::Error::io_error_kind));
-        kind == Some(io::ErrorKind::BrokenPipe)
+        let below = cause.downcast_ref().and_then(error::Error::os_code);
+        kind == Some(io::ErrorKind::BrokenPipe) || below == Some(libc::EPIPE)
     })
 }

@@ -122,7 +122,7 @@ impl Kernel {
     }
 
     pub(crate) fn configure(&mut self, config: LiveConfig) -> Result<()> {
-        self.tables.configure(config)
+        Ok(self.tables.configure(config)?)
     }
 
     /// Runs a program on a packet.
@@ -135,7 +135,7 @@ impl Kernel {
 
     /// Runs the sweep's program on a batch.
     pub(crate) fn remove(&self, batch: &mut [Removal]) -> Result<()> {
-        remove(&self.sweep, &self.tables, batch)
+        Ok(remove(&self.sweep, &self.tables, batch)?)
     }
 
     /// Writes over a record, as another CPU might.

@@ -9,14 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
 use futures::FutureExt;
 use tokio::{
     net::{UnixListener, UnixStream},
     time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
-use crate::agent::condition::{Condition, SHORTAGES};
+use crate::{
+    agent::condition::{Condition, SHORTAGES},
+    model::error::{Context, Result},
+};
 
 /// A socket that owner and group may use.
 pub struct ClientSocket {

@@ -1,11 +1,8 @@
 //! Conditions that last: each is said once when it begins, and once when it is over.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::model::refusal::Refusal;
+use crate::model::error::Error;
 
 /// How long a condition must not have been seen to be over.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -69,15 +66,8 @@ impl Condition {
 
 /// Whether an error says that something runs short on this host, which may be over soon: descriptors, memory, buffers.
 #[must_use]
-pub fn is_shortage(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let number = cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-            .or_else(|| cause.downcast_ref::<nix::errno::Errno>().map(|error| *error as i32))
-            .or_else(|| cause.downcast_ref::<Refusal>().and_then(|refusal| refusal.number));
-        number.is_some_and(|number| SHORTAGES.contains(&number))
-    })
+pub fn is_shortage(error: &Error) -> bool {
+    error.os_code().is_some_and(|number| SHORTAGES.contains(&number))
 }
 
 /// Errors of a shortage, by their numbers.
@@ -86,10 +76,13 @@ pub const SHORTAGES: [i32; 5] =
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
+    use std::io;
 
     use super::*;
-    use crate::kernel::refusal;
+    use crate::{
+        kernel::refusal,
+        model::error::{Context, Result},
+    };
 
     #[test]
     fn it_is_said_once_when_it_begins_and_once_when_it_is_over() {
@@ -108,15 +101,15 @@ mod tests {
 
     #[test]
     fn shortages_are_found_below_what_was_done() {
-        let of = |number| anyhow::Error::from(io::Error::from_raw_os_error(number)).context("it");
+        let of = |number| Error::from(io::Error::from_raw_os_error(number)).context("it");
         assert!(is_shortage(&of(libc::EMFILE)) && !is_shortage(&of(libc::EPERM)));
-        let other: anyhow::Result<()> = Err(nix::errno::Errno::ENFILE).context("that");
+        let other: Result<()> = Err(nix::errno::Errno::ENFILE).context("that");
         assert!(other.is_err_and(|error| is_shortage(&error)));
         let refused = |number| {
             let io_error = io::Error::from_raw_os_error(number);
             refusal::of_program("tracker_egress", &aya::programs::ProgramError::IOError(io_error))
         };
-        let shortage = anyhow::Error::from(refused(libc::ENOMEM)).context("attaching");
+        let shortage = Error::from(refused(libc::ENOMEM)).context("attaching");
         assert!(is_shortage(&shortage) && !is_shortage(&refused(libc::EINVAL).into()));
     }
 }

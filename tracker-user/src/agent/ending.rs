@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
 use nix::sys::{
     pthread::{pthread_kill, pthread_self},
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -22,7 +21,10 @@ use tokio::{
     time::interval,
 };
 
-use crate::agent::privileges;
+use crate::{
+    agent::privileges,
+    model::error::{Context, Error, Result},
+};
 
 /// Interrupts a system call, and does nothing else: without a handler the kernel ignores it.
 const INTERRUPTION: Signal = Signal::SIGURG;
@@ -65,7 +67,7 @@ impl Ending {
             let asked = tokio::select! {
                 _ = terminate.recv() => Signal::SIGTERM,
                 _ = interrupt.recv() => Signal::SIGINT,
-                _ = &mut is_noticed => return anyhow::Ok(()),
+                _ = &mut is_noticed => return Ok::<_, Error>(()),
             };
             let _ = sender.send(Some(asked));
             let mut period = interval(PERIOD);
@@ -85,7 +87,7 @@ impl Ending {
             }
         })?;
         let ending = Self { asked, noticed: Some(noticed), thread: Some(thread) };
-        is_ready.recv().map_err(|_| anyhow!(LISTENING))?;
+        is_ready.recv().map_err(|_| Error::text(LISTENING))?;
         let others: SigSet =
             [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
         others.thread_block().context(LISTENING)?;

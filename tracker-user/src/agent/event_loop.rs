@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
 use aya::maps::{Map, MapData, RingBuf};
 use tokio::{
     io::unix::AsyncFd,
@@ -47,7 +46,11 @@ use crate::{
         protection::Prepared,
         tables::Tables,
     },
-    model::{event::Event, record::View},
+    model::{
+        error::{Error, Result},
+        event::Event,
+        record::View,
+    },
 };
 
 /// What an agent begins its work with.
@@ -197,7 +200,7 @@ pub(super) async fn work(
                 }
                 tokio::task::yield_now().await;
             }
-            why = writers.failed(), if output.on_error == OnError::Exit => bail!("{why}"),
+            why = writers.failed(), if output.on_error == OnError::Exit => return Err(Error::text(why)),
             (current, changed) = reload.asked_for(), if reloaded.is_none() => {
                 if let Some(listener_manager) = &mut listener_manager {
                     listener_manager.reload_keys();

@@ -13,7 +13,6 @@ use std::{
     },
 };
 
-use anyhow::{Context, Error, Result, anyhow};
 use nix::unistd::Uid;
 use tokio::{
     io::{AsyncWriteExt, BufReader, Interest},
@@ -47,6 +46,7 @@ use crate::{
     },
     model::{
         clock::Clock,
+        error::{Context, Error, Result},
         event::{Event, Stage},
         filter::{self, Filter},
     },
@@ -188,7 +188,7 @@ impl EventServer {
                 let result = if is_owner {
                     self.delete(&request.delete).await
                 } else {
-                    Err(anyhow!(DELETE_NEEDS_ROOT))
+                    Err(Error::text(DELETE_NEEDS_ROOT))
                 };
                 let result = match result {
                     Ok(count) => DeleteResult::Deleted(count),
@@ -202,7 +202,7 @@ impl EventServer {
     }
 
     async fn delete(&self, words: &str) -> Result<u64> {
-        let filter = filter::words(words).map_err(Error::msg)?;
+        let filter = filter::words(words).map_err(Error::text)?;
         let (done, result) = oneshot::channel();
         self.deletions.send(Deletion { filter, done }).await.ok().context("the agent ends")?;
         result.await.context("the agent ends")?

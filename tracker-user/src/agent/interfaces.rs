@@ -14,7 +14,6 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result, ensure};
 use tokio::task::JoinHandle;
 use tracker_common::config::InterfaceConfig;
 
@@ -40,6 +39,7 @@ use crate::{
         load::load,
         tables::Tables,
     },
+    model::error::{Context, Error, Result},
 };
 
 /// The interfaces of an agent.
@@ -126,7 +126,9 @@ impl<'a> Interfaces<'a> {
         for (slot, is_new) in slots {
             let name = &slot.interface;
             let outcome = self.attach(slot, is_new, inherited).await;
-            ensure!(ending.signal().is_none(), "the agent is to end");
+            if ending.signal().is_some() {
+                return Err(Error::text("the agent is to end"));
+            }
             let Err(error) = outcome else { continue };
             if links.iter().any(|link| link.name == *name && self.wanted.insists_on(link)) {
                 return Err(error);

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use anyhow::Result;
 use tracker_common::counters::Tally;
 
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     kernel::{instance::Instance, tables::Tables},
     model::{
         clock::Clock,
+        error::Result,
         event::{Event, Stage},
     },
 };

@@ -25,7 +25,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use prometheus_client::metrics::histogram::Histogram;
 use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 
@@ -39,6 +38,7 @@ use crate::{
         writer::Writers,
     },
     kernel::attach::{Attached, Interface},
+    model::error::Result,
 };
 
 /// Bounds of the handshakes' histogram in seconds: from a neighbour's round trip to that of a lost SYN sent again thrice.

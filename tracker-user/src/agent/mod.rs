@@ -10,6 +10,7 @@ pub mod condition;
 pub mod ending;
 mod event_loop;
 pub mod event_server;
+mod foreign;
 pub mod interfaces;
 mod lost_reports;
 pub mod metrics;

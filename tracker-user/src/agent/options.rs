@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use tracker_common::{config::LiveConfig, event::Kind, state::State, sweep::Timeouts};
 
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     },
     kernel::{attach::EgressChoice, ingress::IngressOptions, load::Sizes},
     model::{
+        error::Result,
         flood_detection::{FloodLimits, Sources},
         format::Format,
         report_selection::ReportSelection,

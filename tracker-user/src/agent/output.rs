@@ -1,6 +1,5 @@
 //! The agent's own output: events as log lines on stderr or as JSON on stdout. A stream that fails is logged once.
 
-use anyhow::Result;
 use tracker_common::event::Kind;
 
 use crate::{
@@ -9,7 +8,7 @@ use crate::{
         options::{EventName, Options},
         writer::{self, Content, OnError, Writers},
     },
-    model::{event::Event, format::Format},
+    model::{error::Result, event::Event, format::Format},
 };
 
 /// What the agent itself writes.

@@ -1,7 +1,8 @@
 //! What the agent may do once it is attached: only what it goes on to need.
 
-use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
+
+use crate::model::error::{Context, Result};
 
 /// To attach to interfaces that come later, to load programs for them, and to read and write maps.
 const NEEDED: [Capability; 3] =

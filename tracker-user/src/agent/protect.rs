@@ -17,7 +17,6 @@ pub mod way;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::{Result, bail};
 use tracker_common::{
     cookie::LIFETIME_NS,
     protect::{MAX_LISTENERS, Mode},
@@ -31,7 +30,10 @@ use crate::{
         target::{Target, places},
     },
     kernel::{kfunc, netlink::Netlink, preflight::interface_index, protection::Prepared},
-    model::failure::Failure,
+    model::{
+        error::{Error, Result},
+        failure::Failure,
+    },
 };
 
 /// Seconds for which a key must be used at least, so that the one before it is not needed any more.
@@ -169,21 +171,21 @@ fn check_sysctl(
     mptcp: impl FnOnce() -> Result<Option<SocketAddr>>,
 ) -> Result<()> {
     match value {
-        0 => bail!(
+        0 => Err(Error::text(
             "net.ipv4.tcp_syncookies is 0, and the kernel then refuses every connection that a cookie stands for: \
-             `sysctl -w net.ipv4.tcp_syncookies=1`"
-        ),
+             `sysctl -w net.ipv4.tcp_syncookies=1`",
+        )),
         2 => Ok(()),
-        _ if !can_hand_over => bail!(
+        _ if !can_hand_over => Err(Error::text(format!(
             "this kernel cannot be handed connections ({} came with Linux 6.9), and so for every listener: \
              {NEEDS_KERNEL_COOKIES}",
             kfunc::ASSIGN
-        ),
+        ))),
         _ => match mptcp()? {
-            Some(place) => bail!(
+            Some(place) => Err(Error::text(format!(
                 "the listener at {place} speaks MPTCP, and so cannot be handed connections: {NEEDS_KERNEL_COOKIES}. Or turn \
                  MPTCP off where the listener is made (programs in Go: GODEBUG=multipathtcp=0)"
-            ),
+            ))),
             None => Ok(()),
         },
     }

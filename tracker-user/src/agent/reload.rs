@@ -1,12 +1,14 @@
 //! SIGHUP: the configuration file is read anew, and what can change while the agent runs does.
 
-use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::agent::{
-    options::Options,
-    service,
-    settings::{Current, Setting},
+use crate::{
+    agent::{
+        options::Options,
+        service,
+        settings::{Current, Setting},
+    },
+    model::error::Result,
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.

@@ -1,7 +1,6 @@
 //! An agent's start and end: it checks this host, attaches or takes over, and detaches or leaves what is there. In between
 //! runs `event_loop`.
 
-use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
         object, preflight,
         protection::Prepared,
     },
-    model::failure::Failure,
+    model::{error::Result, failure::Failure},
 };
 
 /// Runs the agent with these settings until SIGINT or SIGTERM. On SIGHUP it calls `reread`, which returns them as the

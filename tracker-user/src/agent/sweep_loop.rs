@@ -2,7 +2,6 @@
 
 use std::{cell::RefCell, path::Path, time::Duration};
 
-use anyhow::Result;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -27,6 +26,7 @@ use crate::{
         tables::Tables,
     },
     model::{
+        error::{Error, Result},
         event::Event,
         filter::Filter,
         flood_detection::FloodDetector,
@@ -68,7 +68,7 @@ pub(super) async fn run_sweeps(
         let loading = tokio::task::spawn_blocking(move || {
             let sweeper = Sweeper::new(&at, &sizes, timeouts)?;
             ensure_pinned(&maps)?;
-            anyhow::Ok(sweeper)
+            Ok::<_, Error>(sweeper)
         });
         attempts += 1;
         match loading.await? {

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{SchedClassifier, TestRun, TestRunOptions},
@@ -39,7 +38,13 @@ use crate::{
         object, refusal,
         tables::{Tables, take_map},
     },
-    model::{clock::monotonic_ns, event::Event, flood_detection::FloodDetector, record::View},
+    model::{
+        clock::monotonic_ns,
+        error::{Context, Result},
+        event::Event,
+        flood_detection::FloodDetector,
+        record::View,
+    },
 };
 
 /// The program that removes flows.
@@ -361,7 +366,7 @@ pub fn removal(key: &FlowKey, flow: &Flow, tier: Tier, timeouts: &Timeouts) -> R
 ///
 /// # Errors
 ///
-/// What the kernel says; [`Refusal`](crate::model::refusal::Refusal) where its verifier refuses.
+/// What the kernel says; [`Failure::Refused`](crate::model::failure::Failure::Refused) where its verifier refuses.
 pub(crate) fn load_sweep(ebpf: &mut Ebpf) -> Result<()> {
     let sweep: &mut SchedClassifier = program(ebpf, SWEEP)?;
     Ok(sweep.load().map_err(|error| refusal::of_program(SWEEP, &error))?)

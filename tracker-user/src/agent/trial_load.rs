@@ -1,7 +1,6 @@
 //! Loads the kernel programs as an agent would, for `tracker check`. Nothing is attached or pinned, and nothing is left when
 //! the trial ends, however it ends.
 
-use anyhow::{Context, Result, ensure};
 use aya::{Ebpf, EbpfLoader};
 use object::{Object, ObjectSection, ObjectSymbol};
 use schemars::JsonSchema;
@@ -17,6 +16,7 @@ use crate::{
         load::{Sizes, load_classifier, load_ingress, load_with},
         protection::Prepared,
     },
+    model::error::{Context, Error, Result},
 };
 
 /// The verifier does not ask how large a table is.
@@ -53,7 +53,7 @@ impl TrialLoad {
     ///
     /// # Errors
     ///
-    /// What the kernel says; [`crate::model::refusal::Refusal`] where it refuses a program.
+    /// What the kernel says; [`Failure::Refused`](crate::model::failure::Failure::Refused) where it refuses a program.
     pub fn interface(&self, kind: LinkKind, prepared: Option<Prepared>) -> Result<Vec<Accepted>> {
         let prepared = prepared.unwrap_or_default();
         let patched = prepared
@@ -123,7 +123,9 @@ fn unpinned(object: &[u8]) -> Result<Patched> {
     let mut copy = Patched::copy_of(object);
     let mut released = 0;
     for definition in definitions.iter().filter(|symbol| symbol.is_definition()) {
-        ensure!(definition.address() < length, "a map's definition lies outside of their section");
+        if definition.address() >= length {
+            return Err(Error::text("a map's definition lies outside of their section"));
+        }
         let at = usize::try_from(start + definition.address())? + PINNING;
         let pinning = copy.bytes_mut().get_mut(at..at + BY_NAME.len());
         if let Some(pinning) = pinning.filter(|pinning| **pinning == BY_NAME) {
@@ -131,7 +133,9 @@ fn unpinned(object: &[u8]) -> Result<Patched> {
             released += 1;
         }
     }
-    ensure!(released > 0, "the kernel programs have no map that is pinned");
+    if released == 0 {
+        return Err(Error::text("the kernel programs have no map that is pinned"));
+    }
     Ok(copy)
 }
 

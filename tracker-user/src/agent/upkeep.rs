@@ -3,7 +3,6 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use anyhow::Result;
 use tokio::time::Instant;
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         instance::{Instance, claim::Claim},
         kernel_side::kept::KeptPins,
     },
+    model::error::Result,
 };
 
 /// Between two looks at what the agent claims to have: its programs, pins, lock and files.

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
 use tracker_common::{counters::Tally, sweep::Tier};
 
 use crate::{
     agent::condition::Condition,
     kernel::{load::Sizes, tables::Tables},
+    model::error::Result,
 };
 
 /// Looks at counters every second.

@@ -16,13 +16,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::agent::privileges;
+use crate::{
+    agent::privileges,
+    model::error::{Context, Result},
+};
 
 /// What is done where an output cannot be written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]

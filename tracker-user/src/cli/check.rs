@@ -35,7 +35,10 @@ use crate::{
         link_kind::LinkKind,
         preflight,
     },
-    model::format::{Format, Line},
+    model::{
+        error,
+        format::{Format, Line},
+    },
 };
 
 /// Without these, nothing can be loaded.
@@ -100,7 +103,7 @@ impl Finding {
     }
 
     /// What is as it should be, or an agent's refusal.
-    fn of(check: &'static str, found: Result<String>) -> Self {
+    fn of(check: &'static str, found: error::Result<String>) -> Self {
         match found {
             Ok(message) => Self::new(Verdict::Ok, check, message),
             Err(error) => Self::new(Verdict::Failure, check, format!("{error:#}")),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{Cli, capture::Broken, flows},
-    model::{failure::Failure, format::Format, refusal::Refusal},
+    model::{error as tracker, failure::Failure, format::Format},
 };
 
 /// What a command that fails writes to stderr, in a line of its own.
@@ -91,13 +91,10 @@ fn context(error: &Error) -> Option<String> {
 
 fn kind(error: &Error) -> &'static str {
     let known = error.chain().find_map(|cause| {
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
-            return Some(failure.kind());
-        }
-        if cause.is::<Refusal>() {
-            return Some("refused_by_verifier");
-        }
-        (cause.is::<clap::Error>() || cause.is::<Broken>()).then_some("bad_input")
+        let below = cause.downcast_ref().map(tracker::Error::failure);
+        let failure = below.or_else(|| cause.downcast_ref::<Failure>());
+        let is_input = cause.is::<clap::Error>() || cause.is::<Broken>();
+        failure.and_then(Failure::kind).or(is_input.then_some("bad_input"))
     });
     known.unwrap_or("failed")
 }
@@ -111,7 +108,7 @@ fn first_paragraph(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::{Context, anyhow};
+    use anyhow::anyhow;
     use aya::programs::ProgramError;
 
     use super::*;
@@ -137,6 +134,23 @@ mod tests {
     }
 
     #[test]
+    fn errors_from_below_are_shown_with_their_causes() {
+        let below = tracker::Error::from(Failure::NoAgent("none".to_owned())).context("asking");
+        let alone = format!("{below:#}");
+        let error = Error::from(below);
+        assert_eq!((format!("{error}"), format!("{error:#}")), ("asking".to_owned(), alone));
+        let error = error.context("flows");
+        assert_eq!(line(&error, Format::Text), "tracker: flows: asking: none\n");
+        assert_eq!(
+            line(&error, Format::Json),
+            "{\"v\":1,\"error\":{\"kind\":\"no_agent\",\"message\":\"flows: asking: none\"}}\n"
+        );
+        // What the command line hands down, it gets back.
+        let handed = tracker::Error::foreign(anyhow!("inner").context("outer")).context("SIGHUP");
+        assert_eq!(format!("{:#}", Error::from(handed)), "SIGHUP: outer: inner");
+    }
+
+    #[test]
     fn kinds() {
         let of = |failure: Failure| kind(&Error::from(failure).context("doing something"));
         assert_eq!(of(Failure::NoAgent(String::new())), "no_agent");
@@ -147,9 +161,8 @@ mod tests {
             io_error: io::Error::from_raw_os_error(libc::EACCES),
             verifier_log: aya_obj::VerifierLog::new(String::new()),
         };
-        let refused = refusal::of_program("tracker_ingress", &refused);
-        let refused: anyhow::Result<()> = Err(refused).context("attaching");
-        assert_eq!(refused.map_err(|error| kind(&error)), Err("refused_by_verifier"));
+        let refused = tracker::Error::from(refusal::of_program("tracker_ingress", &refused));
+        assert_eq!(kind(&refused.context("attaching").into()), "refused_by_verifier");
         let usage = Cli::command().try_get_matches_from(["tracker", "--nonsense"]);
         assert_eq!(usage.map_err(|error| kind(&error.into())).err(), Some("bad_input"));
         assert_eq!(kind(&anyhow!("anything")), "failed");

@@ -161,7 +161,7 @@ fn broken(
     filter: &Filter,
 ) -> Result<Option<FlowViolations>> {
     if filter.asks_for_rules() {
-        return FlowViolations::of(instance).map(Some);
+        return Ok(Some(FlowViolations::of(instance)?));
     }
     let shows =
         options.output.format() != Format::Text || options.columns.contains(&Column::BrokenRules);

@@ -14,7 +14,10 @@ use crate::{
         SHORTEST_ROTATION,
         key_file::{KeyFile, SharedKey},
     },
-    model::failure::Failure,
+    model::{
+        error::{self, Error},
+        failure::Failure,
+    },
 };
 
 /// What to do with a file of keys.
@@ -53,7 +56,7 @@ pub struct After {
 }
 
 impl After {
-    fn key(self, last: Timestamp, now: Timestamp) -> Result<SharedKey> {
+    fn key(self, last: Timestamp, now: Timestamp) -> error::Result<SharedKey> {
         SharedKey::new(last.max(now) + SignedDuration::from_secs(self.after.into()))
     }
 }
@@ -84,8 +87,8 @@ pub fn run(verb: &Verb) -> Result<()> {
     }
 }
 
-fn bad_input(error: &anyhow::Error) -> anyhow::Error {
-    Failure::BadInput(format!("{error:#}")).into()
+fn bad_input(error: &Error) -> Failure {
+    Failure::BadInput(format!("{error:#}"))
 }
 
 fn check(path: &Path, now: Timestamp) -> Result<()> {

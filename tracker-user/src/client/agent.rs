@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt, path::Path};
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tracker_common::{state::State, sweep::Timeouts};
 
 use crate::{
     kernel::{attach::Interface, instance::Instance},
-    model::{clock::Clock, record::View},
+    model::{
+        clock::Clock,
+        error::{Context, Result},
+        record::View,
+    },
 };
 
 /// An agent.

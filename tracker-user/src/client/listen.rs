@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result, bail, ensure};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::{
@@ -12,7 +11,14 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{client::request::EventRequest, kernel::instance::Instance, model::event::Event};
+use crate::{
+    client::request::EventRequest,
+    kernel::instance::Instance,
+    model::{
+        error::{Context, Error, Result},
+        event::Event,
+    },
+};
 
 /// Bytes that are read at once, and written.
 pub const CHUNK: usize = 65_536;
@@ -49,9 +55,11 @@ impl Listener {
         let first: First =
             serde_json::from_str(&line).context("the agent is of another version")?;
         if let Some(error) = first.error {
-            bail!(error);
+            return Err(Error::text(error));
         }
-        ensure!(first.event.as_deref() == Some("LISTENING"), "the agent is of another version");
+        if first.event.as_deref() != Some("LISTENING") {
+            return Err(Error::text("the agent is of another version"));
+        }
         Ok(Some(listener))
     }
 
@@ -82,7 +90,7 @@ impl Listener {
             _ = self.interrupt.recv() => return Ok(None),
             _ = self.terminate.recv() => return Ok(None),
         };
-        let Some(line) = line else { bail!("the agent ended") };
+        let Some(line) = line else { return Err(Error::text("the agent ended")) };
         Ok(Some(line))
     }
 }

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
 use aya::maps::MapData;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -21,6 +20,7 @@ use tracker_common::config::MAX_INTERFACES;
 use crate::{
     client::request::{DeleteAnswer, DeleteResult, MapRequest},
     kernel::{flow_violations, instance::Instance},
+    model::error::{Context, Error, Result},
 };
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
@@ -142,15 +142,16 @@ impl SharedMaps {
         if let Ok(DeleteAnswer { result: DeleteResult::Error(error), .. }) =
             serde_json::from_slice(&first)
         {
-            bail!(error);
+            return Err(Error::text(error));
         }
         let answer: MapNames = serde_json::from_slice(&first).context(OTHER)?;
-        ensure!(answer.names.len() == descriptors.len(), OTHER);
+        if answer.names.len() != descriptors.len() {
+            return Err(Error::text(OTHER));
+        }
         // An older agent ignores `repeated`, and shares its tables.
-        ensure!(
-            !request.repeated || answer.names.iter().all(|name| name == flow_violations::MAP),
-            OTHER
-        );
+        if request.repeated && answer.names.iter().any(|name| name != flow_violations::MAP) {
+            return Err(Error::text(OTHER));
+        }
         Ok(Self(answer.names.into_iter().zip(descriptors).collect()))
     }
 

@@ -2,14 +2,13 @@
 
 use std::{fs, io, path::PathBuf};
 
-use anyhow::Result;
-
 use crate::{
     client::map_sharing::SharedMaps,
     kernel::{
         flow_violations::FlowViolations, instance::Instance, listeners::ListenerMaps,
         tables::Tables,
     },
+    model::error::Result,
 };
 
 /// Where a command has an agent's maps from.

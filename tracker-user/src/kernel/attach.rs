@@ -4,23 +4,25 @@
 mod classifier;
 pub(crate) mod xdp;
 
-use anyhow::{Context, Result};
 use aya::{Ebpf, EbpfLoader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::config::InterfaceConfig;
 
-use crate::kernel::{
-    ingress::IngressOptions,
-    instance::Instance,
-    kernel_side::{
-        links,
-        slots::{Mode, Purpose, Slot},
+use crate::{
+    kernel::{
+        ingress::IngressOptions,
+        instance::Instance,
+        kernel_side::{
+            links,
+            slots::{Mode, Purpose, Slot},
+        },
+        link_kind::LinkKind,
+        load::{Sizes, load_with},
+        preflight::interface_index,
+        protection::Prepared,
     },
-    link_kind::LinkKind,
-    load::{Sizes, load_with},
-    preflight::interface_index,
-    protection::Prepared,
+    model::error::{Context, Result},
 };
 
 /// How the egress program is attached.

@@ -2,8 +2,9 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, anyhow, bail};
 use btfparse::{ErrorKind, Offset, Readable, TypeInformation, TypeVariant};
+
+use crate::model::error::{Context, Error, Result};
 
 /// Where the kernel shows it.
 pub const PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -51,7 +52,7 @@ impl KernelTypes {
             )
         })?;
         let types = TypeInformation::new(&Bytes(bytes))
-            .map_err(|error| anyhow!("{}: {}", path.display(), error.message()))?;
+            .map_err(|error| Error::text(format!("{}: {}", path.display(), error.message())))?;
         Ok(Self { types })
     }
 
@@ -73,11 +74,12 @@ impl KernelTypes {
         match self.types.offset_of(id, member) {
             Ok((_, Offset::ByteOffset(bytes))) => Ok(bytes),
             Ok((_, Offset::BitOffsetAndSize(..))) => {
-                bail!("in this kernel, struct {name}'s {member} has no address")
+                Err(Error::text(format!("in this kernel, struct {name}'s {member} has no address")))
             }
-            Err(error) => {
-                Err(anyhow!("this kernel's struct {name} has no {member}: {}", error.message()))
-            }
+            Err(error) => Err(Error::text(format!(
+                "this kernel's struct {name} has no {member}: {}",
+                error.message()
+            ))),
         }
     }
 

@@ -9,7 +9,6 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, anyhow};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple},
@@ -17,7 +16,13 @@ use netlink_packet_netfilter::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sched::{CloneFlags, setns};
 
-use crate::{kernel::netlink_dump::dump, model::record::Ends};
+use crate::{
+    kernel::netlink_dump::dump,
+    model::{
+        error::{Context, Error, Result},
+        record::Ends,
+    },
+};
 
 /// `CTA_ZONE` (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 const ZONE: u16 = 18;
@@ -51,7 +56,7 @@ impl Translations {
                 .context("entering the agent's network namespace, which needs CAP_SYS_ADMIN")?;
             Self::of_this_namespace()
         });
-        asking.join().map_err(|_| anyhow!("a thread that asked nf_conntrack has ended"))?
+        asking.join().map_err(|_| Error::text("a thread that asked nf_conntrack has ended"))?
     }
 
     fn of_this_namespace() -> Result<Self> {

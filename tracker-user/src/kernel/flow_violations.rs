@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
 use aya::maps::MapData;
 use tracker_common::{flow::Flow, key::FlowKey, limit::Repeated, violation::Rule};
 use zerocopy::FromBytes;
@@ -17,7 +16,11 @@ use crate::{
         kernel_side::{links, slots::slots},
         map_forms,
     },
-    model::{flow_violations::BrokenRules, record::Record},
+    model::{
+        error::{Context, Result},
+        flow_violations::BrokenRules,
+        record::Record,
+    },
 };
 
 /// The map that remembers, of which each interface has one.

@@ -1,10 +1,12 @@
 //! Where and how arriving packets are seen: by XDP, or in the host's network stack.
 
-use anyhow::Result;
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 
-use crate::{kernel::netlink::Netlink, model::failure::Failure};
+use crate::{
+    kernel::netlink::Netlink,
+    model::{error::Result, failure::Failure},
+};
 
 /// Where arriving packets are seen.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]

@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -19,7 +18,10 @@ use crate::{
         kernel_side::directories,
         trusted_paths::{self, Sharing},
     },
-    model::failure::Failure,
+    model::{
+        error::{Context, Error, Result},
+        failure::Failure,
+    },
 };
 
 /// One agent by name: two of them can run on one host, each with its own interfaces.
@@ -91,7 +93,7 @@ impl Instance {
 
     /// What a connection to the socket that failed comes from, and what to do about it.
     #[must_use]
-    pub fn refused(&self, error: io::Error) -> anyhow::Error {
+    pub fn refused(&self, error: io::Error) -> Error {
         let socket = self.socket();
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -102,7 +104,7 @@ impl Instance {
                 socket.display()
             ))
             .into(),
-            _ => anyhow::Error::new(error).context(format!("connecting to {}", socket.display())),
+            _ => Error::from(error).context(format!("connecting to {}", socket.display())),
         }
     }
 
@@ -144,11 +146,12 @@ impl Instance {
         if !self.has_bpffs()? {
             let mut inside =
                 fs::read_dir(at).with_context(|| format!("reading {}", at.display()))?;
-            ensure!(
-                inside.next().is_none(),
-                "{} holds something, which a BPF filesystem mounted there would hide; name an empty directory with --bpffs",
-                at.display()
-            );
+            if inside.next().is_some() {
+                return Err(Error::text(format!(
+                    "{} holds something, which a BPF filesystem mounted there would hide; name an empty directory with --bpffs",
+                    at.display()
+                )));
+            }
             mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(
                 || format!("mounting a BPF filesystem on {}: `mount -t bpf bpf DIR`", at.display()),
             )?;

@@ -12,21 +12,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
 use aya::{
     maps::{HashMap, Map, MapData},
     programs::tc::TcAttachType,
 };
 use nix::net::if_::if_nametoindex;
 
-use crate::kernel::{
-    instance::Instance,
-    kernel_side::{
-        filters::{filters, remove_qdisc},
-        slots::{Mode, Purpose, Slot, slots},
+use crate::{
+    kernel::{
+        instance::Instance,
+        kernel_side::{
+            filters::{filters, remove_qdisc},
+            slots::{Mode, Purpose, Slot, slots},
+        },
+        load::Sizes,
+        map_forms,
     },
-    load::Sizes,
-    map_forms,
+    model::error::{Context, Result},
 };
 
 impl Purpose {

@@ -3,9 +3,10 @@
 //! The loader cannot relocate them, so the kernel programs call a helper of a number that there is none of, and the call
 //! is rewritten in the object's bytes before it is loaded.
 
-use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection, SectionKind};
 use zerocopy::IntoBytes;
+
+use crate::model::error::{Context, Error, Result};
 
 /// The function that hands a listener a connection that no cookie of the kernel's stands for (Linux 6.9).
 pub const ASSIGN: &str = "bpf_sk_assign_tcp_reqsk";
@@ -47,7 +48,9 @@ impl Patched {
             calls += patch(code, placeholder, function);
         }
         if calls == 0 {
-            bail!("the kernel programs call no helper {placeholder:#x}");
+            return Err(Error::text(format!(
+                "the kernel programs call no helper {placeholder:#x}"
+            )));
         }
         Ok(patched)
     }

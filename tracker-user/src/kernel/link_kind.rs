@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context, Result, bail};
+use crate::model::error::{Context, Error, Result};
 
 /// What frames of an interface begin with.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -28,7 +28,9 @@ impl LinkKind {
             772 => Ok(Self::Loopback),
             // ARPHRD_NONE (tun, WireGuard), ARPHRD_RAWIP, ARPHRD_PPP, ARPHRD_TUNNEL and its siblings.
             0xfffe | 519 | 512 | 768 | 769 | 776 | 778 => Ok(Self::RawIp),
-            other => bail!("frames of link type {other} (see linux/if_arp.h) are not understood"),
+            other => Err(Error::text(format!(
+                "frames of link type {other} (see linux/if_arp.h) are not understood"
+            ))),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, io, net::SocketAddr, os::fd::AsFd, path::Path};
 
-use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use tracker_common::{
     key::Address,
@@ -13,7 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     kernel::{bpf, map_forms},
-    model::listener::{place, socket_address},
+    model::{
+        error::{Context, Error, Result},
+        listener::{place, socket_address},
+    },
 };
 
 const LISTENERS: &str = "LISTENERS";
@@ -156,7 +158,7 @@ impl ListenerMaps {
     /// What the kernel says.
     pub fn forget_outcomes(&mut self, index: u32) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
-            anyhow::Error::new(error).context(format!("counting CPUs in {path}"))
+            Error::from(error).context(format!("counting CPUs in {path}"))
         })?;
         let zeroes = PerCpuValues::try_from(vec![[0; size_of::<OutcomeCounters>() / 8]; cpus])?;
         self.counters.set(index, zeroes, 0).context("clearing a listener's counters")

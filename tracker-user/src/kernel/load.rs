@@ -1,8 +1,7 @@
 //! Loading the kernel programs: the object with its maps, the maps' sizes, and the verifier's check of each program.
 
-use std::{io, path::Path};
+use std::path::Path;
 
-use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier, Xdp},
@@ -13,7 +12,13 @@ use tracker_common::{
 };
 use zerocopy::IntoBytes;
 
-use crate::kernel::{kernel_side::slots::Purpose, refusal};
+use crate::{
+    kernel::{kernel_side::slots::Purpose, refusal},
+    model::{
+        error::{Context, Result},
+        failure::os_code,
+    },
+};
 
 /// The program that sees arriving packets.
 pub const INGRESS: &str = "tracker_ingress";
@@ -108,7 +113,7 @@ pub(crate) fn load_with<'a>(
         .override_global("PROTECTION", protection.as_bytes(), protection.enabled != 0)
         .load(object)
         .map_err(|error| {
-            let is_out_of_memory = is_errno(&error, &[libc::ENOMEM]);
+            let is_out_of_memory = os_code(&error) == Some(libc::ENOMEM);
             let error = refusal::of_object(error);
             if is_out_of_memory { error.context(sizes.too_large()) } else { error }
         })
@@ -118,7 +123,7 @@ pub(crate) fn load_with<'a>(
 ///
 /// # Errors
 ///
-/// What the kernel says; [`Refusal`](crate::model::refusal::Refusal) where its verifier refuses.
+/// What the kernel says; [`Failure::Refused`](crate::model::failure::Failure::Refused) where its verifier refuses.
 pub(crate) fn load_classifier(ebpf: &mut Ebpf, purpose: Purpose) -> Result<&mut SchedClassifier> {
     let classifier: &mut SchedClassifier = program(ebpf, purpose.program())?;
     classifier.load().map_err(|error| refusal::of_program(purpose.program(), &error))?;
@@ -148,16 +153,4 @@ where
     let program =
         ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
-}
-
-/// Whether an error comes from a system call that failed with one of these numbers.
-pub(super) fn is_errno(error: &(dyn std::error::Error + 'static), numbers: &[i32]) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return numbers.contains(&number);
-        }
-        source = error.source();
-    }
-    false
 }

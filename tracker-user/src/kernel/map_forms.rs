@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{MapData, MapType};
 use tracker_common::{
     config::LiveConfig,
@@ -17,7 +16,10 @@ use tracker_common::{
     sweep::Removal,
 };
 
-use crate::kernel::kernel_side::{directories, links::exists};
+use crate::{
+    kernel::kernel_side::{directories, links::exists},
+    model::error::{Context, Error, Result},
+};
 
 /// A map's name, kind, and sizes of key and value in bytes.
 type Form = (&'static str, MapType, usize, usize);
@@ -64,15 +66,16 @@ pub fn open(pin: &Path) -> Result<MapData> {
 /// Where it is another one, or cannot be asked about.
 pub fn check(name: &str, map: MapData) -> Result<MapData> {
     let Some((_, kind, key, value)) = FORMS.iter().find(|(known, ..)| *known == name) else {
-        bail!("there is no map {name} in this version of tracker");
+        return Err(Error::text(format!("there is no map {name} in this version of tracker")));
     };
     let info = map.info().with_context(|| format!("asking about the map {name}"))?;
     let (has_key, has_value) = (info.key_size() as usize, info.value_size() as usize);
-    ensure!(
-        info.map_type().ok() == Some(*kind) && (has_key, has_value) == (*key, *value),
-        "this is not the map {name} of this version of tracker: its keys take {has_key} bytes and its values {has_value}, where {key} \
-         and {value} are right, or it is of another kind"
-    );
+    if info.map_type().ok() != Some(*kind) || (has_key, has_value) != (*key, *value) {
+        return Err(Error::text(format!(
+            "this is not the map {name} of this version of tracker: its keys take {has_key} bytes and its values {has_value}, where {key} \
+             and {value} are right, or it is of another kind"
+        )));
+    }
     Ok(map)
 }
 

@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod btf;
 pub mod conntrack;
 pub mod flow_violations;
+mod foreign;
 pub mod ingress;
 pub mod instance;
 pub mod kernel_side;

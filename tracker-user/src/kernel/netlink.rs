@@ -5,7 +5,6 @@ use std::{
     net::IpAddr,
 };
 
-use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use rtnetlink::{
     Handle,
@@ -15,6 +14,8 @@ use rtnetlink::{
     },
 };
 use tokio::task::JoinHandle;
+
+use crate::model::error::{Context, Result};
 
 /// An open connection to the kernel, in the network namespace that it was opened in.
 #[derive(Debug)]

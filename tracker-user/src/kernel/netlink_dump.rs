@@ -2,12 +2,13 @@
 
 use std::{fmt::Debug, io};
 
-use anyhow::{Result, bail};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
+
+use crate::model::error::{Error, Result};
 
 /// Bytes that the kernel puts into one answer at most.
 const ANSWER: usize = 1 << 16;
@@ -43,7 +44,7 @@ where
                 NetlinkPayload::InnerMessage(entry) => visit(entry),
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(io::Error::from(error).into()),
-                _ => bail!("the kernel's answer is not understood"),
+                _ => return Err(Error::text("the kernel's answer is not understood")),
             }
             let length = usize::try_from(message.header.length)?.next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();

@@ -1,9 +1,8 @@
 //! This network namespace's rules of nftables, as far as they decide about connections that a SYN cookie opens. Rules that iptables
 //! has written by way of nf_tables are among them.
 
-use std::{collections::HashMap, fmt, io};
+use std::{collections::HashMap, fmt};
 
-use anyhow::Result;
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -15,7 +14,10 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::kernel::netlink_dump::dump;
+use crate::{
+    kernel::netlink_dump::dump,
+    model::error::{Error, Result},
+};
 
 /// What a rule does, by its expressions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -97,9 +99,9 @@ pub fn rules() -> Result<Vec<Rule>> {
 }
 
 /// Whether the kernel was built without nf_tables, or cannot load it.
-fn is_without_nftables(error: &anyhow::Error) -> bool {
-    let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-    [Some(libc::EINVAL), Some(libc::EOPNOTSUPP), Some(libc::EPROTONOSUPPORT)].contains(&number)
+fn is_without_nftables(error: &Error) -> bool {
+    let numbers = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT];
+    error.os_code().is_some_and(|number| numbers.contains(&number))
 }
 
 fn family(family: NetfilterProtoFamily) -> &'static str {

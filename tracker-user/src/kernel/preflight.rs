@@ -2,7 +2,6 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, bail};
 use nix::{
     net::if_::{if_nameindex, if_nametoindex},
     sys::{
@@ -11,7 +10,10 @@ use nix::{
     },
 };
 
-use crate::model::failure::Failure;
+use crate::model::{
+    error::{Context, Error, Result},
+    failure::Failure,
+};
 
 /// The oldest kernel whose helpers and verifier the programs are written for.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -101,20 +103,17 @@ fn kernel_version(release: &str) -> (u32, u32) {
 fn check_kernel(release: &str, btf: &Path) -> Result<()> {
     if kernel_version(release) < OLDEST_KERNEL {
         let (here, oldest) = (kernel_version(release), OLDEST_KERNEL);
-        bail!(
+        return Err(Error::text(format!(
             "Linux {}.{} is older than {}.{}, the oldest that tracker supports; this is {release}",
-            here.0,
-            here.1,
-            oldest.0,
-            oldest.1
-        );
+            here.0, here.1, oldest.0, oldest.1
+        )));
     }
     if !btf.exists() {
-        bail!(
+        return Err(Error::text(format!(
             "Linux {release} has no BTF ({} is missing); use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions \
              ship it",
             btf.display()
-        );
+        )));
     }
     Ok(())
 }
@@ -171,10 +170,10 @@ fn check_clock(offsets: &str) -> Result<()> {
     let is_shifted =
         monotonic.is_some_and(|offset| offset.split_whitespace().any(|number| number != "0"));
     if is_shifted {
-        bail!(
+        return Err(Error::text(
             "this process is in a time namespace whose monotonic clock is shifted (/proc/self/timens_offsets): kernel \
-             programs read the host's, so every date and timeout would be wrong; start it outside of that namespace"
-        );
+             programs read the host's, so every date and timeout would be wrong; start it outside of that namespace",
+        ));
     }
     Ok(())
 }

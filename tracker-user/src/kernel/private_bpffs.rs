@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use crate::model::error::{Context, Result};
 
 /// include/uapi/linux/mount.h
 const FSOPEN_CLOEXEC: libc::c_long = 1;

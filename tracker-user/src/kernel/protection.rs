@@ -1,9 +1,11 @@
 //! What this kernel has to protect listeners with.
 
-use anyhow::Result;
 use tracker_common::protect::Protection;
 
-use crate::kernel::{btf::KernelTypes, kfunc};
+use crate::{
+    kernel::{btf::KernelTypes, kfunc},
+    model::error::Result,
+};
 
 /// What is known before anything is attached.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,11 +1,11 @@
 //! The kernel's refusals of programs and objects, by the errors of their loading.
 
-use std::{error::Error, io};
+use std::error::Error as StdError;
 
 use aya::{BtfError, EbpfError, programs::ProgramError};
 use nix::sys::utsname::uname;
 
-use crate::model::refusal::Refusal;
+use crate::model::{error::Error, failure::os_code, refusal::Refusal};
 
 /// The running kernel's refusal of a program, by the error of its loading. Logs the verifier's whole log as a debug message.
 #[must_use]
@@ -21,7 +21,7 @@ pub fn of_program(program: &str, error: &ProgramError) -> Refusal {
         ProgramError::IOError(error) => {
             by_this_kernel(program, error.to_string(), error.raw_os_error(), String::new())
         }
-        other => by_this_kernel(program, chain(other), number(other), String::new()),
+        other => by_this_kernel(program, chain(other), os_code(other), String::new()),
     }
 }
 
@@ -39,14 +39,14 @@ fn by_this_kernel(program: &str, cause: String, number: Option<i32>, log: String
 /// What is to be said of an object that could not be prepared for loading: its maps could not be created, or the kernel
 /// does not understand its types.
 #[must_use]
-pub fn of_object(error: EbpfError) -> anyhow::Error {
+pub fn of_object(error: EbpfError) -> Error {
     if let EbpfError::BtfError(BtfError::LoadError { io_error, verifier_log }) = &error {
         let types = "the types of the kernel programs (BTF)";
         let (cause, log) = (io_error.to_string(), verifier_log.to_string());
         return by_this_kernel(types, cause, io_error.raw_os_error(), log).into();
     }
-    let is_forbidden = number(&error) == Some(libc::EPERM);
-    let error = anyhow::Error::new(error).context("creating the maps");
+    let is_forbidden = os_code(&error) == Some(libc::EPERM);
+    let error = Error::from(error).context("creating the maps");
     if is_forbidden {
         error.context(
             "this process has the capabilities, and the kernel forbids bpf(2) all the same: a container's seccomp profile does \
@@ -57,20 +57,8 @@ pub fn of_object(error: EbpfError) -> anyhow::Error {
     }
 }
 
-/// The number of the first error of a system call among this error and its causes.
-fn number(error: &(dyn Error + 'static)) -> Option<i32> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.raw_os_error();
-        }
-        next = error.source();
-    }
-    None
-}
-
 /// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
+fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -83,6 +71,8 @@ fn chain(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

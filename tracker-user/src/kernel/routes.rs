@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::{
     AddressFamily,
@@ -11,7 +10,10 @@ use rtnetlink::packet_route::{
     },
 };
 
-use crate::kernel::netlink::Netlink;
+use crate::{
+    kernel::netlink::Netlink,
+    model::error::{Context, Result},
+};
 
 /// A route of the main table, or what the host has learned of the path to one address.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,13 +1,15 @@
 //! This network namespace's TCP sockets, as the kernel's sock_diag tells.
 
-use anyhow::{Context, Result};
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage,
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-use crate::kernel::netlink_dump::dump;
+use crate::{
+    kernel::netlink_dump::dump,
+    model::error::{Context, Result},
+};
 
 /// Calls `visit` with every TCP socket in one of these states, over IPv4 and IPv6.
 ///

@@ -5,7 +5,6 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
     maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
@@ -20,7 +19,10 @@ use tracker_common::{
 };
 use zerocopy::FromBytes;
 
-use crate::kernel::{batch::Walk, map_forms};
+use crate::{
+    kernel::{batch::Walk, map_forms},
+    model::error::{Context, Error, Result},
+};
 
 /// Entries of a hash map that are read in one system call.
 const STEP: usize = 512;
@@ -240,7 +242,7 @@ pub fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
             | Map::PerCpuArray(map)
             | Map::RingBuf(map),
         ) => Ok(map),
-        _ => bail!("the object has no map {name}"),
+        _ => Err(Error::text(format!("the object has no map {name}"))),
     }
 }
 

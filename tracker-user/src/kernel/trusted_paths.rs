@@ -7,8 +7,9 @@ use std::{
     path::{self, Path},
 };
 
-use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
+
+use crate::model::error::{Context, Error, Result};
 
 /// Whether others may make files of their own in the directory itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,14 +36,14 @@ pub fn check(directory: &Path, sharing: Sharing) -> Result<()> {
         let is_trusted = is_owner_trusted(&about)
             && (about.is_symlink() || is_closed(&about) || is_sticky(&about, sharing, is_itself));
         if !is_trusted {
-            bail!(
+            return Err(Error::text(format!(
                 "{} belongs to user {} and has mode {:o}, so that others could replace what the agent keeps in {}. Make it root's, \
                  and take the others' right to write (`chown root`, `chmod go-w`), or name another directory",
                 path.display(),
                 about.uid(),
                 about.mode() & 0o7777,
                 directory.display()
-            );
+            )));
         }
     }
     Ok(())

@@ -1,9 +1,12 @@
-//! What is shown, without I/O: records, events, filters, forms of output, and what is decided about many connections at once.
+//! What is shown, without I/O: records, events, filters, forms of output, errors, and what is decided about many connections at
+//! once.
 //!
 //! It imports nothing from the other layers, only tracker-common. Begin with [`record`], a flow as users see it, and
-//! [`event`], what happens to one; everything else chooses, explains or counts these.
+//! [`event`], what happens to one; everything else chooses, explains or counts these. Each layer below the command line
+//! fails with [`error::Error`].
 
 pub mod clock;
+pub mod error;
 pub mod event;
 pub mod failure;
 pub mod filter;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
@@ -11,7 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::client::request::{DeleteAnswer, DeleteRequest, DeleteResult, EventRequest, MapRequest};
+use crate::{
+    client::request::{DeleteAnswer, DeleteRequest, DeleteResult, EventRequest, MapRequest},
+    model::error::{Context, Error, Result},
+};
 
 /// Most bytes of a request.
 const LONGEST_REQUEST: usize = 65_536;
@@ -46,25 +48,34 @@ pub async fn read_request(reader: impl AsyncBufRead + Unpin) -> Result<Option<Cl
     if line.is_empty() {
         return Ok(None);
     }
-    ensure!(
-        line.ends_with(b"\n") || line.len() < LONGEST_REQUEST,
-        "a request is one line of {LONGEST_REQUEST} bytes at most"
-    );
+    if !line.ends_with(b"\n") && line.len() >= LONGEST_REQUEST {
+        return Err(Error::text(format!(
+            "a request is one line of {LONGEST_REQUEST} bytes at most"
+        )));
+    }
     let asked: Value = serde_json::from_slice(&line).context("a request is one line of JSON")?;
     match asked.get("v").and_then(Value::as_u64) {
         Some(VERSION) => {}
-        other => bail!(
-            "this agent (tracker {}) understands requests of version {VERSION}, and not {}",
-            env!("CARGO_PKG_VERSION"),
-            other.map_or_else(|| "one without a version".to_owned(), |v| format!("of version {v}"))
-        ),
+        other => {
+            return Err(Error::text(format!(
+                "this agent (tracker {}) understands requests of version {VERSION}, and not {}",
+                env!("CARGO_PKG_VERSION"),
+                other.map_or_else(
+                    || "one without a version".to_owned(),
+                    |v| format!("of version {v}")
+                )
+            )));
+        }
     }
     let asks = |name: &str| asked.get(name).is_some();
-    ensure!(
-        asks("events") || asks("delete") || asked.get("lend") == Some(&Value::Bool(true)),
-        "this agent (tracker {}) knows no such request; there are `events`, `lend` and `delete`",
-        env!("CARGO_PKG_VERSION")
-    );
+    let is_known =
+        asks("events") || asks("delete") || asked.get("lend") == Some(&Value::Bool(true));
+    if !is_known {
+        return Err(Error::text(format!(
+            "this agent (tracker {}) knows no such request; there are `events`, `lend` and `delete`",
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
     Ok(Some(serde_json::from_value(asked).context("the request is not of a known form")?))
 }
 
@@ -84,6 +95,8 @@ pub(super) async fn wait_for_close(reader: &mut BufReader<OwnedReadHalf>) -> Res
             0 => return Ok(()),
             more => count += more,
         }
-        ensure!(count <= LONGEST_REQUEST, "it says more than it is asked");
+        if count > LONGEST_REQUEST {
+            return Err(Error::text("it says more than it is asked"));
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
     Handle, MulticastGroup,
@@ -14,6 +13,8 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 use tokio::task::JoinHandle;
+
+use crate::model::error::{Context, Result};
 
 /// An interface that is there.
 #[derive(Clone, Debug, Eq, PartialEq)]

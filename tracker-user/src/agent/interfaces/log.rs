@@ -1,10 +1,12 @@
 //! The kernel programs' debug messages, where they were compiled in.
 
-use anyhow::{Context, Result};
 use aya_log::EbpfLogger;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
-use crate::kernel::attach::Attached;
+use crate::{
+    kernel::attach::Attached,
+    model::error::{Context, Result},
+};
 
 /// Writes them to the agent's log until it is aborted.
 pub(super) fn forward_log(attached: &mut Attached) -> Result<JoinHandle<()>> {

@@ -1,15 +1,17 @@
 //! Whether programs are where they should be, as the kernel says now.
 
-use anyhow::{Context, Result};
 use aya::Ebpf;
 
-use crate::kernel::{
-    attach::{Attached, xdp::xdp_program},
-    kernel_side::{
-        filters::filters,
-        links,
-        slots::{Mode, Purpose, Slot},
+use crate::{
+    kernel::{
+        attach::{Attached, xdp::xdp_program},
+        kernel_side::{
+            filters::filters,
+            links,
+            slots::{Mode, Purpose, Slot},
+        },
     },
+    model::error::{Context, Result},
 };
 
 /// A program that should be on an interface and is not.

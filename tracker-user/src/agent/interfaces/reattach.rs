@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use anyhow::Result;
 use nix::net::if_::if_nametoindex;
 
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
         retry::Retry,
     },
     kernel::kernel_side::{Inherited, create_private},
+    model::error::Result,
 };
 
 impl Interfaces<'_> {

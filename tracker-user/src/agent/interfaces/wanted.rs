@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
-use anyhow::Result;
 use glob::Pattern;
 
 use crate::{
-    agent::interfaces::changes::Link, kernel::preflight::interface_index, model::failure::Failure,
+    agent::interfaces::changes::Link,
+    kernel::preflight::interface_index,
+    model::{error::Result, failure::Failure},
 };
 
 /// A name, or a pattern as a shell has them: `*`, `?`, `[a-c]`, `[!a]`.

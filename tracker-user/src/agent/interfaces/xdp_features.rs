@@ -3,7 +3,6 @@
 
 use std::io;
 
-use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
     NlaBuffer, NlasIterator, Parseable, ParseableParametrized,
@@ -13,6 +12,8 @@ use netlink_packet_generic::{
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+
+use crate::model::error::{Context, Error, Result};
 
 const FAMILY: &str = "netdev";
 /// NETDEV_CMD_DEV_GET.
@@ -39,7 +40,7 @@ pub fn has_native_xdp(ifindex: u32) -> Result<Option<bool>> {
         ifindex.to_ne_bytes().to_vec(),
     )]));
     let Some(Device(attributes)) = ask(&socket, family, request)? else {
-        bail!("the kernel knows no interface with the index {ifindex}");
+        return Err(Error::text(format!("the kernel knows no interface with the index {ifindex}")));
     };
     Ok(attributes.iter().find(|attribute| attribute.kind() == XDP_FEATURES).and_then(|attribute| {
         let mut bytes = [0; 8];
@@ -98,7 +99,7 @@ where
             error if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
             error => Err(error.into()),
         },
-        _ => bail!("the kernel's answer is not understood"),
+        _ => Err(Error::text("the kernel's answer is not understood")),
     }
 }
 

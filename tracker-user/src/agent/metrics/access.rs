@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Result, ensure};
 use hyper::{HeaderMap, header};
 use rustls::ServerConfig;
 
@@ -15,7 +14,7 @@ use super::{
     tls::{Certificate, CertificateFiles},
     token::Token,
 };
-use crate::model::failure::Failure;
+use crate::model::{error::Result, failure::Failure};
 
 /// What a client needs.
 #[derive(Debug)]
@@ -40,7 +39,9 @@ impl Access {
                 let is_unix = matches!(options.at, Some(MetricsAddress::Unix(_)));
                 let said = "a unix socket needs no TLS: leave out --metrics-tls-cert and --metrics-tls-key, or name an address with \
                             --metrics";
-                ensure!(!is_unix, Failure::BadInput(said.to_owned()));
+                if is_unix {
+                    return Err(Failure::BadInput(said.to_owned()).into());
+                }
                 let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
                 let certificate = Certificate::read(&files)?;
                 Some((files, Mutex::new(certificate)))

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use anyhow::{Context, Result};
 use rustls::ServerConfig;
 use tokio::{
     runtime::{Builder, Handle},
@@ -16,7 +15,10 @@ use super::{
     listener::{Client, Stream},
     places::Places,
 };
-use crate::agent::privileges;
+use crate::{
+    agent::privileges,
+    model::error::{Context, Result},
+};
 
 /// Handshakes at a time. Clients that hang in one take no places of those that are being served. Each may need a signature before a
 /// new one gets its own: 4 ms with RSA of 4096 bits.

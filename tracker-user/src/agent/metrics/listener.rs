@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -19,7 +18,13 @@ use super::{
     places::Source,
     socket::{self, MetricsSocket},
 };
-use crate::{agent::condition::SHORTAGES, model::failure::Failure};
+use crate::{
+    agent::condition::SHORTAGES,
+    model::{
+        error::{Context, Result},
+        failure::Failure,
+    },
+};
 
 /// A client's connection.
 pub type Stream = Box<dyn Connection>;

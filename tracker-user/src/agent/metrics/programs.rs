@@ -5,10 +5,9 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use anyhow::Result;
 use aya::programs::Program;
 
-use crate::kernel::attach::Attached;
+use crate::{kernel::attach::Attached, model::error::Result};
 
 /// The programs that are attached.
 #[derive(Debug, Default)]

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -25,7 +24,7 @@ use super::{
     listener::{Client, Listener},
     places::Places,
 };
-use crate::model::clock::monotonic_ns;
+use crate::model::{clock::monotonic_ns, error::Result};
 
 /// Clients that are served at a time.
 const CLIENTS: usize = 64;

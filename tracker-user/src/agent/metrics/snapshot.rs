@@ -4,7 +4,6 @@ mod cookies;
 
 use std::{collections::BTreeSet, fmt, sync::atomic::Ordering};
 
-use anyhow::Result;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode},
@@ -28,6 +27,7 @@ use super::{
 use crate::{
     agent::interfaces::presence::Missing,
     kernel::{attach::Interface, listeners::ListenerMaps, tables::Tables},
+    model::error::Result,
 };
 
 /// A series' labels.

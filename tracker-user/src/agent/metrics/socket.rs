@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -23,7 +22,10 @@ use crate::{
         kernel_side::kept::identity,
         trusted_paths::{self, Sharing},
     },
-    model::failure::Failure,
+    model::{
+        error::{Context, Error, Result},
+        failure::Failure,
+    },
 };
 
 /// The socket of an agent, for its owner and group. Dropping it removes it.
@@ -135,10 +137,10 @@ fn remove_stale(path: &Path) -> Result<()> {
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
     if !kind.is_socket() {
-        bail!(
+        return Err(Error::text(format!(
             "{} is there and no socket: remove it, or name another path with `--metrics unix:PATH`",
             path.display()
-        );
+        )));
     }
     // Not to wait: the queue of one that listens may be full.
     let probe = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
@@ -154,7 +156,7 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
-fn in_use(path: &Path) -> anyhow::Error {
+fn in_use(path: &Path) -> Error {
     Failure::InUse(format!(
         "somebody serves at unix:{} already; name another path with `--metrics unix:PATH`",
         path.display()

@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
 use rustls::{
     CertificateError, RootCertStore, ServerConfig,
@@ -17,7 +16,13 @@ use rustls::{
     server::{NoServerSessionStorage, ParsedCertificate},
 };
 
-use crate::{agent::secret_file, model::failure::Failure};
+use crate::{
+    agent::secret_file,
+    model::{
+        error::{Context, Error, Result},
+        failure::Failure,
+    },
+};
 
 /// Where a certificate and its key are.
 #[derive(Clone, Debug)]
@@ -58,12 +63,12 @@ impl Certificate {
             .with_no_client_auth()
             .with_single_cert(chain.clone(), secret)
             .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => anyhow!(
+                rustls::Error::InconsistentKeys(_) => Error::text(format!(
                     "the key in {} is not that of the first certificate in {}",
                     key.display(),
                     certificate.display()
-                ),
-                error => anyhow!("the key in {}: {error}", key.display()),
+                )),
+                error => Error::text(format!("the key in {}: {error}", key.display())),
             })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Scrapes are seconds apart: nothing is kept for the next one, which sees a renewed certificate.
@@ -79,7 +84,7 @@ impl Certificate {
     /// Where it is not.
     pub fn valid(self) -> Result<Self> {
         match self.not_before {
-            Some(not_before) => bail!("it is not valid before {not_before}"),
+            Some(not_before) => Err(Error::text(format!("it is not valid before {not_before}"))),
             None => Ok(self),
         }
     }
@@ -98,9 +103,13 @@ fn read_chain(
 ) -> Result<(Vec<CertificateDer<'static>>, Option<Timestamp>)> {
     let mut text = Vec::new();
     let file = File::open(path)?;
-    ensure!(file.metadata()?.is_file(), "this is no file");
+    if !file.metadata()?.is_file() {
+        return Err(Error::text("this is no file"));
+    }
     file.take(MOST + 1).read_to_end(&mut text)?;
-    ensure!(text.len() as u64 <= MOST, "{MOST} bytes are at most");
+    if text.len() as u64 > MOST {
+        return Err(Error::text(format!("{MOST} bytes are at most")));
+    }
     let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>()?;
     let first = chain.first().context("there is none: PEM has `-----BEGIN CERTIFICATE-----`")?;
     let not_before = check_validity(first, provider)?;
@@ -125,7 +134,7 @@ fn check_validity(
         Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
             not_after,
             ..
-        })) => bail!("it has expired at {}", date(not_after)?),
+        })) => Err(Error::text(format!("it has expired at {}", date(not_after)?))),
         Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
             not_before,
             ..
@@ -143,9 +152,9 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let is_encrypted = text.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED);
         if is_encrypted {
-            anyhow!("it is encrypted, and nobody is there to type a passphrase: `openssl pkey -in FILE -out FILE`")
+            Error::text("it is encrypted, and nobody is there to type a passphrase: `openssl pkey -in FILE -out FILE`")
         } else {
-            anyhow!("{error}")
+            Error::text(error.to_string())
         }
     })
 }

@@ -2,12 +2,17 @@
 
 use std::{fmt, path::Path};
 
-use anyhow::{Context, Result, ensure};
 use hyper::header::HeaderValue;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::{agent::secret_file, model::failure::Failure};
+use crate::{
+    agent::secret_file,
+    model::{
+        error::{Context, Error, Result},
+        failure::Failure,
+    },
+};
 
 /// A token. It is wiped when dropped, and never shown.
 pub struct Token(Zeroizing<Vec<u8>>);
@@ -34,11 +39,14 @@ impl Token {
 
     fn parse(text: &[u8]) -> Result<Self> {
         let text = text.trim_ascii();
-        ensure!(!text.is_empty(), "there is none: `openssl rand -hex 32` makes one");
-        ensure!(
-            text.iter().all(u8::is_ascii_graphic),
-            "it has other characters than letters, digits and signs of ASCII, or more than one line"
-        );
+        if text.is_empty() {
+            return Err(Error::text("there is none: `openssl rand -hex 32` makes one"));
+        }
+        if !text.iter().all(u8::is_ascii_graphic) {
+            return Err(Error::text(
+                "it has other characters than letters, digits and signs of ASCII, or more than one line",
+            ));
+        }
         Ok(Self(Zeroizing::new(text.to_vec())))
     }
 

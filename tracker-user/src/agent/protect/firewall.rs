@@ -3,10 +3,11 @@
 
 use std::{fmt, fs, io};
 
-use anyhow::{Context, Result};
-
 use super::target::Target;
-use crate::kernel::nftables::{Place, Rule, rules, state};
+use crate::{
+    kernel::nftables::{Place, Rule, rules, state},
+    model::error::{Context, Result},
+};
 
 const LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
 

@@ -13,13 +13,18 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
 use tracker_common::cookie::{LIFETIME_NS, fingerprint, period};
 use zeroize::Zeroizing;
 
 use super::{SHORTEST_ROTATION, keys::fresh};
-use crate::{agent::secret_file, model::failure::Failure};
+use crate::{
+    agent::secret_file,
+    model::{
+        error::{Context, Error, Result},
+        failure::Failure,
+    },
+};
 
 /// Bytes that a file has at most.
 const MOST: u64 = 65_536;
@@ -118,7 +123,11 @@ impl KeyFile {
             }
             keys.push(parse_line(line).with_context(|| format!("line {number}"))?);
         }
-        ensure!(!keys.is_empty(), "there is none: `tracker keys new FILE` makes a file with keys");
+        if keys.is_empty() {
+            return Err(Error::text(
+                "there is none: `tracker keys new FILE` makes a file with keys",
+            ));
+        }
         let mut file = Self(keys);
         file.sort()?;
         Ok(file)
@@ -138,12 +147,13 @@ impl KeyFile {
         self.0.sort_by_key(|key| key.since);
         for pair in self.0.windows(2) {
             let apart = pair[1].since.duration_since(pair[0].since).as_secs();
-            ensure!(
-                apart >= i64::from(SHORTEST_ROTATION),
-                "the key since {} is used {apart} s after the one before, and cookies of that live longer: keys are to be \
-                 {SHORTEST_ROTATION} s apart at least",
-                pair[1].since
-            );
+            if apart < i64::from(SHORTEST_ROTATION) {
+                return Err(Error::text(format!(
+                    "the key since {} is used {apart} s after the one before, and cookies of that live longer: keys are to be \
+                     {SHORTEST_ROTATION} s apart at least",
+                    pair[1].since
+                )));
+            }
         }
         Ok(())
     }
@@ -161,10 +171,10 @@ impl KeyFile {
     /// Where there is none yet.
     pub fn current(&self, now: Timestamp) -> Result<usize> {
         self.0.iter().rposition(|key| key.since <= now).ok_or_else(|| {
-            anyhow!(
+            Error::text(format!(
                 "no key is used yet: the first one is since {}, and it is {now} here",
                 self.0.first().map_or(Timestamp::UNIX_EPOCH, |key| key.since)
-            )
+            ))
         })
     }
 
@@ -249,22 +259,23 @@ fn parse_line(line: &str) -> Result<SharedKey> {
         "a line is a date and a key, as in `2026-11-29T10:00:00Z 32-HEXADECIMAL-DIGITS`";
     let mut words = line.split_whitespace();
     let (Some(since), Some(digits), None) = (words.next(), words.next(), words.next()) else {
-        bail!("{FORM}");
+        return Err(Error::text(FORM));
     };
     let since: Timestamp = since.parse().map_err(|error| {
         if may_be_key(since) {
-            anyhow!("the first word is no date; {FORM}")
+            Error::text(format!("the first word is no date; {FORM}"))
         } else {
-            anyhow!("`{since}`: {error}; {FORM}")
+            Error::text(format!("`{since}`: {error}; {FORM}"))
         }
     })?;
     let digits = digits.as_bytes();
-    ensure!(
-        digits.len() == 2 * KEY && digits.iter().all(u8::is_ascii_hexdigit),
-        "the key has {} characters that are not all hexadecimal digits, or not {}; {FORM}",
-        digits.len(),
-        2 * KEY
-    );
+    if digits.len() != 2 * KEY || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return Err(Error::text(format!(
+            "the key has {} characters that are not all hexadecimal digits, or not {}; {FORM}",
+            digits.len(),
+            2 * KEY
+        )));
+    }
     let mut key = Box::new(Zeroizing::new([0_u64; 2]));
     for (at, pair) in digits.chunks_exact(2).enumerate() {
         let byte = pair.iter().fold(0, |byte, digit| {
@@ -272,7 +283,9 @@ fn parse_line(line: &str) -> Result<SharedKey> {
         });
         key[at / 8] |= byte << (8 * (at % 8));
     }
-    ensure!(**key != [0; 2], "a key of zeros only is no secret");
+    if **key == [0; 2] {
+        return Err(Error::text("a key of zeros only is no secret"));
+    }
     Ok(SharedKey { since, key })
 }
 
@@ -341,7 +354,7 @@ mod tests {
         let file = file(&[0, 1000, 2000]);
         let needed = |now| {
             let keys = file.needed(at(now))?;
-            Ok::<Vec<_>, anyhow::Error>(
+            Ok::<Vec<_>, Error>(
                 keys.iter().map(|key| key.since.as_second() - 1_800_000_000).collect(),
             )
         };

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
 use jiff::Timestamp;
 use tracker_common::cookie::{DatedKey, PERIOD_SHIFT, period};
 use zeroize::Zeroizing;
@@ -11,7 +10,10 @@ use zeroize::Zeroizing;
 use super::key_file::{KeyFile, date_ns};
 use crate::{
     kernel::listeners::{KeyMap, KeyWords},
-    model::clock::Clock,
+    model::{
+        clock::Clock,
+        error::{Error, Result},
+    },
 };
 
 /// Words of a [`DatedKey`]: two of key, then `since` and `present`.
@@ -97,7 +99,7 @@ impl Keeper {
 fn make_another(map: &mut KeyMap, rotation_ns: u64, now_ns: u64) -> Result<bool> {
     let mut keys = map.get()?;
     let Some((at, since)) = newest(&keys) else {
-        anyhow::bail!("the cookies' keys are gone from their map");
+        return Err(Error::text("the cookies' keys are gone from their map"));
     };
     if !is_due(since, rotation_ns, now_ns) {
         return Ok(false);
@@ -184,7 +186,7 @@ fn halves(word: u64) -> [u32; 2] {
 pub(super) fn fresh() -> Result<Box<Zeroizing<[u64; 2]>>> {
     let mut key = Box::new(Zeroizing::new([0_u64; 2]));
     getrandom::fill(zerocopy::IntoBytes::as_mut_bytes(&mut **key))
-        .map_err(|error| anyhow!("asking the system for random numbers: {error}"))?;
+        .map_err(|error| Error::text(format!("asking the system for random numbers: {error}")))?;
     Ok(key)
 }
 

@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
-use anyhow::{Context, Result};
 use tracker_common::{
     event::Event as Raw,
     protect::{Listener, ListenerState, MAX_LISTENERS, Mode, Place, Way, feature},
@@ -29,6 +28,7 @@ use crate::{
     },
     model::{
         clock::{Clock, monotonic_ns},
+        error::{Context, Error, Result},
         event::{
             Event,
             parts::{CookieReason, CookieView},
@@ -276,10 +276,10 @@ impl ListenerManager {
             self.known.insert(place, known);
         }
         if without_room > 0 {
-            anyhow::bail!(
+            return Err(Error::text(format!(
                 "{without_room} pairs of an address and a port are not protected, because {MAX_LISTENERS} are at most: \
                  name fewer with --protect"
-            );
+            )));
         }
         Ok(events)
     }

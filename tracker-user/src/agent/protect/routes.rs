@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use tracker_common::{
     key::Address,
     protect::feature,
@@ -14,10 +13,13 @@ use tracker_common::{
 };
 
 use super::synack_terms::mss;
-use crate::kernel::{
-    listeners::RouteMap,
-    netlink::{Host, Netlink},
-    routes::{HostRoute, routes},
+use crate::{
+    kernel::{
+        listeners::RouteMap,
+        netlink::{Host, Netlink},
+        routes::{HostRoute, routes},
+    },
+    model::error::Result,
 };
 
 /// An address and how many of its bits have to be the same, of 128.

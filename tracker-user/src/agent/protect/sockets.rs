@@ -2,11 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Result;
 use netlink_packet_core::NlasIterator;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags, nlas::Nla};
 
-use crate::kernel::sock_diag::each_socket;
+use crate::{kernel::sock_diag::each_socket, model::error::Result};
 
 /// include/uapi/linux/inet_diag.h: what a layer above TCP says of itself, and its name therein.
 const INET_DIAG_ULP_INFO: u16 = 19;

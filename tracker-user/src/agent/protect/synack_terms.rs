@@ -2,13 +2,15 @@
 
 use std::{fs, io, net::IpAddr};
 
-use anyhow::{Context, Result, bail};
 use tracker_common::{
     protect::{Listener, feature},
     route::{Route, scale_of},
 };
 
-use crate::kernel::preflight::kernel_at_least;
+use crate::{
+    kernel::preflight::kernel_at_least,
+    model::error::{Context, Error, Result},
+};
 
 /// What Linux has where it does not say: in another namespace than the first, before it is told there.
 const DEFAULT_RECEIVE_MAX: u32 = 212_992;
@@ -56,7 +58,7 @@ impl Sysctls {
     ///
     /// Where one cannot be read.
     pub fn read() -> Result<Self> {
-        let is_on = |name: &str| Ok::<_, anyhow::Error>(number(name)? != 0);
+        let is_on = |name: &str| Ok::<_, Error>(number(name)? != 0);
         let mut features = 0;
         for (name, bit) in [
             ("net/ipv4/tcp_window_scaling", feature::WINDOW_SCALE),
@@ -69,7 +71,7 @@ impl Sysctls {
         }
         let receive = numbers("net/ipv4/tcp_rmem")?;
         let [_, receive_default, receive_most] = receive[..] else {
-            bail!("net.ipv4.tcp_rmem is not three numbers");
+            return Err(Error::text("net.ipv4.tcp_rmem is not three numbers"));
         };
         let for_all = match fs::metadata("/proc/sys/net/core/rmem_max") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => DEFAULT_RECEIVE_MAX,

@@ -3,7 +3,6 @@
 
 use std::{collections::HashSet, net::IpAddr, time::Instant};
 
-use anyhow::Result;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, StateFlags};
 use tracker_common::{
     key::{Address, FlowKey, mapped},
@@ -11,7 +10,7 @@ use tracker_common::{
     sweep::{Removal, lives_with_its_socket},
 };
 
-use crate::{agent::condition::is_shortage, kernel::sock_diag::each_socket};
+use crate::{agent::condition::is_shortage, kernel::sock_diag::each_socket, model::error::Result};
 
 /// Of the time, asking for sockets may take one part in so many. A host that has a million of them is asked seldom, and what
 /// is due waits meanwhile.

@@ -7,7 +7,6 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use anyhow::{Context, Result};
 use aya::{
     Btf, Ebpf,
     maps::{Array, Map, MapData},
@@ -16,7 +15,10 @@ use aya::{
 use tracker_common::walk::{Found, Walk};
 use zerocopy::FromBytes;
 
-use crate::kernel::{bpf::descriptor, load::program, refusal, tables::take_map};
+use crate::{
+    kernel::{bpf::descriptor, load::program, refusal, tables::take_map},
+    model::error::{Context, Result},
+};
 
 const PROGRAM: &str = "tracker_walk";
 

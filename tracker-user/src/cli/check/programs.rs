@@ -1,12 +1,10 @@
 //! Whether the kernel accepts the programs that an agent would load: they are loaded, and given up again.
 
-use anyhow::Result;
-
 use super::{Finding, Verdict};
 use crate::{
     agent::trial_load::{Accepted, TrialLoad},
     kernel::{link_kind::LinkKind, object, protection::Prepared},
-    model::refusal::Refusal,
+    model::{error::Result, failure::Failure},
 };
 
 /// A finding a group of programs that are loaded together, for the kinds of these interfaces; with what protects listeners,
@@ -75,14 +73,14 @@ impl Report {
                 Finding { programs, ..Finding::new(Verdict::Ok, check, message) }
             }
             Err(error) => {
-                let message = match error.downcast_ref::<Refusal>() {
+                let message = match error.failure() {
                     // Once is enough.
-                    Some(refusal) if self.is_advised => refusal.reason(),
-                    Some(refusal) => {
+                    Failure::Refused(refusal) if self.is_advised => refusal.reason(),
+                    Failure::Refused(refusal) => {
                         self.is_advised = true;
                         refusal.to_string()
                     }
-                    None => format!("{error:#}"),
+                    _ => format!("{error:#}"),
                 };
                 Finding::new(severity, check, message)
             }

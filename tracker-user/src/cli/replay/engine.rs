@@ -367,7 +367,7 @@ impl Engine {
     pub fn evicted(&self) -> Result<u64> {
         let mut here = 0;
         self.tables.each_flow(|_, _, tier| here += u64::from(tier == Tier::HalfOpen))?;
-        self.tables.half_open_evicted(here)
+        Ok(self.tables.half_open_evicted(here)?)
     }
 
     /// Packets by fate, indexed by [`Fate`].
@@ -400,7 +400,7 @@ impl Engine {
     ///
     /// What the kernel says.
     pub fn tally(&self, tally: Tally) -> Result<u64> {
-        self.tables.tally(tally)
+        Ok(self.tables.tally(tally)?)
     }
 }
 

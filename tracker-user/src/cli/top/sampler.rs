@@ -236,7 +236,7 @@ impl Sampler {
     /// Which rules flows have broken, where it is asked for or one flow is looked at by itself.
     fn broken(&self, wanted: &Wanted) -> Result<Option<FlowViolations>> {
         if wanted.filter.asks_for_rules() {
-            return FlowViolations::of(&self.instance).map(Some);
+            return Ok(Some(FlowViolations::of(&self.instance)?));
         }
         // An agent of an older version does not share it: then it is not known.
         Ok(wanted.flow.and_then(|_| FlowViolations::of(&self.instance).ok()))

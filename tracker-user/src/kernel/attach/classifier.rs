@@ -3,7 +3,6 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{
@@ -13,15 +12,18 @@ use aya::{
     },
 };
 
-use crate::kernel::{
-    attach::{Attaching, EgressChoice},
-    kernel_side::{
-        all_filter_programs, create_private, filter_programs,
-        filters::{Filter, filters},
-        links, release_filter,
-        slots::{Purpose, Slot},
+use crate::{
+    kernel::{
+        attach::{Attaching, EgressChoice},
+        kernel_side::{
+            all_filter_programs, create_private, filter_programs,
+            filters::{Filter, filters},
+            links, release_filter,
+            slots::{Purpose, Slot},
+        },
+        load::load_classifier,
     },
-    load::load_classifier,
+    model::error::{Context, Result},
 };
 
 impl Attaching<'_> {

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{
@@ -25,10 +24,13 @@ use crate::{
             slots::{Mode, Slot},
             xdp_holder,
         },
-        load::{is_errno, load_ingress},
+        load::load_ingress,
         netlink::Netlink,
     },
-    model::failure::Failure,
+    model::{
+        error::{Context, Error, Result},
+        failure::{Failure, os_code},
+    },
 };
 
 impl Attaching<'_> {
@@ -65,7 +67,7 @@ impl Attaching<'_> {
                 Ok(id) => return pin_xdp(ingress, id, slot, Mode::Native).map(Some),
                 Err(error)
                     if self.ingress_options.xdp == XdpChoice::Auto
-                        && is_errno(&error, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
+                        && matches!(os_code(&error), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
                 {
                     if self.ingress_options.ingress == IngressChoice::Auto {
                         tracing::info!(
@@ -96,9 +98,9 @@ impl Attaching<'_> {
         }
     }
 
-    async fn explain(&self, error: ProgramError, name: &str, ifindex: u32) -> anyhow::Error {
-        if !is_errno(&error, &[libc::EBUSY, libc::EEXIST]) {
-            return anyhow::Error::new(error).context(format!("attaching XDP to {name}"));
+    async fn explain(&self, error: ProgramError, name: &str, ifindex: u32) -> Error {
+        if !matches!(os_code(&error), Some(libc::EBUSY | libc::EEXIST)) {
+            return Error::from(error).context(format!("attaching XDP to {name}"));
         }
         let there = xdp_program(ifindex).await;
         if let Ok(None) = there {

@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -19,7 +18,10 @@ use crate::{
         },
         trusted_paths::{self, Sharing},
     },
-    model::failure::Failure,
+    model::{
+        error::{Context, Result},
+        failure::Failure,
+    },
 };
 
 impl Instance {
@@ -228,7 +230,7 @@ impl Claim {
         };
         let kept = self.keep_with(&refusal);
         if let Err(error) = &kept {
-            self.is_displaced = matches!(error.downcast_ref(), Some(Failure::InUse(_)));
+            self.is_displaced = matches!(error.failure(), Failure::InUse(_));
         }
         kept
     }

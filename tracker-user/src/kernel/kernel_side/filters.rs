@@ -3,7 +3,6 @@
 
 use std::pin::pin;
 
-use anyhow::{Context, Result};
 use aya::programs::{
     Link,
     tc::{SchedClassifierLink, TcAttachType, TcHandle},
@@ -13,7 +12,10 @@ use rtnetlink::packet_route::tc::{
     TcAttribute, TcFilterBpfOption, TcHandle as QdiscHandle, TcOption,
 };
 
-use crate::kernel::netlink::Netlink;
+use crate::{
+    kernel::netlink::Netlink,
+    model::error::{Context, Result},
+};
 
 /// A filter.
 #[derive(Clone, Debug, Eq, PartialEq)]

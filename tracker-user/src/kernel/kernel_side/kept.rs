@@ -8,10 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
 use aya::maps::{MapData, MapInfo};
 
-use crate::kernel::kernel_side::{create_private, slots::slots};
+use crate::{
+    kernel::kernel_side::{create_private, slots::slots},
+    model::error::{Context, Error, Result},
+};
 
 /// Maps that no interface shares with another one.
 const OF_A_SLOT: [&str; 2] = ["REPEATED", "SOURCES"];
@@ -56,7 +58,9 @@ pub type MapIds = BTreeMap<PathBuf, u32>;
 pub fn ensure_pinned(ids: &MapIds) -> Result<()> {
     for (pin, id) in ids {
         let is_it = MapInfo::from_pin(pin).is_ok_and(|info| info.id() == *id);
-        ensure!(is_it, "{} is not of the agent's map now", pin.display());
+        if !is_it {
+            return Err(Error::text(format!("{} is not of the agent's map now", pin.display())));
+        }
     }
     Ok(())
 }

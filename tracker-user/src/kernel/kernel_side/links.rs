@@ -10,13 +10,15 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result};
 use aya::programs::{
     ProgramInfo,
     links::{FdLink, PinnedLink},
 };
 
-use crate::kernel::kernel_side::slots::Purpose;
+use crate::{
+    kernel::kernel_side::slots::Purpose,
+    model::error::{Context, Result},
+};
 
 /// include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_long = 7;

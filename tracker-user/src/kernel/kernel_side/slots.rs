@@ -6,10 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
 use tracker_common::config::MAX_INTERFACES;
 
-use crate::kernel::kernel_side::create_private;
+use crate::{
+    kernel::kernel_side::create_private,
+    model::error::{Context, Error, Result},
+};
 
 /// An interface's place among an agent's.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -185,9 +187,9 @@ pub struct Assigned {
 /// Where there are too many, or a directory cannot be made.
 pub fn assign(pins: &Path, interfaces: &[String]) -> Result<Assigned> {
     if interfaces.len() > MAX_INTERFACES as usize {
-        bail!(
+        return Err(Error::text(format!(
             "one agent attaches to {MAX_INTERFACES} interfaces at most; start another with --instance"
-        );
+        )));
     }
     let mut known = slots(pins)?;
     let mut assigned = Assigned::default();

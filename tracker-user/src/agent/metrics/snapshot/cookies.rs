@@ -1,6 +1,5 @@
 //! Metrics of SYN cookies.
 
-use anyhow::Result;
 use tracker_common::{
     counters::Tally,
     protect::{MAX_LISTENERS, Mode, Outcome},
@@ -10,7 +9,7 @@ use super::{Snapshot, Values, each};
 use crate::{
     agent::metrics::{Telemetry, lock},
     kernel::{listeners::ListenerMaps, tables::Tables},
-    model::{clock::monotonic_ns, listener::is_on},
+    model::{clock::monotonic_ns, error::Result, listener::is_on},
 };
 
 impl Telemetry {
