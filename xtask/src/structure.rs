@@ -1,5 +1,7 @@
-//! `cargo xtask structure`: imports between layers point down, and files are short or say why not.
+//! `cargo xtask structure`: imports between layers point down, only the command line names anyhow, and files are short or say
+//! why not.
 
+mod errors;
 mod imports;
 mod layers;
 mod length;
@@ -30,7 +32,8 @@ const LONG_FILES: &str = "xtask/long-files.toml";
 ///
 /// # Errors
 ///
-/// Where an import points upward, or a file is long and not listed, or listed and not long; says all of them.
+/// Where an import points upward, anyhow is named below the command line, or a file is long and not listed, or listed and not
+/// long; says all of them.
 pub(crate) fn structure() -> Result<()> {
     let sources = sources(host::workspace())?;
     let mut problems = Vec::new();
@@ -42,6 +45,7 @@ pub(crate) fn structure() -> Result<()> {
     let report = layers::check(&layered, LAYERED)?;
     println!("{}", report.graph);
     problems.extend(report.problems);
+    problems.extend(errors::check(&layered, LAYERED)?);
 
     let list = host::workspace().join(LONG_FILES);
     let list = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;

@@ -93,7 +93,7 @@ fn layer(name: &str) -> Option<usize> {
 }
 
 /// A file's path of modules: `a/b.rs` and `a/b/mod.rs` are both `a::b`.
-fn module(path: &str, root: &str) -> Vec<String> {
+pub(super) fn module(path: &str, root: &str) -> Vec<String> {
     let path = path.trim_start_matches(root).trim_start_matches('/').trim_end_matches(".rs");
     let mut parts: Vec<_> = path.split('/').map(str::to_owned).collect();
     if parts.last().is_some_and(|last| last == "mod") {
