@@ -96,7 +96,7 @@ impl Arriving for *mut xdp_md {
     #[inline(always)]
     fn resize(self, len: u32) -> bool {
         let longer = len.cast_signed().wrapping_sub(self.len().cast_signed());
-        // SAFETY: as above.
+        // SAFETY: the context is valid while the program runs.
         longer == 0 || unsafe { bpf_xdp_adjust_tail(self, longer) == 0 }
     }
 
@@ -116,7 +116,7 @@ impl Arriving for *mut xdp_md {
         let context = XdpContext::new(self);
         let (data, end) = (context.data(), context.data_end());
         if data + 12 <= end {
-            // SAFETY: as above.
+            // SAFETY: within the packet, as just compared; bytes have no alignment.
             unsafe { (data as *mut [[u8; 6]; 2]).write(stations) };
         }
     }
@@ -153,13 +153,13 @@ impl Arriving for *mut __sk_buff {
 
     #[inline(always)]
     fn is_for_others(self) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the context is valid while the program runs.
         unsafe { (*self).pkt_type != PACKET_HOST }
     }
 
     #[inline(always)]
     fn len(self) -> u32 {
-        // SAFETY: as above.
+        // SAFETY: the context is valid while the program runs.
         unsafe { (*self).len }
     }
 
@@ -174,7 +174,7 @@ impl Arriving for *mut __sk_buff {
             && self.load(at, after.as_mut_ptr(), 2)
             && before != after;
         if changed {
-            // SAFETY: as above.
+            // SAFETY: the context is valid while the program runs.
             unsafe { bpf_l4_csum_replace(self, at, 1, 0, 2) };
         }
         !changed
@@ -182,7 +182,7 @@ impl Arriving for *mut __sk_buff {
 
     #[inline(always)]
     fn resize(self, len: u32) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the context is valid while the program runs.
         len == self.len() || unsafe { bpf_skb_change_tail(self, len, 0) == 0 }
     }
 
@@ -195,7 +195,7 @@ impl Arriving for *mut __sk_buff {
     #[inline(always)]
     fn store_stations(self, stations: [[u8; 6]; 2]) {
         // Through memory of the packet it would cost a copy of every packet that somebody else holds, too.
-        // SAFETY: as above.
+        // SAFETY: the context is valid while the program runs, and the source for 12 bytes.
         unsafe { bpf_skb_store_bytes(self, 0, stations.as_ptr().cast(), 12, 0) };
     }
 
@@ -222,12 +222,13 @@ fn parse_skb(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed> {
     unparsed
 }
 
-/// Notes how many packets the kernel holds as one in this socket buffer. Of what was not read, the length of the data is not known.
+/// Stores how many packets this socket buffer holds beyond its first. Without `is_read` the payload's length is not known, so
+/// that only `gso_segs` counts.
 #[inline(always)]
 pub(crate) fn count_further(ctx: *mut __sk_buff, scratch: *mut Scratch, is_read: bool) {
     // SAFETY: the context is valid while the program runs.
     let segments = unsafe { (*ctx).gso_segs };
-    // SAFETY: as above.
+    // SAFETY: the context is valid while the program runs.
     let size = unsafe { (*ctx).gso_size };
     // SAFETY: this CPU's own element, and nothing else refers to it now.
     let scratch = unsafe { &mut *scratch };

@@ -107,7 +107,7 @@ unsafe fn load<T>(start: usize) -> T {
                         options(pure, readonly, nostack, preserves_flags),
                     );
                 }
-                // SAFETY: as above.
+                // SAFETY: within the `T`, by the loop's condition; such a write needs no alignment.
                 unsafe { $from.add($to).cast::<$type>().write_unaligned(word) };
                 $to += size_of::<$type>();
             }
@@ -150,7 +150,7 @@ macro_rules! bytes {
                 let result = unsafe {
                     $load(self.ctx.cast(), at as u32, bytes.cast(), size_of::<T>() as u32)
                 };
-                // SAFETY: as above; any bytes are a valid `T`, which has no alignment.
+                // SAFETY: this CPU's own element, of 64 bytes; any bytes are a valid `T`, which has no alignment.
                 (result == 0).then(|| unsafe { bytes.cast::<T>().read() })
             }
 

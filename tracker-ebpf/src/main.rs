@@ -428,7 +428,7 @@ extern "C" fn tracker_prepare(
     // SAFETY: likewise.
     let half_open = unsafe { half_open.as_ref() };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return Place::NoMemory as u32 };
-    // SAFETY: as above.
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     prepare(&Kernel::new(scratch), confirmed, half_open, packet, hook_of(hook), now_ns) as u32
 }
@@ -445,7 +445,7 @@ extern "C" fn tracker_half_open(
     // SAFETY: a record, or null.
     let half_open = unsafe { half_open.as_ref() };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_FATE };
-    // SAFETY: as above.
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     let place = Place::from_code(place);
     code(track_half_open(&Kernel::new(scratch), half_open, packet, hook_of(hook), now_ns, place))
@@ -464,7 +464,7 @@ extern "C" fn tracker_settle(
     // SAFETY: a record, or null.
     let half_open = unsafe { half_open.as_ref() };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_FATE };
-    // SAFETY: as above.
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     let (place, had_confirmed) = (Place::from_code(place), had_confirmed != 0);
     let kernel = Kernel::new(scratch);

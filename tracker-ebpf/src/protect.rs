@@ -45,7 +45,7 @@ pub(crate) struct Guarding {
     arrived: Packet,
     /// The connection that it opens.
     accepted: Accepted,
-    /// Of the arrived segment's options.
+    /// TSval of the arrived segment's timestamps; TSecr follows.
     timestamp: u32,
     timestamp_echo: u32,
     place: Place,

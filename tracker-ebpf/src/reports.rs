@@ -88,7 +88,7 @@ extern "C" fn tracker_deliver() -> u32 {
             tracker_deliver_one(n as u32);
         }
     }
-    // SAFETY: as above.
+    // SAFETY: this CPU's own element.
     unsafe { (*scratch).reports.count = 0 };
     0
 }

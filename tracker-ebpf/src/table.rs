@@ -33,7 +33,7 @@ pub(crate) fn confirmed<'a>(key: &FlowKey) -> Option<&'a Flow> {
 /// The half-open flow of a key.
 #[inline(always)]
 pub(crate) fn half_open<'a>(key: &FlowKey) -> Option<&'a HalfOpen> {
-    // SAFETY: as above.
+    // SAFETY: the element stays allocated while the program runs.
     HALF_OPEN.get_ptr(key).map(|flow| unsafe { &*flow })
 }
 

@@ -102,14 +102,14 @@ impl<A: Arriving> At<'_, A> {
         guarding.terms = *terms;
         let mut is_sent = send(self.ctx, self.scratch) != 0;
         if !is_sent {
-            // A client that says nothing of its segments' size leaves less room than the answer takes, where a driver has none
-            // behind the frame. It is not told ours either.
+            // A SYN without an MSS option leaves less room than the answer takes, where a driver has none behind the frame. The
+            // answer then has no MSS option either.
             guarding.terms.mss = 0;
             is_sent = send(self.ctx, self.scratch) != 0;
         }
         let isn = guarding.terms.isn;
         if is_sent && let Some(answered) = maps::ANSWERED.get_ptr(Answered::place(isn)) {
-            // SAFETY: an array's element is never freed. Of two CPUs that write it one SYN may be missed.
+            // SAFETY: an array's element is never freed. Two CPUs that write it at once may miss one SYN.
             if unsafe { &*answered }.again(isn, self.now_ns) {
                 self.count(Outcome::Repeated);
             }

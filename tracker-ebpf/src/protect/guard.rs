@@ -246,7 +246,7 @@ impl<A: Arriving> At<'_, A> {
             if !tcp.is_null() {
                 // SAFETY: a member of the kernel's structure; the agent has found out where it is.
                 let half_open = unsafe { read_at(tcp as usize, protection.half_open_at) };
-                // SAFETY: as above.
+                // SAFETY: a member of the kernel's structure; the agent has found out where it is.
                 let backlog = unsafe { read_at(tcp as usize, protection.backlog_at) };
                 self.state.half_open.set(half_open);
                 self.state.backlog.set(backlog);

@@ -73,7 +73,7 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     if accepted.is_done != 0 {
         return handed::ON;
     }
-    // SAFETY: as above, another part of it.
+    // SAFETY: this CPU's own element; nothing else refers to this part of it.
     let guarding = unsafe { &mut (*scratch).guarding };
     let port = packet.key.port(packet.from);
     let Some(socket) = look_up(ctx.cast(), packet, &mut guarding.tuple, port) else {
@@ -96,7 +96,7 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
     if outcome as u8 == Outcome::HandoverFailed as u8
         && let Some(state) = maps::LISTENER_STATES.get_ptr(accepted.index)
     {
-        // SAFETY: as above.
+        // SAFETY: an array's element is never freed.
         unsafe { (*state).refused.set(error) };
     }
     if outcome as u8 == Outcome::TooEarly as u8 { handed::DROPPED } else { handed::ON }
@@ -154,7 +154,7 @@ fn assign(
     let protection = protection();
     // SAFETY: a member of the kernel's structure; the agent has found out where it is.
     let waiting = unsafe { read_at(tcp as usize, protection.waiting_at) };
-    // SAFETY: as above.
+    // SAFETY: a member of the kernel's structure; the agent has found out where it is.
     let backlog = unsafe { read_at(tcp as usize, protection.backlog_at) };
     // SAFETY: takes nothing.
     let now_ns = unsafe { bpf_ktime_get_ns() };

@@ -28,7 +28,7 @@ pub(super) fn load_timestamps<A: Arriving>(
     if len > SynOptions::MAX {
         return false;
     }
-    // SAFETY: as above, another part of it.
+    // SAFETY: this CPU's own element; nothing else refers to this part of it now.
     let bytes = unsafe { &mut (*scratch).bytes };
     #[allow(clippy::cast_possible_truncation)] // at most 40
     if !ctx.load(tcp_at + 20, bytes.as_mut_ptr(), len as u32) {
@@ -41,7 +41,7 @@ pub(super) fn load_timestamps<A: Arriving>(
     {
         guarding.timestamp_echo = found as u32;
     }
-    // SAFETY: as above.
+    // SAFETY: this CPU's own element.
     unsafe { (*scratch).forgotten[11] == 1 }
 }
 
@@ -59,7 +59,7 @@ extern "C" fn tracker_parse_timestamps(len: u32) -> u64 {
     // SAFETY: this CPU's own element.
     let bytes = unsafe { &(*scratch).bytes };
     let options = SynOptions::parse(bytes, opaque(len), &Kernel::new(scratch));
-    // SAFETY: as above, another part of it.
+    // SAFETY: this CPU's own element; `bytes` is another part of it.
     unsafe { (*scratch).forgotten[11] = u64::from(options.has(SynOptions::HAS_TIMESTAMPS)) };
     u64::from(options.timestamp.0) << 32 | u64::from(options.timestamp_echo.0)
 }
