@@ -105,7 +105,7 @@ const FIELD: &[&str] = &[
     "early_drop",
 ];
 
-/// Of [`FIELD`], those that are no rule, and what is said of them instead.
+/// Names of [`FIELD`] that are no rule, and what there is instead.
 const NO_RULE: &[(&str, &str)] = &[
     ("split_handshake", "another name of simultaneous_open"),
     ("overlap_different_data", "no data is kept"),

@@ -184,27 +184,27 @@ tallies! {
     ReportsBackedOff = 11, "reports_backed_off";
     /// Violations not reported because their source had too many.
     ReportsLimited = 12, "reports_limited";
-    /// Expired flows by the state whose timeout was over, in [`crate::state::State`]'s order.
+    /// Flows that expired by the timeout of CLOSED. This tally and the next ones are in [`crate::state::State`]'s order.
     ExpiredClosed = 13, "expired_closed";
-    /// As above.
+    /// Flows that expired by the timeout of LISTEN.
     ExpiredListen = 14, "expired_listen";
-    /// As above.
+    /// Flows that expired by the timeout of SYN_SENT.
     ExpiredSynSent = 15, "expired_syn_sent";
-    /// As above.
+    /// Flows that expired by the timeout of SYN_RECEIVED.
     ExpiredSynReceived = 16, "expired_syn_received";
-    /// As above.
+    /// Flows that expired by the timeout of ESTABLISHED.
     ExpiredEstablished = 17, "expired_established";
-    /// As above.
+    /// Flows that expired by the timeout of FIN_WAIT_1.
     ExpiredFinWait1 = 18, "expired_fin_wait_1";
-    /// As above.
+    /// Flows that expired by the timeout of FIN_WAIT_2.
     ExpiredFinWait2 = 19, "expired_fin_wait_2";
-    /// As above.
+    /// Flows that expired by the timeout of CLOSE_WAIT.
     ExpiredCloseWait = 20, "expired_close_wait";
-    /// As above.
+    /// Flows that expired by the timeout of CLOSING.
     ExpiredClosing = 21, "expired_closing";
-    /// As above.
+    /// Flows that expired by the timeout of LAST_ACK.
     ExpiredLastAck = 22, "expired_last_ack";
-    /// As above.
+    /// Flows that expired by the timeout of TIME_WAIT.
     ExpiredTimeWait = 23, "expired_time_wait";
     /// Flows that somebody had deleted.
     FlowsDeleted = 24, "flows_deleted";

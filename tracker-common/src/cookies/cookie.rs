@@ -269,7 +269,7 @@ pub const fn was_sent(keys: &Keys, cookie: &Cookie, echo: Seq, now_ns: u64) -> b
     sent_ago <= began_ago && began_ago - sent_ago <= ECHOES
 }
 
-/// What tells one key from another, and says nothing of it: hosts that share keys can compare it. Of 32 bits.
+/// Returns a key's fingerprint of 32 bits, by which hosts that share keys can compare them. It discloses nothing of the key.
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // a half
 pub fn fingerprint(key: &[u64; 2]) -> u32 {
@@ -421,7 +421,7 @@ mod tests {
         let after = |periods: u64| check(&keys(), &ack, said, NOW + (periods << PERIOD_SHIFT));
         assert!(after(0).is_ok() && after(2).is_ok());
         assert_eq!(after(3), Err(Refused::Expired));
-        // Of the same two bits, but another period.
+        // Another period with the same two bits.
         assert_eq!(after(4), Err(Refused::Forged));
         // Made with the key before.
         let before = NOW - (1 << PERIOD_SHIFT);
@@ -479,7 +479,7 @@ mod tests {
             let ack = packet(false, 8, made.isn.add(1).0);
             let check = |sent_ns| check(&keys(), &ack, echo(agreed, &made, sent_ns), now_ns);
             assert!(check(made_ns).is_ok(), "{made_ns} {now_ns}");
-            // Of the same period, for a SYN that came again.
+            // An echo from earlier in the same period, as after a SYN that came again.
             assert!(check(begin.max(made_ns - 1_000_000)).is_ok());
             for wrong in [begin - 2_000_000, now_ns + 1_000_000, last + 3_000_000] {
                 assert_eq!(check(wrong), Err(Refused::Forged), "{made_ns} {now_ns} {wrong}");

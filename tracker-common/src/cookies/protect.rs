@@ -125,8 +125,8 @@ pub mod feature {
 pub struct Listener {
     /// Its place among states and counters, below [`MAX_LISTENERS`].
     pub index: u32,
-    /// Half-open connections from which on cookies are sent, in [`Mode::Auto`]. A listener whose backlog is short is
-    /// protected earlier: at three quarters of that.
+    /// Half-open connections that trigger cookies, in [`Mode::Auto`]. Three quarters of the listener's backlog trigger them
+    /// where that is less.
     pub threshold: u32,
     /// Nanoseconds for which cookies are sent after the last reason to.
     pub hold_ns: u64,
@@ -186,8 +186,8 @@ pub struct ListenerState {
     pub refused: U32,
 }
 
-/// Half-open connections of a listener from which on its SYNs are answered with cookies, in [`Mode::Auto`]: `threshold`, or
-/// three quarters of `backlog` where that is less, because a short backlog is full before. At least 1.
+/// Returns how many half-open connections of a listener trigger cookies, in [`Mode::Auto`]: `threshold`, or three quarters of
+/// `backlog` where that is less, because a short backlog fills first. At least 1.
 #[inline(always)]
 #[must_use]
 pub const fn cookie_limit(threshold: u32, backlog: u32) -> u32 {

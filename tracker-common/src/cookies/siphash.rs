@@ -54,7 +54,7 @@ impl SipHash {
 mod tests {
     use super::*;
 
-    /// Of the reference implementation: the key 00 01 .. 0f, and the messages of 8 and 16 bytes 00 01 ...
+    /// Test vectors of the reference implementation: the key 00 01 .. 0f, and the messages of 8 and 16 bytes 00 01 ...
     #[test]
     fn siphash_as_published() {
         let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];

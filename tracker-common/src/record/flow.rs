@@ -117,7 +117,7 @@ impl Flow {
         self.flags.set(flags | high);
         // Connections on one key begin at different times, so the time tells them apart: repeating takes two that
         // begin a multiple of 34 s apart to 16 ns, and were last seen in the same 17 ms.
-        #[allow(clippy::cast_possible_truncation)] // the lower bits are meant
+        #[allow(clippy::cast_possible_truncation)] // keeps the lower bits
         let generation = (now_ns >> GENERATION_SHIFT) as u32 & !Life::DEAD;
         #[allow(clippy::cast_possible_truncation)] // never that large
         self.epoch.set((now_ns >> (GENERATION_SHIFT + GENERATION_BITS)) as u32);

@@ -15,7 +15,7 @@ impl Tick {
     #[inline(always)]
     #[must_use]
     pub const fn at(ns: u64) -> Self {
-        #[allow(clippy::cast_possible_truncation)] // modulo 2^32 is meant
+        #[allow(clippy::cast_possible_truncation)] // modulo 2^32
         let tick = (ns >> TICK_SHIFT) as u32;
         Self(tick)
     }

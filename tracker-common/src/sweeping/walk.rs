@@ -38,7 +38,7 @@ pub struct Walk {
     pub span: Span,
     /// By these a flow's time is over.
     pub timeouts: Timeouts,
-    /// 1 where flows are counted by state, and handshakes are told; else 0.
+    /// 1 where the walk counts flows by state and reports handshakes; else 0.
     pub takes_census: u32,
     /// [`Timeouts::shortest_ns`]: a flow that was seen since then needs no further look.
     pub shortest_ns: u64,
@@ -129,9 +129,9 @@ impl Walk {
         }
     }
 
-    /// Whether a flow need not be looked at more closely this time: memory is slow, and this is told by the part of the record
-    /// that was read already, though not for certain (a breach can have changed a state, and no event told). So each of them
-    /// is looked at in one of [`Walk::TURNS`] walks in any case.
+    /// Whether a flow needs no closer look this time. Memory is slow, so this goes by the part of the record that was read
+    /// already. That part can be wrong: a breach can change a state without an event. So each such flow gets a closer look in
+    /// one of [`Walk::TURNS`] walks.
     #[inline(always)]
     fn seems_established(&self, flow: &Flow, life: Life, idle_ns: u64) -> bool {
         let seconds = self.timeouts.seconds[State::Established as usize];

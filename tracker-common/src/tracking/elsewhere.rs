@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Whether a packet of `flow`, seen at `here`, is counted at another hook. If not, its end's half belongs to `here` from now on.
-/// Only a confirmed flow's half changes hands: before, what its owner has refused cannot be told from what it has not seen.
+/// Only a confirmed flow's half changes hands: before, a segment that its owner refused looks like one that it has not seen.
 #[inline(always)]
 #[must_use]
 pub fn is_counted_elsewhere(flow: &Flow, is_confirmed: bool, packet: &Packet, here: Owner) -> bool {

@@ -101,7 +101,7 @@ pub(super) async fn work(
     let socket = instance.socket();
     let serving = server.clone().serve(&socket);
     tokio::pin!(serving);
-    // The socket exists once the future was polled; only then may others be told.
+    // The socket exists once the future was polled. The agent must not be announced before.
     tokio::select! {
         biased;
         result = &mut serving => return result,
@@ -328,5 +328,5 @@ fn drain(
 /// Reports taken from the ring buffer before other things get their turn.
 const BURST: usize = 4096;
 
-/// Events of removed flows that wait to be told; whoever removes more waits, too. A table of millions may end at once.
+/// Events of removed flows that may wait for delivery; removing more blocks. A table of millions may expire at once.
 const SWEEP_EVENTS: usize = 16_384;

@@ -21,7 +21,7 @@ use crate::{
 /// once a second.
 pub(super) struct LostReports<'a> {
     pub(super) tables: Tables,
-    /// With the number of those that were told.
+    /// Its `lost_told` is the number of those that were announced.
     pub(super) agent: &'a RefCell<Agent>,
     pub(super) instance: &'a Instance,
     pub(super) publishing: Condition,

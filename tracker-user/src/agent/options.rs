@@ -159,7 +159,8 @@ impl EventName {
 
 macro_rules! timeout_options {
     ($($field:ident: $state:ident, $default:literal, $doc:literal;)*) => {
-        /// Seconds without a renewing segment after which a flow is removed. Of its ends' states the shorter counts.
+        /// Seconds without a renewing segment after which a flow is removed. The shorter one of its ends' states applies; CLOSED
+        /// counts only where the other end is CLOSED or LISTEN.
         #[derive(Clone, Copy, Debug, clap::Args)]
         #[command(next_help_heading = "Timeouts, in seconds")]
         pub struct TimeoutOptions {
@@ -196,7 +197,7 @@ timeout_options! {
     timeout_closed: Closed, 10, "CLOSED";
 }
 
-/// What the kernel is told, besides which events are wanted.
+/// Returns the kernel programs' configuration, without the events and traced segments that somebody wants.
 pub(super) fn live_config(options: &Options) -> LiveConfig {
     LiveConfig {
         reported: options.reported.rules(),

@@ -53,7 +53,7 @@ pub enum ModeName {
 }
 
 impl ModeName {
-    /// As the kernel programs are told.
+    /// Returns the kernel programs' mode of this name.
     #[must_use]
     pub fn mode(self) -> Mode {
         match self {

@@ -1,4 +1,4 @@
-//! What a service manager is told, where there is one (sd_notify(3)); without one, nothing is.
+//! Notifications to a service manager (sd_notify(3)); none where there is no service manager.
 
 use std::{cell::Cell, time::Duration};
 

@@ -190,7 +190,7 @@ pub(super) async fn run_sweeps(
     }
 }
 
-/// Removes every flow that is meant, calling `visit` with each; returns how many there were.
+/// Removes every flow that `filter` matches, calling `visit` with each; returns how many there were.
 fn delete(
     sweeper: &Sweeper,
     pins: &Path,

@@ -100,7 +100,7 @@ impl RemovedFlow {
         Some(Event::found(Rule::HalfOpenTimeout, key, flow, self.tier(), None, view))
     }
 
-    /// As listeners are told.
+    /// Returns the event that subscribers get.
     #[must_use]
     pub fn event(&self, view: &View) -> Event {
         let Self { removal: Removal { key, flow, .. }, reason, decided_by } = self;
@@ -126,7 +126,7 @@ pub struct Sweep {
     pub alive: usize,
     /// How long it took.
     pub took: Duration,
-    /// How long of that it took to look, before anything was removed and told.
+    /// How long of that it looked at flows, before it removed and reported any.
     pub looked: Duration,
     /// When it began, in nanoseconds since boot.
     pub began_ns: u64,
@@ -136,7 +136,7 @@ pub struct Sweep {
     pub census: Option<Census>,
 }
 
-/// Of one CPU's time, looking at flows may take one part in so many. Removing is not held back: it may wait for who is told.
+/// Looking at flows may take one part in so many of one CPU's time. Removing is not limited: it may wait for subscribers.
 const SHARE: u32 = 10;
 
 /// The same where a table will soon be full.
@@ -225,7 +225,7 @@ impl Sweeper {
         Ok(sweep)
     }
 
-    /// Removes every flow that is meant, whether it is in use or not, calling `visit` with each; returns how many there were.
+    /// Removes every flow that `is_meant` selects, in use or not, calling `visit` with each; returns how many there were.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Captures as files hold them (pcap, pcapng), one packet after the other, each as an Ethernet frame.
 //!
-//! The blocks' fields of pcapng are decoded by `pcap-parser`; the bytes are cut into records here. So a record whose
-//! length says nonsense is told from one that the file's end cuts off, at an offset, and nothing larger than a record is
-//! held in memory.
+//! The blocks' fields of pcapng are decoded by `pcap-parser`; the bytes are cut into records here. So a record
+//! with a nonsensical length and one that the file's end cuts off are different errors, each with its offset, and nothing
+//! larger than a record is held in memory.
 
 mod legacy;
 mod link;

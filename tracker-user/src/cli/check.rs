@@ -184,7 +184,7 @@ pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
             }
         }
     }
-    // Of interfaces that nobody has named an agent may well take others.
+    // Interfaces that nobody has named are no reason to fail: an agent may well take others.
     let failures = findings
         .iter()
         .filter(|finding| finding.verdict == Verdict::Failure)

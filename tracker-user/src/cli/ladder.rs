@@ -94,7 +94,7 @@ impl Ladder {
         let directions = [&flow.orig, &flow.reply];
         let acks = flags.has(Flags::ACK);
         for (end, direction) in directions.into_iter().enumerate() {
-            // Of an end that has shown no SYN: the first number that is heard of.
+            // The base for an end that has shown no SYN: the first of its numbers that any segment shows.
             let heard = if end == mine {
                 Some(segment.seq)
             } else {

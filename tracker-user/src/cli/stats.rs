@@ -106,7 +106,7 @@ pub struct ListenerStats {
     /// Half-open connections when the host was last asked.
     pub half_open: u32,
     backlog: u32,
-    /// Half-open connections from which on cookies are sent.
+    /// Half-open connections that trigger cookies.
     pub threshold: u32,
     outcomes: BTreeMap<&'static str, u64>,
 }

@@ -27,7 +27,7 @@ pub struct Agent {
     pub interfaces: Vec<Interface>,
     /// Seconds by state.
     pub timeouts: BTreeMap<String, u32>,
-    /// Reports that found the ring buffer full, of those that the kernel counts: so many were told of.
+    /// How many of the reports that the kernel counts as lost, because the ring buffer was full, were announced.
     #[serde(default)]
     pub lost_told: u64,
 }

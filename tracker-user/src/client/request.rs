@@ -29,7 +29,7 @@ pub struct DeleteRequest {
 /// The answer to every other user than root and the agent's own.
 pub const DELETE_NEEDS_ROOT: &str = "deleting flows needs root: run this with sudo";
 
-/// What it is told, in one line.
+/// The answer to `tracker delete`, in one line.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 pub struct DeleteAnswer {
     /// Version of this form: 1.

@@ -117,7 +117,7 @@ mod tests {
             (repeated(1, code), 3),
             (repeated(1, Rule::AckUnseenData as u32), 1),
             (repeated(2, code), 9),
-            // Of another version.
+            // A code of another version.
             (repeated(1, 255), 1),
         ] {
             broken.add(&repeated, count);

@@ -78,7 +78,7 @@ impl ListenerMaps {
         })
     }
 
-    /// Every place with what the kernel programs were told of it.
+    /// Returns every place with the kernel programs' entry for it.
     ///
     /// # Errors
     ///

@@ -78,8 +78,8 @@ impl Netlink {
         &self.handle
     }
 
-    /// What the host has now. Of the addresses that mean something on one link only (RFC 4291 section 2.5.6), those of the
-    /// interfaces with the indexes `attached`.
+    /// Returns what the host has now. Link-local addresses (RFC 4291 section 2.5.6) are only those of the interfaces with the
+    /// indexes `attached`.
     ///
     /// # Errors
     ///

@@ -30,7 +30,7 @@ pub struct Rule {
     pub drops: bool,
     /// Destination ports that it compares with: of these, one. Empty where it compares with none, or with a set.
     pub ports: Vec<u16>,
-    /// Bits of conntrack's states that it asks for, as [`state`] has them; all of them where they cannot be told.
+    /// Bits of conntrack's states that it asks for, as in [`state`]; all of them where they are not known.
     pub states: u32,
     /// It looks at the TCP flags.
     pub looks_at_flags: bool,

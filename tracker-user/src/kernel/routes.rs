@@ -20,7 +20,7 @@ use crate::{
 pub struct HostRoute {
     /// Where it begins, and how many bits of an address have to be the same.
     pub to: (IpAddr, u8),
-    /// Of several to one place, the one with the smallest is taken.
+    /// Among several routes to one place, the one with the smallest is taken.
     pub priority: u32,
     /// Whether it was learned (RFC 1191, RFC 8201), and stands before all others.
     pub is_learned: bool,

@@ -207,7 +207,7 @@ impl Tables {
         &self.removals
     }
 
-    /// What the kernel programs are told to report.
+    /// Returns what the kernel programs report.
     ///
     /// # Errors
     ///

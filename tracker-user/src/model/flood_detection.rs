@@ -47,7 +47,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// As listeners are told.
+    /// Returns the event that subscribers get.
     #[must_use]
     pub fn event(&self, view: &View) -> Event {
         let Self { rule, key, flow, count, limit } = self;
@@ -77,9 +77,9 @@ pub fn subjects(key: &FlowKey, flow: &Flow) -> impl Iterator<Item = Subject> {
 struct Sighting {
     key: FlowKey,
     flow: Flow,
-    /// Of a flooded port: its half-open connections.
+    /// Half-open connections of a flooded port.
     half_open: u32,
-    /// Of a source: what it has tried in vain.
+    /// Addresses and ports that a source has tried in vain.
     tried: HashSet<(Address, [u8; 2])>,
 }
 

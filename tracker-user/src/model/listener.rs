@@ -59,7 +59,7 @@ pub fn is_on(listener: &Listener, state: &ListenerState, now_ns: u64) -> bool {
         || listener.mode == Mode::Auto as u8 && state.cookies_until_ns.get() > now_ns
 }
 
-/// Half-open connections from which on a listener's SYNs are answered with cookies: its backlog may be short.
+/// Returns how many half-open connections of a listener trigger cookies: fewer than its setting where its backlog is short.
 #[must_use]
 pub fn threshold(listener: &Listener, state: &ListenerState) -> u32 {
     if state.is_listening.get() == 0 {

@@ -41,7 +41,7 @@ pub struct ReportSelection {
 }
 
 impl ReportSelection {
-    /// As the kernel programs are told.
+    /// Returns the rules whose breaches the kernel programs report.
     #[must_use]
     pub fn rules(&self) -> Rules {
         if self.report.is_empty() {

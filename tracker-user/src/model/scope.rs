@@ -36,7 +36,7 @@ impl Scope {
         }
     }
 
-    /// As the kernel programs are told.
+    /// Returns the scope as the kernel programs' filter of traced segments.
     #[must_use]
     pub fn trace_filter(&self) -> TraceFilter {
         // Port 0, which the kernel takes for any, is the port of hardly a flow.

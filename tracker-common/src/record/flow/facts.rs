@@ -84,7 +84,7 @@ pub struct Facts {
     pub isn: Seq,
     /// Highest sequence number sent, plus one (SND.NXT as far as seen).
     pub end: Seq,
-    /// Highest acknowledgment sent (RCV.NXT as last told to the peer).
+    /// Highest acknowledgment sent (RCV.NXT as last announced to the peer).
     pub ack: Seq,
     /// Highest acknowledgment plus window sent: the end of what it ever offered to receive. Without [`fact::EDGE`], the
     /// window that its SYN offered, which counts from the peer's first number.

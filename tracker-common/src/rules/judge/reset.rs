@@ -136,7 +136,7 @@ fn rule_reset<F: VerifierBarrier>(
 ) -> Ruling {
     let Situation { open, midstream, old_syn, other_isns, offers, .. } = *situation;
     let acks_other = offers.acks_other;
-    // Of the connection before this one, or in answer to a segment of that.
+    // An RST of the connection before this one, or in answer to a segment of that.
     if offers.repeats && !open && !continues_handshake(me, peer, acks_other, segment) {
         return Ruling::default();
     }
@@ -207,9 +207,9 @@ fn rule_reset<F: VerifierBarrier>(
     }
     let gave_up = offers.has_newer && me.has(fact::SYN) && acknowledges_syn(me, segment.seq);
     if !open && gave_up && situation.leaves && !peer.has(fact::BARE_SYN) {
-        // It refuses the answer to a SYN that it has given up; the later one goes on. Who has sent a SYN, too, is no listener:
-        // it has one socket, and closes that (RFC 9293 section 3.10.7.4). Of an end elsewhere, somebody else may have sent the
-        // later SYN; if not, its handshake shows that.
+        // It refuses the answer to a SYN that it has given up; the later one goes on. A peer that has sent a SYN, too, is no
+        // listener: it has one socket, and closes that (RFC 9293 section 3.10.7.4). The later SYN of an end elsewhere may be
+        // forged; if it is not, its handshake shows that.
         return Ruling::default();
     }
     // The receiver's next number lies between what it last acknowledged and all that was sent to it; where it was

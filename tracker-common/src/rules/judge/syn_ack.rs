@@ -25,7 +25,7 @@ pub fn syn_ack<F: VerifierBarrier>(
     let mut verdict = Verdict { breach: ruling.breach, ..Verdict::nothing(me) };
     let takes = f.forget(ruling.take);
     if takes & (take::REFUSED | take::LITTLE) != 0 {
-        // Of a refused one, we may have missed the SYN that it answers: the peer will show it.
+        // A refused SYN,ACK may answer a SYN that we missed: the peer's next segments show whether it did.
         let is_answered = takes & take::EARLY != 0;
         verdict.another_isn = takes & take::LITTLE != 0 || (peer.has(fact::SYN) && !is_answered);
         verdict.letter = (takes & take::LITTLE != 0).then_some(Letter::SynAck);

@@ -39,7 +39,7 @@ pub(super) fn announce<S: Environment>(
     s.publish(flow, packet, hook, now_ns, seen, step);
 }
 
-/// What there is to tell of a segment; the record notes that it will have been told.
+/// Returns what to report of a segment, and marks its steps in the record, so that each is reported once.
 #[inline(always)]
 #[must_use]
 pub fn conclude<S: VerifierBarrier>(s: &S, flow: &Flow, seen: &SegmentEffect) -> Step {
@@ -97,14 +97,14 @@ pub fn publish<S: Environment>(
     });
 }
 
-/// What there is to tell of a segment: [`Kind`]s of reports, and what is to be counted.
+/// What to report of a segment: [`Kind`]s of reports, and marks to count.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Step {
     pub(super) kinds: u32,
     pub(super) marks: Marks,
 }
 
-/// The bits of [`flow_flag`] that are due, each of which is told once.
+/// Returns the bits of [`flow_flag`] that the segment makes due, each of which is reported once.
 #[inline(always)]
 fn due(flow: &Flow, seen: &SegmentEffect) -> u32 {
     let mut due = 0;

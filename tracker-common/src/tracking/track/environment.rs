@@ -167,7 +167,7 @@ pub struct Report<'a> {
     pub packet: &'a Packet,
     /// Where it was seen.
     pub hook: Hook,
-    /// Of a violation: the rule and its numbers.
+    /// The rule that the packet broke and its numbers; `NO_BREACH` where `kinds` has no violation.
     pub breach: Breach,
     /// Rules without numbers that were broken, each a violation of its own where it is to be reported.
     pub marks: Marks,

@@ -91,7 +91,7 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
         return peer.has(fact::SYN) && acks_syn && !fits_old;
     }
     if !me.has(fact::SYN) && peer.has(fact::SYN) {
-        // It may have overtaken its SYN,ACK. Of the old connection it is where that has sent what it acknowledges.
+        // It may have overtaken its SYN,ACK. It belongs to the old connection where that has sent what it acknowledges.
         let is_old =
             old_receiver.has_end() && segment.ack.within(old_receiver.isn, old_receiver.end);
         return acks_syn && !is_old;
@@ -190,7 +190,7 @@ pub(super) fn is_replaced_by<S: Environment>(s: &S, flow: &Flow, packet: &Packet
         Reopening::Duplicate => false,
         Reopening::Legal => true,
         Reopening::Breach(_) => {
-            // Of a connection that was seen from its SYN on, the other end's SYN is none that follows it.
+            // Where a flow was seen from its SYN on, the other end's SYN begins no new connection.
             let midstream = flow.has(flow_flag::MIDSTREAM);
             let one_sided = !peer.seen() || (midstream && !me.seen());
             one_sided && is_open(&me, &peer, midstream)

@@ -68,7 +68,7 @@ pub struct Change {
     pub touched: BTreeSet<u32>,
     /// Indexes of interfaces that have gone; another one may have the number by now.
     pub gone: BTreeSet<u32>,
-    /// Whether something else may have changed that was not told.
+    /// Whether something else may have changed, because messages may have been lost.
     pub is_lossy: bool,
 }
 

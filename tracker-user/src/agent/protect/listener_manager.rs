@@ -60,7 +60,7 @@ pub struct ListenerManager {
 /// What is known of a place.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// As the kernel programs were told.
+    /// The kernel programs' entry for it.
     listener: Listener,
     /// Who listened there; `None` before that was asked.
     inodes: Option<Vec<u32>>,
@@ -90,7 +90,7 @@ impl Known {
             }
             None => {
                 self.pause = Fault::between(&before, &counts)
-                    // Of hosts that share keys another one may have got the cookies.
+                    // Where hosts share keys, another one may have got the cookies.
                     .filter(|fault| !is_shared || *fault != Fault::AnswersLost)
                     .map(|fault| Pause { fault, until_ns: now_ns + PAUSE_NS });
             }

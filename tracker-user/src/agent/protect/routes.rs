@@ -1,4 +1,4 @@
-//! What the host offers by which route, told to the kernel programs as far as it is not what it offers everywhere.
+//! What the host offers by which route, passed to the kernel programs where it differs from what it offers everywhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ type Prefix = (Address, u8);
 /// All addresses of IPv4.
 const ALL_IPV4: Prefix = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0], 96);
 
-/// Of the time, the agent reads routes for one part in so many at most: some routers have a million.
+/// The agent reads routes for one part in so many of the time at most: some routers have a million.
 const SHARE: u32 = 100;
 
 /// Looks after the routes that the kernel programs know.
@@ -132,7 +132,7 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Ro
 struct Prefixes(BTreeMap<u8, BTreeSet<Address>>);
 
 impl Prefixes {
-    /// Of all but what was learned, which is of one address, and stands before any other route to that.
+    /// Returns the prefixes of all routes but learned ones: a learned route is to one address, and precedes any other to it.
     fn of(routes: &[HostRoute]) -> Self {
         let mut all = BTreeMap::<u8, BTreeSet<Address>>::new();
         for route in routes.iter().filter(|route| !route.is_learned) {

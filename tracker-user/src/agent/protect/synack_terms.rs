@@ -12,7 +12,7 @@ use crate::{
     model::error::{Context, Error, Result},
 };
 
-/// What Linux has where it does not say: in another namespace than the first, before it is told there.
+/// Linux's default for `net.core.rmem_max`, for network namespaces where the kernel does not show it, in bytes.
 const DEFAULT_RECEIVE_MAX: u32 = 212_992;
 
 /// How much of a receive buffer is offered as window, of 256: the rest is for what packets cost besides their data.
@@ -20,7 +20,7 @@ const DEFAULT_RECEIVE_MAX: u32 = 212_992;
 pub struct Share(u32);
 
 impl Share {
-    /// Of this kernel, before anything has arrived.
+    /// Returns the share that this kernel assumes before any data has arrived.
     ///
     /// # Errors
     ///

@@ -12,12 +12,12 @@ use std::{
 pub struct Target {
     /// First and last port of each range.
     ports: Vec<(u16, u16)>,
-    /// The one address that is meant; `None` for all of the host.
+    /// The one address that it selects; `None` for all of the host.
     address: Option<IpAddr>,
 }
 
 impl Target {
-    /// Whether this port is meant, at whatever address.
+    /// Whether it selects this port, at whatever address.
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))

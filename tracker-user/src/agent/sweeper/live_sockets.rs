@@ -12,8 +12,8 @@ use tracker_common::{
 
 use crate::{agent::condition::is_shortage, kernel::sock_diag::each_socket, model::error::Result};
 
-/// Of the time, asking for sockets may take one part in so many. A host that has a million of them is asked seldom, and what
-/// is due waits meanwhile.
+/// Asking for sockets may take one part in so many of the time. A host that has a million of them is asked seldom, and due
+/// flows wait meanwhile.
 const SHARE: u32 = 50;
 
 /// Which flows live on.

@@ -48,15 +48,15 @@ pub struct Header {
 /// The number that an end's are relative to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Isn {
-    /// Of its SYN.
+    /// The number of its SYN.
     Seen(u32),
-    /// Of the first segment that was seen, where it is not known how its SYN was numbered.
+    /// The number of the first segment that was seen, where its SYN's is not known.
     First(u32),
     Unknown,
 }
 
 impl Header {
-    /// Of the connection that `record` is about, and `ladder` draws.
+    /// Returns the header of the connection that `record` is about, and `ladder` draws.
     #[must_use]
     pub fn new(record: &Record, ladder: &Ladder) -> Self {
         let [orig, reply] = ladder.bases();

@@ -26,7 +26,7 @@ pub struct Segment {
     pub flags: Flags,
     /// Sequence number.
     pub seq: i64,
-    /// Of a SYN: its sequence number as it is on the wire.
+    /// A SYN's sequence number, as it is on the wire.
     pub isn: Option<u32>,
     /// Acknowledgment number, where there is one.
     pub ack: Option<i64>,

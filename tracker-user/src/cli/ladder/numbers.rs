@@ -22,7 +22,7 @@ impl Numbers {
     /// Counted from `base`, where some `bytes` were sent up to `highest` while nobody watched.
     pub(super) fn late(base: u32, highest: u32, bytes: u64) -> Self {
         let bytes = bytes.cast_signed();
-        // It is only told by 32 bits, so it is the nearest of those that end with them.
+        // Only the lower 32 bits of the highest number are known: of all numbers that end with them, this takes the nearest.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as on the wire
         let about = base.wrapping_add(bytes as u32);
         let distance = bytes + i64::from(highest.wrapping_sub(about).cast_signed());

@@ -15,7 +15,7 @@ pub(super) type Counts = Vec<(u8, u64)>;
 pub(super) struct Breaches(HashMap<Id, Counts>);
 
 impl Breaches {
-    /// Takes notice of an event; whether it is told, where those that repeat themselves are told ever more seldom.
+    /// Counts the breach that an event reports. Returns whether to print it: repeated breaches are printed ever more seldom.
     pub(super) fn take(&mut self, event: &Event) -> bool {
         let (Some(violation), Some(flow)) = (&event.violation, &event.flow) else { return true };
         let Some(rule) = Rule::from_name(&violation.name) else { return true };

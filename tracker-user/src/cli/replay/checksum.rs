@@ -5,8 +5,8 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::cli::capture::Packet;
 
-/// Whether it is a whole TCP packet and its checksum is wrong. Of a packet that was cut off, or a fragment, nobody can
-/// tell.
+/// Whether it is a whole TCP packet and its checksum is wrong. The checksum of a packet that was cut off, or of a fragment,
+/// cannot be verified.
 #[must_use]
 pub(super) fn is_wrong(packet: &Packet<'_>) -> bool {
     if packet.frame.len() < packet.wire_len as usize {

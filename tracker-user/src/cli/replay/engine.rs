@@ -84,8 +84,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads the programs. Of `config`, everything is as on an interface, but for its filter of traced segments: all
-    /// are reported, to the engine and, where [`Kind::Segment`] is among its events, to the caller.
+    /// Loads the programs. `config` applies as on an interface, except for its filter of traced segments: the engine gets all
+    /// segments, and so does the caller where [`Kind::Segment`] is among the events.
     ///
     /// # Errors
     ///

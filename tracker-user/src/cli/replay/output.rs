@@ -20,7 +20,7 @@ pub(super) struct Output {
     is_live: bool,
     /// What stands on the terminal that is written to.
     progress: ProgressBar,
-    /// Of the JSON document: what is being listed, and whether the list has an element.
+    /// What the JSON document is listing; `any` says whether the list has an element.
     part: Part,
     any: bool,
 }

@@ -21,10 +21,10 @@ use crate::cli::{
     terminal,
 };
 
-/// Columns from which on there is room for more plots and more columns.
+/// The least width, in columns, for more plots and more columns of a table.
 const WIDE: u16 = 120;
 
-/// Rows from which on plots and violations get more of them.
+/// The least height, in rows, for taller plots and more violations.
 const TALL: u16 = 40;
 
 /// How things look.

@@ -1,5 +1,5 @@
-//! Filters on the clsact qdisc: they belong to the interface and not to a process, so that they are told apart by their
-//! program's id.
+//! Filters on the clsact qdisc. They belong to the interface and not to a process, so that their program's id identifies
+//! them.
 
 use std::pin::pin;
 

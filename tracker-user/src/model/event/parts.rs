@@ -52,9 +52,9 @@ pub struct Range {
 /// Both ends' states.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct States {
-    /// Of the end that opened the flow.
+    /// State of the end that opened the flow.
     pub orig: String,
-    /// Of the other end.
+    /// State of the other end.
     pub reply: String,
 }
 
@@ -110,7 +110,7 @@ pub struct CookieView {
     pub reason: Option<CookieReason>,
     /// Half-open connections that it had when the host was last asked.
     pub half_open: u32,
-    /// Half-open connections from which on cookies are sent, other than always.
+    /// Half-open connections that trigger cookies, unless cookies are always sent.
     pub threshold: u32,
     /// `handover` or `kernel`: whose cookies they are.
     pub way: String,

@@ -40,7 +40,7 @@ pub(super) enum Test {
     Port(Side, Ports),
     /// Either end in one of these states.
     State(Vec<String>),
-    /// Of this address family.
+    /// This address family.
     Family(String),
     /// First seen on one of these interfaces.
     Interface(Vec<String>),
