@@ -24,7 +24,7 @@ struct Script {
     made: u64,
     /// How many are to be.
     limit: u64,
-    /// How many flows there are, after which the first has its turn again.
+    /// How many flows take turns; the first follows the last.
     flows: u64,
     /// The first one's number.
     first: u64,
@@ -42,7 +42,7 @@ struct Step {
     kind: u64,
     sequence: u64,
     acknowledgment: u64,
-    /// What is added to the sequence number each time the flow has its turn.
+    /// What each further turn of the flow adds to the sequence number.
     grows: u64,
 }
 

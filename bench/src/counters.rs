@@ -50,7 +50,7 @@ pub(crate) fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
     })
 }
 
-/// Of pairs of lines, names and numbers.
+/// Parses pairs of lines: names, then numbers.
 fn netstat(text: &str) -> Counters {
     let lines: Vec<_> = text.lines().collect();
     let mut counters = Counters::new();
@@ -67,7 +67,7 @@ fn netstat(text: &str) -> Counters {
     counters
 }
 
-/// Of a line of names, and a line of hexadecimal numbers for each core.
+/// Parses a line of names, and a line of hexadecimal numbers for each core; returns their sums.
 fn synproxy(text: &str) -> Counters {
     let mut lines = text.lines();
     let names: Vec<_> = lines.next().unwrap_or_default().split_whitespace().collect();

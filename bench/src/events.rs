@@ -32,7 +32,7 @@ const RATES: [u64; 6] = [25_000, 50_000, 100_000, 200_000, 300_000, 400_000];
 /// And for so long: reports that the ring buffer holds do not hide that somebody is too slow.
 const LEAST: Duration = Duration::from_secs(5);
 
-/// Of each connection: NEW, ESTABLISHED and CLOSING. DESTROY comes a minute later.
+/// Events of each connection: NEW, ESTABLISHED and CLOSING. DESTROY comes a minute later.
 const EVENTS: u64 = 3;
 
 /// What was measured at one rate.
@@ -49,7 +49,7 @@ struct Row {
 struct Listener {
     child: Child,
     lines: Arc<AtomicU64>,
-    /// What it was told that it has missed.
+    /// How many events it has missed, by its LOST lines.
     lost: Arc<AtomicU64>,
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct Restrictions {
     seconds: Option<u32>,
 }
 
-/// Measures every contender, prints the section, and writes it into docs/performance.md if nothing was left out. That a
-/// contender fails is told in the section.
+/// Measures every contender, prints the section, and writes it into docs/performance.md if nothing was left out. The
+/// section names contenders that fail.
 ///
 /// # Errors
 ///

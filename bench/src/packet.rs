@@ -48,7 +48,7 @@ type Figures = BTreeMap<Line, Vec<Vec<f64>>>;
 ///
 /// # Errors
 ///
-/// Where nothing can be measured here, or something else was measured than meant.
+/// Where nothing can be measured here, or something else than intended was measured.
 pub(crate) fn packet() -> Result<()> {
     let machine = machine::describe();
     Task::this_thread().pin(Cores::choose()?.server)?;

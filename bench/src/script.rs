@@ -58,7 +58,7 @@ pub(crate) const DATA: Step = [ACK | 6 << 16, 1_001, 5_001, 8];
 pub(crate) struct Load {
     /// The first flow's number.
     pub(crate) first: u64,
-    /// How many flows there are, after which the first has its turn again.
+    /// How many flows take turns; the first follows the last.
     pub(crate) flows: u64,
     /// How many turns each has had before.
     pub(crate) turns: u64,

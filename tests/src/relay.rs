@@ -155,7 +155,7 @@ struct Passage {
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     passages: Vec<Passage>,
-    /// Of the host, of the peer.
+    /// The host's, then the peer's.
     sides: [FromSide; 2],
     last: Option<Instant>,
 }

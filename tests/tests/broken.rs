@@ -287,7 +287,7 @@ fn replay(file: &std::path::Path, arguments: &[&str]) -> Result<(Vec<u64>, Vec<V
 fn of_a_capture_it_is_known_exactly() -> Result<()> {
     let file = capture("broken")?;
     for (arguments, events, flows) in [
-        // The third breach of a rule is one that is not told.
+        // The third breach of a rule is not reported.
         (&[][..], &[1001, 1001, 1003][..], &[1001, 1002, 1003][..]),
         (&["--every"], &[1001, 1001, 1001, 1003], &[1001, 1002, 1003]),
         (&["--violation", "synack_bad_ack"], &[1001, 1001], &[1001]),

@@ -555,7 +555,7 @@ fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
         let old = cookie_of(client, server, 1000, [7, 8], periods(3))?;
         refused(server, client, 1001, old, "expired")?;
         count += 1;
-        // Of a time before the oldest key.
+        // A cookie from before the oldest key.
         site.set_keys(&known_keys(period(now)))?;
         refused(
             server,
@@ -757,7 +757,7 @@ fn c5_auto_begins_and_ends() -> Result<()> {
     let half_open = unfinished(&site)?;
     assert!((16..64).contains(&half_open), "{half_open}");
     assert_eq!(site.listener(server)?["on"], true);
-    // A client that is one gets through, and its listener alone is meant.
+    // A real client gets through. Cookies are sent for the flooded listener alone.
     converse(&site.pair, &listeners)?;
     assert_eq!(site.outcome(server, "accepted")?, 1);
     assert_eq!(site.listener((address::HOST[1], PORT).into())?["on"], false);

@@ -195,7 +195,7 @@ fn maps(agent: &Agent) -> Result<ListenerMaps> {
     ListenerMaps::from_pins(&pins(agent.name()))?.context("there are listeners")
 }
 
-/// What the kernel programs were told of a listener.
+/// Returns the kernel programs' entry for a listener.
 fn told(agent: &Agent, at: (IpAddr, u16)) -> Result<Option<Listener>> {
     Ok(maps(agent)?.listeners()?.get(&at.into()).copied())
 }

@@ -78,7 +78,7 @@ impl Demonstration {
     fn namespaces(&self) -> Result<BTreeSet<PathBuf>> {
         let mut found = BTreeSet::new();
         for file in fs::read_dir(format!("/proc/{}/fd", self.child.id()))? {
-            // What it has closed meanwhile is not meant.
+            // Skips descriptors that it has closed meanwhile.
             if let Ok(target) = fs::read_link(file?.path())
                 && target.to_string_lossy().starts_with("net:[")
             {

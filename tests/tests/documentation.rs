@@ -180,7 +180,7 @@ impl Running {
     }
 }
 
-/// The lines of a page that a user is told to type into a shell.
+/// Returns the lines of a page that a user is to type into a shell.
 fn commands(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
     for line in page.lines() {

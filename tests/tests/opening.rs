@@ -520,7 +520,7 @@ fn h17_what_is_as_late_as_a_copy_of_the_syn_is_no_part_of_its_handshake() -> Res
         assert_eq!(bench.states()?, "CLOSED/CLOSED");
         bench.nothing_reported()?;
     }
-    // A new SYN is not a copy: who guesses at the answer to it is told of.
+    // A new SYN is not a copy: a wrong guess at the answer to it is reported.
     let bench = Bench::new()?;
     let tcp = Connection::inbound(&bench);
     tcp.handshake()?;

@@ -164,7 +164,7 @@ impl Laboratory {
     ) -> Result<()> {
         let mut wrong = Vec::new();
         let mut agreed = Vec::new();
-        // What never comes true is told in full below.
+        // What never comes true is reported in full below.
         let _ = eventually(point, || {
             (wrong, agreed) = self.disagreements(ends, &expected)?;
             if !wrong.is_empty() {
@@ -309,7 +309,7 @@ fn converse(connection: &Connection) -> Result<()> {
 }
 
 #[test]
-#[allow(clippy::too_many_lines)] // one story, told in order
+#[allow(clippy::too_many_lines)] // one story, in order
 fn tracker_and_ss_agree_on_every_connection() -> Result<()> {
     let mut lab = make_laboratory()?;
     let listeners = Listeners::new(&lab.pair, SERVED)?;

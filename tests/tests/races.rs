@@ -151,7 +151,7 @@ fn both_ends_of_many_flows_at_once() -> Result<()> {
             );
         }
     }
-    // Each step is told once, whichever CPU was first.
+    // Each step is reported once, whichever CPU was first.
     for kind in ["ESTABLISHED", "CLOSING"] {
         for _ in 0..FLOWS {
             bench.events.wait_for(kind)?;

@@ -1,4 +1,4 @@
-//! SIGHUP, and what a service manager is told and grants.
+//! SIGHUP, and what a service manager gets from the agent and grants to it.
 
 use std::{
     fs,

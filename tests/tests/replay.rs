@@ -298,7 +298,7 @@ fn simple_packets_have_no_time_and_may_be_snapped() -> Result<()> {
     Ok(())
 }
 
-/// A frame's payload after `header`, which is told the payload's type.
+/// Returns a frame's payload behind `header`, a function of the payload's type.
 fn on_link(packet: &Packet, header: impl Fn(u16) -> Vec<u8>) -> Packet {
     let (ethernet, payload) = packet.bytes.split_at(14);
     let mut bytes = header(u16::from_be_bytes([ethernet[12], ethernet[13]]));
@@ -388,7 +388,7 @@ fn on_nflog(packet: &Packet, order: Order, family: Option<u8>) -> Packet {
 fn nflog_in_both_byte_orders() -> Result<()> {
     let packets = two_families();
     for order in Order::ALL {
-        // Of a bridge's or an interface's packets the family says nothing, but an attribute does.
+        // The family of a bridge's or an interface's packets does not name the protocol, but an attribute does.
         for family in [None, Some(7), Some(5)] {
             let packets: Vec<_> =
                 packets.iter().map(|packet| on_nflog(packet, order, family)).collect();
@@ -798,7 +798,7 @@ fn a_syn_flood_is_found_at_the_next_sweep() -> Result<()> {
     };
     let end = |at: u64| Talk::v4().port(60_000).later(at * SECOND).open(1);
     assert_eq!(replayed(rush(1, 19, 0).chain([end(5)]).collect())?, []);
-    // It is told with the first of its flows.
+    // Its event has the first of its flows.
     assert_eq!(replayed(rush(1, 20, 0).chain([end(5)]).collect())?, [(1, 1, Some(20))]);
     // Also where the capture ends before the sweep.
     assert_eq!(replayed(rush(1, 20, 0).collect())?, [(0, 1, Some(20))]);

@@ -15,7 +15,7 @@ use tracker_tests::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Of the violations in `events`, in order: rule, client's port, and the number seen.
+/// Returns the violations in `events`, in order: rule, client's port, and the number seen.
 fn reported(events: &[Value]) -> Result<Vec<(&str, u64, u64)>> {
     let violations = events.iter().filter(|event| event["event"] == "VIOLATION");
     violations

@@ -155,7 +155,7 @@ fn states_agree(pair: &Pair, agent: &Agent, connections: &[&Connection]) -> Resu
     .with_context(|| wrong.join("\n"))
 }
 
-/// Exchanges bytes until told to stop.
+/// Exchanges bytes until `stop` is set.
 fn chat(connection: &Connection, stop: &AtomicBool, exchanges: &AtomicU64) -> Result<()> {
     let mut bytes = 1;
     while !stop.load(Ordering::Relaxed) {
@@ -289,8 +289,8 @@ fn rounds(egress: &str) -> Result<()> {
     ensure!(agent.violations()?.is_empty(), "{:?}", agent.violations()?);
     ensure!(agent.counter("reports_lost")? == 0);
 
-    // Nobody was told of a connection twice, but of what an agent was telling when it was killed: the next one cannot know
-    // that it had been told. Of those that began without an agent the next one tells.
+    // No connection is reported twice, except the one that an agent was reporting when it was killed: the next agent cannot
+    // know of that report. Connections that began without an agent are reported by the next one.
     outputs.push(records(&agent.finish()?)?);
     let mut told: BTreeMap<_, u32> = BTreeMap::new();
     let (mut last_told, mut told_again) = (None, 0);
@@ -842,7 +842,7 @@ fn what_cannot_be_taken_over_goes_on() -> Result<()> {
     assert!(said.contains("goes on") && said.contains("detach"), "{said}");
     assert!(has_xdp(&pair.host, INTERFACE)?);
     assert_eq!(classifiers(&pair.host, INTERFACE)?, [0, 1, 0]);
-    // Of the one that it could not have, nothing is left but what was there.
+    // The interface that it could not have has only what was there before.
     assert_eq!(classifiers(&pair.host, "one")?, [0, 1, 0]);
     let agent = killed.restart(&pair.host, &["--interface", INTERFACE])?;
     assert_eq!(slots(&agent)?, [(INTERFACE.to_owned(), 0)]);

@@ -94,7 +94,7 @@ fn on_the_smallest_terminal_without_colours() -> Result<()> {
         assert_eq!(row[2], states.replace("ESTABLISHED", "ESTAB"));
     }
 
-    // A violation is told of as it comes.
+    // A violation appears as it comes.
     let (client, server) = ends(1001);
     bench.leave(&Segment::new(server, client, ACK, 501, 9999).frame())?;
     top.until("a violation", |screen| {
@@ -233,7 +233,7 @@ fn flows_that_broke_a_rule() -> Result<()> {
         screen.contains("10.9.0.2:1001 > 10.9.0.1:80")
             && screen.contains("broken ack_unseen_data=1")
     })?;
-    // One that comes to light is told with the next look.
+    // A new breach appears with the next sample.
     let (client, server) = ends(1001);
     bench.arrive(&Segment::new(client, server, ACK, 501, 9999).frame())?;
     top.until("the next breach", |screen| screen.contains("broken ack_unseen_data=2"))?;

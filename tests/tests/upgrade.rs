@@ -54,7 +54,7 @@ fn tag(pair: &Pair) -> Result<String> {
     Ok(tag.with_context(|| format!("an XDP program: {text}"))?.to_owned())
 }
 
-/// Bytes to and fro over sockets, until told to stop.
+/// Sends bytes to and fro over sockets until `stop` is set.
 fn chat(pair: &Pair, listeners: &Listeners, stop: &AtomicBool, done: &AtomicU64) -> Result<()> {
     let client = SocketAddr::from((address::PEER[0], 10_000));
     let socket = bound(&pair.peer, client)?;
@@ -68,7 +68,7 @@ fn chat(pair: &Pair, listeners: &Listeners, stop: &AtomicBool, done: &AtomicU64)
     Ok(())
 }
 
-/// SYNs from ever other ports to a port where nobody listens, each answered by an RST, until told to stop.
+/// Sends SYNs from changing ports to a port where nobody listens, each answered by an RST, until `stop` is set.
 fn flood(wire: &Wire, hardware: [u8; 6], stop: &AtomicBool, done: &AtomicU64) -> Result<()> {
     let server = SocketAddr::from((address::HOST[0], 9));
     for n in 0_u32.. {

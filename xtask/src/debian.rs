@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::host;
 
-/// What `apt-get install` is always told. A package that others conflict with never removes them unasked.
+/// Arguments of every `apt-get install`. A package that others conflict with never removes them unasked.
 pub(crate) const INSTALL: [&str; 4] = ["install", "-y", "--no-install-recommends", "--no-remove"];
 
 /// Whether packages come from apt here.

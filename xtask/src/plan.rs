@@ -264,7 +264,7 @@ fn commands(piece: &Missing, machine: &Machine<'_>) -> Vec<String> {
 
 const NIGHTLY: &str = "rustup toolchain install nightly --component rust-src";
 
-/// What cargo is told to build bpf-linker with.
+/// Returns cargo's arguments to build bpf-linker.
 pub(crate) fn linker_arguments(llvm: u32, workspace: &Path) -> Vec<String> {
     [
         "install",

@@ -17,10 +17,10 @@ use super::{
     situations,
 };
 
-/// Of something that is not there.
+/// The answer for something that is not there.
 pub const NONE: &str = "-";
 
-/// Of any field of a connection that we do not have.
+/// The answer for any field of a connection that we do not have.
 pub const NO_CONNECTION: &str = "no connection";
 
 /// Our answer to `claim`.
@@ -268,7 +268,7 @@ fn tcp_flags(segments: &[Seen], flag: &str) -> Result<usize> {
     Ok(counted.with_context(|| flag.to_owned())?.into_iter().filter(|is| *is).count())
 }
 
-/// Of Arkime's tags, those that we know of: a SYN and no SYN,ACK.
+/// Returns `no-syn-ack`, the only one of Arkime's tags that we know of, for a SYN without a SYN,ACK; else nothing.
 fn tags(connection: &Connection) -> String {
     let record = &connection.record;
     let no_syn_ack = record["orig"]["isn"].is_u64() && record["reply"]["isn"].is_null();

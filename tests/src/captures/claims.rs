@@ -206,7 +206,7 @@ fn put_together(rows: &[&Value]) -> Result<Vec<(&'static str, String)>> {
     Ok(whole)
 }
 
-/// Zeek leaves out packets with a wrong checksum unless it is told not to.
+/// Whether Zeek leaves out packets with a wrong checksum: it does unless run with `-C`.
 fn verifies(row: &Value) -> bool {
     let commands = row["cmd"].as_array().into_iter().flatten();
     !commands.filter_map(Value::as_str).any(|command| command.split_whitespace().any(|w| w == "-C"))

@@ -325,7 +325,7 @@ const STATEMENTS: &[Statement] = &[
     says(
         "suricata-verify/alert-no-3whs-established/no-3whs.pcap",
         "0 alerts for flow:to_server,established rule",
-        // Assumed to be open, and told from one that was seen to open by this mark.
+        // Assumed to be open; this mark distinguishes it from one that was seen to open.
         &[("", "midstream", "true"), ("", "flow.state", "closed")],
     ),
     says(

@@ -131,7 +131,7 @@ fn tune(host: &Namespace, interferes: bool) -> Result<()> {
         host.sysctl(&format!("net/ipv4/{name}"), value)?;
     }
     // No retransmission waits for longer than a second (since Linux 6.15), else one that is lost again and again takes a minute.
-    // A host takes orphans that have come there for dead unless it is told how often to try.
+    // By default, a host gives up orphans whose timeout has reached that second.
     host.sysctl("net/ipv4/tcp_orphan_retries", "100")?;
     let _ = host.sysctl_if_present("net/ipv4/tcp_rto_max_ms", "1000")?;
     for family in ["-4", "-6"] {

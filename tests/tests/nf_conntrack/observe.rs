@@ -106,7 +106,7 @@ impl<'a> Observer<'a> {
             .collect()
     }
 
-    /// C's state and S's. Of two connections on their pair it is the newer one, where the older is over.
+    /// Returns C's state and S's: the newer connection's where two share their pair and the older is over.
     fn ours(&self, row: &Row, number: u16) -> Result<String> {
         let [client, server] = row.ends(number);
         let mut flows = self.router.agent.flows(&["--addr", &server.ip().to_string()])?;

@@ -34,11 +34,11 @@ const INTERFACES: u64 = 3;
 /// Connections over one of them while it is there.
 const OF_EACH_INTERFACE: u64 = 3;
 
-/// A subscriber, and what it was told.
+/// A subscriber, and what it received.
 struct Reader {
     events: Events,
     established: u64,
-    /// How much it was told that it missed: in the kernel's ring buffer, and because it did not read.
+    /// How much it missed, by LOST events: in the kernel's ring buffer, and because it did not read.
     lost_in_ring: u64,
     lost: u64,
 }
@@ -60,7 +60,7 @@ impl Reader {
         Ok(())
     }
 
-    /// It was told of every connection, or of how much it missed.
+    /// Waits until its events and the reported losses cover the `made` connections; returns a summary.
     fn knows_all(&mut self, made: u64) -> Result<String> {
         eventually("a subscriber is told of every connection", || {
             self.read()?;

@@ -72,7 +72,7 @@ pub(crate) fn counters_are_exact(
     let confirmed = count("flows_confirmed")?;
     ensure!(confirmed == connections, "{confirmed} flows of {connections} connections");
     ensure!(count("half_open_insert_failed")? == 0 && count("table_full")? == 0);
-    // Of the flood, and of nothing else.
+    // Nothing but the flood has broken rules.
     let known = ["half_open_timeout", "syn_flood", "port_scan"];
     let others: Vec<_> = agent.violations()?;
     let others: Vec<_> = others.iter().filter(|(name, _)| !known.contains(&&**name)).collect();

@@ -31,7 +31,7 @@ use crate::{
     twice::Twice,
 };
 
-/// Of each half.
+/// Segments of each run: with the fixed seed, and with another one.
 const SEGMENTS: u64 = 500_000;
 
 /// What the traffic that is always the same is made of.

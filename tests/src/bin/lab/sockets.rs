@@ -23,7 +23,7 @@ pub(crate) const STREAM: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A server in the host's namespace, on both of its addresses, with a thread for every connection. It repeats each line
-/// that it is sent, closes first when told `bye`, and once told `stream` answers the client's FIN with [`STREAM`] bytes.
+/// that it gets, closes first after `bye`, and after `stream` answers the client's FIN with [`STREAM`] bytes.
 #[derive(Debug)]
 pub(crate) struct Server {
     hold: Arc<Barrier>,
