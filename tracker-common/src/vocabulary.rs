@@ -554,7 +554,7 @@ pub const fn entry(rule: Rule) -> Entry {
             meaning: "A SYN that answers a SYN. Both ends opened at the same time (RFC 9293 section 3.5, figure 7), \
                 or the responder split its SYN,ACK in two.",
             causes: "Peer-to-peer programs that punch through NAT, cluster protocols with fixed ports. A split \
-                handshake can be meant to turn the direction of a connection in a monitor's eyes.",
+                handshake can be used to turn the direction of a connection in a monitor's eyes.",
             next: "If one end is a public server, ask why it sends SYNs: servers have no need to.",
             state: "Tracked as RFC 9293 says: SYN_SENT, SYN_RECEIVED and ESTABLISHED at both ends.",
             behaviours: &["H9", "H18"],
@@ -1040,7 +1040,7 @@ pub const fn entry(rule: Rule) -> Entry {
             phase: Established,
             meaning: "A window that shrinks in a segment which also acknowledges data that was never sent. Neither \
                 number can be believed (RFC 9293 section 3.10.7.4).",
-            causes: "A forged segment meant to stall the sender, or to hide data from a monitor.",
+            causes: "A forged segment intended to stall the sender, or to hide data from a monitor.",
             next: "Compare TTL and IP id with the same end's other segments.",
             state: FORGED,
             behaviours: &["S2", "S3"],

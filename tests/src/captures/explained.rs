@@ -53,10 +53,10 @@ const CUT: &str = "\
     Zeek forgets a SYN that nobody answers after 5 s and takes what follows for another connection; bytes and \
     packets are compared as sums.";
 const TAGS: &str = "\
-    Of what an end has sent the highest number is kept: data below it, also where it fills a hole, is \
+    The highest number that an end has sent is kept: data below it, also where it fills a hole, is \
     `retransmission`.";
 const HOLE: &str = "\
-    Of what an end has sent the highest number is kept: an acknowledgment of a hole below it is one of what was \
+    The highest number that an end has sent is kept: an acknowledgment of a hole below it is one of what was \
     sent.";
 const BACKWARDS: &str = "\
     The capture begins 40 ms late and goes back; the clock of a replay stands still until then, and the handshake is \
@@ -68,8 +68,8 @@ const UNSEEN_SYN_ACK: &str = "\
     No SYN,ACK was seen, and so not how long the handshake took; Arkime measures to the first acknowledgment.";
 const DATA: &str = "No data is kept that later data could be compared with.";
 const FORGED_RST: &str = "\
-    An RST that acknowledges the SYN refuses it: RFC 7323 section 5.3 (R1) exempts RST from PAWS. That both ends \
-    went on is told by `data_after_rst` at packet 8, once.";
+    An RST that acknowledges the SYN refuses it: RFC 7323 section 5.3 (R1) exempts RST from PAWS. \
+    `data_after_rst` reports at packet 8, once, that both ends went on.";
 const ILLEGAL: &str = "\
     Such flags are illegal by themselves (`null_flags`, `fin_without_ack`), and such a packet makes no flow.";
 const CUT_OFF: &str = "\

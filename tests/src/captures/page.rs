@@ -67,10 +67,10 @@ const HEAD: &str = "\
 Written by `UPDATE_DOCS=1 cargo xtask test -- --test captures`; the test fails while this is not what it finds.
 
 Captures from the test suites of Zeek, Suricata, Arkime and tcpdump, and of the Quantum Insert research, each replayed by
-`tracker replay`. What those suites expect is compared fact by fact. Of Zeek: each line of `conn.log` (both ends,
-`conn_state`, `history`, bytes, packets, duration). Of Arkime: each session (packets by direction, flags, validated
-handshake, round trip, length). Of the others: what their tests check, and a list of situations with the numbers of the
-packets at which they occur. Rules have their names from [violations.md](violations.md).
+`tracker replay`. What those suites expect is compared fact by fact. For Zeek, that is each line of `conn.log` (both
+ends, `conn_state`, `history`, bytes, packets, duration). For Arkime, it is each session (packets by direction, flags,
+validated handshake, round trip, length). For the others, it is what their tests check, and a list of situations with the
+numbers of the packets at which they occur. Rules have their names from [violations.md](violations.md).
 
 How the words of others are read:
 
@@ -103,9 +103,9 @@ fn violations(text: &mut String) {
     let quiet = CLASSES.iter().filter(|(_, class)| !class.may_violate()).count();
     let _ = writeln!(
         text,
-        "\n### Violations\n\nOf {quiet} captures of ordinary, one-sided, incomplete and wrapped traffic none is \
-         reported. Of the other {}, these; a `half_open_timeout`, which no packet shows, stands at the connection's \
-         first packet:\n",
+        "\n### Violations\n\nNo violation is reported in the {quiet} captures of ordinary, one-sided, incomplete and \
+         wrapped traffic. Those of the other {} follow. A `half_open_timeout`, which no packet shows, stands at the \
+         connection's first packet:\n",
         CLASSES.len() - quiet
     );
     text.push_str("| Capture | Rule | Packets | What is wrong with them |\n|---|---|---|---|\n");
@@ -130,9 +130,9 @@ fn differences(text: &mut String) {
         if known.peek().is_none() {
             continue;
         }
-        let _ = writeln!(text, "\n#### Of {} traffic\n", class.name());
+        let _ = writeln!(text, "\n#### Differences in {} traffic\n", class.name());
         text.push_str(
-            "| Capture | Of what | Field | They | We | Why |\n|---|---|---|---|---|---|\n",
+            "| Capture | Subject | Field | They | We | Why |\n|---|---|---|---|---|---|\n",
         );
         for known in known {
             let _ = writeln!(

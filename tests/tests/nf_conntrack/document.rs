@@ -136,11 +136,11 @@ pub(crate) fn section(kernel: &str, rows: &[(Row, Outcome)]) -> String {
 
 const KEY: &str = "\
 States are C's and S's, the client's first. A rule's name stands where a segment is to be counted under it; those that
-are violations ([violations.md](violations.md)) are reported as well. Of nf_conntrack: its state, the seconds that it
-gives the entry, and whether it called the segment INVALID, as `ct state invalid` in the forward path sees it. Of two
-connections on one pair of addresses and ports, it is the newer one, where the older is over. `open` is a handshake
-after which C's next number is 1001 and S's is 5001; a close after it takes three segments. Windows are 65,535 unless
-another is given. Bytes of data are in brackets.
+are violations ([violations.md](violations.md)) are reported as well. The column of nf_conntrack has its state, the
+seconds that it gives the entry, and whether it called the segment INVALID, as `ct state invalid` in the forward path
+sees it. Where two connections share a pair of addresses and ports, the newer one is shown if the older is over. `open`
+is a handshake after which C's next number is 1001 and S's is 5001; a close after it takes three segments. Windows are
+65,535 unless another is given. Bytes of data are in brackets.
 
 The last column is computed. A *breach* is a segment that its receiver refuses, and that breaks a rule; a *lawful* one is
 taken. Rules that are stricter than the RFC (data in a SYN, port 0, LAND, ...) and segments that only others show to be
