@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use tracker_common::{
     config::InterfaceConfig,
     counters::Hook,
-    host::{Captured, Host},
+    simulator::{Captured, Host},
 };
 use tracker_fuzz::reached::reached;
 use tracker_user::cli::capture::Capture;

@@ -8,9 +8,9 @@ use libfuzzer_sys::fuzz_target;
 use tracker_common::{
     config::InterfaceConfig,
     counters::Hook,
-    host::{Captured, Host},
     packet::{Packet, Parsed, parse},
     segment::{Flags, SynOptions},
+    simulator::{Captured, Host},
 };
 use tracker_fuzz::{
     frame::{Tcp, read},

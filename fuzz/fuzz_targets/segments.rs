@@ -13,11 +13,11 @@ use libfuzzer_sys::fuzz_target;
 use tracker_common::{
     config::InterfaceConfig,
     counters::{Fate, Hook},
-    host::Host,
     key::FlowKey,
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
+    simulator::Host,
     state::State,
     sweep::{Outcome, Removal, Tables, Tier, states},
     violation::Rule,

@@ -8,11 +8,11 @@
 use libfuzzer_sys::fuzz_target;
 use tracker_common::{
     counters::{Fate, Hook},
-    host::Host,
     key::FlowKey,
     packet::Packet,
     segment::{Flags, Segment},
     seq::Seq,
+    simulator::Host,
     state,
     sweep::states,
     violation::{Rule, Severity},

@@ -5,7 +5,7 @@ use std::{
     os::{
         fd::{AsFd, AsRawFd},
         unix::{
-            fs::FileExt,
+            fs::{FileExt, MetadataExt},
             process::{CommandExt, ExitStatusExt},
         },
     },
@@ -198,5 +198,16 @@ fn root_of_a_user_namespace_is_not_root() -> Result<()> {
     ensure!(is_done, "a member of the group may look: {said}");
     let (is_done, said) = ask("flush")?;
     ensure!(!is_done && said.contains("deleting flows needs root"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn nobody_else_can_open_what_an_agent_locks() -> Result<()> {
+    let bench = Bench::new()?;
+    for file in ["lock", "json", "sock"] {
+        let path = format!("/run/tracker/{}.{file}", bench.agent.name());
+        let mode = fs::metadata(&path).context(path.clone())?.mode();
+        ensure!(mode & 0o007 == 0, "{path} has mode {mode:o}");
+    }
     Ok(())
 }

@@ -12,11 +12,11 @@
 
 pub mod abi;
 pub mod cookies;
-#[cfg(not(target_arch = "bpf"))]
-pub mod host;
 pub mod platform;
 pub mod record;
 pub mod rules;
+#[cfg(not(target_arch = "bpf"))]
+pub mod simulator;
 pub mod sweeping;
 pub mod tracking;
 #[cfg(not(target_arch = "bpf"))]

@@ -8,14 +8,14 @@ use tracker_common::{
     counters::{Fate, Hook, Tally},
     event::{Event, Kind},
     flow::{Facts, Flow, Repeat, fact, flow_flag},
-    host::{Captured, Host},
-    judge::{Offers, Past, Situation, continues_handshake, judge, reopening},
+    judge::{IsnCandidates, Past, Situation, continues_handshake, judge, reopening},
     key::{End, FlowKey},
     notes,
     packet::{LinkLayer, Packet, Parsed, parse},
     predict::track_predicted,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
+    simulator::{Captured, Host},
     state::State,
     sweep::{Outcome, Removal, Tables, Tier, states},
     violation::Rule,
@@ -674,7 +674,7 @@ proptest! {
         let [.., other_isns, is_known, has_newer, is_young, is_idle] = flags;
         let others = others.min(u32::MAX - 2);
         let offers =
-            Offers { others, acks_other, acks_previous, repeats, is_known, has_newer, is_young, is_idle };
+            IsnCandidates { others, acks_other, acks_previous, repeats, is_known, has_newer, is_young, is_idle };
         let past = Past { old_syn, other_isns, has_successor: repeats };
         let situation = Situation::new(&me, &peer, midstream, past, leaves, offers);
         let verdict = judge(&me, &peer, &situation, &segment);

@@ -3,11 +3,11 @@
 
 use tracker_common::{
     counters::Hook,
-    host::Host,
     key::FlowKey,
     packet::Packet,
     segment::{Flags, Segment},
     seq::Seq,
+    simulator::Host,
     sweep::states,
     violation::Rule,
 };

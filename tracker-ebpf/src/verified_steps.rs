@@ -1,10 +1,10 @@
 //! The parts of tracking a segment as global functions, which the verifier checks once and each by itself. They take a
-//! record, and tell each other the rest through [`PartsState`].
+//! record, and exchange the rest through [`PartsState`].
 
 use tracker_common::{
     counters::Hook,
     flow::{Flow, HalfOpen},
-    judge::{Offers, Ruling, Situation, Verdict, take},
+    judge::{IsnCandidates, Ruling, Situation, Verdict, take},
     packet::Packet,
     segment::Flags,
     state::State,
@@ -19,7 +19,7 @@ use tracker_common::{
 
 use crate::{hook_of, kernel::Kernel, maps};
 
-/// What one part tells the next: values as they lie in memory, because the kernel's type format has no words for an
+/// What one part leaves for the next: values as they lie in memory, because the kernel's type format has no words for an
 /// `Option`.
 #[repr(C)]
 pub(crate) struct PartsState {
@@ -49,7 +49,7 @@ fn get<T: Copy, const N: usize>(place: &[u64; N]) -> &T {
     unsafe { &*place.as_ptr().cast::<T>() }
 }
 
-/// As [`get`], to be changed.
+/// Returns the same as [`get`], mutably.
 #[inline(always)]
 fn get_mut<T: Copy, const N: usize>(place: &mut [u64; N]) -> &mut T {
     const { assert!(size_of::<T>() <= N * 8 && align_of::<T>() <= 8) };
@@ -99,7 +99,7 @@ impl VerifiedSteps for Kernel {
     }
 
     #[inline(always)]
-    fn offers(&self, half_open: &HalfOpen, _: &Packet) -> Offers {
+    fn offers(&self, half_open: &HalfOpen, _: &Packet) -> IsnCandidates {
         tracker_offers(half_open);
         *get(&self.parts().offers)
     }
@@ -110,7 +110,7 @@ impl VerifiedSteps for Kernel {
     }
 
     #[inline(always)]
-    fn situation(&self, flow: &Flow, _: &Packet, hook: Hook, offers: Offers) -> Situation {
+    fn situation(&self, flow: &Flow, _: &Packet, hook: Hook, offers: IsnCandidates) -> Situation {
         put(&mut self.parts().offers, offers);
         tracker_situation(flow, hook as u32);
         *get(&self.parts().situation)
@@ -174,43 +174,45 @@ impl VerifiedSteps for Kernel {
     }
 }
 
+/// Defines a part of tracking as a function that the verifier checks by itself, with a stack frame of its own. It gets a record,
+/// the kernel's maps, and this CPU's [`Scratch`](crate::maps::Scratch), where its other arguments and its results are; without them it
+/// returns what stands after `or`.
+macro_rules! step {
+    ($(#[$attribute:meta])* $name:ident($record:ident: $of:ty $(, $argument:ident: $type:ty)*) or $missing:expr,
+     |$kernel:ident, $scratch:ident| $body:block) => {
+        $(#[$attribute])*
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $name($record: *const $of $(, $argument: $type)*) -> u32 {
+            // SAFETY: a record, or null.
+            let Some($record) = (unsafe { $record.as_ref() }) else { return $missing };
+            let Some(own) = maps::SCRATCH.get_ptr_mut(0) else { return $missing };
+            let $kernel = Kernel::new(own);
+            // SAFETY: this CPU's own element.
+            let $scratch = unsafe { &mut *own };
+            $body
+        }
+    };
+}
+
 /// What the functions below get instead of a record, never in fact: the verifier allows for it.
 const NO_RECORD: u32 = 1;
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_states(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
+step!(tracker_states(flow: Flow) or NO_RECORD, |_kernel, scratch| {
     let states = states(flow);
-    // SAFETY: this CPU's own element.
-    put(unsafe { &mut (*scratch).parts.states }, states);
+    put(&mut scratch.parts.states, states);
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_choose(half_open: *const HalfOpen) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(half_open) = (unsafe { half_open.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    choose(half_open, unsafe { &(*scratch).parsed.packet });
+step!(tracker_choose(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch| {
+    choose(half_open, &scratch.parsed.packet);
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_offers(half_open: *const HalfOpen) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(half_open) = (unsafe { half_open.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch| {
     put(&mut scratch.parts.offers, offers(half_open, &scratch.parsed.packet));
     0
-}
+});
 
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -224,198 +226,102 @@ extern "C" fn tracker_belongs(newer: *const HalfOpen, flow: *const Flow) -> u32 
     u32::from(belongs(newer, flow, unsafe { &(*scratch).parsed.packet }))
 }
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_situation(flow: *const Flow, hook: u32) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_situation(flow: Flow, hook: u32) or NO_RECORD, |_kernel, scratch| {
     let parts = &mut scratch.parts;
-    let offers: &Offers = get(&parts.offers);
+    let offers: &IsnCandidates = get(&parts.offers);
     let situation = situation(flow, &scratch.parsed.packet, hook_of(hook), *offers);
     put(&mut parts.situation, situation);
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_judge_reset(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_judge_reset(flow: Flow) or NO_RECORD, |kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     put(&mut parts.verdict, judge_reset_on(&kernel, flow, &scratch.parsed.packet, situation));
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_judge_syn(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_judge_syn(flow: Flow) or NO_RECORD, |_kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     put(&mut parts.verdict, judge_syn_on(flow, &scratch.parsed.packet, situation));
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_judge_syn_ack(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_judge_syn_ack(flow: Flow) or NO_RECORD, |kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     put(&mut parts.verdict, judge_syn_ack_on(&kernel, flow, &scratch.parsed.packet, situation));
     0
-}
+});
 
-/// [`judge_others_on`]; 1 where [`tracker_advance`] and [`tracker_agree`] are to follow, 0 where [`tracker_keep`] is.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_judge_others(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(
+    /// [`judge_others_on`]; 1 where [`tracker_advance`] and [`tracker_agree`] are to follow, 0 where [`tracker_keep`] is.
+    tracker_judge_others(flow: Flow) or 0, |kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     let ruling = judge_others_on(&kernel, flow, &scratch.parsed.packet, situation);
     put(&mut parts.ruling, ruling);
     u32::from(ruling.take & take::ANY)
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_advance(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_advance(flow: Flow) or NO_RECORD, |kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     let ruling: &Ruling = get(&parts.ruling);
     let verdict: &mut Verdict = get_mut(&mut parts.verdict);
     advance_on(&kernel, flow, &scratch.parsed.packet, situation, ruling.take, verdict);
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_agree(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_agree(flow: Flow) or NO_RECORD, |kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     let verdict: &mut Verdict = get_mut(&mut parts.verdict);
     agree_on(&kernel, flow, &scratch.parsed.packet, situation, verdict);
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_keep(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_keep(flow: Flow) or NO_RECORD, |_kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     let ruling: &Ruling = get(&parts.ruling);
     let verdict: &mut Verdict = get_mut(&mut parts.verdict);
     keep_on(flow, &scratch.parsed.packet, situation, ruling, verdict);
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_notes(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_notes(flow: Flow) or NO_RECORD, |_kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
     parts.marks = notes_on(flow, &scratch.parsed.packet, situation).0;
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_write(flow: *const Flow, hook: u32) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &mut *scratch };
+step!(tracker_write(flow: Flow, hook: u32) or NO_RECORD, |_kernel, scratch| {
     let parts = &mut scratch.parts;
     let verdict: &Verdict = get(&parts.verdict);
     let packet = &scratch.parsed.packet;
     put(&mut parts.storm, write(flow, packet, hook_of(hook), verdict, Marks(parts.marks)));
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_write_offers(half_open: *const HalfOpen) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(half_open) = (unsafe { half_open.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    // SAFETY: this CPU's own element.
-    let scratch = unsafe { &*scratch };
+step!(tracker_write_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch| {
     write_offers(half_open, &scratch.parsed.packet, get(&scratch.parts.verdict));
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_conclude(flow: *const Flow) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let parts = unsafe { &mut (*scratch).parts };
+step!(tracker_conclude(flow: Flow) or NO_RECORD, |kernel, scratch| {
+    let parts = &mut scratch.parts;
     let seen: &SegmentEffect = get(&parts.seen);
     put(&mut parts.step, conclude(&kernel, flow, seen));
     0
-}
+});
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_publish(flow: *const Flow, hook: u32, now_ns: u64) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return NO_RECORD };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NO_RECORD };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element.
-    let packet = unsafe { &(*scratch).parsed.packet };
-    // SAFETY: this CPU's own element.
-    let parts = unsafe { &(*scratch).parts };
+step!(tracker_publish(flow: Flow, hook: u32, now_ns: u64) or NO_RECORD, |kernel, scratch| {
+    let packet = &scratch.parsed.packet;
+    let parts = &scratch.parts;
     let step: &Step = get(&parts.step);
     publish(&kernel, flow, packet, hook_of(hook), now_ns, get(&parts.seen), *step);
     0
-}
+});

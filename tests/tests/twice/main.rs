@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tracker_common::{
     counters::{Fate, Hook, Tally},
-    host::Host,
+    simulator::Host,
 };
 use tracker_tests::random::Random;
 

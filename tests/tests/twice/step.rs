@@ -5,9 +5,9 @@ use std::fmt;
 use tracker_common::{
     config::{InterfaceConfig, LiveConfig},
     counters::Hook,
-    host::Captured,
     key::FlowKey,
     packet::{Packet, Parsed, Unparsed, parse},
+    simulator::Captured,
     sweep::Tier,
 };
 

@@ -4,8 +4,8 @@
 use tracker_common::{
     config::{LiveConfig, TraceFilter},
     counters::Hook,
-    host::Host,
     key::{FlowKey, mapped},
+    simulator::Host,
     sweep::Tier,
     violation::{Rule, Rules},
 };

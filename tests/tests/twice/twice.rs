@@ -8,8 +8,8 @@ use tracker_common::{
     counters::{Fate, Hook, Tally},
     event::{Event, Kind},
     flow::{Flow, HalfOpen},
-    host::Host,
     key::FlowKey,
+    simulator::Host,
     sweep::{Removal, Tables, Tier},
     violation::Rule,
 };

@@ -16,7 +16,7 @@ pub use self::{
     gap::keep,
     opening::continues_handshake,
     reset::{assassinates, outlived, reset},
-    situation::{Offers, Past, Situation},
+    situation::{IsnCandidates, Past, Situation},
     syn::{Reopening, acknowledges_syn, reopening, syn},
     syn_ack::{as_after_syn, syn_ack},
 };

@@ -72,11 +72,11 @@ mod tests {
     use crate::{
         config::InterfaceConfig,
         counters::{Fate, Hook},
-        host::Host,
         key::FlowKey,
         packet::Packet,
         segment::{Flags, Segment},
         seq::Seq,
+        simulator::Host,
     };
 
     #[test]

@@ -13,13 +13,13 @@ use tracker_common::{
     seq::Seq,
 };
 
-use super::{Guarding, guard::At, socket::TCP_LISTEN};
+use super::{Guarding, guard::GuardContext, socket::TCP_LISTEN};
 use crate::{
     arriving::Arriving,
     maps::{self, Scratch},
 };
 
-impl<A: Arriving> At<'_, A> {
+impl<A: Arriving> GuardContext<'_, A> {
     /// Answers with a cookie of ours.
     #[inline(always)]
     pub(super) fn answer(&self, packet: &Packet, guarding: &mut Guarding) -> bool {

@@ -99,13 +99,13 @@ pub(crate) fn guard<A: Arriving>(
     }
     // SAFETY: a record, or null; see `tracker_common::track` on races.
     let confirmed = unsafe { confirmed.as_ref() };
-    let at = At { ctx, scratch, confirmed, listener, state, counters, now_ns };
+    let at = GuardContext { ctx, scratch, confirmed, listener, state, counters, now_ns };
     if is_syn { at.take_syn(packet, guarding) } else { at.take_ack(packet, guarding) }
 }
 
 /// Where a segment arrived, and when.
 #[derive(Clone, Copy)]
-pub(super) struct At<'a, A> {
+pub(super) struct GuardContext<'a, A> {
     pub(super) ctx: A,
     pub(super) scratch: *mut Scratch,
     confirmed: Option<&'a Flow>,
@@ -115,7 +115,7 @@ pub(super) struct At<'a, A> {
     pub(super) now_ns: u64,
 }
 
-impl<A: Arriving> At<'_, A> {
+impl<A: Arriving> GuardContext<'_, A> {
     #[inline(always)]
     pub(super) fn count(&self, outcome: Outcome) {
         let cell = &self.counters.counts[opaque(outcome as usize) & (Outcome::SLOTS - 1)];

@@ -154,7 +154,7 @@ mod tests {
         }
         assert!(next.is_none());
         assert_eq!(format!("{error:#}"), messages.join(": "));
-        // Of a library's error the causes, too.
+        // The causes of a library's error are shown, too.
         let inner = io::Error::other(below(Errno::EPERM));
         let error = Error::foreign(io::Error::other(inner)).context("asking");
         let said = "asking: attaching to eth0: opening it: EPERM: Operation not permitted";

@@ -27,12 +27,12 @@ pub struct Situation {
     /// A newer SYN on its key waits among the half-open flows.
     pub has_successor: bool,
     /// What else is known beside the facts.
-    pub offers: Offers,
+    pub offers: IsnCandidates,
 }
 
 /// What a half-open flow remembers of SYNs ([`crate::flow::HalfOpen`]), as one segment meets it, and what time has done.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Offers {
+pub struct IsnCandidates {
     /// How many further SYNs the sender has sent.
     pub others: u32,
     /// The acknowledgment is one of another SYN of the receiver's ([`crate::flow::OtherOpenings`]).
@@ -72,7 +72,7 @@ impl Situation {
         midstream: bool,
         marks: Past,
         leaves: bool,
-        offers: Offers,
+        offers: IsnCandidates,
     ) -> Self {
         Self {
             mine: state(me, peer, midstream),

@@ -10,7 +10,7 @@ use crate::{
     counters::{Hook, Tally},
     flow::{Flow, HalfOpen},
     forget::VerifierBarrier,
-    judge::{Offers, Situation, Verdict},
+    judge::{IsnCandidates, Situation, Verdict},
     key::FlowKey,
     packet::Packet,
     state::State,
@@ -60,7 +60,7 @@ pub trait VerifiedSteps {
 
     /// [`offers`].
     #[inline(always)]
-    fn offers(&self, half_open: &HalfOpen, packet: &Packet) -> Offers {
+    fn offers(&self, half_open: &HalfOpen, packet: &Packet) -> IsnCandidates {
         offers(half_open, packet)
     }
 
@@ -72,7 +72,13 @@ pub trait VerifiedSteps {
 
     /// [`situation`].
     #[inline(always)]
-    fn situation(&self, flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
+    fn situation(
+        &self,
+        flow: &Flow,
+        packet: &Packet,
+        hook: Hook,
+        offers: IsnCandidates,
+    ) -> Situation {
         situation(flow, packet, hook, offers)
     }
 

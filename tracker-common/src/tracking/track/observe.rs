@@ -8,7 +8,7 @@ use crate::{
     counters::Hook,
     flow::{Facts, Flow, HalfOpen, Repeat, fact, flow_flag},
     history::{Letter, Letters},
-    judge::{Offers, Past, Situation, Verdict, as_after_syn},
+    judge::{IsnCandidates, Past, Situation, Verdict, as_after_syn},
     key::End,
     notes,
     packet::Packet,
@@ -67,7 +67,7 @@ pub(super) fn observe<S: Environment>(
     hook: Hook,
     now_ns: u64,
 ) -> SegmentEffect {
-    let mut offers = Offers::default();
+    let mut offers = IsnCandidates::default();
     if let Some(half_open) = half_open {
         s.choose(half_open, packet);
         offers = s.offers(half_open, packet);
@@ -95,7 +95,7 @@ pub(super) fn observe<S: Environment>(
 /// What a flow is like when a segment comes, of which `offers` is what its half-open record has.
 #[inline(always)]
 #[must_use]
-pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: Offers) -> Situation {
+pub fn situation(flow: &Flow, packet: &Packet, hook: Hook, offers: IsnCandidates) -> Situation {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     let midstream = flow.has(flow_flag::MIDSTREAM);
     let past = Past {

@@ -2,7 +2,7 @@
 
 use crate::{
     flow::{Half, HalfOpen, Opening, OtherOpenings, fact, flow_flag},
-    judge::{Offers, Verdict, acknowledges_syn},
+    judge::{IsnCandidates, Verdict, acknowledges_syn},
     packet::Packet,
     segment::{Flags, SynOptions},
     seq::Seq,
@@ -12,23 +12,23 @@ use crate::{
 /// What the record remembers of SYNs, as the packet meets it.
 #[inline(always)]
 #[must_use]
-pub fn offers(half_open: &HalfOpen, packet: &Packet) -> Offers {
+pub fn offers(half_open: &HalfOpen, packet: &Packet) -> IsnCandidates {
     let segment = &packet.segment;
     let mine = half_open.others(packet.from);
     let ack = Opening::of(segment).ack;
     let facts = half_open.flow.half(packet.from).facts();
     let others = mine.count();
-    let offers = Offers {
+    let offers = IsnCandidates {
         others,
         repeats: half_open.repeats_previous(),
         is_known: segment.has(Flags::SYN) && mine.has(segment.seq, ack),
         has_newer: others != 0 && !mine.ends_with(facts.isn),
-        ..Offers::default()
+        ..IsnCandidates::default()
     };
     if !segment.has(Flags::ACK) {
         return offers;
     }
-    Offers {
+    IsnCandidates {
         acks_other: half_open.others(packet.from.other()).acknowledged(segment.ack).is_some(),
         acks_previous: packet.from.is_high() != half_open.flow.originator().is_high()
             && half_open.is_previous(segment.ack.sub(1)),

@@ -10,7 +10,7 @@ use crate::{
     counters::{Hook, Tally},
     event::Kind,
     flow::{Flow, HalfOpen, fact, flow_flag},
-    judge::{Offers, Reopening, acknowledges_syn, reopening},
+    judge::{IsnCandidates, Reopening, acknowledges_syn, reopening},
     key::End,
     packet::Packet,
     segment::Flags,
@@ -148,7 +148,7 @@ pub(super) fn note_reuse<S: Environment>(s: &S, flow: &Flow, hook: Hook) {
 
 #[inline(always)]
 fn reopening_of<S: Environment>(s: &S, flow: &Flow, packet: &Packet) -> Reopening {
-    let situation = s.situation(flow, packet, Hook::Ingress, Offers::default());
+    let situation = s.situation(flow, packet, Hook::Ingress, IsnCandidates::default());
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
     s.forget(reopening(&me, &peer, &situation, &packet.segment))
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -144,7 +144,14 @@ struct Locked {
 impl Locked {
     /// Locks a file; where another process has, fails with what `refusal` makes of that one's number.
     fn file(path: &Path, refusal: impl Fn(&str) -> String) -> Result<Self> {
-        let file = File::options().create(true).truncate(false).write(true).read(true).open(path);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            // Whoever may read it may lock it, and so keep an agent from starting.
+            .mode(0o640)
+            .open(path);
         Self::new(path, file, |_| fs::read_to_string(path).ok(), refusal)
     }
 
@@ -206,6 +213,8 @@ impl Claim {
     ///
     /// Where it cannot be removed.
     pub fn remove_info(&self) -> Result<()> {
+        // An agent that was killed while it wrote it has left a part.
+        remove_file(&self.instance.info().with_extension("json.new"))?;
         remove_file(&self.instance.info())
     }
 
