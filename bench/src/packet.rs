@@ -323,7 +323,7 @@ fn into_table(others: &[&str], figures: &Figures) -> String {
 /// Everything was legal, and tracked.
 fn check(rig: &Rig) -> Result<()> {
     let violations = rig.violations()?;
-    ensure!(violations.is_empty(), "not what was meant to be measured: {violations:?}");
+    ensure!(violations.is_empty(), "this is not what the benchmark measures: {violations:?}");
     for fate in [Fate::NotInserted, Fate::NoFlow, Fate::Illegal] {
         let count = rig.counted(fate)?;
         ensure!(count == 0, "{count} packets were {}", fate.name());

@@ -374,7 +374,7 @@ pub const fn entry(rule: Rule) -> Entry {
             phase: Header,
             meaning: "A SYN with URG. RFC 9293 does not forbid it, and there is no data that could be urgent.",
             causes: "Fingerprinting tools (nmap's probes among them) and odd stacks.",
-            next: "Of interest beside other reports from the same source only.",
+            next: "Interesting only beside other reports from the same source.",
             state: NO_MATTER,
             behaviours: &["F7"],
             names: &[Name(ZeekWeird, "baroque_SYN", "")],
@@ -420,7 +420,7 @@ pub const fn entry(rule: Rule) -> Entry {
             meaning: "URG with an urgent pointer of 0, which names no urgent data (RFC 9293 section 3.8.5; RFC 6093 \
                 advises against using it at all).",
             causes: "Fingerprinting tools, hand-made packets, middleboxes that clear the pointer and not the flag.",
-            next: "Of interest beside other reports from the same source only.",
+            next: "Interesting only beside other reports from the same source.",
             state: NO_MATTER,
             behaviours: &["F7"],
             names: &[],
@@ -573,7 +573,7 @@ pub const fn entry(rule: Rule) -> Entry {
             meaning: "A bare SYN, with the number it had, from an end that has already sent its SYN,ACK. A repeated \
                 SYN,ACK keeps its ACK flag (RFC 9293 section 3.10.7.4).",
             causes: "A simultaneous open or a split handshake in which a SYN is repeated; odd stacks.",
-            next: "Of interest beside simultaneous_open only.",
+            next: "Interesting only beside simultaneous_open.",
             state: "None: it is a duplicate.",
             behaviours: &["H8", "H18"],
             names: &[Name(ZeekWeird, "repeated_SYN_reply_wo_ack", "")],

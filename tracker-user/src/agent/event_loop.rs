@@ -59,6 +59,8 @@ pub(super) struct Start<'a> {
     pub(super) instance: &'a Instance,
     /// Lost reports that the previous agent has announced.
     pub(super) lost_told: u64,
+    /// Whether all counters began with this agent.
+    pub(super) is_first: bool,
     pub(super) prepared: Option<Prepared>,
     pub(super) metrics: Option<Endpoint>,
     pub(super) writers: &'a Writers,
@@ -70,7 +72,7 @@ pub(super) async fn work(
     reload: &mut Reload,
     claim: &mut Claim,
 ) -> Result<()> {
-    let Start { options, instance, lost_told, prepared, metrics, writers } = start;
+    let Start { options, instance, lost_told, is_first, prepared, metrics, writers } = start;
     let (settings, sweep_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
@@ -183,7 +185,7 @@ pub(super) async fn work(
         has_lost_sight: false,
         looked: Instant::now(),
     };
-    let mut warnings = Warnings::new(&lost.tables, options.sizes)?;
+    let mut warnings = Warnings::new(&lost.tables, options.sizes, is_first)?;
     let mut check = interval(CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut publishing = Condition::default();

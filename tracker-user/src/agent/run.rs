@@ -103,8 +103,16 @@ pub async fn run(
             privileges::drop_others()?;
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             leaves = options.keep_attached;
-            let start =
-                Start { options: &options, instance, lost_told, prepared, metrics, writers };
+            let is_first = !is_taking_over && inherited.replaced.is_empty();
+            let start = Start {
+                options: &options,
+                instance,
+                lost_told,
+                is_first,
+                prepared,
+                metrics,
+                writers,
+            };
             tokio::select! {
                 result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
                 signal = ending.asked() => {

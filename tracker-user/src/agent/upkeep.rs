@@ -183,7 +183,7 @@ pub(super) fn publish_info(agent: &Agent, instance: &Instance, trouble: &mut Con
     match agent.publish(&instance.info()) {
         Ok(()) => {
             if trouble.end().is_some() {
-                tracing::info!("other commands are told of this agent again");
+                tracing::info!("other commands find this agent again");
             }
         }
         Err(error) => {

@@ -79,14 +79,16 @@ impl Kind {
 }
 
 impl Warnings {
-    /// Conditions of what is counted from now on.
+    /// Conditions of what is counted from now on, or from the start where the counters began with this agent: programs count
+    /// while the agent is still starting.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn new(tables: &Tables, sizes: Sizes) -> Result<Self> {
+    pub fn new(tables: &Tables, sizes: Sizes, is_first: bool) -> Result<Self> {
         let watched = KINDS.map(|kind| {
-            Ok(Watched { kind, last: kind.count(tables)?, condition: Condition::default() })
+            let last = if is_first { 0 } else { kind.count(tables)? };
+            Ok(Watched { kind, last, condition: Condition::default() })
         });
         Ok(Self { sizes, watched: watched.into_iter().collect::<Result<_>>()? })
     }

@@ -234,7 +234,7 @@ impl Claim {
         let name = self.instance.name.clone();
         let refusal = |pid: &str| {
             format!(
-                "what tells of this agent was removed, and another one named `{name}` (pid {pid}) has taken its place"
+                "the files of this agent were removed, and another agent named `{name}` (pid {pid}) has taken its place"
             )
         };
         let kept = self.keep_with(&refusal);
