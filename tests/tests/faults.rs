@@ -150,7 +150,7 @@ fn a_run_directory_that_is_full_stops_nothing() -> Result<()> {
     };
     ensure!(!is_known()?);
     fs::remove_file(filler)?;
-    agent.wait_for_log("told of this agent again")?;
+    agent.wait_for_log("other commands find this agent again")?;
     ensure!(is_known()?);
     agent.finish()?;
     Ok(())
