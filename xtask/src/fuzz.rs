@@ -138,8 +138,8 @@ fn targets(root: &Path, work: &Path) -> Result<Vec<Target>> {
 fn build(root: &Path, targets: &[Target]) -> Result<()> {
     let mut command = host::cargo();
     command
-        .args(["build", "--release", "--workspace"])
-        .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
+        .args(["build", "--release"])
+        .args(host::PACKAGES)
         .args(targets.iter().flat_map(|target| ["--bin", &target.name]))
         .env("RUSTC_WORKSPACE_WRAPPER", root.join("rustc.sh"))
         // The kernel programs are the same as those of the tests.

@@ -53,6 +53,13 @@ pub(crate) fn on_path(program: &str) -> bool {
     find(program).is_some()
 }
 
+/// The packages that are compiled for a host: all but those of kernel programs.
+pub(crate) const PACKAGES: [&str; 5] =
+    ["--workspace", "--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"];
+
+/// Leaves the fuzz targets out, which need a C++ compiler.
+pub(crate) const WITHOUT_FUZZING: [&str; 2] = ["--exclude", "tracker-fuzz"];
+
 /// The program of that name.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

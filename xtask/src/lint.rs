@@ -17,8 +17,8 @@ pub(crate) fn lint() -> Result<()> {
     dependencies()?;
     host::run(
         host::cargo()
-            .args(["clippy", "--workspace", "--all-targets"])
-            .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
+            .args(["clippy", "--all-targets"])
+            .args(host::PACKAGES)
             .args(["--", "-D", "warnings"]),
         "cargo clippy",
     )?;

@@ -16,11 +16,7 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     let is_whole = args.is_empty();
     setup(if is_whole { Purpose::Test } else { Purpose::Run })?;
     let mut command = host::cargo();
-    command
-        .args(["test", "--release", "--workspace"])
-        .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
-        .args(["--exclude", "tracker-fuzz"])
-        .args(args);
+    command.args(["test", "--release"]).args(host::PACKAGES).args(host::WITHOUT_FUZZING).args(args);
     if !is_whole {
         return host::become_command(&mut command);
     }

@@ -157,9 +157,9 @@ impl Selection {
 pub(crate) fn build(selection: &Selection, target: Target) -> Result<Vec<Built>> {
     let (mut command, directory) = target.cargo("test", &[])?;
     let output = command
-        .args(["--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
-        .args(["--exclude", "tracker-ebpf", "--exclude", "tracker-bench-ebpf"])
-        .args(["--exclude", "tracker-fuzz"])
+        .args(["--release", "--no-run", "--message-format=json-render-diagnostics"])
+        .args(host::PACKAGES)
+        .args(host::WITHOUT_FUZZING)
         .args(selection.programs.iter().flat_map(|program| ["--test", &program.name]))
         .stderr(Stdio::inherit())
         .output()
