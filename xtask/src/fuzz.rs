@@ -33,7 +33,7 @@ pub(crate) struct Options {
     #[arg(long)]
     seed: Option<u32>,
     /// Repeat what continuous integration does: from the committed inputs alone, so many new ones for each target as
-    /// fuzz/runs.toml says, the same each time
+    /// fuzz/runs.toml says; one build draws the same each time
     #[arg(long, conflicts_with_all = ["write", "seed"])]
     repeat: bool,
 }
@@ -48,7 +48,7 @@ enum Until {
 }
 
 impl Options {
-    /// What continuous integration does: the same each time, so that it fails for what was changed.
+    /// What continuous integration does: one build draws the same inputs each time, so that a failure is no chance of the clock.
     pub(crate) fn for_tests() -> Self {
         Self { args: Vec::new(), write: false, seed: None, repeat: true }
     }

@@ -121,7 +121,7 @@ impl Target {
         self.run(command.arg("-print_final_stats=1"))
     }
 
-    /// So many runs that are the same each time, on each machine. What it compares steers it, addresses too; so all that decides on
+    /// So many runs that are the same each time, for one build. What it compares steers it, addresses too; so all that decides on
     /// them is the same: names of files, the order of inputs, the environment.
     fn repeat(&self, runs: u64) -> Result<Command> {
         let place = &self.repeated;
