@@ -283,7 +283,7 @@ impl Bench {
     pub fn sparing(options: &[&str]) -> Result<Self> {
         let pair = Pair::silent()?;
         let mut arguments = vec!["--interface", INTERFACE, "--events", "all"];
-        if !options.contains(&"--xdp") {
+        if !options.contains(&"--xdp") && !options.contains(&"--ingress") {
             arguments.extend(["--xdp", "native"]);
         }
         arguments.extend(options);

@@ -161,6 +161,61 @@ fn both_ends_of_many_flows_at_once() -> Result<()> {
     bench.nothing_reported()
 }
 
+/// The acknowledgment that completes a handshake, and the first data behind it, arrive on two CPUs: while one copies the
+/// record into the table of confirmed flows, the other writes into the old one, or finds none there.
+#[test]
+fn the_last_ack_and_the_first_data_at_once() -> Result<()> {
+    the_last_ack_and_the_first_data(&["--ingress", "tcx"])
+}
+
+#[test]
+fn the_last_ack_and_the_first_data_at_once_by_generic_xdp() -> Result<()> {
+    the_last_ack_and_the_first_data(&["--xdp", "generic"])
+}
+
+fn the_last_ack_and_the_first_data(way_in: &[&str]) -> Result<()> {
+    const FLOWS: u16 = 10_000;
+    const LENGTH: u32 = 100;
+    let bench = Bench::with(way_in)?;
+    let connection = |n: u16| Connection::inbound(&bench).from_port(10_000 + n);
+    let step = Barrier::new(2);
+    on_two_cpus(
+        || {
+            for n in 0..FLOWS {
+                let tcp = connection(n);
+                tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
+                tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+                let ack = tcp.c(ACK, 1001, 5001);
+                step.wait();
+                tcp.c_sends(&ack)?;
+                step.wait();
+                tcp.s_sends(&tcp.s(ACK, 5001, 1001 + LENGTH))?;
+            }
+            Ok(())
+        },
+        || {
+            for n in 0..FLOWS {
+                let tcp = connection(n);
+                let data = tcp.c(ACK | PSH, 1001, 5001).data(LENGTH as usize);
+                step.wait();
+                tcp.c_sends(&data)?;
+                step.wait();
+            }
+            Ok(())
+        },
+    )?;
+    bench.settle()?;
+    let flows = bench.agent.flows(&[])?;
+    assert_eq!(flows.len(), usize::from(FLOWS));
+    let wrong = flows.iter().filter(|flow| {
+        (&flow["orig"]["packets"], &flow["orig"]["seq"]) != (&3.into(), &(1001 + LENGTH).into())
+            || flow["reply"]["packets"] != 2
+    });
+    assert_eq!(wrong.map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+    println!("{FLOWS} flows confirmed while their first data was written: all of it is there");
+    bench.nothing_reported()
+}
+
 /// An RST that is not at the number that the host has last acknowledged: the host takes it where it has got that far.
 #[test]
 fn what_leaves_before_the_stack_has_heard_of_the_reset_refuses_nothing() -> Result<()> {

@@ -33,8 +33,8 @@ use crate::{
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
     track::{
-        Environment, Inserted, Report, VerifiedSteps, bad_header_len, in_order, judge_on, prepare,
-        settle, track_confirmed, track_half_open, track_illegal, write, write_offers,
+        Environment, Inserted, Lookup, Report, VerifiedSteps, bad_header_len, in_order, judge_on,
+        prepare, settle, track_confirmed, track_half_open, track_illegal, write, write_offers,
     },
     violation::{Breach, Marks, Rule, Rules},
 };
@@ -202,16 +202,22 @@ impl Host {
         }
         self.poison_scratch();
         let this = &*self;
-        let confirmed = this.confirmed(&packet.key);
+        let confirmed = Cell::new(this.confirmed(&packet.key));
         let step = |fate| {
             this.deliver();
             fate
         };
         let fate = in_order(
             || step(track_illegal(this, packet, hook, now_ns)),
-            || step(track_confirmed(this, confirmed?, packet, hook, now_ns)),
+            |lookup| {
+                if lookup == Lookup::Again {
+                    confirmed.set(this.confirmed(&packet.key));
+                }
+                step(track_confirmed(this, confirmed.get()?, packet, hook, now_ns))
+            },
             || {
                 let half_open = this.half_open(&packet.key);
+                let confirmed = confirmed.get();
                 let place = prepare(this, confirmed, half_open, packet, hook, now_ns);
                 let fate = step(track_half_open(this, half_open, packet, hook, now_ns, place));
                 if fate == Some(Fate::Tracked) {

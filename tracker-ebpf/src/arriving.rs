@@ -15,7 +15,7 @@ use tracker_common::packet::Unparsed;
 
 use crate::{
     frame::{SkbFrame, XdpFrame},
-    maps::Scratch,
+    maps::{Scratch, interface},
     parse_frame,
 };
 
@@ -210,7 +210,10 @@ impl Arriving for *mut __sk_buff {
 fn parse_xdp(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
     // SAFETY: this CPU's own element, and nothing else refers to it now.
     unsafe { (*scratch).further = 0 };
-    parse_frame(&XdpFrame::new(ctx, scratch), scratch)
+    let unparsed = parse_frame(&XdpFrame::new(ctx, scratch), scratch);
+    // SAFETY: as above.
+    unsafe { (*scratch).parsed.packet.segment.shared = interface().shared != 0 };
+    unparsed
 }
 
 #[inline(never)]

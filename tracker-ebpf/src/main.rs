@@ -15,7 +15,7 @@ mod sweep;
 mod table;
 mod verified_steps;
 
-use core::ptr;
+use core::{cell::Cell, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -31,7 +31,7 @@ use tracker_common::{
     packet::{Bytes, Unparsed, parse},
     predict::track_predicted,
     track::{
-        Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
+        Lookup, Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
         track_illegal,
     },
 };
@@ -242,16 +242,21 @@ fn predicted(confirmed: *const Flow, hook: Hook) -> u32 {
 }
 
 /// The code of the packet's [`Fate`]; `confirmed` is the record that it has in the table of confirmed flows, or null. Each
-/// table is asked once, for all steps.
+/// table is asked once, for all steps, unless another CPU has changed them meanwhile.
 #[inline(always)]
 fn fate(scratch: *mut Scratch, confirmed: *const Flow, hook: Hook, now_ns: u64) -> u32 {
     let delivered = |fate| {
         deliver(scratch);
         (fate != NO_FATE).then_some(fate)
     };
+    let confirmed = Cell::new(confirmed);
     in_order(
         || delivered(tracker_illegal(hook as u32, now_ns)),
-        || {
+        |lookup| {
+            if matches!(lookup, Lookup::Again) {
+                confirmed.set(self::confirmed(scratch));
+            }
+            let confirmed = confirmed.get();
             let fate = if confirmed.is_null() {
                 NO_FATE
             } else {
@@ -260,7 +265,7 @@ fn fate(scratch: *mut Scratch, confirmed: *const Flow, hook: Hook, now_ns: u64) 
             delivered(fate)
         },
         || {
-            let half_open = half_open(scratch);
+            let (confirmed, half_open) = (confirmed.get(), half_open(scratch));
             let place = tracker_prepare(confirmed, half_open, hook as u32, now_ns);
             let fate = delivered(tracker_half_open(half_open, place, hook as u32, now_ns));
             if fate == Some(Fate::Tracked as u32) {
@@ -320,7 +325,9 @@ fn parse_leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> Option<Unparsed>
     // SAFETY: this CPU's own element, and nothing else refers to it now.
     let scratch = unsafe { &mut *scratch };
     scratch.arrived_at = arrived_at;
+    // What a socket sends leaves under its lock, one segment after the other.
     scratch.parsed.packet.segment.forwarded = arrived_at != 0;
+    scratch.parsed.packet.segment.shared = arrived_at != 0;
     unparsed
 }
 

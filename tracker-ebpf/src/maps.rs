@@ -28,7 +28,7 @@ use crate::{protect::Guarding, reports::Reports, verified_steps::PartsState};
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
 static INTERFACE: InterfaceConfig =
-    InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, reserved: 0 };
+    InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, shared: 0 };
 
 /// How often each connection broke each rule that is reported. Where a flood evicts an entry, a report comes again.
 #[map]

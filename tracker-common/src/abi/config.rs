@@ -27,8 +27,8 @@ pub struct InterfaceConfig {
     pub raw_ip: u16,
     /// 1 where packets come from a capture: time and length are those of [`Replayed`].
     pub replay: u16,
-    /// Always 0.
-    pub reserved: u16,
+    /// 1 where XDP's program may run in the network stack (generic XDP): [`crate::segment::Segment::shared`].
+    pub shared: u16,
 }
 
 impl InterfaceConfig {

@@ -50,6 +50,14 @@ pub mod flow_flag {
     pub const FIN_MIXED: u32 = 1 << 11;
     /// The SYN of [`OLD_SYN`] was the low end's; the bit above, the high end's.
     pub const OLD_SYN_OF: u32 = 1 << 13;
+    /// Those that say that something was sent, counted or noted.
+    pub const ONCE: u32 = ESTABLISHED
+        | CLOSING
+        | TABLE_FULL
+        | OLD_SYN
+        | HALF_CLOSE
+        | OTHER_ISNS
+        | 3 * (SYN_MIXED | FIN_MIXED | OLD_SYN_OF);
     /// Where the [`Owner`](crate::owner::Owner) of the low end's half stands, eight bits; the high end's follows.
     pub const OWNERS_SHIFT: u32 = 16;
 }
@@ -244,6 +252,30 @@ impl Flow {
     pub fn unmark(&self, bits: u32) {
         let now = self.flags.get();
         let _ = self.flags.compare_exchange(now, now & !bits);
+    }
+
+    /// Adds what `other` knows: the record in another table that this is an earlier copy of, and that another CPU has written to
+    /// since. Nothing where it is another connection's. What both have counted is counted once: a packet that each of
+    /// them has, and the other has not, is lost to one end's count.
+    #[inline(always)]
+    pub fn join(&self, other: &Self) {
+        if self.is_dead() || other.created_ns() != self.created_ns() {
+            return;
+        }
+        for end in [End::LOW, End::HIGH] {
+            self.half(end).join(other.half(end));
+            if !self.owner(end).is_some() && other.owner(end).is_some() {
+                self.set_owner(end, other.owner(end));
+            }
+        }
+        self.mark(other.flags.get() & flow_flag::ONCE);
+        self.history.join(&other.history);
+        if self.handshake_us.get() == 0 {
+            self.handshake_us.set(other.handshake_us.get());
+        }
+        if other.violations.get() > self.violations.get() {
+            self.violations.set(other.violations.get());
+        }
     }
 
     /// Which connection, last seen when.

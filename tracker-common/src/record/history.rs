@@ -92,6 +92,16 @@ impl History {
         }
     }
 
+    /// Appends what `other` has beyond the letters that both begin with.
+    #[inline(always)]
+    pub fn join(&self, other: &Self) {
+        let (here, there) = (self.0.get(), other.0.get());
+        let in_common = (here ^ there).trailing_zeros() / BITS;
+        if in_common < Self::MAX {
+            self.append(Letters(there >> ((in_common * BITS) & 63)));
+        }
+    }
+
     /// The letters as Zeek prints them for a connection that `originator` opened.
     #[must_use]
     pub fn display(&self, originator: End) -> Display {
@@ -140,6 +150,31 @@ mod tests {
         }
         assert_eq!(history.display(End::HIGH).to_string(), "ShAf");
         assert_eq!(history.display(End::LOW).to_string(), "sHaF");
+    }
+
+    #[test]
+    fn histories_that_parted_are_joined() {
+        let letters = |all: &[(Letter, End)]| {
+            let history = History::default();
+            for (letter, from) in all {
+                history.append(Letters::default().and(*letter, *from));
+            }
+            history
+        };
+        let (syn, ack, data) =
+            ((Letter::Syn, End::LOW), (Letter::Ack, End::HIGH), (Letter::Data, End::LOW));
+        for (here, there, joined) in [
+            (&[syn, ack][..], &[syn, ack, data][..], "SaD"),
+            (&[syn, data], &[syn], "SD"),
+            (&[syn, ack, ack], &[syn, ack, data], "SaaD"),
+            (&[syn, ack], &[syn, ack], "Sa"),
+            (&[], &[data], "D"),
+            (&[data; 12], &[data; 12], "DDDDDDDDDDDD"),
+        ] {
+            let history = letters(here);
+            history.join(&letters(there));
+            assert_eq!(history.display(End::LOW).to_string(), joined);
+        }
     }
 
     #[test]

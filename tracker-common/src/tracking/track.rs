@@ -4,10 +4,9 @@
 //! push out nothing but other unfinished handshakes. A flow whose two ends have both shown themselves is *confirmed* and
 //! moves to a table that evicts nothing. Where that is full, flows stay in the first and go on being tracked.
 //!
-//! Races. A record is written by two CPUs at most, one a direction ([`crate::flow`]). Moving a flow between the tables
-//! copies it; a segment of the other direction that is being written at that very moment can be missed by the copy. On
-//! a host this cannot happen, because the segment that completes a handshake is an answer to all that the other end
-//! has sent; on a mirror port the next segment brings the same facts again. An evicted record of the half-open table
+//! Races. A record is written by one CPU a direction, or by several that only move numbers forward ([`crate::flow`]). Moving a
+//! flow between the tables copies it; who has written into the old record meanwhile joins it to the new one
+//! ([`Flow::join`]), and who found it in neither table looks again ([`Place::Moved`]). An evicted record of the half-open table
 //! may be reused while a program still holds it; a record that was just looked up carries the table's reference mark
 //! and is not what the kernel evicts first. A packet's records are looked up once, before its first step, and held for
 //! about a microsecond, until its last one: only in this time can one be removed (by the agent, or by the other direction's
@@ -45,16 +44,29 @@ use crate::{
     packet::Packet,
 };
 
+/// Whether the table of confirmed flows has to be asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lookup {
+    /// It was, before the packet's first step.
+    First,
+    /// It has, because it has changed since.
+    Again,
+}
+
 /// Tracks one packet: [`track_illegal`], [`track_confirmed`], then [`prepare`], [`track_half_open`] and [`settle`], the last
-/// three twice if need be. Each is the caller's to call, which gives it a stack frame of its own and delivers what it
+/// four twice if need be: where another CPU has created the packet's flow, or moved it between the tables, meanwhile. Each is the caller's to call, which gives it a stack frame of its own and delivers what it
 /// reports. `None` is [`Fate::NotInserted`].
 #[inline(always)]
 pub fn in_order<T>(
     illegal: impl FnOnce() -> Option<T>,
-    confirmed: impl FnOnce() -> Option<T>,
+    confirmed: impl Fn(Lookup) -> Option<T>,
     half_open: impl Fn() -> Option<T>,
 ) -> Option<T> {
-    illegal().or_else(confirmed).or_else(&half_open).or_else(&half_open)
+    illegal()
+        .or_else(|| confirmed(Lookup::First))
+        .or_else(&half_open)
+        .or_else(|| confirmed(Lookup::Again))
+        .or_else(&half_open)
 }
 
 /// The second part of tracking: packets of confirmed flows, of which `flow` has the packet's key. `None` for all others,

@@ -122,6 +122,7 @@ impl Attaching<'_> {
             slot: slot.number,
             zone: self.zone,
             raw_ip,
+            shared: u16::from(self.ingress_options.may_be_generic()),
             ..InterfaceConfig::default()
         };
         let mut loader = EbpfLoader::new();

@@ -60,6 +60,13 @@ impl IngressOptions {
         Err(Failure::BadInput(said.to_owned()).into())
     }
 
+    /// Whether XDP may be attached as generic.
+    #[must_use]
+    pub fn may_be_generic(&self) -> bool {
+        self.xdp == XdpChoice::Generic
+            || (self.ingress == IngressChoice::Xdp && self.xdp == XdpChoice::Auto)
+    }
+
     /// Why packets that arrive on this interface are seen in the network stack; `None` where XDP is to see them, if the driver has
     /// it. Only network cards gain by XDP. On interfaces that software makes, native XDP copies what the kernel would pass on
     /// by reference, and takes apart what it has merged.

@@ -58,16 +58,20 @@ impl Half {
     #[inline(always)]
     pub fn grow_on(&self, segment: &Segment, before: &Facts, now: &Facts) {
         // Numbers mean something only with the bits that say so.
-        let hold = before.has(fact::ACK | fact::EDGE | fact::MOVED_ON) && before.isn == now.isn;
-        if !segment.shared || !hold || segment.has(Flags::SYN) || segment.has(Flags::RST) {
+        let holds = before.has_end() && before.isn == now.isn;
+        if !segment.shared || !holds || segment.has(Flags::SYN) || segment.has(Flags::RST) {
             self.grow(before, now);
             return;
         }
+        let mut before = *before;
         advance(&self.end, now.end);
-        advance(&self.ack, now.ack);
-        advance(&self.edge, now.edge);
-        let (end, ack, edge) = (now.end, now.ack, now.edge);
-        self.grow(&Facts { end, ack, edge, ..*before }, now);
+        before.end = now.end;
+        if before.has(fact::ACK | fact::EDGE) {
+            advance(&self.ack, now.ack);
+            advance(&self.edge, now.edge);
+            (before.ack, before.edge) = (now.ack, now.edge);
+        }
+        self.grow(&before, now);
     }
 
     /// Stores what is new in `now` against `before`. Numbers first, then the bits that say they hold; the bits by an
@@ -117,6 +121,39 @@ impl Half {
         self.mss.set(opening.options.mss);
     }
 
+    /// Adds what `other` knows, which this is an earlier copy of, and which another CPU has written to meanwhile.
+    #[inline(always)]
+    pub(super) fn join(&self, other: &Self) {
+        let (here, there) = (self.facts(), other.facts());
+        if here.has(fact::SYN) && there.has(fact::SYN) && here.isn != there.isn {
+            return;
+        }
+        let is_new = |bits| there.has(bits) && !here.has(bits);
+        if is_new(fact::SYN) {
+            self.isn.set(there.isn.0);
+        }
+        if is_new(fact::FIN) {
+            self.fin.set(there.fin.0);
+        }
+        if is_new(fact::RST) {
+            self.refused_end.set(there.refused_end.0);
+            self.refused_ack.set(there.refused_ack.0);
+        }
+        join_number(&self.end, here.has_end(), there.has_end(), there.end);
+        join_number(&self.ack, here.has(fact::ACK), there.has(fact::ACK), there.ack);
+        join_number(&self.edge, here.has(fact::EDGE), there.has(fact::EDGE), there.edge);
+        join_number(&self.ts, here.has(fact::TS), there.has(fact::TS), there.ts);
+        if other.packets.get() > self.packets.get() {
+            self.window.set(other.window.get());
+        }
+        raise(&self.packets, other.packets.get());
+        raise(&self.bytes, other.bytes.get());
+        if self.mss.get() == 0 {
+            self.mss.set(other.mss.get());
+        }
+        self.flags.or(there.flags & !(here.flags | fact::REFUSED));
+    }
+
     #[inline(always)]
     pub(super) fn clear(&self) {
         for cell in [&self.isn, &self.end, &self.ack, &self.edge, &self.fin, &self.ts, &self.flags]
@@ -138,6 +175,27 @@ fn advance(cell: &U32, now: Seq) {
     for _ in 0..3 {
         let there = cell.get();
         if !now.after(Seq(there)) || cell.compare_exchange(there, now.0) {
+            return;
+        }
+    }
+}
+
+/// Stores `there`, where that holds, in place of a number that does not hold here, or is earlier.
+#[inline(always)]
+fn join_number(cell: &U32, holds_here: bool, holds_there: bool, there: Seq) {
+    if holds_there && holds_here {
+        advance(cell, there);
+    } else if holds_there {
+        cell.set(there.0);
+    }
+}
+
+/// Stores `count` where it is more than what is there.
+#[inline(always)]
+fn raise(cell: &U64, count: u64) {
+    for _ in 0..3 {
+        let there = cell.get();
+        if count <= there || cell.compare_exchange(there, count) {
             return;
         }
     }

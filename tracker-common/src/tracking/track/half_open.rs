@@ -17,8 +17,8 @@ use crate::{
     violation::{Marks, Rule},
 };
 
-/// The third part of tracking, between [`super::prepare`] and [`super::settle`]: a packet that belongs to no confirmed flow. `None` where another CPU created its flow
-/// at the same moment; a second call then finds it.
+/// The third part of tracking, between [`super::prepare`] and [`super::settle`]: a packet that belongs to no confirmed flow. `None` where
+/// another CPU created its flow, or moved it, at the same moment: the second part and this one then find it.
 #[inline(always)]
 pub fn track_half_open<S: Environment>(
     s: &S,
@@ -33,6 +33,7 @@ pub fn track_half_open<S: Environment>(
         Place::NoFlow => return Some(Fate::NoFlow),
         Place::NoMemory => return Some(Fate::NotInserted),
         Place::Elsewhere => return Some(Fate::CountedOnArrival),
+        Place::Moved => return None,
         Place::Existing => found?,
         Place::New | Place::Replacing => s.scratch()?,
     };
@@ -116,6 +117,15 @@ pub(super) fn begin(
     }
 }
 
+/// Another CPU has confirmed this flow, and takes it out of the half-open table: what was written here since it took
+/// its copy goes there, too.
+#[inline(always)]
+pub(super) fn join_confirmed<S: Environment>(s: &S, flow: &Flow, packet: &Packet) {
+    if let Some(confirmed) = s.confirmed(&packet.key) {
+        confirmed.join(flow);
+    }
+}
+
 /// Moves a flow to the confirmed table, where it takes the place of a tombstone if `replace`. Where the table is full, it
 /// stays where it is and tries again with its next packet.
 #[inline(always)]
@@ -126,8 +136,7 @@ pub(super) fn confirm<S: Environment>(s: &S, half_open: &HalfOpen, packet: &Pack
             s.delete_half_open(&packet.key);
             s.tally(Tally::FlowsConfirmed);
         }
-        // The other direction's CPU confirms it, and takes it out of here.
-        Inserted::Exists => {}
+        Inserted::Exists => join_confirmed(s, flow, packet),
         Inserted::Full => {
             // No memory to replace the old one, which is a tombstone now and would hold its key for ever.
             if replace {

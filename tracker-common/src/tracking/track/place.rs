@@ -3,7 +3,7 @@
 use super::{
     conclude::is_confirmed,
     environment::Environment,
-    half_open::{begin, confirm},
+    half_open::{begin, confirm, join_confirmed},
     observe::is,
     successor::{is_replaced_by, note_reuse, report_reopened},
 };
@@ -34,6 +34,8 @@ pub enum Place {
     NoMemory = 4,
     /// Nowhere: it is counted at another hook.
     Elsewhere = 5,
+    /// To the confirmed flow that another CPU has just made of the half-open one.
+    Moved = 6,
 }
 
 impl Place {
@@ -47,6 +49,7 @@ impl Place {
             2 => Self::Replacing,
             3 => Self::NoFlow,
             5 => Self::Elsewhere,
+            6 => Self::Moved,
             _ => Self::NoMemory,
         }
     }
@@ -69,6 +72,11 @@ pub fn prepare<S: Environment>(
         && is_counted_elsewhere(&half_open.flow, false, packet, here)
     {
         return Place::Elsewhere;
+    }
+    // Looked for before it was in the one table, and after it was no longer in the other. No flow but that begins without SYN.
+    let begins = !s.forget(found.is_some()) && !s.forget(confirmed.is_some());
+    if begins && !packet.segment.has(Flags::SYN) && s.confirmed(&packet.key).is_some() {
+        return Place::Moved;
     }
     let old = match existing {
         Some(existing) if !is_replaced_by(s, &existing.flow, packet) => return Place::Existing,
@@ -101,14 +109,18 @@ pub fn settle<S: Environment>(
 ) {
     let segment = &packet.segment;
     // A SYN alone settles nothing.
-    if !segment.has(Flags::ACK) {
+    if !segment.has(Flags::ACK) && !segment.has(Flags::RST) {
         return;
     }
     let half_open = if matches!(place, Place::Existing) { found } else { s.scratch() };
     let Some(half_open) = half_open else { return };
     let flow = &half_open.flow;
     let [low, high] = s.states(flow);
-    if flow.is_dead() || (is(low, State::Closed) && is(high, State::Closed)) {
+    let is_over = is(low, State::Closed) && is(high, State::Closed);
+    if is_over && segment.has(Flags::RST) && !had_confirmed {
+        join_confirmed(s, flow, packet);
+    }
+    if is_over || flow.is_dead() || !segment.has(Flags::ACK) {
         return;
     }
     let answered = segment.has(Flags::SYN) && flow.half(packet.from).facts().has(fact::SYN_ACK);
