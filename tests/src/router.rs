@@ -102,8 +102,20 @@ impl Router {
     ///
     /// What the kernel says, or that the router stopped forwarding.
     pub fn send(&self, from: Side, segment: Segment) -> Result<()> {
+        self.send_often(from, segment, 1)
+    }
+
+    /// Sends a segment so many times, and waits until the router is done with all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::send`].
+    pub fn send_often(&self, from: Side, segment: Segment, times: u32) -> Result<()> {
         let network = &self.networks[from as usize];
-        network.sending.send(&segment.addressed_to(hardware(from)).frame())?;
+        let frame = segment.addressed_to(hardware(from)).frame();
+        for _ in 0..times {
+            network.sending.send(&frame)?;
+        }
         // A datagram behind it takes the same queues, and nobody drops it.
         let sent = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
         network.sending.send(&datagram(from, sent)?)?;

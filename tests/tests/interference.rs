@@ -7,7 +7,7 @@
 //!
 //! The tracker must agree with `ss` about both ends of each connection, but for docs/limits.md, and may report no segment
 //! that a host sent. `TRACKER_INTERFERENCE` is the number of connections, `TRACKER_INTERFERENCE_SEED` repeats a run, as
-//! closely as clocks allow.
+//! closely as clocks allow. With `TRACKER_INTERFERENCE_DROP` the agent drops what lawful traffic cannot be.
 
 use std::env;
 
@@ -25,10 +25,11 @@ fn interference_changes_nothing() -> Result<()> {
         Ok(text) => text.parse().with_context(|| format!("TRACKER_INTERFERENCE={text}"))?,
         Err(_) => 200,
     };
+    let drops = env::var_os("TRACKER_INTERFERENCE_DROP").is_some();
     let seed = Random::seed("TRACKER_INTERFERENCE_SEED")?;
     println!("TRACKER_INTERFERENCE_SEED={seed}");
     let rounds = usize::div_ceil(connections, EACH_ROUND);
-    let plan = Plan { seed, rounds, new_each_round: EACH_ROUND, interferes: true };
+    let plan = Plan { seed, rounds, new_each_round: EACH_ROUND, interferes: true, drops };
     let mut lab = Laboratory::new(plan)?;
     lab.run()?;
 

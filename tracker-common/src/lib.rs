@@ -28,7 +28,7 @@ pub use crate::{
     cookies::{answer, cookie, handshake, protect, route},
     platform::{cell, forget},
     record::{conn_state, flow, history, key, owner, state, time},
-    rules::{judge, predict, violation},
+    rules::{dropping, judge, predict, violation},
     sweeping::{sweep, walk},
     tracking::{elsewhere, limit, notes, report, track},
     wire::{packet, segment, seq},
@@ -36,4 +36,4 @@ pub use crate::{
 
 /// Version of every layout that is shared through pinned maps and the ring buffer. It is part of the pin path, so that
 /// an agent never reads maps whose records mean something else.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;

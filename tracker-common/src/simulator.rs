@@ -19,6 +19,7 @@ use zerocopy::{FromBytes, Unaligned};
 use crate::{
     config::{InterfaceConfig, LiveConfig},
     counters::{Fate, Hook, Tally},
+    dropping::{DropMode, NO_RULE, chosen},
     elsewhere::is_counted_elsewhere,
     event::{Event, Kind},
     flow::{Flow, HalfOpen},
@@ -121,6 +122,8 @@ pub struct Host {
     packets: HashMap<(u32, u8), [u64; Fate::SLOTS]>,
     breaches: Box<[Cell<u64>; Rule::SLOTS as usize * 2]>,
     tallies: [Cell<u64>; Tally::SLOTS as usize],
+    /// What becomes of the packet for the rules that it breaks: the code of a [`DropMode`].
+    dropped: Cell<u32>,
 }
 
 impl Default for Host {
@@ -154,6 +157,7 @@ impl Host {
             packets: HashMap::new(),
             breaches: Box::new([const { Cell::new(0) }; Rule::SLOTS as usize * 2]),
             tallies: [const { Cell::new(0) }; Tally::SLOTS as usize],
+            dropped: Cell::default(),
         }
     }
 
@@ -239,6 +243,8 @@ impl Host {
     }
 
     fn done(&mut self, hook: Hook, fate: Fate) -> Fate {
+        let is_dropped = self.dropped.take() == DropMode::Drop as u32;
+        let fate = if is_dropped { Fate::Dropped } else { fate };
         let slot = self.interface.slot;
         self.packets.entry((slot, hook as u8)).or_default()[fate as usize] += 1;
         self.confirmed.forget_deleted();
@@ -385,6 +391,13 @@ impl Environment for Host {
         }
     }
 
+    fn drop_if_chosen(&self, marks: Marks, breach: u32) {
+        let config = &self.config;
+        if self.interface.drops != 0 && chosen(&config.dropped, marks, breach) != NO_RULE {
+            self.dropped.set(config.drop_mode);
+        }
+    }
+
     fn report(&self, report: &Report<'_>) {
         if wanted(&self.config, report.kinds, report.marks) == 0 {
             return;
@@ -397,6 +410,7 @@ impl Environment for Host {
         let mut new = Filed::default();
         new.write(report, self.slot());
         new.event.flow = report.flow.cloned().unwrap_or_default();
+        new.event.dropped = self.dropped.get();
         filed.push(new);
     }
 }

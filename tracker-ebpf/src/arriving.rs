@@ -211,7 +211,7 @@ fn parse_xdp(ctx: *mut xdp_md, scratch: *mut Scratch) -> Option<Unparsed> {
     // SAFETY: this CPU's own element, and nothing else refers to it now.
     unsafe { (*scratch).further = 0 };
     let unparsed = parse_frame(&XdpFrame::new(ctx, scratch), scratch);
-    // SAFETY: as above.
+    // SAFETY: this CPU's own element, and nothing else refers to it now.
     unsafe { (*scratch).parsed.packet.segment.shared = interface().shared != 0 };
     unparsed
 }

@@ -3,6 +3,7 @@
 use tracker_common::{
     config::InterfaceConfig,
     counters::Hook,
+    dropping::NO_RULE,
     flow::{Flow, HalfOpen},
     forget::VerifierBarrier,
     key::FlowKey,
@@ -13,6 +14,7 @@ use tracker_common::{
 };
 
 use crate::{
+    dropping::{self, tracker_drop_if_chosen},
     maps::{self, Scratch, interface},
     reports, table,
 };
@@ -106,6 +108,13 @@ impl Environment for Kernel {
     }
 
     #[inline(always)]
+    fn drop_if_chosen(&self, marks: Marks, breach: u32) {
+        if self.interface.drops != 0 && (marks != Marks::NONE || breach != NO_RULE) {
+            tracker_drop_if_chosen(marks.0, breach);
+        }
+    }
+
+    #[inline(always)]
     fn report(&self, report: &Report<'_>) {
         let Some(config) = maps::CONFIG.get_ptr(0) else { return };
         // SAFETY: an array's element is never freed.
@@ -113,7 +122,8 @@ impl Environment for Kernel {
         // SAFETY: this CPU's own element.
         let reports = unsafe { &mut (*self.scratch).reports };
         if wanted(config, report.kinds, report.marks) != 0 {
-            reports::file(report, self.interface.slot, reports);
+            let dropped = dropping::mode(self.scratch);
+            reports::file(report, self.interface.slot, dropped, reports);
         }
     }
 }

@@ -6,8 +6,11 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod arriving;
+mod dropping;
 mod frame;
 mod kernel;
+#[cfg(feature = "kernel-log")]
+mod log;
 mod maps;
 mod protect;
 mod reports;
@@ -48,14 +51,15 @@ use crate::{
     reports::deliver,
 };
 
-/// Arriving packets. Every one is passed on, but what SYN cookies answer or refuse.
+/// Arriving packets. Every one is passed on, but what SYN cookies answer or refuse, and what breaks a rule that packets are
+/// dropped for.
 #[xdp(frags)]
 fn tracker_ingress(ctx: XdpContext) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
     let (fate, verdict) = arriving(ctx.ctx, scratch);
     count_packet(Hook::Ingress, fate, scratch);
     #[cfg(feature = "kernel-log")]
-    log(&ctx, scratch, Hook::Ingress, fate);
+    log::log(&ctx, scratch, Hook::Ingress, fate);
     match verdict {
         verdict::ANSWERED => xdp_action::XDP_TX,
         verdict::DROPPED => xdp_action::XDP_DROP,
@@ -64,7 +68,7 @@ fn tracker_ingress(ctx: XdpContext) -> u32 {
 }
 
 /// Arriving packets where XDP is not the way in: in the host's stack, after what belongs together was merged. Every one goes on
-/// to other programs, but what SYN cookies answer or refuse.
+/// to other programs, but what [`tracker_ingress`] would not pass on.
 #[classifier]
 fn tracker_arrival(ctx: TcContext) -> i32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_UNSPEC };
@@ -72,7 +76,7 @@ fn tracker_arrival(ctx: TcContext) -> i32 {
     let (fate, verdict) = arriving(skb, scratch);
     count_packet(Hook::Ingress, fate, scratch);
     #[cfg(feature = "kernel-log")]
-    log(&ctx, scratch, Hook::Ingress, fate);
+    log::log(&ctx, scratch, Hook::Ingress, fate);
     match verdict {
         verdict::ANSWERED => {
             // SAFETY: the context is valid while the program runs.
@@ -104,7 +108,8 @@ mod verdict {
 #[inline(always)]
 fn arriving<A: Arriving>(ctx: A, scratch: *mut Scratch) -> (u32, u32) {
     if let Some(reason) = ctx.parse(scratch) {
-        return (unreadable(scratch, reason, Hook::Ingress), verdict::UNREAD);
+        let fate = unreadable(scratch, reason, Hook::Ingress);
+        return dropping::unless_dropped(scratch, fate, verdict::UNREAD);
     }
     let confirmed = confirmed(scratch);
     match predicted(confirmed, Hook::Ingress) {
@@ -124,12 +129,13 @@ fn arriving<A: Arriving>(ctx: A, scratch: *mut Scratch) -> (u32, u32) {
             guarded::ACCEPTED => {
                 remember_handshake(scratch, now_ns);
                 let fate = fate(scratch, self::confirmed(scratch), Hook::Ingress, now_ns);
-                return (fate, verdict::PASSED);
+                return dropping::unless_dropped(scratch, fate, verdict::PASSED);
             }
             _ => {}
         }
     }
-    (fate(scratch, confirmed, Hook::Ingress, now_ns), verdict::PASSED)
+    let fate = fate(scratch, confirmed, Hook::Ingress, now_ns);
+    dropping::unless_dropped(scratch, fate, verdict::PASSED)
 }
 
 /// Tracks the SYN and the SYN,ACK that came before the first segment of a connection that a cookie opens.
@@ -160,7 +166,7 @@ fn tracker_egress(ctx: TcContext) -> i32 {
         let fate = leaving(ctx.skb.skb, scratch);
         count_packet(Hook::Egress, fate, scratch);
         #[cfg(feature = "kernel-log")]
-        log(&ctx, scratch, Hook::Egress, fate);
+        log::log(&ctx, scratch, Hook::Egress, fate);
     }
     TC_ACT_UNSPEC
 }
@@ -194,30 +200,12 @@ fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
     fate(scratch, confirmed, Hook::Egress, now_ns())
 }
 
-/// One debug message a packet; what it says of the segment means something only where the fate is one of a TCP packet.
-/// A function of its own, for what it needs of the stack.
-#[cfg(feature = "kernel-log")]
-#[inline(never)]
-fn log<C: aya_ebpf::EbpfContext>(ctx: &C, scratch: *mut Scratch, hook: Hook, fate: u32) {
-    // SAFETY: this CPU's own element.
-    let segment = unsafe { (*scratch).parsed.packet.segment };
-    aya_log_ebpf::debug!(
-        ctx,
-        "hook {} fate {} flags {:x} seq {} ack {} len {}",
-        hook as u8,
-        fate,
-        segment.flags.0,
-        segment.seq.0,
-        segment.ack.0,
-        segment.payload
-    );
-}
-
 // The steps are functions of their own, one after the other, so that each has the stack of 512 bytes for itself.
 
 /// The code of the [`Fate`] of a packet that cannot be read.
 #[inline(always)]
 fn unreadable(scratch: *mut Scratch, reason: Unparsed, hook: Hook) -> u32 {
+    dropping::begin(scratch);
     if reason as u8 == Unparsed::BadTcpHeaderLength as u8 {
         bad_header(scratch, hook, now_ns());
         deliver(scratch);
@@ -245,6 +233,7 @@ fn predicted(confirmed: *const Flow, hook: Hook) -> u32 {
 /// table is asked once, for all steps, unless another CPU has changed them meanwhile.
 #[inline(always)]
 fn fate(scratch: *mut Scratch, confirmed: *const Flow, hook: Hook, now_ns: u64) -> u32 {
+    dropping::begin(scratch);
     let delivered = |fate| {
         deliver(scratch);
         (fate != NO_FATE).then_some(fate)

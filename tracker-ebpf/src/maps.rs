@@ -8,6 +8,7 @@ use tracker_common::{
     config::{InterfaceConfig, LiveConfig, MAX_INTERFACES, Replayed},
     cookie::Keys,
     counters::{Fate, Hook, PacketCounters, Tally},
+    dropping::MAX_EXEMPT,
     flow::HalfOpen,
     forget::opaque,
     key::{Address, FlowKey},
@@ -28,7 +29,7 @@ use crate::{protect::Guarding, reports::Reports, verified_steps::PartsState};
 /// The interface that this copy of the programs is attached to; set by the agent before loading.
 #[unsafe(no_mangle)]
 static INTERFACE: InterfaceConfig =
-    InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, shared: 0 };
+    InterfaceConfig { slot: 0, zone: 0, raw_ip: 0, replay: 0, shared: 0, drops: 0, reserved: 0 };
 
 /// How often each connection broke each rule that is reported. Where a flood evicts an entry, a report comes again.
 #[map]
@@ -58,6 +59,8 @@ pub(crate) struct Scratch {
     pub(crate) further: u32,
     /// What the time was about.
     pub(crate) last_tick: LastTick,
+    /// What becomes of the packet for the rules that it breaks: [`crate::dropping::mode`].
+    pub(crate) dropped: u32,
     /// Bytes that a helper copies out of the packet.
     pub(crate) bytes: [u8; 64],
     /// Where a new flow is built before it is inserted.
@@ -103,6 +106,14 @@ pub(crate) static PACKETS: PerCpuArray<PacketCounters> = PerCpuArray::pinned(MAX
 /// Breaches, at rule * 2 + hook.
 #[map]
 pub(crate) static VIOLATIONS: PerCpuArray<u64> = PerCpuArray::pinned(Rule::SLOTS * 2, 0);
+
+/// Packets that broke a rule which packets are dropped for, at rule * 2, those that were dropped behind those that were not.
+#[map]
+pub(crate) static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(Rule::SLOTS * 2, 0);
+
+/// Networks whose packets are never dropped for the rules that they break. Filled by the agent.
+#[map]
+pub(crate) static DROP_EXEMPT: LpmTrie<Address, u32> = LpmTrie::pinned(MAX_EXEMPT, 0);
 
 /// What happened to flows and reports, by [`Tally`].
 #[map]

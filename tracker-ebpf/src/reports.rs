@@ -20,9 +20,9 @@ pub(crate) struct Reports {
     filed: [Filed; MOST_REPORTS],
 }
 
-/// Writes a report down. Not inlined: it is called from several places.
+/// Writes a report of a packet down, of which `dropped` says what becomes of it ([`Event::dropped`]). Not inlined: it is called from several places.
 #[inline(never)]
-pub(crate) fn file(report: &Report<'_>, slot: u32, reports: &mut Reports) -> u32 {
+pub(crate) fn file(report: &Report<'_>, slot: u32, dropped: u32, reports: &mut Reports) -> u32 {
     let Some(filed) = reports.filed.get_mut(reports.count as usize) else {
         maps::tally(Tally::ReportsLost);
         return 1;
@@ -30,6 +30,7 @@ pub(crate) fn file(report: &Report<'_>, slot: u32, reports: &mut Reports) -> u32
     reports.count += 1;
     filed.write(report, slot);
     let event = &mut filed.event;
+    event.dropped = dropped;
     match report.flow {
         // SAFETY: two records, one of them ours alone.
         Some(flow) => unsafe { core::ptr::copy_nonoverlapping(flow, &raw mut event.flow, 1) },

@@ -15,9 +15,10 @@ pub(crate) fn lint() -> Result<()> {
     host::run(host::cargo().args(["fmt", "--all", "--check"]), "cargo fmt --check")?;
     structure()?;
     dependencies()?;
+    // In the profile of the tests, which then need not compile the build scripts and the kernel programs again.
     host::run(
         host::cargo()
-            .args(["clippy", "--all-targets"])
+            .args(["clippy", "--release", "--all-targets"])
             .args(host::PACKAGES)
             .args(["--", "-D", "warnings"]),
         "cargo clippy",

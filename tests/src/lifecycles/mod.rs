@@ -72,6 +72,8 @@ pub struct Plan {
     pub new_each_round: usize,
     /// Whether sockets have options, and a blind attacker forges segments.
     pub interferes: bool,
+    /// Whether the agent drops what lawful traffic cannot be.
+    pub drops: bool,
 }
 
 /// Two hosts, their connections, and what was compared of these.
@@ -182,6 +184,9 @@ impl Laboratory {
         }
         if plan.interferes {
             arguments.extend(["--every", "--report-rate", "0"]);
+        }
+        if plan.drops {
+            arguments.extend(["--drop", "invalid"]);
         }
         let agent = Agent::start(&pair.host, &arguments)?;
         let events = agent.events()?;

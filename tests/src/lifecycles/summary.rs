@@ -36,6 +36,7 @@ impl Laboratory {
         });
         let counted: Vec<_> = counted.filter(|(_, in_, out)| in_ + out > 0).collect();
         println!("rules, in and out: {counted:?}");
+        println!("arriving packets dropped: {}", self.agent.packets(Some("in"), Some("dropped"))?);
 
         let share = counts.exposed / 100;
         for (what, count) in [

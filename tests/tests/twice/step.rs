@@ -13,8 +13,8 @@ use tracker_common::{
 
 /// Two interfaces of one zone: one with Ethernet frames, one whose frames start with the IP header.
 pub(crate) const INTERFACES: [InterfaceConfig; 2] = [
-    InterfaceConfig { slot: 3, zone: 7, raw_ip: 0, replay: 1, shared: 0 },
-    InterfaceConfig { slot: 5, zone: 7, raw_ip: 1, replay: 1, shared: 0 },
+    InterfaceConfig { slot: 3, zone: 7, raw_ip: 0, replay: 1, shared: 0, drops: 1, reserved: 0 },
+    InterfaceConfig { slot: 5, zone: 7, raw_ip: 1, replay: 1, shared: 0, drops: 0, reserved: 0 },
 ];
 
 /// One thing that happens.

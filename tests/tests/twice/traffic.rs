@@ -191,6 +191,10 @@ impl Traffic {
             config.source_burst_ns = config.source_interval_ns * (1 + random.below(8));
         }
         if random.percent(30) {
+            config.dropped = Rules([random.next(), random.next()]);
+            config.drop_mode = u32::try_from(random.below(3)).unwrap_or(0);
+        }
+        if random.percent(30) {
             let n = usize::try_from(random.below(TUPLES)).unwrap_or(0);
             let (address, port) = self.tuples[n].addresses.ends[1];
             let mask = [random.pick(&[0, 0xff]); 16];

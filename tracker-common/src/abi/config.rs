@@ -29,6 +29,10 @@ pub struct InterfaceConfig {
     pub replay: u16,
     /// 1 where XDP's program may run in the network stack (generic XDP): [`crate::segment::Segment::shared`].
     pub shared: u16,
+    /// 1 where arriving packets may be dropped for the rules that they break ([`LiveConfig::dropped`]).
+    pub drops: u16,
+    /// Always 0.
+    pub reserved: u16,
 }
 
 impl InterfaceConfig {
@@ -62,6 +66,8 @@ pub struct Replayed {
 pub struct LiveConfig {
     /// Breaches of these rules are reported; those of others are counted.
     pub reported: Rules,
+    /// Packets that break one of these are treated as `drop_mode` says, on interfaces with [`InterfaceConfig::drops`].
+    pub dropped: Rules,
     /// Nanoseconds between two reports about one source, in the long run; 0 for no limit.
     pub source_interval_ns: u64,
     /// Nanoseconds of that which a source may save up: `source_interval_ns` times the reports it may cause at once.
@@ -72,6 +78,10 @@ pub struct LiveConfig {
     pub events: u32,
     /// 1 where every breach is reported, however often a flow repeats it.
     pub no_back_off: u32,
+    /// [`crate::dropping::DropMode`].
+    pub drop_mode: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 impl LiveConfig {

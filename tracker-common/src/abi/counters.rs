@@ -34,7 +34,7 @@ impl Hook {
 
 macro_rules! fates {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
-        /// What became of a packet, other than being passed on, which all of them are but those of SYN cookies.
+        /// What became of a packet, other than being passed on, which all of them are but those of SYN cookies and [`Fate::Dropped`].
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
         #[repr(u8)]
         pub enum Fate {
@@ -95,6 +95,8 @@ fates! {
     CookieRefused = 18, "cookie_refused";
     /// See [`Unparsed::BadIpv6Address`].
     BadIpv6Address = 19, "bad_ipv6_address";
+    /// It broke a rule that packets are dropped for (`--drop`), and was dropped.
+    Dropped = 20, "dropped";
 }
 
 impl Fate {

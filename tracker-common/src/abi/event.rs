@@ -137,8 +137,8 @@ pub struct Event {
     pub window: u16,
     /// 1 where `flow` holds; 0 for a violation without a flow.
     pub has_flow: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// [`crate::dropping::DropMode`]: what became of a packet that broke a rule.
+    pub dropped: u32,
     /// The record after the segment.
     pub flow: Flow,
 }

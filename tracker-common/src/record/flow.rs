@@ -57,7 +57,7 @@ pub mod flow_flag {
         | OLD_SYN
         | HALF_CLOSE
         | OTHER_ISNS
-        | 3 * (SYN_MIXED | FIN_MIXED | OLD_SYN_OF);
+        | (3 * (SYN_MIXED | FIN_MIXED | OLD_SYN_OF));
     /// Where the [`Owner`](crate::owner::Owner) of the low end's half stands, eight bits; the high end's follows.
     pub const OWNERS_SHIFT: u32 = 16;
 }

@@ -57,7 +57,7 @@ impl Filed {
         event.flags = segment.flags.0;
         event.window = segment.window;
         event.has_flow = u32::from(report.flow.is_some());
-        event.reserved = 0;
+        event.dropped = 0;
     }
 }
 

@@ -87,6 +87,9 @@ pub(super) async fn work(
         None => None,
     };
     let config = Mutex::new(Tables::from_pins(&pins)?);
+    // Before anything is dropped.
+    options.dropping.exempt(&pins)?;
+    options.dropping.say();
     let live = Arc::new(Mutex::new(live_config(options)));
     let told_live = Arc::clone(&live);
     let (deletion_requests, deletions) = mpsc::channel(1);
@@ -211,6 +214,9 @@ pub(super) async fn work(
                     access.reload();
                 }
                 output = Output::new(&current, writers);
+                if let Err(error) = current.dropping.exempt(&pins) {
+                    tracing::error!("--drop-exempt: {error:#}");
+                }
                 *live.lock().unwrap_or_else(PoisonError::into_inner) = live_config(&current);
                 server.set_own(&own_kinds(&output, listener_manager.is_some()));
                 upkeep.on_detach = current.on_detach;

@@ -336,7 +336,7 @@ impl<'a> Interfaces<'a> {
             self.forget(slot)?;
         }
         let adopted = kernel_side::adopt(&inherited.replaced, slot)?;
-        match self.attaching.attach(slot).await {
+        match self.attaching.attach(slot, self.wanted.drops_on(&slot.interface)).await {
             Ok(mut attached) => {
                 let log = if self.with_log { Some(forward_log(&mut attached)?) } else { None };
                 self.gone.retain(|gone| gone.slot != slot.number);

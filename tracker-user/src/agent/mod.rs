@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod client_socket;
 pub mod condition;
+pub mod dropping;
 pub mod ending;
 mod event_loop;
 pub mod event_server;

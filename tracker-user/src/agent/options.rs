@@ -7,6 +7,7 @@ use tracker_common::{config::LiveConfig, event::Kind, state::State, sweep::Timeo
 
 use crate::{
     agent::{
+        dropping,
         interfaces::{presence::OnDetach, wanted::Name},
         metrics, protect,
         sweeper::SWEEP_INTERVAL,
@@ -93,6 +94,9 @@ pub struct Options {
     /// SYN cookies.
     #[command(flatten)]
     pub protect: protect::Options,
+    /// What is dropped.
+    #[command(flatten)]
+    pub dropping: dropping::Options,
     /// Rules.
     #[command(flatten)]
     pub reported: ReportSelection,
@@ -201,6 +205,8 @@ timeout_options! {
 pub(super) fn live_config(options: &Options) -> LiveConfig {
     LiveConfig {
         reported: options.reported.rules(),
+        dropped: options.dropping.rules(),
+        drop_mode: options.dropping.mode() as u32,
         source_interval_ns: interval_ns(options.report_rate),
         source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
         no_back_off: u32::from(options.every),

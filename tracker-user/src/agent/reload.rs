@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 14] = [
+    "drop",
+    "drop-dry-run",
+    "drop-exempt",
     "events",
     "every",
     "on-detach",
@@ -28,8 +31,9 @@ const LIVE: [&str; 11] = [
 
 /// Those for which an agent must be restarted: they are about what is in the kernel, or how it is begun and ended.
 #[cfg(test)]
-const AT_START: [&str; 21] = [
+const AT_START: [&str; 22] = [
     "cookie-keys",
+    "drop-on",
     "egress",
     "interface",
     "keep-attached",

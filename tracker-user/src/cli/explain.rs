@@ -227,7 +227,7 @@ fn explanation(rule: Rule, width: usize) -> String {
 
 /// What there is to say of a rule, part by part, each with its label.
 #[must_use]
-pub fn parts(rule: Rule) -> [(&'static str, String); 6] {
+pub fn parts(rule: Rule) -> [(&'static str, String); 7] {
     let entry = entry(rule);
     [
         ("What", entry.meaning.to_owned()),
@@ -235,6 +235,7 @@ pub fn parts(rule: Rule) -> [(&'static str, String); 6] {
         ("Next", entry.next.to_owned()),
         ("State", entry.state.to_owned()),
         ("Reports", reports(rule)),
+        ("Drop", drop(rule)),
         ("Tests", entry.behaviours.join(", ")),
     ]
 }
@@ -260,6 +261,14 @@ fn reports(rule: Rule) -> String {
         _ => "1st, 10th, 100th",
     };
     format!("{when}: the {nth} and so on of a flow.")
+}
+
+/// Whether packets that break `rule` can be dropped.
+fn drop(rule: Rule) -> String {
+    match rule.kept_because() {
+        None => format!("By `--drop {}`, or with others by `--drop invalid`.", rule.name()),
+        Some(why) => format!("Never by `--drop`: {why}."),
+    }
 }
 
 /// `label`, then `said` wrapped beside it.

@@ -59,6 +59,14 @@ pub struct Stats {
     cookies: Option<Cookies>,
     counters: BTreeMap<&'static str, u64>,
     violations: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    /// Packets that broke a rule of `--drop`: dropped, or with `--drop-dry-run` counted.
+    drops: BTreeMap<&'static str, Drops>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+struct Drops {
+    dropped: u64,
+    would_drop: u64,
 }
 
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -188,6 +196,7 @@ impl Stats {
         let fates = self.interfaces.iter_mut().flat_map(|interface| interface.packets.values_mut());
         fates.chain(self.violations.values_mut()).for_each(|all| all.retain(|_, count| *count > 0));
         self.violations.retain(|_, by_hook| !by_hook.is_empty());
+        self.drops.retain(|_, drops| drops.dropped + drops.would_drop > 0);
         let Some(cookies) = &mut self.cookies else { return };
         cookies.total.retain(|_, count| *count > 0);
         cookies.listeners.iter_mut().for_each(|it| it.outcomes.retain(|_, count| *count > 0));
@@ -242,7 +251,15 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
             .collect::<Result<_>>()?;
         violations.insert(rule.name(), by_hook);
     }
-    Ok(Stats { v: 1, interfaces, flows, cookies, counters, violations })
+    let drops = Rule::ALL
+        .iter()
+        .filter(|rule| rule.kept_because().is_none())
+        .map(|rule| {
+            let [would_drop, dropped] = tables.drops(*rule)?;
+            Ok((rule.name(), Drops { dropped, would_drop }))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Stats { v: 1, interfaces, flows, cookies, counters, violations, drops })
 }
 
 /// Prints the counters.
@@ -338,6 +355,13 @@ fn write_text(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     for (name, by_hook) in &stats.violations {
         for (hook, count) in by_hook.iter().filter(|(_, count)| **count > 0) {
             writeln!(out, "violations name={name} direction={hook} {count}")?;
+        }
+    }
+    for (name, Drops { dropped, would_drop }) in &stats.drops {
+        for (outcome, count) in [("dropped", dropped), ("would_drop", would_drop)] {
+            if *count > 0 {
+                writeln!(out, "drops name={name} outcome={outcome} {count}")?;
+            }
         }
     }
     Ok(())

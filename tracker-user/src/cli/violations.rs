@@ -76,6 +76,8 @@ pub struct RuleView {
     reported: bool,
     /// How much further apart reports on one flow become, time after time.
     back_off: u64,
+    /// Whether packets that break it can be dropped: `tracker run --drop`.
+    droppable: bool,
 }
 
 impl RuleView {
@@ -89,6 +91,7 @@ impl RuleView {
             summary: summary(rule),
             reported: rule.severity() == Severity::Violation,
             back_off: rule.back_off(),
+            droppable: rule.kept_because().is_none(),
         }
     }
 }

@@ -64,6 +64,12 @@ one misbehaving connection can break a rule with every packet.
   second of the capture; their limits can be set. `half_open_timeout` is found when the flow is removed.
 - **Replays.** As by an agent, but sources are not limited.
 
+## What is dropped
+
+Nothing, unless `tracker run --drop` asks for it. Then arriving packets that break the rules it names are dropped before the
+host sees them. `--drop invalid` means every rule that lawful traffic cannot break. Rules that lawful traffic can break are
+refused, with the reason that each rule says below. docs/dropping.md has more.
+
 ## What is not judged
 
 - On a flow that was picked up in its middle, windows (`seq_out_of_window`) and acknowledgments (`ack_unseen_data`) are

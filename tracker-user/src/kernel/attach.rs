@@ -105,13 +105,14 @@ pub struct Attaching<'a> {
 
 impl Attaching<'_> {
     /// Attaches the programs to the interface of this slot. Where a killed agent has left its programs there, these take
-    /// their places, so that no packet passes without one.
+    /// their places, so that no packet passes without one. `drops` says whether arriving packets may be dropped there for the rules
+    /// that they break.
     ///
     /// # Errors
     ///
     /// Where the interface does not exist, another XDP program holds it, or the kernel refuses; the message says what to
     /// do.
-    pub async fn attach(&self, slot: &Slot) -> Result<Attached> {
+    pub async fn attach(&self, slot: &Slot, drops: bool) -> Result<Attached> {
         let name = slot.interface.as_str();
         let ifindex = interface_index(name)?;
         let kind = LinkKind::of(name)?;
@@ -123,6 +124,7 @@ impl Attaching<'_> {
             zone: self.zone,
             raw_ip,
             shared: u16::from(self.ingress_options.may_be_generic()),
+            drops: u16::from(drops),
             ..InterfaceConfig::default()
         };
         let mut loader = EbpfLoader::new();

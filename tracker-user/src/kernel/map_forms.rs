@@ -24,7 +24,7 @@ use crate::{
 /// A map's name, kind, and sizes of key and value in bytes.
 type Form = (&'static str, MapType, usize, usize);
 
-const FORMS: [Form; 17] = [
+const FORMS: [Form; 19] = [
     ("CONFIRMED", MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
     ("HALF_OPEN", MapType::LruHash, size_of::<FlowKey>(), size_of::<HalfOpen>()),
     ("REPEATED", MapType::LruHash, size_of::<Repeated>(), size_of::<u64>()),
@@ -34,6 +34,9 @@ const FORMS: [Form; 17] = [
     ("ATTACHED", MapType::Hash, INDEX, INDEX),
     ("PACKETS", MapType::PerCpuArray, INDEX, size_of::<PacketCounters>()),
     ("VIOLATIONS", MapType::PerCpuArray, INDEX, size_of::<u64>()),
+    ("DROPS", MapType::PerCpuArray, INDEX, size_of::<u64>()),
+    // The key's length in bits, and an address.
+    ("DROP_EXEMPT", MapType::LpmTrie, size_of::<u32>() + size_of::<Address>(), size_of::<u32>()),
     ("TALLIES", MapType::PerCpuArray, INDEX, size_of::<u64>()),
     ("REMOVALS", MapType::Array, INDEX, size_of::<Removal>()),
     ("LISTENERS", MapType::Hash, size_of::<Place>(), size_of::<Listener>()),

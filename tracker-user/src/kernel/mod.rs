@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bpf;
 pub mod btf;
 pub mod conntrack;
+pub mod exempt;
 pub mod flow_violations;
 mod foreign;
 pub mod ingress;

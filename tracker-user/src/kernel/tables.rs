@@ -33,6 +33,7 @@ pub struct Tables {
     half_open: MapData,
     packets: PerCpuArray<MapData, [u64; Fate::SLOTS]>,
     violations: PerCpuArray<MapData, u64>,
+    drops: PerCpuArray<MapData, u64>,
     tallies: PerCpuArray<MapData, u64>,
     removals: MapData,
     config: Array<MapData, [u64; size_of::<LiveConfig>() / 8]>,
@@ -69,6 +70,7 @@ impl Tables {
             half_open: open("HALF_OPEN")?,
             packets: Map::PerCpuArray(open("PACKETS")?).try_into()?,
             violations: Map::PerCpuArray(open("VIOLATIONS")?).try_into()?,
+            drops: Map::PerCpuArray(open("DROPS")?).try_into()?,
             tallies: Map::PerCpuArray(open("TALLIES")?).try_into()?,
             removals: open("REMOVALS")?,
             config: Map::Array(open("CONFIG")?).try_into()?,
@@ -145,6 +147,17 @@ impl Tables {
     /// What the kernel says.
     pub fn breaches(&self, rule: Rule, hook: Hook) -> Result<u64> {
         Ok(self.violations.get(&(rule as u32 * 2 + hook as u32), 0)?.iter().sum())
+    }
+
+    /// Packets that were chosen to be dropped because they break a rule, over all CPUs: those that passed, because packets are only
+    /// counted, and those that were dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn drops(&self, rule: Rule) -> Result<[u64; 2]> {
+        let count = |index| -> Result<u64> { Ok(self.drops.get(&index, 0)?.iter().sum()) };
+        Ok([count(rule as u32 * 2)?, count(rule as u32 * 2 + 1)?])
     }
 
     /// Counts a breach of a rule that only the agent finds: nobody else writes its counter.

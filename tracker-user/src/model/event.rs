@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracker_common::{
     counters::Hook,
+    dropping::DropMode,
     event::{Event as Raw, Kind, Reason},
     flow::Flow,
     key::{End, FlowKey},
@@ -129,7 +130,12 @@ impl Event {
                 actual: numbered.then_some(raw.actual),
                 before: around.before.clone(),
                 after: around.after.clone(),
-                action: action(rule).to_owned(),
+                action: match raw.dropped {
+                    COUNTED => "would_drop",
+                    DROPPED => "dropped",
+                    _ => action(rule),
+                }
+                .to_owned(),
             })
         } else {
             None
@@ -258,7 +264,11 @@ impl Event {
     }
 }
 
-/// What became of a packet that breached the rule.
+/// [`DropMode`]s as the kernel reports them.
+const COUNTED: u32 = DropMode::Count as u32;
+const DROPPED: u32 = DropMode::Drop as u32;
+
+/// What became of a packet that breached the rule, where none is dropped for it.
 fn action(rule: Rule) -> &'static str {
     if rule.drops() { "dropped" } else { "passed" }
 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     counters::Hook,
+    dropping::NO_RULE,
     event::{Kind, Reason},
     flow::{Flow, fact, flow_flag},
     forget::VerifierBarrier,
@@ -83,6 +84,9 @@ pub fn publish<S: Environment>(
     s.count_marks(marks, hook);
     if let Some(breach) = seen.breach {
         s.count_breach(breach.rule, hook);
+    }
+    if matches!(hook, Hook::Ingress) {
+        s.drop_if_chosen(marks, seen.breach.map_or(NO_RULE, |breach| breach.rule as u32));
     }
     s.report(&Report {
         now_ns,

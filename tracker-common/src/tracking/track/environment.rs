@@ -39,6 +39,9 @@ pub trait Environment: Tables + VerifierBarrier + VerifiedSteps {
     fn count_breach(&self, rule: Rule, hook: Hook);
     /// Counts a breach of each of `marks`.
     fn count_marks(&self, marks: Marks, hook: Hook);
+    /// An arriving packet has broken the rules of `marks`, and that of `breach` (its code, or [`crate::dropping::NO_RULE`]): it is
+    /// dropped, or counted, where that is asked for ([`crate::dropping::chosen`]).
+    fn drop_if_chosen(&self, marks: Marks, breach: u32);
     /// Sends a report of each of its kinds that anyone listens to.
     fn report(&self, report: &Report<'_>);
 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     counters::{Fate, Hook},
+    dropping::NO_RULE,
     notes,
     packet::Packet,
     state::State,
@@ -59,6 +60,9 @@ fn report_illegal<S: Environment>(
         None => [State::Closed; 2],
     };
     s.count_marks(broken, hook);
+    if matches!(hook, Hook::Ingress) {
+        s.drop_if_chosen(broken, NO_RULE);
+    }
     s.report(&Report {
         now_ns,
         kinds: 0,

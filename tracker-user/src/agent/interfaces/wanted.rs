@@ -48,13 +48,26 @@ impl FromStr for Name {
 pub struct Wanted {
     names: Vec<Name>,
     may_be_missing: bool,
+    drop_on: Vec<Name>,
 }
 
 impl Wanted {
     /// Interfaces of these names; `may_be_missing` says whether plain names are waited for at the start.
     #[must_use]
     pub fn new(names: &[Name], may_be_missing: bool) -> Self {
-        Self { names: names.to_vec(), may_be_missing }
+        Self { names: names.to_vec(), may_be_missing, drop_on: Vec::new() }
+    }
+
+    /// The same, where packets may be dropped at these interfaces alone, or at all for none.
+    #[must_use]
+    pub fn dropping_on(self, names: &[Name]) -> Self {
+        Self { drop_on: names.to_vec(), ..self }
+    }
+
+    /// Whether packets may be dropped at this interface for the rules that they break.
+    #[must_use]
+    pub fn drops_on(&self, name: &str) -> bool {
+        self.drop_on.is_empty() || self.drop_on.iter().any(|wanted| wanted.means(name))
     }
 
     /// Whether an interface of this name is asked for.

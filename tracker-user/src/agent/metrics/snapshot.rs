@@ -267,6 +267,20 @@ impl Snapshot {
             "Breaches of each rule, of every severity",
             Values::Counter(breaches),
         );
+        let mut drops = Vec::new();
+        for rule in Rule::ALL.iter().filter(|rule| rule.kept_because().is_none()) {
+            let [counted, dropped] = tables.drops(*rule)?;
+            for (outcome, count) in [("would_drop", counted), ("dropped", dropped)] {
+                let labels =
+                    vec![("name", rule.name().to_owned()), ("outcome", outcome.to_owned())];
+                drops.push((labels, count));
+            }
+        }
+        self.add(
+            "drops",
+            "Packets that broke a rule of --drop: dropped, or with --drop-dry-run counted",
+            Values::Counter(drops),
+        );
         let listeners = telemetry.lost.by_listeners.load(Ordering::Relaxed);
         let output = telemetry.lost.by_output.reports_lost();
         self.add(

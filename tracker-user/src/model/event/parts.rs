@@ -82,7 +82,7 @@ pub struct ViolationView {
     pub before: States,
     /// And after it.
     pub after: States,
-    /// What was done with the packet: `passed` or `dropped`.
+    /// What was done with the packet: `passed`, `dropped`, or `would_drop` where --drop-dry-run let it pass.
     pub action: String,
 }
 

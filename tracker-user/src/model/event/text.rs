@@ -78,6 +78,9 @@ impl fmt::Display for Event {
                     write!(f, " expected={}..{} actual={actual}", expected.low, expected.high)?;
                 }
             }
+            if violation.action != "passed" {
+                write!(f, " action={}", violation.action)?;
+            }
             // What no segment shows was found in the flow, which has the states.
             if self.segment.is_some() {
                 return self.fmt_around(f, &violation.before, &violation.after);
