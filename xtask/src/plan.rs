@@ -190,6 +190,7 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
         .iter()
         .map(|program| match *program {
             "nft" => "nftables",
+            "conntrack" => "conntrack",
             "jq" => "jq",
             "curl" => "curl",
             "openssl" => "openssl",

@@ -32,7 +32,7 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
     if purpose.runs() {
         let rivals = purpose.measures().then_some("iptables");
         let machines = ["busybox", "cpio", "depmod", "modprobe", "xz", "zstd", "strip"];
-        let programs = ["ip", "ss", "nft", "jq", "curl", "openssl", "groff"]
+        let programs = ["ip", "ss", "nft", "conntrack", "jq", "curl", "openssl", "groff"]
             .into_iter()
             .chain(rivals)
             .chain(machines.into_iter().filter(|_| purpose.boots()))

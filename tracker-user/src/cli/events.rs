@@ -18,7 +18,7 @@ use crate::{
         request::EventRequest,
     },
     kernel::instance::Instance,
-    model::{filter::Filter, flow_violations::rule, format::Format, tcp_flags::TcpFlags},
+    model::{conntrack_line, filter::Filter, flow_violations::rule, tcp_flags::TcpFlags},
 };
 
 /// Options of `tracker events`.
@@ -34,9 +34,9 @@ pub struct Options {
         default_value = "all"
     )]
     pub events: Vec<EventName>,
-    /// Output format: one line per event, or one JSON record per line
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
     /// End after this many events
     #[arg(long, value_name = "N")]
     pub last: Option<u64>,
@@ -54,13 +54,27 @@ pub struct Options {
     pub tcp: TcpOnly,
 }
 
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Form {
+    /// One line per event
+    Text,
+    /// As `conntrack -E` prints it; events that it does not have are left out
+    Conntrack,
+    /// One JSON document, which a stream cannot be: refused
+    #[value(hide = true)]
+    Json,
+    /// One JSON record per line
+    Jsonl,
+}
+
 /// Prints events until SIGINT, SIGTERM, the agent's end, or the number asked for.
 ///
 /// # Errors
 ///
 /// Where no agent runs, it ends, or stdout cannot be written.
 pub async fn run(options: Options, instance: &Instance) -> Result<()> {
-    if options.output == Format::Json {
+    if options.output == Form::Json {
         let said = "events are a stream: use `-o jsonl`";
         return Err(cli::refusal("events", ErrorKind::ArgumentConflict, said));
     }
@@ -91,14 +105,18 @@ pub async fn run(options: Options, instance: &Instance) -> Result<()> {
 /// How an event is shown, which came in `line`; `None` if it is not asked for.
 fn shown_as(options: &Options, filter: &Filter, line: String) -> Result<Option<String>> {
     // Who takes all as they come need not wait until each was read.
-    if options.output != Format::Text && filter.is_empty() && options.tcp_flags.is_none() {
+    if options.output == Form::Jsonl && filter.is_empty() && options.tcp_flags.is_none() {
         return Ok(Some(line));
     }
     let event = listen::read(&line)?;
     let has_flags = options.tcp_flags.is_none_or(|flags| flags.matches(&event));
     let is_meant = filter.matches_event(&event) && has_flags;
-    Ok(is_meant.then(|| match options.output {
-        Format::Text => event.to_string(),
-        Format::Json | Format::Jsonl => line,
-    }))
+    if !is_meant {
+        return Ok(None);
+    }
+    Ok(match options.output {
+        Form::Text => Some(event.to_string()),
+        Form::Conntrack => conntrack_line::event_line(&event),
+        Form::Json | Form::Jsonl => Some(line),
+    })
 }

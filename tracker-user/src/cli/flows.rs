@@ -39,6 +39,7 @@ use crate::{
     },
     model::{
         clock::monotonic_ns,
+        conntrack_line::ConntrackLine,
         filter::Filter,
         flow_violations::ViolationFilter,
         format::{Format, Line},
@@ -175,6 +176,10 @@ fn broken(
 ///
 /// As [`collect`], and where stdout cannot be written.
 pub async fn run(options: &Options, instance: &Instance) -> Result<()> {
+    if options.output == Form::Conntrack && !options.columns.is_empty() {
+        let said = "--columns is for tables, and `-o conntrack` is none: leave one of them away";
+        return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
+    }
     if options.output.format() != Format::Text && !options.columns.is_empty() {
         let said = "--columns is for text; JSON has all fields";
         return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
@@ -226,6 +231,9 @@ fn print(options: &Options, instance: &Instance, head: &str) -> Result<usize> {
             let table =
                 columns::table(&records, &options.columns, monotonic_ns(), terminal::width());
             writeln!(out, "{table}")?;
+        }
+        Format::Text if options.output == Form::Conntrack => {
+            records.iter().try_for_each(|record| writeln!(out, "{}", ConntrackLine(record)))?;
         }
         Format::Text => match terminal::width().filter(|_| options.output == Form::Text) {
             Some(width) => {

@@ -24,11 +24,12 @@ use crate::{
 };
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
-const SHARED: [&str; 10] = [
+const SHARED: [&str; 11] = [
     "CONFIRMED",
     "HALF_OPEN",
     "PACKETS",
     "VIOLATIONS",
+    "DROPS",
     "TALLIES",
     "REMOVALS",
     "CONFIG",

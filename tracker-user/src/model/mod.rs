@@ -6,6 +6,7 @@
 //! fails with [`error::Error`].
 
 pub mod clock;
+pub mod conntrack_line;
 pub mod error;
 pub mod event;
 pub mod failure;

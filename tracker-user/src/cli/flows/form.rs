@@ -11,6 +11,8 @@ pub enum Form {
     Text,
     /// One line per flow with everything, as `conntrack` prints it
     Full,
+    /// As `conntrack -L` prints it, byte for byte
+    Conntrack,
     /// One JSON document
     Json,
     /// One JSON record per line
@@ -18,11 +20,11 @@ pub enum Form {
 }
 
 impl Form {
-    /// As of commands without `full`.
+    /// As of commands that have no others.
     #[must_use]
     pub fn format(self) -> Format {
         match self {
-            Self::Text | Self::Full => Format::Text,
+            Self::Text | Self::Full | Self::Conntrack => Format::Text,
             Self::Json => Format::Json,
             Self::Jsonl => Format::Jsonl,
         }
