@@ -19,7 +19,7 @@ const BUDGET: u32 = 500_000;
 const SIZES: Sizes = Sizes { max_flows: 16, max_half_open: 16, ring_bytes: 1 << 16 };
 
 const ETHERNET: InterfaceConfig =
-    InterfaceConfig { slot: 1, zone: 0, raw_ip: 0, replay: 0, shared: 0, drops: 0, reserved: 0 };
+    InterfaceConfig { slot: 1, zone: 0, raw_ip: 0, replay: 0, shared: 1, drops: 1, reserved: 0 };
 
 /// The object, with all of its programs taken by the verifier but the one that only protection needs, and the
 /// instructions that each took.
