@@ -207,7 +207,7 @@ fn events_have_the_same_form() -> Result<()> {
         client.connect(&server.into())?;
         accept(&listener, SocketAddr::new(host, port)).map(drop)
     };
-    // Both are listening once they have told of a connection.
+    // Both are listening once they have written of a connection.
     let mut port = 42_000;
     eventually("both listen", || {
         port += 1;
@@ -217,7 +217,7 @@ fn events_have_the_same_form() -> Result<()> {
     let port = 43_000;
     connect(port)?;
     let is_open = |line: &String| line.contains("ESTABLISHED");
-    eventually("both tell of it", || {
+    eventually("both write of it", || {
         Ok(theirs.of(port)?.iter().any(is_open) && ours.of(port)?.iter().any(is_open))
     })?;
     for said in ["[NEW]", "ESTABLISHED"] {

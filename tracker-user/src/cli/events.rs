@@ -18,7 +18,9 @@ use crate::{
         request::EventRequest,
     },
     kernel::instance::Instance,
-    model::{conntrack_line, filter::Filter, flow_violations::rule, tcp_flags::TcpFlags},
+    model::{
+        conntrack_line, filter::Filter, flow_violations::rule, format::Format, tcp_flags::TcpFlags,
+    },
 };
 
 /// Options of `tracker events`.
@@ -66,6 +68,18 @@ pub enum Form {
     Json,
     /// One JSON record per line
     Jsonl,
+}
+
+impl Form {
+    /// As of commands that have no others.
+    #[must_use]
+    pub fn format(self) -> Format {
+        match self {
+            Self::Text | Self::Conntrack => Format::Text,
+            Self::Json => Format::Json,
+            Self::Jsonl => Format::Jsonl,
+        }
+    }
 }
 
 /// Prints events until SIGINT, SIGTERM, the agent's end, or the number asked for.

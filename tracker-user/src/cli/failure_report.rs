@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    cli::{Cli, capture::Broken, flows},
+    cli::{Cli, capture::Broken, events, flows},
     model::{error as tracker, failure::Failure, format::Format},
 };
 
@@ -39,7 +39,11 @@ pub fn form(arguments: &[OsString]) -> Format {
     let Some((_, matches)) = matches.subcommand() else { return Format::Text };
     let asked = matches.try_get_one::<Format>("output").ok().flatten().copied();
     let of_flows = || matches.try_get_one::<flows::Form>("output").ok().flatten();
-    asked.or_else(|| of_flows().map(|form| form.format())).unwrap_or(Format::Text)
+    let of_events = || matches.try_get_one::<events::Form>("output").ok().flatten();
+    asked
+        .or_else(|| of_flows().map(|form| form.format()))
+        .or_else(|| of_events().map(|form| form.format()))
+        .unwrap_or(Format::Text)
 }
 
 /// Says why a command has failed, and returns its exit code: 2 where its command line is wrong, and 1 otherwise. Help and
