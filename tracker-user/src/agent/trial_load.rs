@@ -62,7 +62,7 @@ impl TrialLoad {
             .transpose()?;
         let object = patched.as_ref().unwrap_or(&self.object).bytes();
         let raw_ip = u16::from(kind == LinkKind::RawIp);
-        let config = InterfaceConfig { raw_ip, ..InterfaceConfig::default() };
+        let config = InterfaceConfig { raw_ip, shared: 1, drops: 1, ..InterfaceConfig::default() };
         let mut ebpf = load_with(EbpfLoader::new(), object, &SIZES, &config, &prepared.protection)?;
         load_classifier(&mut ebpf, Purpose::Egress)?;
         if prepared.assign.is_some() {

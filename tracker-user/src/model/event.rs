@@ -130,12 +130,7 @@ impl Event {
                 actual: numbered.then_some(raw.actual),
                 before: around.before.clone(),
                 after: around.after.clone(),
-                action: match raw.dropped {
-                    COUNTED => "would_drop",
-                    DROPPED => "dropped",
-                    _ => action(rule),
-                }
-                .to_owned(),
+                action: action(rule, raw.dropped).to_owned(),
             })
         } else {
             None
@@ -209,7 +204,7 @@ impl Event {
                 actual: numbers.map(|(_, actual)| actual),
                 before: states.clone(),
                 after: states,
-                action: action(rule).to_owned(),
+                action: action(rule, DropMode::Off as u32).to_owned(),
             }),
             ..Self::about(Kind::Violation, flow, record, view)
         }
@@ -264,13 +259,16 @@ impl Event {
     }
 }
 
-/// [`DropMode`]s as the kernel reports them.
-const COUNTED: u32 = DropMode::Count as u32;
-const DROPPED: u32 = DropMode::Drop as u32;
-
-/// What became of a packet that breached the rule, where none is dropped for it.
-fn action(rule: Rule) -> &'static str {
-    if rule.drops() { "dropped" } else { "passed" }
+/// What became of a packet that breached the rule: `dropped` is the code of a [`DropMode`].
+fn action(rule: Rule, dropped: u32) -> &'static str {
+    // SYN cookies drop what breaches some rules, whatever is asked for.
+    if rule.drops() || dropped == DropMode::Drop as u32 {
+        "dropped"
+    } else if dropped == DropMode::Count as u32 {
+        "would_drop"
+    } else {
+        "passed"
+    }
 }
 
 #[cfg(test)]
