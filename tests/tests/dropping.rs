@@ -173,7 +173,7 @@ fn kinds() -> Vec<Kind> {
             Syn,
             Left,
             |t| t.c(SYN | ACK, 100, 501),
-            always("synack_wrong_dir"),
+            None,
             true,
         ),
         kind("another SYN", Open, Left, |t| t.c(SYN, 70_000, 0), None, false),

@@ -50,7 +50,6 @@ impl Rule {
             | Self::Land
             | Self::SynMulticast
             | Self::BadHeaderLen
-            | Self::SynAckWrongDir
             | Self::RstBadAckSynSent
             | Self::SeqOutOfWindow
             | Self::AckUnseenData
@@ -68,6 +67,9 @@ impl Rule {
             | Self::SynInEstablished
             | Self::SynInTimeWait => {
                 "an end that was restarted opens its connection again like this, and the answer helps it (RFC 9293 section 3.5.1)"
+            }
+            Self::SynAckWrongDir => {
+                "an end that was sent a forged SYN answers like this, and the RST to that ends the matter"
             }
             Self::DataAfterRst => {
                 "the RST before it may have been forged, and the connection goes on"
