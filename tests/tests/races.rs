@@ -178,32 +178,30 @@ fn the_last_ack_and_the_first_data(way_in: &[&str]) -> Result<()> {
     const LENGTH: u32 = 100;
     let bench = Bench::with(way_in)?;
     let connection = |n: u16| Connection::inbound(&bench).from_port(10_000 + n);
+    let connections = || (0..FLOWS).map(connection);
+    connections().try_for_each(|tcp| tcp.c_sends(&tcp.c(SYN, 1000, 0)))?;
+    bench.settle()?;
+    connections().try_for_each(|tcp| tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001)))?;
+    bench.settle()?;
     let step = Barrier::new(2);
     on_two_cpus(
         || {
-            for n in 0..FLOWS {
-                let tcp = connection(n);
-                tcp.c_sends(&tcp.c(SYN, 1000, 0))?;
-                tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+            connections().try_for_each(|tcp| {
                 let ack = tcp.c(ACK, 1001, 5001);
                 step.wait();
-                tcp.c_sends(&ack)?;
-                step.wait();
-                tcp.s_sends(&tcp.s(ACK, 5001, 1001 + LENGTH))?;
-            }
-            Ok(())
+                tcp.c_sends(&ack)
+            })
         },
         || {
-            for n in 0..FLOWS {
-                let tcp = connection(n);
+            connections().try_for_each(|tcp| {
                 let data = tcp.c(ACK | PSH, 1001, 5001).data(LENGTH as usize);
                 step.wait();
-                tcp.c_sends(&data)?;
-                step.wait();
-            }
-            Ok(())
+                tcp.c_sends(&data)
+            })
         },
     )?;
+    bench.settle()?;
+    connections().try_for_each(|tcp| tcp.s_sends(&tcp.s(ACK, 5001, 1001 + LENGTH)))?;
     bench.settle()?;
     let flows = bench.agent.flows(&[])?;
     assert_eq!(flows.len(), usize::from(FLOWS));
