@@ -176,7 +176,8 @@ fn the_last_ack_and_the_first_data_at_once_by_generic_xdp() -> Result<()> {
 fn the_last_ack_and_the_first_data(way_in: &[&str]) -> Result<()> {
     const FLOWS: u16 = 10_000;
     const LENGTH: u32 = 100;
-    let bench = Bench::with(way_in)?;
+    // Its handshakes begin all at once.
+    let bench = Bench::with(&[way_in, &["--syn-flood-limit", "100000"]].concat())?;
     let connection = |n: u16| Connection::inbound(&bench).from_port(10_000 + n);
     let connections = || (0..FLOWS).map(connection);
     connections().try_for_each(|tcp| tcp.c_sends(&tcp.c(SYN, 1000, 0)))?;
