@@ -63,9 +63,11 @@ pub(crate) extern "C" fn tracker_drop_if_chosen(marks: u64, breach: u32) -> u32 
         return 0;
     }
     let index = rule * 2 + u32::from(mode == DropMode::Drop as u32);
+    // SAFETY: this CPU's own element.
+    let further = unsafe { (*scratch).further };
     if let Some(count) = maps::DROPS.get_ptr_mut(index) {
         // SAFETY: an array's element is never freed; this CPU alone writes it.
-        unsafe { *count += 1 + u64::from((*scratch).further) };
+        unsafe { *count += 1 + u64::from(further) };
     }
     // SAFETY: this CPU's own element.
     unsafe { (*scratch).dropped = mode };
