@@ -221,6 +221,17 @@ impl Trace {
         fins.any(|passage| passage.from == from && passage.act != Act::Dropped)
     }
 
+    /// Whether an acknowledgment of this side's FIN reached it.
+    #[must_use]
+    pub fn is_fin_acknowledged(&self, from: Side) -> bool {
+        let mut fins = self.real().filter(|passage| passage.header.has(flag::FIN));
+        let behind = fins.find(|passage| passage.from == from).map(|fin| fin.header.behind_fin());
+        let mut heard = self.real().filter(|passage| {
+            passage.from != from && passage.act != Act::Dropped && passage.header.has(flag::ACK)
+        });
+        heard.any(|passage| Some(passage.header.ack) == behind)
+    }
+
     /// Whether this side has sent an RST of its own accord, not in answer to a forged segment.
     #[must_use]
     pub fn has_reset(&self, from: Side) -> bool {

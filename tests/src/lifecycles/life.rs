@@ -279,6 +279,14 @@ impl Life {
             ("TIME_WAIT", "CLOSED") if self.reset_unheard[who] || trace.has_reset(side) => {
                 Some(Unknowable::ResetBeforeTimeWait)
             }
+            // The acknowledgment of its FIN was lost behind the interface, so that the RST found it in CLOSING.
+            ("TIME_WAIT", "CLOSED")
+                if side == Side::Peer
+                    && trace.has_reset(Side::Host)
+                    && !trace.is_fin_acknowledged(side) =>
+            {
+                Some(Unknowable::ResetBeforeTimeWait)
+            }
             _ => None,
         }
     }
