@@ -121,6 +121,14 @@ fn kinds() -> Vec<Kind> {
         kind("FIN, RST", Open, Left, |t| t.c(FIN | RST | ACK, 101, 501), always("fin_rst"), true),
         kind("FIN without ACK", Open, Left, |t| t.c(FIN, 101, 0), always("fin_without_ack"), true),
         kind(
+            "port 0",
+            Open,
+            Left,
+            |t| Segment::new((t.client.ip(), 0).into(), t.server, ACK, 101, 501),
+            always("port_zero"),
+            false,
+        ),
+        kind(
             "data beyond the window",
             Open,
             Left,
@@ -348,6 +356,9 @@ fn rules_that_lawful_traffic_breaks_are_refused() -> Result<()> {
         ensure!(status.code() == Some(2), "{options:?}: {status}: {stderr}");
         ensure!(stderr.contains(said), "{options:?}: {stderr}");
     }
+    let elsewhere = ["run", "--interface", "lo", "--drop", "xmas", "--drop-on", "eth7"];
+    let (_, stderr, status) = run_tracker(&elsewhere, None)?;
+    ensure!(status.code() == Some(1) && stderr.contains("--drop-on eth7"), "{status}: {stderr}");
     Ok(())
 }
 

@@ -255,8 +255,8 @@ impl Flow {
     }
 
     /// Adds what `other` knows: the record in another table that this is an earlier copy of, and that another CPU has written to
-    /// since. Nothing where it is another connection's. What both have counted is counted once: a packet that each of
-    /// them has, and the other has not, is lost to one end's count.
+    /// since. Nothing where it is another connection's. Counts become the larger of both: where each has counted a packet that the other
+    /// has not, one of them is missing.
     #[inline(always)]
     pub fn join(&self, other: &Self) {
         if self.is_dead() || other.created_ns() != self.created_ns() {

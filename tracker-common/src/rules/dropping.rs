@@ -88,12 +88,18 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Those that packets can be dropped for.
+    pub fn droppable() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|rule| rule.kept_because().is_none())
+    }
+}
+
 impl Rules {
     /// Those that packets can be dropped for: `invalid` on the command line.
     #[must_use]
     pub fn droppable() -> Self {
-        let droppable = Rule::ALL.iter().filter(|rule| rule.kept_because().is_none());
-        droppable.fold(Self::default(), |rules, rule| rules.with(*rule))
+        Rule::droppable().fold(Self::default(), Self::with)
     }
 }
 

@@ -223,7 +223,7 @@ impl Rule {
         VIOLATIONS.has(self)
     }
 
-    /// Whether the kernel programs drop what breaches it. All else passes.
+    /// Whether SYN cookies drop what breaches it. All else passes, unless [`Rule::droppable`] says otherwise and it is asked for.
     #[must_use]
     pub const fn drops(self) -> bool {
         matches!(self, Self::CookieBad)

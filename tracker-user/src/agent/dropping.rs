@@ -4,14 +4,19 @@ use std::{collections::BTreeSet, path::Path, str::FromStr};
 
 use tracker_common::{
     dropping::{DropMode, MAX_EXEMPT},
-    key::mapped,
     violation::{Rule, Rules},
 };
 
 use crate::{
     agent::interfaces::wanted::Name,
     kernel::exempt::ExemptMap,
-    model::{error::Result, failure::Failure, filter::Prefix, nearest::nearest},
+    model::{
+        error::Result,
+        failure::Failure,
+        filter::Prefix,
+        nearest::nearest,
+        network::{Network, masked, network},
+    },
 };
 
 /// A rule that packets can be dropped for, or all of these.
@@ -31,7 +36,7 @@ impl FromStr for Choice {
             return Ok(Self::Invalid);
         }
         let Some(rule) = Rule::from_name(text) else {
-            let names: Vec<_> = droppable().map(Rule::name).collect();
+            let names: Vec<_> = Rule::droppable().map(Rule::name).collect();
             let near = nearest(text, names.iter().copied().chain(["invalid"]));
             let near = near.map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
             return Err(format!(
@@ -44,10 +49,6 @@ impl FromStr for Choice {
             Some(why) => Err(format!("packets cannot be dropped for {}: {why}", rule.name())),
         }
     }
-}
-
-fn droppable() -> impl Iterator<Item = Rule> {
-    Rule::ALL.iter().copied().filter(|rule| rule.kept_because().is_none())
 }
 
 /// Options of `tracker run` on what is dropped.
@@ -75,7 +76,7 @@ impl Options {
     pub(super) fn rules(&self) -> Rules {
         self.drop.iter().fold(Rules::default(), |rules, choice| match choice {
             Choice::Rule(rule) => rules.with(*rule),
-            Choice::Invalid => droppable().fold(rules, Rules::with),
+            Choice::Invalid => Rule::droppable().fold(rules, Rules::with),
         })
     }
 
@@ -88,8 +89,16 @@ impl Options {
         }
     }
 
-    /// Refuses more networks than the kernel programs have room for.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses interfaces that the agent does not attach to, which `is_attached` knows, and more networks than the kernel
+    /// programs have room for.
+    pub(super) fn check(&self, is_attached: impl Fn(&str) -> bool) -> Result<()> {
+        let plain = self.drop_on.iter().filter_map(Name::plain);
+        if let Some(stranger) = plain.into_iter().find(|name| !is_attached(name)) {
+            let said = format!(
+                "--drop-on {stranger}: the agent does not attach to it; add --interface {stranger}, or correct the name"
+            );
+            return Err(Failure::BadInput(said).into());
+        }
         let count = self.drop_exempt.len();
         if count <= MAX_EXEMPT as usize {
             return Ok(());
@@ -117,7 +126,8 @@ impl Options {
     /// Says what is dropped.
     pub(super) fn say(&self) {
         let rules = self.rules();
-        let names: Vec<_> = droppable().filter(|rule| rules.has(*rule)).map(Rule::name).collect();
+        let names: Vec<_> =
+            Rule::droppable().filter(|rule| rules.has(*rule)).map(Rule::name).collect();
         match self.mode() {
             DropMode::Off => {}
             DropMode::Count => {
@@ -137,19 +147,15 @@ impl Options {
 }
 
 /// A network as the kernel programs have it: with IPv4 mapped, and no bits behind its length.
-fn key(prefix: &Prefix) -> ([u8; 16], u8) {
-    let (mut address, length) = match prefix.address() {
-        std::net::IpAddr::V4(address) => (mapped(address.octets()), 96 + prefix.length()),
-        std::net::IpAddr::V6(address) => (address.octets(), prefix.length()),
-    };
-    let bits = u128::from_be_bytes(address);
-    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-    address = (bits & mask).to_be_bytes();
-    (address, length)
+fn key(prefix: &Prefix) -> Network {
+    let (address, length) = network((prefix.address(), prefix.length()));
+    (masked(address, length), length)
 }
 
 #[cfg(test)]
 mod tests {
+    use tracker_common::key::mapped;
+
     use super::*;
 
     fn options(drop: &[&str]) -> Result<Options, String> {
@@ -189,7 +195,7 @@ mod tests {
         let most = MAX_EXEMPT as usize;
         for (count, is_right) in [(most, true), (most + 1, false)] {
             let options = Options { drop_exempt: networks(count), ..Options::default() };
-            assert_eq!(options.check().is_ok(), is_right);
+            assert_eq!(options.check(|_| true).is_ok(), is_right);
         }
     }
 

@@ -121,6 +121,9 @@ pub(super) async fn work(
             egress = interface.egress,
             "attached"
         );
+        if interface.ingress_hook().is_none() && !options.dropping.drop.is_empty() {
+            tracing::warn!(interface = interface.name, "--drop drops nothing on loopback");
+        }
     }
 
     if let Some(listener_manager) = &mut listener_manager {

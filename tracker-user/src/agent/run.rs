@@ -155,9 +155,9 @@ struct Fit {
 
 /// Finds the interfaces, and what protection and metrics need.
 async fn fit(options: &Options) -> Result<Fit> {
-    options.dropping.check()?;
     let wanted = Wanted::new(&options.interfaces, options.wait_for_interfaces)
         .dropping_on(&options.dropping.drop_on);
+    options.dropping.check(|name| wanted.has(name))?;
     let changes = Changes::subscribe()?;
     let names = wanted.at_start(&changes.links().await?)?;
     options.ingress_options.check(options.protect.is_wanted())?;

@@ -251,11 +251,9 @@ pub fn collect(instance: &Instance) -> Result<Stats> {
             .collect::<Result<_>>()?;
         violations.insert(rule.name(), by_hook);
     }
-    let drops = Rule::ALL
-        .iter()
-        .filter(|rule| rule.kept_because().is_none())
+    let drops = Rule::droppable()
         .map(|rule| {
-            let [would_drop, dropped] = tables.drops(*rule)?;
+            let [would_drop, dropped] = tables.drops(rule)?;
             Ok((rule.name(), Drops { dropped, would_drop }))
         })
         .collect::<Result<_>>()?;

@@ -10,11 +10,11 @@ use tracker_common::key::Address;
 
 use crate::{
     kernel::map_forms::open,
-    model::error::{Context, Result},
+    model::{
+        error::{Context, Result},
+        network::Network,
+    },
 };
-
-/// An address in the form of [`tracker_common::key::FlowKey::addresses`], and how many of its bits have to be the same.
-type Network = (Address, u8);
 
 /// The map of these networks.
 pub struct ExemptMap {

@@ -16,6 +16,7 @@ pub mod flow_violations;
 pub mod format;
 pub mod listener;
 pub mod nearest;
+pub mod network;
 pub mod record;
 pub mod refusal;
 pub mod report_selection;

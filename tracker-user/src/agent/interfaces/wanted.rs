@@ -20,6 +20,15 @@ pub enum Name {
 }
 
 impl Name {
+    /// The name, unless it is a pattern.
+    #[must_use]
+    pub fn plain(&self) -> Option<&str> {
+        match self {
+            Self::Plain(name) => Some(name),
+            Self::Pattern(_) => None,
+        }
+    }
+
     fn means(&self, name: &str) -> bool {
         match self {
             Self::Plain(plain) => plain == name,

@@ -268,8 +268,8 @@ impl Snapshot {
             Values::Counter(breaches),
         );
         let mut drops = Vec::new();
-        for rule in Rule::ALL.iter().filter(|rule| rule.kept_because().is_none()) {
-            let [counted, dropped] = tables.drops(*rule)?;
+        for rule in Rule::droppable() {
+            let [counted, dropped] = tables.drops(rule)?;
             for (outcome, count) in [("would_drop", counted), ("dropped", dropped)] {
                 let labels =
                     vec![("name", rule.name().to_owned()), ("outcome", outcome.to_owned())];

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -19,14 +19,14 @@ use crate::{
         netlink::{Host, Netlink},
         routes::{HostRoute, routes},
     },
-    model::error::Result,
+    model::{
+        error::Result,
+        network::{Network, masked, network},
+    },
 };
 
-/// An address and how many of its bits have to be the same, of 128.
-type Prefix = (Address, u8);
-
 /// All addresses of IPv4.
-const ALL_IPV4: Prefix = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0], 96);
+const ALL_IPV4: Network = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0], 96);
 
 /// The agent reads routes for one part in so many of the time at most: some routers have a million.
 const SHARE: u32 = 100;
@@ -34,7 +34,7 @@ const SHARE: u32 = 100;
 /// Looks after the routes that the kernel programs know.
 pub(super) struct RouteKeeper {
     map: RouteMap,
-    told: BTreeMap<Prefix, Route>,
+    told: BTreeMap<Network, Route>,
     /// Not before this are they read again.
     next: Instant,
     /// Whether it was said that there are too many.
@@ -61,7 +61,7 @@ impl RouteKeeper {
         if !wide.0.is_empty() {
             // What is offered inside of these as everywhere else.
             let inside =
-                |route: &HostRoute| is_usual(route) && wide.has_one_around(prefix(route.to));
+                |route: &HostRoute| is_usual(route) && wide.has_one_around(network(route.to));
             known.extend(routes(netlink, inside).await?);
         }
         let mut wanted = differing(&known, host, mtu);
@@ -93,10 +93,10 @@ impl RouteKeeper {
 }
 
 /// The routes on which something else is offered than on the next wider one.
-fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Route> {
+fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Network, Route> {
     let mut best = BTreeMap::<_, &HostRoute>::new();
     for route in routes {
-        let prefix = prefix(route.to);
+        let prefix = network(route.to);
         let rank = |route: &HostRoute| (!route.is_learned, route.priority);
         // By length first: the wider one before those inside of it.
         let known = best.entry((prefix.1, prefix.0)).or_insert(route);
@@ -105,7 +105,7 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Prefix, Ro
         }
     }
     let usual_of_ipv4 = usual(IpAddr::V4([0; 4].into()), mtu);
-    let mut kept = BTreeMap::<Prefix, Route>::new();
+    let mut kept = BTreeMap::<Network, Route>::new();
     let mut lengths = BTreeSet::new();
     for ((length, address), route) in best {
         let found = offered(route, host, mtu);
@@ -136,14 +136,14 @@ impl Prefixes {
     fn of(routes: &[HostRoute]) -> Self {
         let mut all = BTreeMap::<u8, BTreeSet<Address>>::new();
         for route in routes.iter().filter(|route| !route.is_learned) {
-            let (address, length) = prefix(route.to);
+            let (address, length) = network(route.to);
             all.entry(length).or_default().insert(address);
         }
         Self(all)
     }
 
     /// Whether one of them is this one, or a wider one.
-    fn has_one_around(&self, (address, length): Prefix) -> bool {
+    fn has_one_around(&self, (address, length): Network) -> bool {
         self.0
             .range(..=length)
             .any(|(length, addresses)| addresses.contains(&masked(address, *length)))
@@ -176,21 +176,10 @@ fn offered(route: &HostRoute, host: &Host, mtu: u32) -> Route {
     }
 }
 
-fn prefix((ip, length): (IpAddr, u8)) -> Prefix {
-    match ip {
-        IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), length + 96),
-        IpAddr::V6(ip) => (ip.octets(), length),
-    }
-}
-
-/// The first bits of an address, so many.
-fn masked(address: Address, length: u8) -> Address {
-    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-    Ipv6Addr::from_bits(u128::from_be_bytes(address) & mask).octets()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::kernel::{netlink::Link, routes::Metrics};
 
@@ -260,7 +249,7 @@ mod tests {
             ("198.51.100.1/32", false),
             ("::/0", false),
         ] {
-            assert_eq!(wide.has_one_around(prefix(route(to, 0, 1, NONE).to)), is_inside, "{to}");
+            assert_eq!(wide.has_one_around(network(route(to, 0, 1, NONE).to)), is_inside, "{to}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::model::format::Format;
 pub enum Form {
     /// A table on a terminal that fits it, otherwise as `full`
     Text,
-    /// One line per flow with everything, as `conntrack` prints it
+    /// One line per flow with everything
     Full,
     /// As `conntrack -L` prints it, byte for byte
     Conntrack,
