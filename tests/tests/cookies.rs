@@ -33,6 +33,7 @@ use tracker_tests::{
         Segment,
         flag::{ACK, CWR, ECE, FIN, PSH, RST, SYN},
     },
+    sockets::hardware_address,
     wire::Wire,
 };
 
@@ -73,7 +74,7 @@ impl Site {
         agent.wait_for_log("listeners are protected")?;
         let sends = Wire::open(&pair.peer, INTERFACE)?;
         let receives = Wire::receiver(&pair.peer, INTERFACE)?;
-        let hardware = hardware(&pair.host)?;
+        let hardware = hardware_address(&pair.host)?;
         let site = Self { agent, events, _far: far, pair, sends, receives, hardware };
         // The host knows where clients are that nobody else knows.
         for ip in [client(0).0, client(0).1] {
@@ -160,14 +161,6 @@ fn ends(n: u16) -> [(SocketAddr, SocketAddr); 2] {
     let (v4, v6, port) = client(n);
     let [host4, host6] = address::HOST;
     [((v4, port).into(), (host4, PORT).into()), ((v6, port).into(), (host6, PORT).into())]
-}
-
-fn hardware(namespace: &Namespace) -> Result<[u8; 6]> {
-    let link = namespace.run("ip", &["-o", "link", "show", "dev", INTERFACE])?;
-    let text = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
-    let bytes: Result<Vec<u8>, _> =
-        text.context("an address")?.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
-    bytes?.try_into().ok().context("six bytes")
 }
 
 /// A segment that came back.

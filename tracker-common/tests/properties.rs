@@ -856,3 +856,46 @@ fn no_number_is_acknowledged_of_a_peer_without_a_syn() {
         assert_eq!(outcome(&steps, Origin { isns, ..ORIGIN }, Rule::SynAckBadAck), expected);
     }
 }
+
+/// As the same with other initial numbers: which are the client's and the server's.
+fn is_nothing_special(steps: &[Step], isns: [u32; 2]) {
+    assert_eq!(run(steps, ORIGIN), run(steps, Origin { isns, ..ORIGIN }), "{isns:x?}");
+}
+
+#[test]
+fn what_is_acknowledged_first_may_be_zero() {
+    let steps = [
+        plain(true, 0x002, 3, 0),
+        plain(true, 0x012, 0, 4),
+        plain(true, 0x011, 1, 1),
+        plain(false, 0x011, 0, 0),
+        plain(true, 0x011, 0, 0),
+        plain(true, 0x011, 1, 1),
+    ];
+    is_nothing_special(&steps, [0xffff_ff00, 0]);
+}
+
+#[test]
+fn an_rst_is_remembered_whatever_syn_ack_follows() {
+    let steps = [
+        plain(true, 0x002, 0, 0),
+        plain(false, 0x012, 0, 1),
+        plain(true, 0x004, 1, 0),
+        plain(true, 0x012, 0, 0),
+        plain(true, 0x011, 1, 1),
+    ];
+    is_nothing_special(&steps, [0x4000_0000, 0]);
+}
+
+#[test]
+fn one_of_several_syn_acks_may_acknowledge_zero() {
+    let steps = [
+        plain(true, 0x002, 0, 0),
+        plain(false, 0x012, 0, 1),
+        plain(false, 0x012, 5, 1),
+        plain(true, 0x010, 1, 6),
+    ];
+    is_nothing_special(&steps, [u32::MAX, 7]);
+    let origin = Origin { isns: [u32::MAX, 7], ..ORIGIN };
+    assert_eq!(outcome(&steps, origin, Rule::SynAckIsnChange).0, [State::Established; 2]);
+}

@@ -15,7 +15,7 @@ use tracker_common::{
     limit::{self, Repeated},
     packet::Parsed,
     protect::{
-        Accepted, Answered, Listener, ListenerState, MAX_ACCEPTED, MAX_ANSWERED, MAX_LISTENERS,
+        Accepted, Answered, Listener, ListenerState, MAX_ACCEPTED, MAX_ANSWERED, MAX_LEFT_TO_HOST, MAX_LISTENERS,
         OutcomeCounters, Place,
     },
     route::{MAX_ROUTES, Route},
@@ -142,6 +142,10 @@ pub(crate) static COOKIES: PerCpuArray<OutcomeCounters> = PerCpuArray::pinned(MA
 /// Routes that change what listeners offer, by the clients' addresses. Filled by the agent.
 #[map]
 pub(crate) static ROUTES: LpmTrie<Address, Route> = LpmTrie::pinned(MAX_ROUTES, 0);
+
+/// Where no SYN may come from, by which interfaces ([`MAX_LEFT_TO_HOST`]). Filled by the agent.
+#[map]
+pub(crate) static LEFT_TO_HOST: LpmTrie<Address, u64> = LpmTrie::pinned(MAX_LEFT_TO_HOST, 0);
 
 /// Keys of cookies.
 #[map]

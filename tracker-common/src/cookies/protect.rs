@@ -11,6 +11,10 @@ use crate::{
 /// Addresses with a port that one agent can protect.
 pub const MAX_LISTENERS: u32 = 1024;
 
+/// Networks in the `LEFT_TO_HOST` map at most. Its values have a bit for each interface's slot: a SYN from there that arrives by it is
+/// not answered, because the host drops it.
+pub const MAX_LEFT_TO_HOST: u32 = 65_536;
+
 /// What a program knows of the kernel it runs on: a constant of the loaded program, so that the kernel's verifier removes
 /// the whole of protection where it is not wanted.
 #[derive(

@@ -152,6 +152,18 @@ extern "C" fn tracker_take_route() -> u32 {
     1
 }
 
+/// Whether the host drops the SYN in [`Scratch`] because of where it comes from: 0 or 1.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn tracker_is_left_to_host() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    let client = packet.key.addresses[packet.from.index()];
+    let Some(slots) = maps::LEFT_TO_HOST.get(Key::new(ADDRESS_BITS, client)) else { return 0 };
+    u32::from(*slots >> (maps::interface().slot & 63) & 1 != 0)
+}
+
 /// Writes the SYN,ACK that answers the SYN in [`Scratch`] with the terms there; its length.
 #[inline(never)]
 #[unsafe(no_mangle)]

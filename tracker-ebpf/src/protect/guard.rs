@@ -25,6 +25,7 @@ use tracker_common::{
 
 use super::{
     Guarding,
+    answer::tracker_is_left_to_host,
     check::{IS_OURS, tracker_check_cookie, tracker_was_sent},
     handshake::load_timestamps,
     protection,
@@ -141,11 +142,7 @@ impl<A: Arriving> GuardContext<'_, A> {
         if !self.is_on(packet, guarding) {
             return guarded::PASSED;
         }
-        // From one of the host's own addresses.
-        guarding.place.address = *client;
-        let is_own = maps::LISTENERS.get_ptr(&guarding.place).is_some();
-        guarding.place.address = packet.key.addresses[packet.from.other().index()];
-        if is_own {
+        if tracker_is_left_to_host() != 0 {
             self.count(Outcome::LeftToHost);
             return guarded::PASSED;
         }

@@ -7,6 +7,7 @@ mod announce;
 pub mod firewall;
 pub mod key_file;
 pub mod keys;
+mod left_to_host;
 pub mod listener_manager;
 mod routes;
 pub mod sockets;

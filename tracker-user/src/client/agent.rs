@@ -51,14 +51,11 @@ impl Agent {
         self.timeouts = by_name(timeouts);
     }
 
-    /// Indexes of the interfaces that clients may come from: attached, and not loopback.
+    /// The interfaces that clients may come from: attached, and not loopback.
     #[must_use]
-    pub fn client_interfaces(&self) -> Vec<u32> {
+    pub fn client_interfaces(&self) -> Vec<Interface> {
         let attached = self.interfaces.iter().filter(|interface| interface.attached);
-        attached
-            .filter(|interface| interface.ingress_hook().is_some())
-            .map(|interface| interface.ifindex)
-            .collect()
+        attached.filter(|interface| interface.ingress_hook().is_some()).cloned().collect()
     }
 
     /// Tells other commands.

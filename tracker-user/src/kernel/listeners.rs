@@ -15,6 +15,7 @@ use crate::{
     model::{
         error::{Context, Error, Result},
         listener::{place, socket_address},
+        network::Network,
     },
 };
 
@@ -185,7 +186,7 @@ impl RouteMap {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn routes(&self) -> Result<BTreeMap<(Address, u8), Route>> {
+    pub fn routes(&self) -> Result<BTreeMap<Network, Route>> {
         self.routes
             .iter()
             .map(|entry| {
@@ -200,7 +201,7 @@ impl RouteMap {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn set(&mut self, (address, length): (Address, u8), route: &Route) -> Result<()> {
+    pub fn set(&mut self, (address, length): Network, route: &Route) -> Result<()> {
         let route: [u32; size_of::<Route>() / 4] = zerocopy::transmute!(*route);
         let key = Key::new(u32::from(length), address);
         self.routes.insert(&key, route, 0).context("writing a route")
@@ -211,9 +212,60 @@ impl RouteMap {
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn remove(&mut self, (address, length): (Address, u8)) -> Result<()> {
+    pub fn remove(&mut self, (address, length): Network) -> Result<()> {
         let key = Key::new(u32::from(length), address);
         self.routes.remove(&key).context("removing a route")
+    }
+}
+
+/// The map of networks from where SYNs are left to the host.
+pub struct LeftToHostMap {
+    networks: LpmTrie<MapData, Address, u64>,
+}
+
+impl LeftToHostMap {
+    /// Opens the map that is pinned in a directory.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not there, or cannot be opened.
+    pub fn from_pins(pins: &Path) -> Result<Self> {
+        Ok(Self { networks: Map::LpmTrie(open(pins, "LEFT_TO_HOST")?).try_into()? })
+    }
+
+    /// Every network, and by the bits of which slots its SYNs are left to the host.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn networks(&self) -> Result<BTreeMap<Network, u64>> {
+        self.networks
+            .iter()
+            .map(|entry| {
+                let (key, slots) = entry.context("reading whose SYNs are left to the host")?;
+                Ok(((key.data(), u8::try_from(key.prefix_len())?), slots))
+            })
+            .collect()
+    }
+
+    /// Leaves SYNs from a network to the host where they arrive by the interfaces with these slots.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn set(&mut self, (address, length): Network, slots: u64) -> Result<()> {
+        let key = Key::new(u32::from(length), address);
+        self.networks.insert(&key, slots, 0).context("leaving a network's SYNs to the host")
+    }
+
+    /// Forgets a network.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn remove(&mut self, (address, length): Network) -> Result<()> {
+        let key = Key::new(u32::from(length), address);
+        self.networks.remove(&key).context("forgetting whose SYNs were left to the host")
     }
 }
 

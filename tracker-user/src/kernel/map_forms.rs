@@ -24,7 +24,7 @@ use crate::{
 /// A map's name, kind, and sizes of key and value in bytes.
 type Form = (&'static str, MapType, usize, usize);
 
-const FORMS: [Form; 19] = [
+const FORMS: [Form; 20] = [
     ("CONFIRMED", MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
     ("HALF_OPEN", MapType::LruHash, size_of::<FlowKey>(), size_of::<HalfOpen>()),
     ("REPEATED", MapType::LruHash, size_of::<Repeated>(), size_of::<u64>()),
@@ -44,6 +44,7 @@ const FORMS: [Form; 19] = [
     ("COOKIES", MapType::PerCpuArray, INDEX, size_of::<OutcomeCounters>()),
     // The key's length in bits, and an address.
     ("ROUTES", MapType::LpmTrie, size_of::<u32>() + size_of::<Address>(), size_of::<Route>()),
+    ("LEFT_TO_HOST", MapType::LpmTrie, size_of::<u32>() + size_of::<Address>(), size_of::<u64>()),
     ("KEYS", MapType::Array, INDEX, size_of::<Keys>()),
     ("ACCEPTED", MapType::LruHash, size_of::<FlowKey>(), size_of::<Accepted>()),
 ];

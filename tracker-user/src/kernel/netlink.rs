@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use futures::TryStreamExt;
 use rtnetlink::{
-    Handle,
+    Handle, IpVersion,
     packet_route::{
         address::AddressAttribute,
         link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkLayerType},
+        route::RouteHeader,
     },
 };
 use tokio::task::JoinHandle;
@@ -35,6 +36,8 @@ impl Drop for Netlink {
 pub struct Host {
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// Broadcast addresses of its subnets.
+    pub broadcasts: BTreeSet<Ipv4Addr>,
     /// Its interfaces by index.
     pub links: BTreeMap<u32, Link>,
 }
@@ -51,6 +54,9 @@ pub struct Link {
     /// Whether it is loopback.
     pub is_loopback: bool,
 }
+
+/// `RT_TABLE_LOCAL`, `RT_TABLE_MAIN` and `RT_TABLE_DEFAULT` (include/uapi/linux/rtnetlink.h).
+const OWN_TABLES: [u8; 3] = [255, RouteHeader::RT_TABLE_MAIN, 253];
 
 impl Host {
     /// Whether the interface of this name is loopback.
@@ -76,6 +82,23 @@ impl Netlink {
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Whether routes are looked up by other rules (`ip rule`) than the kernel's own three: local, main and default table.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn has_routing_rules(&self) -> Result<bool> {
+        let mut rules = std::pin::pin!(self.handle.rule().get(IpVersion::V4).execute());
+        while let Some(rule) =
+            rules.try_next().await.context("asking for this host's routing rules")?
+        {
+            if !OWN_TABLES.contains(&rule.header.table) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns what the host has now. Link-local addresses (RFC 4291 section 2.5.6) are only those of the interfaces with the
@@ -131,10 +154,26 @@ impl Netlink {
                     address.is_unicast_link_local() && !attached.contains(&message.header.index)
                 }
             };
+            // The kernel has a route for the subnet's own, and another one where somebody has named one.
+            if let Some(IpAddr::V4(address)) = local {
+                host.broadcasts.extend(broadcast(address, message.header.prefix_len));
+            }
+            host.broadcasts.extend(message.attributes.iter().filter_map(|attribute| {
+                match attribute {
+                    AddressAttribute::Broadcast(address) => Some(*address),
+                    _ => None,
+                }
+            }));
             host.addresses.extend(address.filter(|address| !is_elsewhere(address)));
         }
         Ok(host)
     }
+}
+
+/// The broadcast address of a subnet that an address is in (RFC 919); `None` where it has no room for one (RFC 3021).
+fn broadcast(address: Ipv4Addr, prefix: u8) -> Option<Ipv4Addr> {
+    let host_bits = u32::MAX.checked_shr(prefix.into()).filter(|_| prefix < 31)?;
+    Some(Ipv4Addr::from_bits(address.to_bits() | host_bits))
 }
 
 /// What is said of IPv6's MTU, in bytes; 0 where nothing is.
@@ -148,4 +187,24 @@ fn mtu6(families: &[AfSpecUnspec]) -> u32 {
         _ => None,
     });
     mtu.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_addresses() {
+        for (address, prefix, wanted) in [
+            ("192.0.2.5", 24, Some("192.0.2.255")),
+            ("192.0.2.5", 30, Some("192.0.2.7")),
+            ("10.1.2.3", 8, Some("10.255.255.255")),
+            ("10.1.2.3", 0, Some("255.255.255.255")),
+            ("192.0.2.5", 31, None),
+            ("192.0.2.5", 32, None),
+        ] {
+            let found = broadcast(address.parse().expect(address), prefix);
+            assert_eq!(found, wanted.map(|text| text.parse().expect(text)), "{address}/{prefix}");
+        }
+    }
 }

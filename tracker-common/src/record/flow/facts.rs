@@ -252,7 +252,9 @@ impl Facts {
 pub struct Opening {
     /// Its sequence number.
     pub isn: Seq,
-    /// What it acknowledges; 0 for a SYN.
+    /// Whether it is a SYN,ACK.
+    pub answers: bool,
+    /// What a SYN,ACK acknowledges.
     pub ack: Seq,
     /// Bytes of data.
     pub data: u32,
@@ -267,9 +269,17 @@ impl Opening {
     #[inline(always)]
     #[must_use]
     pub const fn of(segment: &Segment) -> Self {
-        let ack = if segment.has(Flags::ACK) { segment.ack } else { Seq(0) };
+        let answers = segment.has(Flags::ACK);
+        let ack = if answers { segment.ack } else { Seq(0) };
         let Segment { seq, payload, window, options, .. } = *segment;
-        Self { isn: seq, ack, data: payload, window: window as u32, options }
+        Self { isn: seq, answers, ack, data: payload, window: window as u32, options }
+    }
+
+    /// Whether `other` has the same numbers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn repeats(&self, other: &Self) -> bool {
+        self.isn.0 == other.isn.0 && self.answers == other.answers && self.ack.0 == other.ack.0
     }
 
     /// The number after its last.
@@ -298,13 +308,13 @@ impl Opening {
         facts.offer(&self.options);
     }
 
-    /// What is known of an end of which this is the SYN, or, where it `answers`, the SYN,ACK.
+    /// What is known of an end of which this is the SYN or the SYN,ACK.
     #[inline(always)]
     #[must_use]
-    pub fn facts(&self, answers: bool) -> Facts {
+    pub fn facts(&self) -> Facts {
         let mut facts = Facts { edge: Seq(self.window), window: self.window, ..Facts::default() };
         self.add_to(&mut facts);
-        if answers {
+        if self.answers {
             facts.ack = self.ack;
             facts.edge = self.ack.add(self.window);
             facts.flags |= fact::SYN_ACK | fact::ACK | fact::EDGE;

@@ -113,9 +113,9 @@ impl Half {
     /// Another SYN, or SYN,ACK, of this end is the one that counts (H8, H16): it replaces all that was known of its
     /// numbers. Called from the peer's direction, where both ends agree on it.
     #[inline(always)]
-    pub fn choose(&self, opening: &Opening, answers: bool) {
+    pub fn choose(&self, opening: &Opening) {
         let before = self.facts();
-        let mut facts = opening.facts(answers);
+        let mut facts = opening.facts();
         facts.flags |= before.flags & fact::KEPT;
         self.grow(&before, &facts);
         self.mss.set(opening.options.mss);

@@ -19,20 +19,21 @@ pub struct OtherOpening {
     timestamp: U32,
     /// The window, and the MSS above it.
     sizes: U32,
-    /// Bytes of data, 16 bits; what options are present, 8 bits; the window scale, 8 bits.
+    /// Bytes of data, 16 bits; what options are present, 8 bits; the window scale, 7 bits; whether it is a SYN,ACK.
     rest: U32,
 }
 
 impl OtherOpening {
     #[inline(always)]
     fn set(&self, opening: &Opening) {
-        let Opening { isn, ack, data, window, options } = *opening;
+        let Opening { isn, answers, ack, data, window, options } = *opening;
         self.isn.set(isn.0);
         self.ack.set(ack.0);
         self.timestamp.set(options.timestamp.0);
         self.sizes.set((window & 0xffff) | u32::from(options.mss) << 16);
-        let present = u32::from(options.present) << 16 | u32::from(options.window_scale) << 24;
-        self.rest.set((data & 0xffff) | present);
+        let scale = u32::from(options.window_scale & 0x7f) << 24;
+        let present = u32::from(options.present) << 16 | u32::from(answers) << 31;
+        self.rest.set((data & 0xffff) | scale | present);
     }
 
     #[inline(always)]
@@ -41,13 +42,14 @@ impl OtherOpening {
         #[allow(clippy::cast_possible_truncation)] // as they were put together
         let options = SynOptions {
             mss: (sizes >> 16) as u16,
-            window_scale: (rest >> 24) as u8,
+            window_scale: (rest >> 24) as u8 & 0x7f,
             present: (rest >> 16) as u8,
             timestamp: Seq(self.timestamp.get()),
             timestamp_echo: Seq(0),
         };
         Opening {
             isn: Seq(self.isn.get()),
+            answers: rest >> 31 != 0,
             ack: Seq(self.ack.get()),
             data: rest & 0xffff,
             window: sizes & 0xffff,
@@ -82,7 +84,7 @@ impl OtherOpenings {
     #[inline(always)]
     pub fn remember(&self, opening: &Opening) {
         let count = self.count.get();
-        let known = self.place(|known| known.isn == opening.isn && known.ack == opening.ack);
+        let known = self.place(|known| known.repeats(opening));
         let place = if known == NO_PLACE { count } else { known };
         if let Some(place) = self.openings.get(Self::index(place)) {
             place.set(opening);
@@ -106,11 +108,11 @@ impl OtherOpenings {
         self.count() > Self::KEPT
     }
 
-    /// Whether this ISN came with this acknowledgment (0 for a SYN).
+    /// Whether one with the numbers of `opening` is among them.
     #[inline(always)]
     #[must_use]
-    pub fn has(&self, isn: Seq, ack: Seq) -> bool {
-        self.place(|known| known.isn == isn && known.ack == ack) != NO_PLACE
+    pub fn has(&self, opening: &Opening) -> bool {
+        self.place(|known| known.repeats(opening)) != NO_PLACE
     }
 
     /// Whether the last one had this ISN.
@@ -132,8 +134,8 @@ impl OtherOpenings {
     #[inline(always)]
     #[must_use]
     pub fn answered(&self, seq: Seq, ack: Seq) -> Option<Opening> {
-        // One that acknowledges 0 is a SYN, which no segment goes on from.
-        let goes_on = |known: &Opening| known.ack != Seq(0) && seq == known.ack;
+        // No segment goes on from a SYN.
+        let goes_on = |known: &Opening| known.answers && seq == known.ack;
         self.find(|known| ack.within(known.isn.add(1), known.end()) && goes_on(known))
     }
 

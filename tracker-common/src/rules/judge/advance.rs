@@ -120,7 +120,8 @@ pub fn advance<F: VerifierBarrier>(
     facts.end = f.forget(if me.has_end() { me.end.latest(end) } else { end });
     let ack = if me.has(fact::ACK) { me.ack.latest(segment.ack) } else { segment.ack };
     facts.ack = f.forget(ack);
-    if facts.end != me.end || facts.ack != me.ack {
+    let is_first = !me.has_end() || !me.has(fact::ACK);
+    if is_first || facts.end != me.end || facts.ack != me.ack {
         // It goes on, and says by itself what there is to say.
         facts.forget_refused();
     }

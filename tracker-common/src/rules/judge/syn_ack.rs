@@ -29,7 +29,9 @@ pub fn syn_ack<F: VerifierBarrier>(
         let is_answered = takes & take::EARLY != 0;
         verdict.another_isn = takes & take::LITTLE != 0 || (peer.has(fact::SYN) && !is_answered);
         verdict.letter = (takes & take::LITTLE != 0).then_some(Letter::SynAck);
-        if is_answered || (!peer.has(fact::SYN) && !me.has(fact::SYN_ACK)) {
+        let is_kept = is_answered || (!peer.has(fact::SYN) && !me.has(fact::SYN_ACK));
+        // An end that has sent an RST keeps that instead.
+        if is_kept && !me.has(fact::RST) {
             let facts = &mut verdict.facts;
             facts.flags |= fact::REFUSED;
             (facts.refused_ack, facts.refused_end) = (segment.ack, segment.end());

@@ -15,13 +15,12 @@ use crate::{
 pub fn offers(half_open: &HalfOpen, packet: &Packet) -> IsnCandidates {
     let segment = &packet.segment;
     let mine = half_open.others(packet.from);
-    let ack = Opening::of(segment).ack;
     let facts = half_open.flow.half(packet.from).facts();
     let others = mine.count();
     let offers = IsnCandidates {
         others,
         repeats: half_open.repeats_previous(),
-        is_known: segment.has(Flags::SYN) && mine.has(segment.seq, ack),
+        is_known: segment.has(Flags::SYN) && mine.has(&Opening::of(segment)),
         has_newer: others != 0 && !mine.ends_with(facts.isn),
         ..IsnCandidates::default()
     };
@@ -63,7 +62,7 @@ pub fn choose(half_open: &HalfOpen, packet: &Packet) {
     }
     let answered = half_open.others(packet.from.other()).answered(segment.seq, segment.ack);
     let Some(answer) = answered else { return };
-    theirs.choose(&answer, true);
+    theirs.choose(&answer);
     flow.set_originator(packet.from);
     if !me.has(fact::SYN) || !acknowledges_syn(&me, answer.ack) {
         choose_syn(mine, half_open.others(packet.from), answer.ack, &answer.options, true);
@@ -75,13 +74,10 @@ pub fn choose(half_open: &HalfOpen, packet: &Packet) {
 #[inline(always)]
 fn choose_syn(half: &Half, others: &OtherOpenings, ack: Seq, answer: &SynOptions, confirms: bool) {
     if let Some(syn) = others.acknowledged(ack) {
-        half.choose(&syn, false);
+        half.choose(&syn);
     } else if confirms || others.has_forgotten() {
         let options = SynOptions { mss: 0, timestamp: Seq(0), window_scale: 14, ..*answer };
-        half.choose(
-            &Opening { isn: ack.sub(1), window: 0xffff, options, ..Opening::default() },
-            false,
-        );
+        half.choose(&Opening { isn: ack.sub(1), window: 0xffff, options, ..Opening::default() });
     }
 }
 

@@ -96,9 +96,10 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
             old_receiver.has_end() && segment.ack.within(old_receiver.isn, old_receiver.end);
         return acks_syn && !is_old;
     }
+    let last = if peer.has_end() { peer.end } else { me.ack };
     me.has(fact::SYN_ACK)
         && segment.seq.within(me.isn.add(1), me.end.add(0xffff))
-        && segment.ack.within(me.ack, peer.end)
+        && segment.ack.within(me.ack, last)
 }
 
 /// Whether a SYN on a confirmed flow goes to the half-open table: not if it is a duplicate, and not if TIME_WAIT keeps it

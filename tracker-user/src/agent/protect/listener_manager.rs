@@ -13,6 +13,7 @@ use super::{
     announce::tell,
     firewall::obstacles,
     keys::Keeper,
+    left_to_host::SourceKeeper,
     routes::RouteKeeper,
     sockets::{Listening, ListeningSocket, listening},
     synack_terms::{Share, SynAckTerms, Sysctls, mss},
@@ -22,7 +23,8 @@ use super::{
 };
 use crate::{
     kernel::{
-        listeners::{KeyMap, ListenerMaps, RouteMap},
+        attach::Interface,
+        listeners::{KeyMap, LeftToHostMap, ListenerMaps, RouteMap},
         netlink::{Host, Netlink},
         protection::Prepared,
     },
@@ -45,13 +47,14 @@ const ANOTHER_KEY: &str = "there is another key for cookies";
 pub struct ListenerManager {
     options: Options,
     can_hand_over: bool,
-    /// Indexes of the interfaces that clients come from.
-    interfaces: Vec<u32>,
+    /// The interfaces that clients come from.
+    interfaces: Vec<Interface>,
     share: Share,
     netlink: Netlink,
     maps: ListenerMaps,
     keys: Keeper,
     routes: RouteKeeper,
+    left_to_host: SourceKeeper,
     known: BTreeMap<SocketAddr, Known>,
     /// What was wrong last, so that it is said once.
     trouble: Option<String>,
@@ -120,8 +123,8 @@ struct Situation {
 }
 
 impl ListenerManager {
-    /// Takes over the maps that are pinned in `pins`: the keys and listeners that they hold are kept. `interfaces` are the
-    /// indexes of those that the programs are attached to.
+    /// Takes over the maps that are pinned in `pins`: the keys and listeners that they hold are kept. `interfaces` are those that the
+    /// programs are attached to.
     ///
     /// # Errors
     ///
@@ -130,7 +133,7 @@ impl ListenerManager {
         options: &Options,
         prepared: &Prepared,
         pins: &Path,
-        interfaces: Vec<u32>,
+        interfaces: Vec<Interface>,
     ) -> Result<Self> {
         let maps =
             ListenerMaps::from_pins(pins)?.context("the kernel programs have no map LISTENERS")?;
@@ -153,6 +156,7 @@ impl ListenerManager {
             netlink: Netlink::open()?,
             keys,
             routes: RouteKeeper::new(RouteMap::from_pins(pins)?)?,
+            left_to_host: SourceKeeper::new(LeftToHostMap::from_pins(pins)?)?,
             maps,
             known,
             trouble: None,
@@ -160,14 +164,18 @@ impl ListenerManager {
     }
 
     /// The programs are attached to these interfaces from now on.
-    pub fn set_interfaces(&mut self, indexes: Vec<u32>) {
-        if self.interfaces != indexes {
+    pub fn set_interfaces(&mut self, interfaces: Vec<Interface>) {
+        if self.indexes() != interfaces.iter().map(|interface| interface.ifindex).collect::<Vec<_>>() {
             // Another way to the listeners, perhaps.
             for known in self.known.values_mut() {
                 (known.before, known.pause) = (None, None);
             }
         }
-        self.interfaces = indexes;
+        self.interfaces = interfaces;
+    }
+
+    fn indexes(&self) -> Vec<u32> {
+        self.interfaces.iter().map(|interface| interface.ifindex).collect()
     }
 
     /// Reads the file of keys again, where there is one. What is wrong with it is logged, and changes nothing.
@@ -233,11 +241,13 @@ impl ListenerManager {
     }
 
     async fn situation(&mut self) -> Result<Situation> {
-        let host = self.netlink.host(&self.interfaces).await?;
-        let mtu = self.interfaces.iter().filter_map(|index| Some(host.links.get(index)?.mtu)).min();
+        let indexes = self.indexes();
+        let host = self.netlink.host(&indexes).await?;
+        let mtu = indexes.iter().filter_map(|index| Some(host.links.get(index)?.mtu)).min();
         // An interface that has gone away brings no SYN.
         let mtu = mtu.unwrap_or(1500);
         let has_routes = self.routes.look(&self.netlink, &host, mtu).await?;
+        self.left_to_host.look(&self.netlink, &host, &self.interfaces).await?;
         let (sysctls, sockets) = (Sysctls::read()?, listening()?);
         Ok(Situation { host, sysctls, sockets, mtu, has_routes })
     }

@@ -29,7 +29,7 @@ use crate::{
 const ALL_IPV4: Network = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 0, 0], 96);
 
 /// The agent reads routes for one part in so many of the time at most: some routers have a million.
-const SHARE: u32 = 100;
+pub(super) const SHARE: u32 = 100;
 
 /// Looks after the routes that the kernel programs know.
 pub(super) struct RouteKeeper {
@@ -94,6 +94,16 @@ impl RouteKeeper {
 
 /// The routes on which something else is offered than on the next wider one.
 fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Network, Route> {
+    by_prefix(routes, |route| offered(route, host, mtu), |ip| usual(ip, mtu))
+}
+
+/// What is said `of` the routes whose next wider one says something else. Where there is none, it says what is `usual` of an address's
+/// family.
+pub(super) fn by_prefix<T: Copy + PartialEq>(
+    routes: &[HostRoute],
+    of: impl Fn(&HostRoute) -> T,
+    usual: impl Fn(IpAddr) -> T,
+) -> BTreeMap<Network, T> {
     let mut best = BTreeMap::<_, &HostRoute>::new();
     for route in routes {
         let prefix = network(route.to);
@@ -104,18 +114,17 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Network, R
             *known = route;
         }
     }
-    let usual_of_ipv4 = usual(IpAddr::V4([0; 4].into()), mtu);
-    let mut kept = BTreeMap::<Network, Route>::new();
+    let mut kept = BTreeMap::<Network, T>::new();
     let mut lengths = BTreeSet::new();
     for ((length, address), route) in best {
-        let found = offered(route, host, mtu);
+        let found = of(route);
         let wider = lengths
             .iter()
             .rev()
             .filter(|wider| **wider < length)
             .find_map(|wider| kept.get(&(masked(address, *wider), *wider)))
             .copied()
-            .unwrap_or_else(|| usual(route.to.0, mtu));
+            .unwrap_or_else(|| usual(route.to.0));
         if found != wider {
             kept.insert((address, length), found);
             lengths.insert(length);
@@ -123,7 +132,7 @@ fn differing(routes: &[HostRoute], host: &Host, mtu: u32) -> BTreeMap<Network, R
     }
     if !kept.is_empty() {
         // Else a wide route of IPv6 would stand for these, too.
-        kept.entry(ALL_IPV4).or_insert(usual_of_ipv4);
+        kept.entry(ALL_IPV4).or_insert(usual(IpAddr::V4([0; 4].into())));
     }
     kept
 }
