@@ -13,7 +13,6 @@ use socket2::Socket;
 use tracker_tests::{
     agent::{Agent, eventually},
     lab::{INTERFACE, Pair, address},
-    namespace::Namespace,
     sockets::{accept, bound, listener, start_connecting, transfer},
 };
 
