@@ -69,13 +69,15 @@ pub fn complete(records: &mut [Record], agent: Option<&str>) -> Result<bool> {
     }
     let (processes, sees_all) = processes(&wanted)?;
     let pods = Pods::read(Path::new(POD_LOGS));
-    let mut users = HashMap::new();
+    let (mut users, mut cgroups) = (HashMap::new(), HashMap::new());
     let mut owner = |socket: Socket| {
         let user = users.entry(socket.uid).or_insert_with(|| {
             User::from_uid(Uid::from_raw(socket.uid)).ok().flatten().map(|user| user.name)
         });
         let processes = processes.get(&socket.inode).cloned().unwrap_or_default();
-        let cgroup = processes.first().and_then(|process| cgroup(process.pid));
+        let cgroup = processes.first().and_then(|process| {
+            cgroups.entry(process.pid).or_insert_with_key(|pid| cgroup(*pid)).clone()
+        });
         let container = cgroup.as_deref().and_then(container).map(str::to_owned);
         let pod = cgroup.as_deref().and_then(pod).map(|uid| pods.find(uid));
         Owner { processes, uid: socket.uid, user: user.clone(), cgroup, container, pod }
@@ -97,19 +99,14 @@ fn processes(wanted: &HashSet<u32>) -> io::Result<(HashMap<u32, Vec<Process>>, b
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let open = match fs::read_dir(entry.path().join("fd")) {
-            Ok(open) => open,
+        let sockets = match sockets_of(&entry.path().join("fd"), wanted) {
+            Ok(sockets) => sockets,
             Err(error) => {
                 // Another one has just ended.
                 sees_all &= error.kind() != io::ErrorKind::PermissionDenied;
                 continue;
             }
         };
-        let targets = open.filter_map(|open| fs::read_link(open.ok()?.path()).ok());
-        let sockets: HashSet<u32> = targets
-            .filter_map(|target| inode(target.to_str()?))
-            .filter(|inode| wanted.contains(inode))
-            .collect();
         if sockets.is_empty() {
             continue;
         }
@@ -121,6 +118,23 @@ fn processes(wanted: &HashSet<u32>) -> io::Result<(HashMap<u32, Vec<Process>>, b
     }
     found.values_mut().for_each(|processes| processes.sort_by_key(|process| process.pid));
     Ok((found, sees_all))
+}
+
+/// Those of the wanted sockets that a process has open, by the directory of its descriptors.
+fn sockets_of(descriptors: &Path, wanted: &HashSet<u32>) -> io::Result<HashSet<u32>> {
+    let mut found = HashSet::new();
+    for open in fs::read_dir(descriptors)? {
+        match fs::read_link(open?.path()) {
+            Ok(target) => {
+                found.extend(target.to_str().and_then(inode).filter(|inode| wanted.contains(inode)))
+            }
+            // Root may read the directory, and without CAP_SYS_PTRACE not what is in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // Closed meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The inode in `socket:[N]`.
