@@ -50,7 +50,7 @@ impl Drop for Keys {
 
 impl Keys {
     fn new(name: &str, text: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("tracker-{name}-{}", std::process::id()));
+        let path = env::temp_dir().join(format!("tracker-{name}-{}", std::process::id()));
         let keys = Self(path);
         keys.write(text, 0o600)?;
         Ok(keys)

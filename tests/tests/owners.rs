@@ -255,7 +255,7 @@ fn who_may_not_see_all_is_told() -> Result<()> {
     for (set, sees) in [(&LESS[..], false), (&["--inh-caps=-setpcap"], true)] {
         let (code, shown, said) = ask(killed.name(), set)?;
         assert_eq!(code, Some(0), "{said}");
-        assert_eq!(said.contains(SAID), !sees, "{said}");
+        assert_eq!(said.contains(SAID), !sees, "{said} {shown}");
         let flow: Value = serde_json::from_str(shown.lines().next().context("a flow")?)?;
         let owner = &flow["orig"]["owner"];
         assert_eq!((&owner["uid"], &owner["user"]), (&Value::from(0), &Value::from("root")));

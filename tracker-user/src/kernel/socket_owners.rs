@@ -52,7 +52,7 @@ impl Sockets {
 }
 
 /// Adds the owners of their ends to these records, where this host has the socket: in the network namespace of the agent with this number.
-/// Returns false where this user may not see all processes.
+/// Returns false where this user may not see all processes, and some socket's are missing.
 ///
 /// # Errors
 ///
@@ -90,7 +90,7 @@ pub fn complete(records: &mut [Record], agent: Option<&str>) -> Result<bool> {
     Ok(sees_all)
 }
 
-/// The processes that have these sockets open, by the sockets' inodes; false where some process could not be looked at.
+/// The processes that have these sockets open, by the sockets' inodes; false where some may not be looked at, and some socket is nobody's.
 fn processes(wanted: &HashSet<u32>) -> io::Result<(HashMap<u32, Vec<Process>>, bool)> {
     let mut found = HashMap::<u32, Vec<Process>>::new();
     let mut sees_all = true;
@@ -117,6 +117,7 @@ fn processes(wanted: &HashSet<u32>) -> io::Result<(HashMap<u32, Vec<Process>>, b
         }
     }
     found.values_mut().for_each(|processes| processes.sort_by_key(|process| process.pid));
+    sees_all |= wanted.iter().all(|inode| found.contains_key(inode));
     Ok((found, sees_all))
 }
 
