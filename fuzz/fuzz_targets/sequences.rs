@@ -72,7 +72,8 @@ impl Tap {
         for rule in Rule::ALL {
             let count: u64 = Hook::ALL.iter().map(|hook| self.host.breaches(*rule, *hook)).sum();
             // Where both ends open, a SYN,ACK may overtake its SYN.
-            let may_be_overtaken = is_wild && self.opened == [true; 2] && *rule == Rule::SynAckWrongDir;
+            let may_be_overtaken =
+                is_wild && self.opened == [true; 2] && *rule == Rule::SynAckWrongDir;
             assert!(
                 count == 0 || rule.severity() != Severity::Violation || may_be_overtaken,
                 "lawful segments are {}:\n{}",

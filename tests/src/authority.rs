@@ -1,6 +1,6 @@
 //! A certificate authority of a test's own, by `openssl`.
 
-use std::{fs, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -100,11 +100,13 @@ impl Authority {
         self.directory.itself()
     }
 
-    /// `openssl` with a new key, whose arguments are to make one.
+    /// `openssl` with a new key, whose arguments are to make one: of P-256, or as `TRACKER_TEST_KEY` says (`rsa:4096`).
     fn openssl(&self, verb: &[&str], more: &[&str]) -> Result<String> {
-        const KEY: [&str; 5] =
-            ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-        self.run(&[verb, &KEY, more].concat())
+        const P256: &[&str] = &["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+        let kind = env::var("TRACKER_TEST_KEY").ok();
+        let kind = kind.as_deref().map(|kind| [kind]);
+        let key = kind.as_ref().map_or(P256, |kind| &kind[..]);
+        self.run(&[verb, &["-nodes", "-newkey"], key, more].concat())
     }
 
     /// What `openssl ARGUMENTS` prints, in the directory.

@@ -365,14 +365,19 @@ impl Trace {
         syns.count() > 1
     }
 
-    /// Whether this side has sent nothing since a forged SYN came to it.
+    /// Whether this side has sent nothing but RSTs since a forged SYN came to it.
     #[must_use]
     pub fn has_ignored_forged_syn(&self, to: Side) -> bool {
         let mut since = self
             .passages
             .iter()
             .rev()
-            .take_while(|passage| passage.from != to || passage.act == Act::Forged);
+            // Who has no socket any more answers what comes later with RSTs.
+            .take_while(|passage| {
+                passage.from != to
+                    || passage.act == Act::Forged
+                    || passage.header.flags & flag::RST != 0
+            });
         since.any(|passage| {
             passage.from != to
                 && passage.act == Act::Forged

@@ -1,7 +1,7 @@
 //! Cookies of hosts that share an address and keys: a router sends a client's SYN to one of them, and what follows to another.
 
 use std::{
-    fs,
+    env, fs,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
@@ -23,6 +23,7 @@ use tracker_tests::{
     namespace::Namespace,
     nft,
 };
+use tracker_user::agent::protect::SHORTEST_ROTATION;
 
 /// The address that every host has.
 const SHARED: &str = "10.7.7.7:80";
@@ -49,7 +50,7 @@ impl Drop for Keys {
 
 impl Keys {
     fn new(name: &str, text: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("tracker-{name}-{}", std::process::id()));
+        let path = env::temp_dir().join(format!("tracker-{name}-{}", std::process::id()));
         let keys = Self(path);
         keys.write(text, 0o600)?;
         Ok(keys)
@@ -218,6 +219,14 @@ const MOVES: &str = "table ip moves {
     }
 }";
 
+/// How many keys come into use while clients ask.
+fn new_keys() -> Result<u32> {
+    match env::var("TRACKER_CLUSTER_KEYS") {
+        Ok(text) => text.parse().with_context(|| format!("TRACKER_CLUSTER_KEYS={text}")),
+        Err(_) => Ok(1),
+    }
+}
+
 #[test]
 fn any_host_takes_a_cookie_of_any_other() -> Result<()> {
     const CONNECTIONS: u64 = 10_000;
@@ -225,22 +234,27 @@ fn any_host_takes_a_cookie_of_any_other() -> Result<()> {
     let began = now()?;
     let period = 1_u128 << PERIOD_SHIFT;
     let boundary = (began.as_nanos() / period + 1) * period;
-    let boundary = Duration::from_nanos(u64::try_from(boundary)?) + Duration::from_secs(1);
-    let first = key(began - Duration::from_secs(1000), 'a')?;
-    let keys = Keys::new("cluster", &first)?;
+    let mut boundary = Duration::from_nanos(u64::try_from(boundary)?) + Duration::from_secs(1);
+    let mut lines = vec![key(began - Duration::from_secs(1000), 'a')?];
+    let keys = Keys::new("cluster", &lines[0])?;
     let site = Site::new(&["always"; 3], MOVES, keys)?;
     let (done, all) = (AtomicBool::new(false), AtomicU64::new(0));
     let served = site.serve(&done, || {
         let mut asked = ask(&site.client, |asked| asked == CONNECTIONS / 2)?;
-        site.keys.write(&format!("{first}{}", key(boundary, 'b')?), 0o600)?;
-        for agent in &site.agents {
-            send(agent.pid(), Signal::SIGHUP)?;
-            agent.wait_for_log("there is another key for cookies")?;
+        for digit in ('b'..).take(usize::try_from(new_keys()?)?) {
+            // With the one before it, whose cookies are still under way.
+            lines.push(key(boundary, digit)?);
+            site.keys.write(&lines[lines.len() - 2..].concat(), 0o600)?;
+            for agent in &site.agents {
+                send(agent.pid(), Signal::SIGHUP)?;
+                agent.wait_for_log("there is another key for cookies")?;
+            }
+            let end = boundary + Duration::from_secs(1);
+            asked += ask(&site.client, |asked| {
+                asked >= CONNECTIONS / 2 && now().is_ok_and(|now| now > end)
+            })?;
+            boundary += Duration::from_secs(SHORTEST_ROTATION.into());
         }
-        let end = boundary + Duration::from_secs(1);
-        asked += ask(&site.client, |asked| {
-            asked >= CONNECTIONS / 2 && now().is_ok_and(|now| now > end)
-        })?;
         all.store(asked, Ordering::Relaxed);
         Ok(())
     })?;

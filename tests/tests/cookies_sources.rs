@@ -105,7 +105,7 @@ fn sources(ingress: &str) -> Result<()> {
         assert_eq!(site.syn(own)?, "left_to_host", "{own}");
     }
     assert_eq!(site.syn("10.9.0.77")?, "sent");
-    // Of the other network, whose way back is the other interface.
+    // The way back to the other network is the other interface.
     assert_eq!(site.syn("10.30.0.77")?, "sent");
     assert_eq!(site.filtered()?, 0);
 

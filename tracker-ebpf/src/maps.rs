@@ -15,8 +15,8 @@ use tracker_common::{
     limit::{self, Repeated},
     packet::Parsed,
     protect::{
-        Accepted, Answered, Listener, ListenerState, MAX_ACCEPTED, MAX_ANSWERED, MAX_LEFT_TO_HOST, MAX_LISTENERS,
-        OutcomeCounters, Place,
+        Accepted, Answered, Listener, ListenerState, MAX_ACCEPTED, MAX_ANSWERED, MAX_LEFT_TO_HOST,
+        MAX_LISTENERS, OutcomeCounters, Place,
     },
     route::{MAX_ROUTES, Route},
     sweep::{self, Removal},

@@ -1,12 +1,15 @@
 //! `cargo xtask test`: runs every test, on this kernel and on others.
 
+mod programs;
+
 use std::ffi::OsString;
 
 use anyhow::Result;
 
 use crate::{fuzz, host, plan::Purpose, setup::setup, soak::Running, vm};
 
-/// Runs `cargo test` of the whole workspace, fuzzes for a minute beside a soak, then runs the tests in virtual machines. With arguments it becomes `cargo test` with these.
+/// Runs the tests of the whole workspace, fuzzes for a minute beside a soak, then runs the tests in virtual machines. With arguments it
+/// becomes `cargo test` with these.
 ///
 /// # Errors
 ///
@@ -15,13 +18,12 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
     host::needs_root("cargo xtask test")?;
     let is_whole = args.is_empty();
     setup(if is_whole { Purpose::Test } else { Purpose::Run })?;
-    let mut command = host::cargo();
-    command.args(["test", "--release"]).args(host::PACKAGES).args(host::WITHOUT_FUZZING).args(args);
     if !is_whole {
-        return host::become_command(&mut command);
+        let mut command = host::cargo();
+        command.args(["test", "--release"]).args(host::PACKAGES).args(host::WITHOUT_FUZZING);
+        return host::become_command(command.args(args));
     }
-    host::run(&mut command, "cargo test")?;
-    by_the_other_way()?;
+    here()?;
     let soak = Running::start()?;
     let fuzzed = fuzz::fuzz(&fuzz::Options::for_tests());
     // Also where fuzzing failed: it must not go on alone.
@@ -34,12 +36,17 @@ pub(crate) fn test(args: &[OsString]) -> Result<()> {
 const MAIN_JOB: [&str; 9] =
     ["opening", "closing", "flags", "sequence", "parsing", "races", "reaper", "cookies", "bulk"];
 
-/// Runs them again, with agents that see arriving packets in the host's stack: `tests/src/way_in.rs`.
-fn by_the_other_way() -> Result<()> {
-    println!("The main job again, by tcx:");
-    let mut command = host::cargo();
-    command.args(["test", "--release", "--package", "tracker-tests"]);
-    command.args(MAIN_JOB.iter().flat_map(|program| ["--test", program]));
-    command.env("TRACKER_TEST_INGRESS", "tcx");
-    host::run(&mut command, "cargo test, by tcx")
+/// Runs every test on this kernel. What proves the main job runs twice: the second time with agents that see arriving packets in the
+/// host's stack (`tests/src/way_in.rs`).
+fn here() -> Result<()> {
+    let all = [&host::PACKAGES[..], &host::WITHOUT_FUZZING].concat();
+    let mut programs = programs::build(&all)?;
+    let again: Vec<_> = programs
+        .iter()
+        .filter(|program| MAIN_JOB.iter().any(|name| program.is(name)))
+        .map(|program| program.with("TRACKER_TEST_INGRESS", "tcx"))
+        .collect();
+    programs.extend(again);
+    programs::run(programs)?;
+    programs::examples(&all)
 }

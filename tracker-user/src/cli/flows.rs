@@ -10,6 +10,7 @@ pub use self::form::Form;
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
+    sync::Once,
     time::Duration,
 };
 
@@ -35,7 +36,7 @@ use crate::{
     client::agent::Agent,
     kernel::{
         conntrack::Translations, flow_violations::FlowViolations, instance::Instance,
-        tables::Tables,
+        socket_owners, tables::Tables,
     },
     model::{
         clock::monotonic_ns,
@@ -43,6 +44,7 @@ use crate::{
         filter::Filter,
         flow_violations::ViolationFilter,
         format::{Format, Line},
+        owner::OwnerFilter,
         record::Record,
     },
 };
@@ -70,6 +72,10 @@ pub struct Options {
     /// is; needs CAP_NET_ADMIN
     #[arg(long)]
     pub nat: bool,
+    /// Name the processes that have the sockets of this host's ends, their user, control group, container and pod. Processes of other
+    /// users are named to root (CAP_SYS_PTRACE) alone
+    #[arg(short, long)]
+    pub processes: bool,
     /// Only the last N lines, after sorting
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
@@ -82,6 +88,9 @@ pub struct Options {
     /// Which rules.
     #[command(flatten)]
     pub broken: ViolationFilter,
+    /// Whose.
+    #[command(flatten)]
+    pub owner: OwnerFilter,
     /// Which flows.
     #[command(flatten)]
     pub choice: Choice,
@@ -115,8 +124,9 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
     let tables = Tables::open(instance)?;
     let view = Agent::find(instance)?.view();
     let broken = broken(instance, options, &filter)?;
+    let agent = instance.pid().map(|pid| pid.trim().to_owned());
     let translations = if options.nat || options.columns.contains(&Column::Translated) {
-        Translations::around(instance.pid().as_deref().map(str::trim))?
+        Translations::around(agent.as_deref())?
     } else {
         Translations::default()
     };
@@ -145,6 +155,18 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
             records.push(record);
         }
     })?;
+    let asks_for_owners = options.processes
+        || options.owner.is_any()
+        || options.columns.iter().any(|column| column.asks_for_owners());
+    if asks_for_owners {
+        let sees_all = socket_owners::complete(&mut records, agent.as_deref())?;
+        if !sees_all {
+            note_unseen();
+        }
+        if options.owner.is_any() {
+            records.retain(|record| record.owners().any(|owner| options.owner.matches(owner)));
+        }
+    }
     records.sort_by(|one, other| options.sort.compare(one, other));
     if options.reverse {
         records.reverse();
@@ -153,6 +175,17 @@ pub fn collect(instance: &Instance, options: &Options) -> Result<Vec<Record>> {
         records.drain(..records.len().saturating_sub(last));
     }
     Ok(records)
+}
+
+/// Says once that not every process can be looked at.
+fn note_unseen() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let _ = writeln!(
+            io::stderr(),
+            "processes of other users are not named: that takes root, or CAP_SYS_PTRACE"
+        );
+    });
 }
 
 /// Which rules flows have broken, where that is asked for or shown.

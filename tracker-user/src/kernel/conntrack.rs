@@ -1,25 +1,17 @@
 //! What this host's own tracker, nf_conntrack, says of connections that it translates, over ctnetlink.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    net::IpAddr,
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
-    thread,
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple},
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use nix::sched::{CloneFlags, setns};
 
 use crate::{
-    kernel::netlink_dump::dump,
+    kernel::{net_namespace, netlink_dump::dump},
     model::{
-        error::{Context, Error, Result},
+        error::{Context, Result},
         record::Ends,
     },
 };
@@ -41,22 +33,7 @@ impl Translations {
     /// Without `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` where that is another namespace, or where the kernel has no ctnetlink
     /// (`CONFIG_NF_CT_NETLINK`).
     pub fn around(process: Option<&str>) -> Result<Self> {
-        let namespace = |of: &str| PathBuf::from(format!("/proc/{of}/ns/net"));
-        let Some(theirs) = process.map(namespace) else { return Self::of_this_namespace() };
-        let looking = || format!("looking at the agent's network namespace, {}", theirs.display());
-        let there = File::open(&theirs).with_context(looking)?;
-        if fs::metadata(&theirs).with_context(looking)?.ino()
-            == fs::metadata(namespace("thread-self"))?.ino()
-        {
-            return Self::of_this_namespace();
-        }
-        // A thread of its own moves there, and ends there.
-        let asking = thread::spawn(move || {
-            setns(there, CloneFlags::CLONE_NEWNET)
-                .context("entering the agent's network namespace, which needs CAP_SYS_ADMIN")?;
-            Self::of_this_namespace()
-        });
-        asking.join().map_err(|_| Error::text("a thread that asked nf_conntrack has ended"))?
+        net_namespace::within(process, Self::of_this_namespace)
     }
 
     fn of_this_namespace() -> Result<Self> {

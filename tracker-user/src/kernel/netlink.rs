@@ -158,12 +158,12 @@ impl Netlink {
             if let Some(IpAddr::V4(address)) = local {
                 host.broadcasts.extend(broadcast(address, message.header.prefix_len));
             }
-            host.broadcasts.extend(message.attributes.iter().filter_map(|attribute| {
-                match attribute {
+            host.broadcasts.extend(message.attributes.iter().filter_map(
+                |attribute| match attribute {
                     AddressAttribute::Broadcast(address) => Some(*address),
                     _ => None,
-                }
-            }));
+                },
+            ));
             host.addresses.extend(address.filter(|address| !is_elsewhere(address)));
         }
         Ok(host)

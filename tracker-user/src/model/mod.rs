@@ -17,6 +17,7 @@ pub mod format;
 pub mod listener;
 pub mod nearest;
 pub mod network;
+pub mod owner;
 pub mod record;
 pub mod refusal;
 pub mod report_selection;

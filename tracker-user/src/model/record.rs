@@ -18,7 +18,7 @@ use tracker_common::{
     sweep::{Tier, Timeouts, states},
 };
 
-use crate::model::{clock::Clock, flow_violations::BrokenRules};
+use crate::model::{clock::Clock, flow_violations::BrokenRules, owner::Owner};
 
 /// One direction of a flow: what one end has sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -49,6 +49,9 @@ pub struct Direction {
     pub sack: bool,
     /// Timestamps option in its SYN.
     pub timestamps: bool,
+    /// Who has its socket; absent where this host has none, or nobody has asked (`--processes`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owner: Option<Owner>,
 }
 
 /// Both ends of a connection, the opener's first.
@@ -221,6 +224,11 @@ impl Record {
         }
     }
 
+    /// Who has the sockets of its ends, the opener's first, where this host has them and somebody has asked.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        [&self.orig, &self.reply].into_iter().filter_map(|end| end.owner.as_ref())
+    }
+
     /// Its ends, as this side has them.
     #[must_use]
     pub const fn ends(&self) -> Ends {
@@ -259,6 +267,7 @@ impl Direction {
             wscale: facts.window_scale().and_then(|shift| u8::try_from(shift).ok()),
             sack: facts.has(fact::SACK),
             timestamps: facts.has(fact::TIMESTAMPS),
+            owner: None,
         };
         if direction.has_unknown_options(&facts) {
             direction.wscale = None;
@@ -308,9 +317,24 @@ impl fmt::Display for Record {
         if let Some(us) = self.rtt_us {
             write!(f, " rtt_us={us}")?;
         }
-        match &self.translated {
-            Some(ends) => write!(f, " translated={ends}"),
-            None => Ok(()),
+        if let Some(ends) = &self.translated {
+            write!(f, " translated={ends}")?;
         }
+        for owner in self.owners() {
+            if let Some(processes) = owner.process_text() {
+                write!(f, " process={processes}")?;
+            }
+            write!(f, " user={}", owner.user_text())?;
+            if let Some(cgroup) = &owner.cgroup {
+                write!(f, " cgroup={cgroup}")?;
+            }
+            if let Some(container) = owner.container_text() {
+                write!(f, " container={container}")?;
+            }
+            if let Some(pod) = &owner.pod {
+                write!(f, " pod={pod}")?;
+            }
+        }
+        Ok(())
     }
 }

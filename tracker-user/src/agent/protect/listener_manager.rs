@@ -165,7 +165,9 @@ impl ListenerManager {
 
     /// The programs are attached to these interfaces from now on.
     pub fn set_interfaces(&mut self, interfaces: Vec<Interface>) {
-        if self.indexes() != interfaces.iter().map(|interface| interface.ifindex).collect::<Vec<_>>() {
+        if self.indexes()
+            != interfaces.iter().map(|interface| interface.ifindex).collect::<Vec<_>>()
+        {
             // Another way to the listeners, perhaps.
             for known in self.known.values_mut() {
                 (known.before, known.pause) = (None, None);

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use crate::model::record::Record;
+use crate::model::{owner::Owner, record::Record};
 
 /// What a column shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -44,6 +44,16 @@ pub enum Column {
     Zone,
     /// Both ends on the other side, where this host translates, as `--nat`
     Translated,
+    /// Processes that have the socket, as `--processes`
+    Process,
+    /// User that made the socket
+    User,
+    /// Control group of the first process
+    Cgroup,
+    /// Container, by the first digits of its identifier
+    Container,
+    /// Pod of Kubernetes
+    Pod,
 }
 
 impl Column {
@@ -69,7 +79,17 @@ impl Column {
             Self::Translated => {
                 record.translated.map_or_else(|| "-".to_owned(), |ends| ends.to_string())
             }
+            Self::Process => of_owners(record, Owner::process_text),
+            Self::User => of_owners(record, |owner| Some(owner.user_text())),
+            Self::Cgroup => of_owners(record, |owner| owner.cgroup.clone()),
+            Self::Container => of_owners(record, Owner::container_text),
+            Self::Pod => of_owners(record, |owner| owner.pod.as_ref().map(ToString::to_string)),
         }
+    }
+
+    /// Whether it shows who has sockets.
+    pub(super) const fn asks_for_owners(self) -> bool {
+        matches!(self, Self::Process | Self::User | Self::Cgroup | Self::Container | Self::Pod)
     }
 
     fn title(self) -> String {
@@ -77,6 +97,12 @@ impl Column {
             value.get_name().to_ascii_uppercase().replace('-', "_")
         })
     }
+}
+
+/// What is said of the owners of a connection's ends: of both, where this host has both sockets.
+fn of_owners(record: &Record, say: impl Fn(&Owner) -> Option<String>) -> String {
+    let said: Vec<_> = record.owners().filter_map(say).collect();
+    if said.is_empty() { "-".to_owned() } else { said.join(">") }
 }
 
 /// A table's title, and its lines.
