@@ -4,10 +4,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::{
-        fd::{AsRawFd, BorrowedFd},
-        unix::process::CommandExt,
-    },
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -84,18 +81,19 @@ impl Holder {
         fs::create_dir_all(&group).with_context(|| {
             format!("this test makes control groups (cgroup v2): {}", group.display())
         })?;
-        let kept = socket.as_raw_fd();
+        let kept = socket.try_clone()?;
         let mut command = Command::new("sleep");
         command.arg("600").stdin(Stdio::null());
-        // SAFETY: between fork and exec only a system call is made, on a descriptor that is open until then.
+        // SAFETY: between fork and exec only a system call is made.
         unsafe {
             command.pre_exec(move || {
-                let kept = BorrowedFd::borrow_raw(kept);
-                fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
+                fcntl(&kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
                 Ok(())
             });
         }
         let child = command.spawn()?;
+        // Else this process has it, too.
+        drop(command);
         let holder = Self { child, group };
         fs::write(holder.group.join("cgroup.procs"), holder.child.id().to_string())?;
         Ok(holder)

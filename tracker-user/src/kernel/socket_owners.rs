@@ -127,7 +127,8 @@ fn sockets_of(descriptors: &Path, wanted: &HashSet<u32>) -> io::Result<HashSet<u
     for open in fs::read_dir(descriptors)? {
         match fs::read_link(open?.path()) {
             Ok(target) => {
-                found.extend(target.to_str().and_then(inode).filter(|inode| wanted.contains(inode)))
+                let inode = target.to_str().and_then(inode);
+                found.extend(inode.filter(|inode| wanted.contains(inode)));
             }
             // Root may read the directory, and without CAP_SYS_PTRACE not what is in it.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
