@@ -2,8 +2,9 @@
 //!
 //! Promised: no panic. Each packet is counted once, under one fate. There is no more than one flow a table and connection. And where a
 //! connection's numbers and clocks begin means nothing: the same segments with other initial numbers have the same fates, states and
-//! reports. But 0 itself is not a number like others: it stands for a timestamp that is not there (as in Linux), for the number of an RST
-//! that answers a SYN, and for the end of a peer of which an RST's sender has seen nothing.
+//! reports. That holds for numbers that are far from 0; property tests in `tracker-common` cross 2^32. And 0 itself is not a number
+//! like others: it stands for an acknowledgment that is not there, for a timestamp that is not there (as in Linux), and for the number
+//! of an RST that answers a SYN.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -120,15 +121,17 @@ fn sweep(host: &mut Host, input: &mut Input<'_>, what: u8) -> Option<Outcome> {
     Some(host.remove(&mut removal))
 }
 
-/// Whether a packet has a number that is 0 where that means something.
+/// Whether a packet has a number that is 0.
 fn has_zero(Packet { segment, .. }: &Packet) -> bool {
-    (segment.has(Flags::RST) && segment.seq.0 == 0)
-        || segment.end().0 == 0
-        || (segment.has_timestamp && segment.timestamp.0 == 0)
+    let is_zero = |there: bool, number: Seq| there && number.0 == 0;
+    is_zero(true, segment.seq)
+        || is_zero(true, segment.end())
+        || is_zero(segment.has(Flags::ACK), segment.ack)
+        || is_zero(segment.has_timestamp, segment.timestamp)
 }
 
-/// What happens; `None` where a number is 0. Calls `tell` with each packet.
-fn run(data: &[u8], origins: [Origin; 2], tell: impl Fn(&Packet)) -> Option<Vec<Seen>> {
+/// What happens; `None` where a number is 0.
+fn run(data: &[u8], origins: [Origin; 2]) -> Option<Vec<Seen>> {
     let mut input = Input::new(data);
     let mut host = Host::default();
     let (mut now_ns, mut packets) = (1_000_000_000_000, 0_u64);
@@ -153,7 +156,6 @@ fn run(data: &[u8], origins: [Origin; 2], tell: impl Fn(&Packet)) -> Option<Vec<
             let slot = u32::from(what >> 4 & 7 == 5);
             host.set_interface(InterfaceConfig { slot, zone: 7, ..InterfaceConfig::default() });
             is_usual &= !has_zero(&packet);
-            tell(&packet);
             fate = Some(host.packet(&packet, hook, now_ns));
             packets += 1;
             used.insert(connection);
@@ -175,22 +177,16 @@ fn run(data: &[u8], origins: [Origin; 2], tell: impl Fn(&Packet)) -> Option<Vec<
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
-    // Few segments on from these is 0, or 2^31, or neither.
-    let mut origin = || {
-        let begin = input.u32();
-        if begin & 1 == 0 { begin } else { (begin & 0x8000_0000).wrapping_sub(begin >> 1 & 0xff) }
-    };
+    // In the same quarter of all numbers, so that 0 is far, and behind them.
+    let mut origin = || 0x2000_0000 + (input.u32() >> 4);
     let one = [(); 2].map(|()| [(); 2].map(|()| (origin(), origin())));
     let other = [[(0x2800_0000, 0x2900_0000), (0x2a00_0000, 0x2b00_0000)]; 2];
     let steps = input.rest();
-    let (Some(seen), Some(other)) = (run(steps, one, |_| {}), run(steps, other, |_| {})) else {
+    let (Some(one), Some(other)) = (run(steps, one), run(steps, other)) else {
         reached(|| "a number that is 0");
         return;
     };
-    if seen != other {
-        run(steps, one, |packet| eprintln!("{:?} {:?}", packet.from, packet.segment));
-    }
-    for (n, (one, other)) in seen.iter().zip(&other).enumerate() {
+    for (n, (one, other)) in one.iter().zip(&other).enumerate() {
         assert_eq!(one, other, "step {n}");
         if let Some(states) = one.states {
             reached(|| format!("{}/{}", states[0], states[1]));
