@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod nft;
 pub mod offer;
 pub mod offload;
+pub mod pairs;
 pub mod pcap;
 pub mod random;
 pub mod relay;

@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -19,6 +19,7 @@ use tracker_tests::{
     lab::{INTERFACE, Pair, address},
     namespace::Namespace,
     nft,
+    pairs::pairs,
     sockets::{accept, bound, listener, start_connecting, transfer},
 };
 
@@ -121,25 +122,11 @@ fn run(namespace: &Namespace, command: &str) -> Result<String> {
     namespace.run(program, &words.collect::<Vec<_>>())
 }
 
-/// The pairs of the page's first table.
-fn pairs() -> Result<Vec<(String, String)>> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/from-conntrack.md");
-    let page = fs::read_to_string(page)?;
-    let table = page.split("|---|---|\n").nth(1).context("a table")?;
-    let commands = |row: &str| {
-        let mut cells = row.split('`');
-        let (theirs, ours) = (cells.nth(1)?.to_owned(), cells.nth(1)?.to_owned());
-        Some((theirs, ours))
-    };
-    let rows = table.lines().take_while(|line| line.starts_with('|'));
-    rows.map(|row| commands(row).with_context(|| row.to_owned())).collect()
-}
-
 #[test]
 fn both_print_the_same_lines() -> Result<()> {
     let lab = Laboratory::new()?;
     let mut states = Vec::new();
-    let pairs = pairs()?;
+    let pairs = pairs("from-conntrack.md")?;
     ensure!(pairs.len() >= 9, "{} pairs", pairs.len());
     for (theirs, ours) in &pairs {
         let arguments: Vec<_> = ours.split(' ').skip(1).collect();

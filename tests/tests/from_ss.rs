@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::{Shutdown, SocketAddr},
-    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +11,7 @@ use socket2::Socket;
 use tracker_tests::{
     agent::{Agent, eventually},
     lab::{INTERFACE, Pair, address},
+    pairs::pairs,
     sockets::{accept, bound, listener, start_connecting, transfer},
 };
 
@@ -101,24 +100,10 @@ impl Laboratory {
     }
 }
 
-/// The pairs of the page's first table.
-fn pairs() -> Result<Vec<(String, String)>> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/from-ss.md");
-    let page = fs::read_to_string(page)?;
-    let table = page.split("|---|---|\n").nth(1).context("a table")?;
-    let commands = |row: &str| {
-        let mut cells = row.split('`');
-        let (theirs, ours) = (cells.nth(1)?.to_owned(), cells.nth(1)?.to_owned());
-        Some((theirs, ours))
-    };
-    let rows = table.lines().take_while(|line| line.starts_with('|'));
-    rows.map(|row| commands(row).with_context(|| row.to_owned())).collect()
-}
-
 #[test]
 fn both_show_the_same_connections() -> Result<()> {
     let lab = Laboratory::new()?;
-    let pairs = pairs()?;
+    let pairs = pairs("from-ss.md")?;
     ensure!(pairs.len() >= 14, "{} pairs", pairs.len());
     let mut found = BTreeSet::new();
     for (theirs, ours) in &pairs {

@@ -4,7 +4,7 @@ mod programs;
 
 use std::ffi::OsString;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{fuzz, host, plan::Purpose, setup::setup, soak::Running, vm};
 
@@ -41,11 +41,12 @@ const MAIN_JOB: [&str; 9] =
 fn here() -> Result<()> {
     let all = [&host::PACKAGES[..], &host::WITHOUT_FUZZING].concat();
     let mut programs = programs::build(&all)?;
-    let again: Vec<_> = programs
-        .iter()
-        .filter(|program| MAIN_JOB.iter().any(|name| program.is(name)))
-        .map(|program| program.with("TRACKER_TEST_INGRESS", "tcx"))
-        .collect();
+    let again = MAIN_JOB.map(|name| {
+        let program = programs.iter().find(|program| program.is(name));
+        let program = program.with_context(|| format!("there is no program of tests `{name}`"))?;
+        Ok(program.with("TRACKER_TEST_INGRESS", "tcx"))
+    });
+    let again = again.into_iter().collect::<Result<Vec<_>>>()?;
     programs.extend(again);
     programs::run(programs)?;
     programs::examples(&all)

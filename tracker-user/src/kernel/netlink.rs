@@ -154,13 +154,12 @@ impl Netlink {
                     address.is_unicast_link_local() && !attached.contains(&message.header.index)
                 }
             };
-            // The kernel has a route for the subnet's own, and another one where somebody has named one.
-            if let Some(IpAddr::V4(address)) = local {
-                host.broadcasts.extend(broadcast(address, message.header.prefix_len));
-            }
+            // The kernel has a route for the subnet's own, of the far end's where there is one, and another where somebody has named it.
+            let prefix = message.header.prefix_len;
             host.broadcasts.extend(message.attributes.iter().filter_map(
                 |attribute| match attribute {
                     AddressAttribute::Broadcast(address) => Some(*address),
+                    AddressAttribute::Address(IpAddr::V4(address)) => broadcast(*address, prefix),
                     _ => None,
                 },
             ));

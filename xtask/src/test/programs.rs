@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -137,6 +136,8 @@ pub(super) fn run(mut programs: Vec<Program>) -> Result<()> {
     let work = || -> Result<()> {
         while let Some((program, number)) = next() {
             let log = logs.join(format!("{number}.log"));
+            // Should it never end, this is what shows which.
+            println!("       Begins {}: {}", program.name, log.display());
             let is_right = program.run(&log)?;
             let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,6 +169,5 @@ pub(super) fn run(mut programs: Vec<Program>) -> Result<()> {
 ///
 /// Where one fails.
 pub(super) fn examples(args: &[&str]) -> Result<()> {
-    let doc: Vec<OsString> = ["test", "--release", "--doc"].map(OsString::from).into();
-    host::run(host::cargo().args(doc).args(args), "cargo test --doc")
+    host::run(host::cargo().args(["test", "--release", "--doc"]).args(args), "cargo test --doc")
 }
