@@ -27,7 +27,7 @@ pub use crate::{
     abi::{config, counters, event},
     cookies::{answer, cookie, handshake, protect, route},
     platform::{cell, forget},
-    record::{conn_state, flow, history, key, owner, state, time},
+    record::{conn_state, flow, history, key, owner, state, syn_cache, time},
     rules::{dropping, judge, predict, violation},
     sweeping::{sweep, walk},
     tracking::{elsewhere, limit, notes, report, track},

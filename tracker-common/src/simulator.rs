@@ -33,9 +33,11 @@ use crate::{
     report::{self, Delivery, Filed, MOST_REPORTS, wanted},
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
+    syn_cache::{CachePlace, CacheSet, CacheSettings, CachedAddresses, CachedHandshake, WAYS},
     track::{
-        Environment, Inserted, Lookup, Report, VerifiedSteps, bad_header_len, in_order, judge_on,
-        prepare, settle, track_confirmed, track_half_open, track_illegal, write, write_offers,
+        Environment, InCache, Inserted, Lookup, Report, VerifiedSteps, bad_header_len, in_order,
+        judge_on, prepare, restore, settle, track_confirmed, track_half_open, track_handshake,
+        track_illegal, write, write_offers,
     },
     violation::{Breach, Marks, Rule, Rules},
 };
@@ -110,6 +112,8 @@ impl<V: Clone> Table<V> {
 pub struct Host {
     confirmed: Table<Flow>,
     half_open: Table<HalfOpen>,
+    /// None, where every handshake has a record.
+    syn_cache: SynCache,
     scratch: HalfOpen,
     interface: InterfaceConfig,
     config: LiveConfig,
@@ -124,6 +128,14 @@ pub struct Host {
     tallies: [Cell<u64>; Tally::SLOTS as usize],
     /// What becomes of the packet for the rules that it breaks: the code of a [`DropMode`].
     dropped: Cell<u32>,
+}
+
+/// Handshakes that have no record yet.
+#[derive(Debug, Default)]
+struct SynCache {
+    settings: CacheSettings,
+    sets: Vec<CacheSet>,
+    addresses: Vec<CachedAddresses>,
 }
 
 impl Default for Host {
@@ -147,6 +159,7 @@ impl Host {
         Self {
             confirmed: Table::new(max_flows),
             half_open: Table::new(usize::MAX),
+            syn_cache: SynCache::default(),
             scratch: HalfOpen::default(),
             interface: InterfaceConfig::default(),
             config,
@@ -159,6 +172,17 @@ impl Host {
             tallies: [const { Cell::new(0) }; Tally::SLOTS as usize],
             dropped: Cell::default(),
         }
+    }
+
+    /// Caches handshakes from now on, in so many sets (a power of two).
+    #[must_use]
+    pub fn with_syn_cache(mut self, sets: usize) -> Self {
+        self.syn_cache = SynCache {
+            settings: CacheSettings { key: [1, 2], last_set: sets as u64 - 1 },
+            sets: (0..sets).map(|_| CacheSet::default()).collect(),
+            addresses: (0..sets * WAYS).map(|_| CachedAddresses::default()).collect(),
+        };
+        self
     }
 
     /// Reports as `config` says from now on.
@@ -205,6 +229,17 @@ impl Host {
             }
         }
         self.poison_scratch();
+        if self.confirmed(&packet.key).is_none() {
+            let mut seen = track_handshake(self, packet, hook, now_ns);
+            if seen == InCache::Again {
+                seen = track_handshake(self, packet, hook, now_ns);
+            }
+            match seen {
+                InCache::Tracked => return self.done(hook, Fate::Tracked),
+                InCache::Elsewhere => return self.done(hook, Fate::CountedOnArrival),
+                InCache::Not | InCache::Again => self.poison_scratch(),
+            }
+        }
         let this = &*self;
         let confirmed = Cell::new(this.confirmed(&packet.key));
         let step = |fate| {
@@ -275,7 +310,16 @@ impl Host {
     /// Every half-open flow, in no order.
     #[must_use]
     pub fn all_half_open(&self) -> Vec<(FlowKey, HalfOpen)> {
-        all(&self.half_open)
+        let mut all = all(&self.half_open);
+        for (number, set) in (0..).zip(&self.syn_cache.sets) {
+            let beside = |index| self.syn_cache.addresses.get(index as usize);
+            set.each(number, beside, |key, handshake| {
+                let half_open = HalfOpen::default();
+                restore(handshake, &half_open);
+                all.push((*key, half_open));
+            });
+        }
+        all
     }
 
     /// Packets by fate, of one hook of the interface with this slot.
@@ -358,6 +402,10 @@ impl VerifiedSteps for Host {
     fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Verdict) {
         write_offers(half_open, packet, verdict);
     }
+
+    fn restore(&self, handshake: &CachedHandshake) {
+        restore(handshake, &self.scratch);
+    }
 }
 
 impl Environment for Host {
@@ -412,6 +460,19 @@ impl Environment for Host {
         new.event.flow = report.flow.cloned().unwrap_or_default();
         new.event.dropped = self.dropped.get();
         filed.push(new);
+    }
+
+    fn listens(&self, kinds: u32) -> bool {
+        self.config.events & kinds != 0
+    }
+
+    fn syn_cache(&self, key: &FlowKey) -> Option<(CachePlace, &CacheSet)> {
+        let place = self.syn_cache.settings.place(key)?;
+        Some((place, self.syn_cache.sets.get(place.set as usize)?))
+    }
+
+    fn cached_addresses(&self, index: u32) -> Option<&CachedAddresses> {
+        self.syn_cache.addresses.get(index as usize)
     }
 }
 

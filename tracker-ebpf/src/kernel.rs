@@ -9,6 +9,7 @@ use tracker_common::{
     key::FlowKey,
     report::{MOST_MARKS, wanted},
     sweep::Tables,
+    syn_cache::{CachePlace, CacheSet, CachedAddresses},
     track::{Environment, Inserted, Report},
     violation::{Marks, Rule},
 };
@@ -125,6 +126,22 @@ impl Environment for Kernel {
             let dropped = dropping::mode(self.scratch);
             reports::file(report, self.interface.slot, dropped, reports);
         }
+    }
+
+    #[inline(always)]
+    fn listens(&self, kinds: u32) -> bool {
+        // SAFETY: an array's element is never freed.
+        maps::CONFIG.get_ptr(0).is_some_and(|config| unsafe { &*config }.events & kinds != 0)
+    }
+
+    #[inline(always)]
+    fn syn_cache(&self, key: &FlowKey) -> Option<(CachePlace, &CacheSet)> {
+        table::syn_cache(key)
+    }
+
+    #[inline(always)]
+    fn cached_addresses(&self, index: u32) -> Option<&CachedAddresses> {
+        table::cached_addresses(index)
     }
 }
 

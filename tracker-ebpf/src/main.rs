@@ -34,8 +34,8 @@ use tracker_common::{
     packet::{Bytes, Unparsed, parse},
     predict::track_predicted,
     track::{
-        Lookup, Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
-        track_illegal,
+        InCache, Lookup, Place, bad_header_len, in_order, prepare, promote, settle,
+        track_confirmed, track_half_open, track_handshake, track_illegal,
     },
 };
 
@@ -119,6 +119,10 @@ fn arriving<A: Arriving>(ctx: A, scratch: *mut Scratch) -> (u32, u32) {
     }
     let now_ns = now_ns();
     if protection().enabled != 0 {
+        if confirmed.is_null() {
+            // What a cookie is judged by is in records.
+            tracker_promote();
+        }
         match guard(ctx, scratch, confirmed, now_ns) {
             guarded::ANSWERED => return (Fate::CookieSent as u32, verdict::ANSWERED),
             guarded::REFUSED => {
@@ -133,6 +137,9 @@ fn arriving<A: Arriving>(ctx: A, scratch: *mut Scratch) -> (u32, u32) {
             }
             _ => {}
         }
+    }
+    if let Some(fate) = in_cache(confirmed, Hook::Ingress, now_ns) {
+        return (fate, verdict::PASSED);
     }
     let fate = fate(scratch, confirmed, Hook::Ingress, now_ns);
     dropping::unless_dropped(scratch, fate, verdict::PASSED)
@@ -197,7 +204,28 @@ fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
     if tracker_ended_on_arrival(u32::from(!confirmed.is_null())) != 0 {
         return Fate::CountedOnArrival as u32;
     }
-    fate(scratch, confirmed, Hook::Egress, now_ns())
+    let now_ns = now_ns();
+    in_cache(confirmed, Hook::Egress, now_ns)
+        .unwrap_or_else(|| fate(scratch, confirmed, Hook::Egress, now_ns))
+}
+
+/// The code of the packet's [`Fate`], where it is of a usual handshake.
+#[inline(always)]
+fn in_cache(confirmed: *const Flow, hook: Hook, now_ns: u64) -> Option<u32> {
+    if !confirmed.is_null() {
+        return None;
+    }
+    let mut seen = tracker_handshake(hook as u32, now_ns);
+    if seen == InCache::Again as u32 {
+        seen = tracker_handshake(hook as u32, now_ns);
+    }
+    if seen == InCache::Tracked as u32 {
+        Some(Fate::Tracked as u32)
+    } else if seen == InCache::Elsewhere as u32 {
+        Some(Fate::CountedOnArrival as u32)
+    } else {
+        None
+    }
 }
 
 // The steps are functions of their own, one after the other, so that each has the stack of 512 bytes for itself.
@@ -386,6 +414,27 @@ extern "C" fn tracker_ended_on_arrival(has_confirmed: u32) -> u32 {
 #[inline(always)]
 fn here(hook: Hook) -> Owner {
     Owner::new(interface().slot, hook)
+}
+
+/// [`track_handshake`] on the packet in [`Scratch`]; the code of an [`InCache`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_handshake(hook: u32, now_ns: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return InCache::Not as u32 };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    track_handshake(&Kernel::new(scratch), packet, hook_of(hook), now_ns) as u32
+}
+
+/// [`promote`] for the key in [`Scratch`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_promote() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let key = unsafe { &(*scratch).parsed.packet.key };
+    promote(&Kernel::new(scratch), key);
+    0
 }
 
 /// [`track_illegal`] on the packet in [`Scratch`]; [`NO_FATE`] for none.

@@ -4,13 +4,14 @@
 //! [`tracker_common::track`] on races.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST},
     macros::map,
-    maps::{HashMap, LruHashMap},
+    maps::{Array, HashMap, LruHashMap},
 };
 use tracker_common::{
     flow::{Flow, HalfOpen},
     key::FlowKey,
+    syn_cache::{CachePlace, CacheSet, CacheSettings, CachedAddresses},
     track::Inserted,
 };
 
@@ -22,6 +23,36 @@ static CONFIRMED: HashMap<FlowKey, Flow> = HashMap::pinned(1, 0);
 /// Flows that the next flood may evict. The agent sets the size.
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::pinned(1, 0);
+
+/// Handshakes that go as nearly all do, before they are worth a record. The agent sets the size; the memory is its own, too.
+#[map]
+static SYN_CACHE: Array<CacheSet> = Array::pinned(1, BPF_F_MMAPABLE);
+
+/// Their IPv6 addresses: eight a set.
+#[map]
+static SYN_CACHE_ADDRESSES: Array<CachedAddresses> = Array::pinned(8, BPF_F_MMAPABLE);
+
+/// Where in the cache a key is. Zeros, until the agent says otherwise.
+#[map]
+static SYN_CACHE_SETTINGS: Array<CacheSettings> = Array::pinned(1, 0);
+
+/// The set of the SYN cache where the handshake of a key is, if it is cached.
+#[inline(always)]
+pub(crate) fn syn_cache<'a>(key: &FlowKey) -> Option<(CachePlace, &'a CacheSet)> {
+    // SAFETY: an array's element is never freed.
+    let settings = SYN_CACHE_SETTINGS.get_ptr(0).map(|settings| unsafe { &*settings })?;
+    let place = settings.place(key)?;
+    // SAFETY: likewise.
+    let set = SYN_CACHE.get_ptr(place.set).map(|set| unsafe { &*set })?;
+    Some((place, set))
+}
+
+/// Where the IPv6 addresses of a cached handshake are.
+#[inline(always)]
+pub(crate) fn cached_addresses<'a>(index: u32) -> Option<&'a CachedAddresses> {
+    // SAFETY: an array's element is never freed.
+    SYN_CACHE_ADDRESSES.get_ptr(index).map(|addresses| unsafe { &*addresses })
+}
 
 /// The confirmed flow of a key.
 #[inline(always)]

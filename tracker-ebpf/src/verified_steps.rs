@@ -4,20 +4,22 @@
 use tracker_common::{
     counters::Hook,
     flow::{Flow, HalfOpen},
+    key::FlowKey,
     judge::{IsnCandidates, Ruling, Situation, Verdict, take},
     packet::Packet,
     segment::Flags,
     state::State,
     sweep::states,
+    syn_cache::CachedHandshake,
     track::{
         self, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs, choose, conclude,
         judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers,
-        publish, situation, write, write_offers,
+        publish, restore, situation, write, write_offers,
     },
     violation::{Breach, Marks},
 };
 
-use crate::{hook_of, kernel::Kernel, maps};
+use crate::{hook_of, kernel::Kernel, maps, tracker_promote};
 
 /// What one part leaves for the next: values as they lie in memory, because the kernel's type format has no words for an
 /// `Option`.
@@ -149,6 +151,18 @@ impl VerifiedSteps for Kernel {
     #[inline(always)]
     fn write_offers(&self, half_open: &HalfOpen, _: &Packet, _: &Outcome) {
         tracker_write_offers(half_open);
+    }
+
+    #[inline(always)]
+    fn restore(&self, handshake: &CachedHandshake) {
+        tracker_restore(handshake);
+    }
+
+    #[inline(always)]
+    fn promote(&self, key: &FlowKey) {
+        // SAFETY: this CPU's own element.
+        unsafe { (*self.scratch).parsed.packet.key = *key };
+        tracker_promote();
     }
 
     #[inline(always)]
@@ -308,6 +322,11 @@ step!(tracker_write(flow: Flow, hook: u32) or NO_RECORD, |_kernel, scratch| {
 
 step!(tracker_write_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch| {
     write_offers(half_open, &scratch.parsed.packet, get(&scratch.parts.verdict));
+    0
+});
+
+step!(tracker_restore(handshake: CachedHandshake) or NO_RECORD, |_kernel, scratch| {
+    restore(handshake, &scratch.flow);
     0
 });
 

@@ -1,8 +1,8 @@
 //! The kernel programs on packets that are handed to them, with tables of their own.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, Map, MapData, RingBuf},
@@ -15,6 +15,7 @@ use tracker_common::{
     key::FlowKey,
     limit::BUCKETS,
     sweep::{Removal, Tier},
+    syn_cache::{CachePlace, CacheSet, CacheSettings},
     violation::Rule,
 };
 use tracker_user::{
@@ -22,8 +23,9 @@ use tracker_user::{
     kernel::{
         batch::{Walk, write_array},
         load::{Sizes, load, program},
-        object,
+        map_forms, object,
         private_bpffs::PrivateBpffs,
+        syn_cache::{self, SynCache},
         tables::{Tables, take_map},
     },
 };
@@ -36,6 +38,9 @@ use crate::{
 
 /// Far more than there are keys, so that nothing is evicted.
 const MAX_HALF_OPEN: u32 = 65_536;
+
+/// A set of the SYN cache.
+const SET_WORDS: usize = size_of::<CacheSet>() / 8;
 
 /// A rule that a connection broke, as the map `REPEATED` has it.
 const REPEATED_SIZE: usize = KEY_SIZE + 8;
@@ -94,10 +99,20 @@ pub(crate) struct Kernel {
     half_open: HashMap<MapData, [u8; KEY_SIZE], [u8; HALF_OPEN_SIZE]>,
     /// The same once more, for reading in batches.
     fds: [MapData; 2],
+    syn_cache: SynCache,
+    cached_sets: Array<MapData, [u64; SET_WORDS]>,
+    cache_settings: CacheSettings,
     reports: RingBuf<MapData>,
+    /// Handshakes that were cached when the books were read.
+    cached: Cell<u64>,
 }
 
 impl Kernel {
+    /// Whether any handshake was cached when the books were read.
+    pub(crate) fn has_cached(&self) -> bool {
+        self.cached.get() != 0
+    }
+
     /// Loads the programs, with room for so many confirmed flows.
     pub(crate) fn load(max_flows: u32) -> Result<Self> {
         let sizes = Sizes { max_flows, max_half_open: MAX_HALF_OPEN, ring_bytes: 16 << 20 };
@@ -109,7 +124,11 @@ impl Kernel {
         }
         let mut sweep = load(object::PLAIN, &pins, &sizes, InterfaceConfig::default())?;
         program::<SchedClassifier>(&mut sweep, "tracker_sweep")?.load()?;
-        let open = |name| MapData::from_pin(pins.join(name)).context("opening a pinned map");
+        let open = |name: &str| MapData::from_pin(pins.join(name)).context("opening a pinned map");
+        syn_cache::enable(&pins)?;
+        let settings: Array<_, [u64; size_of::<CacheSettings>() / 8]> =
+            Map::Array(open(syn_cache::SETTINGS)?).try_into()?;
+        let words = settings.get(&0, 0)?;
         Ok(Self {
             programs,
             sweep,
@@ -117,7 +136,11 @@ impl Kernel {
             confirmed: Map::HashMap(open("CONFIRMED")?).try_into()?,
             half_open: Map::LruHashMap(open("HALF_OPEN")?).try_into()?,
             fds: [open("CONFIRMED")?, open("HALF_OPEN")?],
+            syn_cache: SynCache::new(|name| map_forms::open(&pins.join(name)))?,
+            cached_sets: Map::Array(open(syn_cache::SETS)?).try_into()?,
+            cache_settings: zerocopy::transmute!(words),
             reports: Map::RingBuf(open("EVENTS")?).try_into()?,
+            cached: Cell::default(),
         })
     }
 
@@ -149,6 +172,14 @@ impl Kernel {
     pub(crate) fn overwrite_half_open(&mut self, key: &FlowKey, flow: &mut HalfOpen) -> Result<()> {
         let mut value = [0; HALF_OPEN_SIZE];
         value.copy_from_slice(flow.as_mut_bytes());
+        // It may have been cached, and have no record yet.
+        if let Some(CachePlace { set, tag }) = self.cache_settings.place(key) {
+            let mut words = self.cached_sets.get(&set, 0)?;
+            let mut there: CacheSet = zerocopy::transmute!(words);
+            there.forget(tag);
+            words.as_mut_bytes().copy_from_slice(there.as_mut_bytes());
+            self.cached_sets.set(set, words, 0)?;
+        }
         Ok(self.half_open.insert(key_bytes(key), value, 0)?)
     }
 
@@ -176,6 +207,18 @@ impl Kernel {
             half_open: records(half_open, HALF_OPEN_SIZE)?,
             ..Books::default()
         };
+        let (mut cached, mut twice) = (0, None);
+        self.syn_cache.each(|key, record| {
+            cached += 1;
+            let bytes = record.clone().as_mut_bytes().to_vec();
+            if books.half_open.insert(key_bytes(key).to_vec(), bytes).is_some() {
+                twice = Some(*key);
+            }
+        });
+        self.cached.set(self.cached.get() + cached);
+        if let Some(key) = twice {
+            bail!("{key:?} is cached, and has a record");
+        }
         for interface in INTERFACES {
             for hook in Hook::ALL {
                 books.packets.extend(self.tables.packets(interface.slot, hook)?);
@@ -196,6 +239,9 @@ impl Kernel {
     pub(crate) fn clear(&mut self) -> Result<()> {
         empty(&mut self.confirmed)?;
         empty(&mut self.half_open)?;
+        for set in 0..=u32::try_from(self.cache_settings.last_set)? {
+            self.cached_sets.set(set, [0; SET_WORDS], 0)?;
+        }
         for programs in &mut self.programs {
             programs.forget_reported()?;
         }

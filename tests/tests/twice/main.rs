@@ -58,7 +58,9 @@ fn seed() -> Result<u64> {
 
 #[test]
 fn one_machine_twice() -> Result<()> {
-    everything_happened(run(SEED, SEGMENTS)?.host())?;
+    let twice = run(SEED, SEGMENTS)?;
+    everything_happened(twice.host())?;
+    ensure!(twice.has_cached(), "no handshake was cached");
     let seed = seed()?;
     println!("TRACKER_TWICE_SEED={seed}");
     run(seed, number("TRACKER_TWICE_SEGMENTS")?.unwrap_or(SEGMENTS))?;

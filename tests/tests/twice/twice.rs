@@ -179,6 +179,11 @@ impl Twice {
         Ok((!what.is_empty()).then_some(Difference { what, key: None }))
     }
 
+    /// Whether the kernel has cached handshakes, which the host does not.
+    pub(crate) fn has_cached(&self) -> bool {
+        self.kernel.has_cached()
+    }
+
     /// The host, which has seen what the kernel has.
     pub(crate) fn host(&self) -> &Host {
         &self.host

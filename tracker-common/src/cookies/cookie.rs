@@ -11,9 +11,9 @@
 //! proves by its echo that it got the SYN,ACK: of 2^32 echoes 34,360 at most lie in the period that the cookie was made in.
 
 use crate::{
-    cookies::siphash::SipHash,
     key::{Address, is_mapped},
     packet::Packet,
+    platform::siphash::SipHash,
     protect::{Listener, feature},
     segment::{Flags, SynOptions},
     seq::Seq,
@@ -274,7 +274,7 @@ pub const fn was_sent(keys: &Keys, cookie: &Cookie, echo: Seq, now_ns: u64) -> b
 #[allow(clippy::cast_possible_truncation)] // a half
 pub fn fingerprint(key: &[u64; 2]) -> u32 {
     // Messages of cookies are longer.
-    SipHash::new(key).finish(0) as u32
+    SipHash::<2, 4>::new(key).finish(0) as u32
 }
 
 /// SipHash-2-4 of the connection that the sender of `packet` opens with `isn`.
@@ -287,7 +287,7 @@ fn hash(key: &[u64; 2], packet: &Packet, isn: Seq, period: u32, agreed: Agreed) 
     let ends = port(client) | port(host) << 16 | u64::from(isn.0) << 32;
     let rest =
         u64::from(period) | u64::from(agreed.bits()) << 32 | u64::from(agreed.timestamps) << 41;
-    let mut state = SipHash::new(key);
+    let mut state = SipHash::<2, 4>::new(key);
     if is_mapped(from) {
         state.absorb(half(from, 12) | half(to, 12) << 32);
         state.absorb(ends);

@@ -8,4 +8,3 @@ pub mod handshake;
 mod keys;
 pub mod protect;
 pub mod route;
-mod siphash;

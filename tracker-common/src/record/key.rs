@@ -146,6 +146,12 @@ impl Words {
         ])
     }
 
+    /// The two words.
+    #[inline(always)]
+    pub(crate) const fn words(self) -> [u64; 2] {
+        self.0
+    }
+
     /// Whether it is an IPv4 address mapped into IPv6, as [`is_mapped`] says of bytes.
     #[inline(always)]
     pub(crate) const fn is_mapped(self) -> bool {

@@ -24,6 +24,18 @@ impl Owner {
         Self(Self::SOME | (slot & (MAX_INTERFACES - 1)) << 1 | hook as u32)
     }
 
+    /// The one that [`Owner`] keeps in these bits.
+    #[inline(always)]
+    pub(crate) const fn of_bits(bits: u32) -> Self {
+        Self(bits & Self::MASK)
+    }
+
+    /// Whether its packets leave.
+    #[inline(always)]
+    pub(crate) const fn is_leaving(self) -> bool {
+        self.0 & Hook::Egress as u32 != 0
+    }
+
     /// The interface's slot.
     #[inline(always)]
     #[must_use]

@@ -11,6 +11,9 @@ const TICK_SHIFT: u32 = 24;
 pub struct Tick(pub u32);
 
 impl Tick {
+    /// A tick's nanoseconds are two to this power.
+    pub const SHIFT: u32 = TICK_SHIFT;
+
     /// The tick that `ns` nanoseconds since boot fall into.
     #[inline(always)]
     #[must_use]

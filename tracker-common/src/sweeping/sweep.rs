@@ -114,6 +114,9 @@ pub fn remove<T: Tables>(tables: &T, removal: &mut Removal) -> Outcome {
 /// [`remove`], and counts what became of it.
 #[inline(always)]
 pub fn remove_and_count<S: Environment>(s: &S, removal: &mut Removal) -> Outcome {
+    if removal.tier == Tier::HalfOpen as u32 {
+        s.promote(&removal.key);
+    }
     let outcome = remove(s, removal);
     if outcome as u32 != Outcome::Removed as u32 {
         s.tally(Tally::RemovalsRefused);

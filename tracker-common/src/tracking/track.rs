@@ -22,6 +22,7 @@ mod offers;
 mod on_flow;
 mod place;
 mod successor;
+mod usual_handshake;
 
 use self::{conclude::announce, observe::observe, successor::belongs_to_successor};
 pub use self::{
@@ -37,6 +38,7 @@ pub use self::{
     },
     place::{Place, prepare, settle},
     successor::belongs,
+    usual_handshake::{InCache, complete, promote, restore, track_handshake},
 };
 use crate::{
     counters::{Fate, Hook},

@@ -19,14 +19,16 @@ use tracker_common::config::MAX_INTERFACES;
 
 use crate::{
     client::request::{DeleteAnswer, DeleteResult, MapRequest},
-    kernel::{flow_violations, instance::Instance},
+    kernel::{flow_violations, instance::Instance, syn_cache},
     model::error::{Context, Error, Result},
 };
 
 /// What the commands that only look have use for. Keys of cookies are not among them.
-const SHARED: [&str; 11] = [
+const SHARED: [&str; 13] = [
     "CONFIRMED",
     "HALF_OPEN",
+    syn_cache::SETS,
+    syn_cache::ADDRESSES,
     "PACKETS",
     "VIOLATIONS",
     "DROPS",
@@ -154,6 +156,12 @@ impl SharedMaps {
             return Err(Error::text(OTHER));
         }
         Ok(Self(answer.names.into_iter().zip(descriptors).collect()))
+    }
+
+    /// Whether a map of this name is among them.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(shared, _)| shared == name)
     }
 
     /// Takes one of them.

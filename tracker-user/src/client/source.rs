@@ -6,7 +6,7 @@ use crate::{
     client::map_sharing::SharedMaps,
     kernel::{
         flow_violations::FlowViolations, instance::Instance, listeners::ListenerMaps,
-        tables::Tables,
+        syn_cache, tables::Tables,
     },
     model::error::Result,
 };
@@ -49,7 +49,10 @@ impl Tables {
     pub fn open(instance: &Instance) -> Result<Self> {
         match Source::of(instance)? {
             Source::Pins(pins) => Self::from_pins(&pins),
-            Source::Shared(mut shared) => Self::from_maps(|name| shared.take(name)),
+            Source::Shared(mut shared) => {
+                let has_cache = shared.has(syn_cache::SETS);
+                Self::from_maps(has_cache, |name| shared.take(name))
+            }
         }
     }
 }

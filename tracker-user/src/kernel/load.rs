@@ -13,7 +13,7 @@ use tracker_common::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    kernel::{kernel_side::slots::Purpose, refusal},
+    kernel::{kernel_side::slots::Purpose, refusal, syn_cache},
     model::{
         error::{Context, Result},
         failure::os_code,
@@ -30,7 +30,7 @@ pub struct Sizes {
     /// Maximum number of confirmed flows; more stay in the table of half-open flows
     #[arg(long, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
     pub max_flows: u32,
-    /// Maximum number of half-open flows; new ones evict the oldest
+    /// Maximum number of half-open flows with a record; new ones evict the oldest. Twice as many handshakes are cached
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
     pub max_half_open: u32,
     /// Bytes of the ring buffer for reports: a power of two, and a multiple of the page size
@@ -57,8 +57,8 @@ impl Sizes {
 /// Bytes of kernel memory that a place for a confirmed flow takes, its bucket included.
 const CONFIRMED_BYTES: u64 = 256;
 
-/// The same for a half-open one.
-const HALF_OPEN_BYTES: u64 = 328;
+/// The same for a half-open one, and for the handshakes that are cached beside it.
+const HALF_OPEN_BYTES: u64 = 328 + syn_cache::TIMES as u64 * syn_cache::PLACE_BYTES;
 
 fn ring_size(text: &str) -> Result<u32, String> {
     let size: u32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
@@ -106,6 +106,11 @@ pub(crate) fn load_with<'a>(
     loader
         .map_max_entries("CONFIRMED", sizes.max_flows)
         .map_max_entries("HALF_OPEN", sizes.max_half_open)
+        .map_max_entries(syn_cache::SETS, syn_cache::sets(sizes.max_half_open))
+        .map_max_entries(
+            syn_cache::ADDRESSES,
+            syn_cache::sets(sizes.max_half_open) * tracker_common::syn_cache::WAYS as u32,
+        )
         .map_max_entries("EVENTS", sizes.ring_bytes)
         // Its memory is taken for each interface, and used where SYNs are answered.
         .map_max_entries("ANSWERED", if protection.enabled == 0 { 1 } else { MAX_ANSWERED })

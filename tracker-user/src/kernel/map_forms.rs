@@ -14,6 +14,7 @@ use tracker_common::{
     protect::{Accepted, Listener, ListenerState, OutcomeCounters, Place},
     route::Route,
     sweep::Removal,
+    syn_cache::{CacheSet, CacheSettings, CachedAddresses},
 };
 
 use crate::{
@@ -24,9 +25,12 @@ use crate::{
 /// A map's name, kind, and sizes of key and value in bytes.
 type Form = (&'static str, MapType, usize, usize);
 
-const FORMS: [Form; 20] = [
+const FORMS: [Form; 23] = [
     ("CONFIRMED", MapType::Hash, size_of::<FlowKey>(), size_of::<Flow>()),
     ("HALF_OPEN", MapType::LruHash, size_of::<FlowKey>(), size_of::<HalfOpen>()),
+    ("SYN_CACHE", MapType::Array, INDEX, size_of::<CacheSet>()),
+    ("SYN_CACHE_ADDRESSES", MapType::Array, INDEX, size_of::<CachedAddresses>()),
+    ("SYN_CACHE_SETTINGS", MapType::Array, INDEX, size_of::<CacheSettings>()),
     ("REPEATED", MapType::LruHash, size_of::<Repeated>(), size_of::<u64>()),
     ("SOURCES", MapType::Array, INDEX, size_of::<u64>()),
     ("EVENTS", MapType::RingBuf, 0, 0),

@@ -32,5 +32,6 @@ pub mod refusal;
 pub mod routes;
 pub mod sock_diag;
 pub mod socket_owners;
+pub mod syn_cache;
 pub mod tables;
 pub mod trusted_paths;

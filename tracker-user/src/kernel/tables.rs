@@ -20,7 +20,11 @@ use tracker_common::{
 use zerocopy::FromBytes;
 
 use crate::{
-    kernel::{batch::Walk, map_forms},
+    kernel::{
+        batch::Walk,
+        map_forms,
+        syn_cache::{self, SynCache},
+    },
     model::error::{Context, Error, Result},
 };
 
@@ -31,6 +35,8 @@ const STEP: usize = 512;
 pub struct Tables {
     confirmed: MapData,
     half_open: MapData,
+    /// None, where the agent is of a version that has none.
+    syn_cache: Option<SynCache>,
     packets: PerCpuArray<MapData, [u64; Fate::SLOTS]>,
     violations: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, u64>,
@@ -46,7 +52,8 @@ impl Tables {
     ///
     /// Where one is missing or cannot be opened.
     pub fn from_pins(pins: &Path) -> Result<Self> {
-        Self::from_maps(|name| map_forms::open(&pins.join(name)))
+        let has_cache = syn_cache::is_pinned(pins)?;
+        Self::from_maps(has_cache, |name| map_forms::open(&pins.join(name)))
     }
 
     /// Takes the maps of one loaded object.
@@ -55,19 +62,24 @@ impl Tables {
     ///
     /// Where one is missing, or was taken before.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        Self::from_maps(|name| take_map(ebpf, name))
+        Self::from_maps(true, |name| take_map(ebpf, name))
     }
 
-    /// Opens each map by its name with `open`.
+    /// Opens each map by its name with `open`; those of the SYN cache, if there is one.
     ///
     /// # Errors
     ///
     /// Where one cannot be opened, or is of another kind.
-    pub fn from_maps(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
+    pub fn from_maps(
+        has_cache: bool,
+        mut open: impl FnMut(&str) -> Result<MapData>,
+    ) -> Result<Self> {
+        let syn_cache = has_cache.then(|| SynCache::new(&mut open)).transpose()?;
         let mut open = |name: &str| map_forms::check(name, open(name)?);
         Ok(Self {
             confirmed: open("CONFIRMED")?,
             half_open: open("HALF_OPEN")?,
+            syn_cache,
             packets: Map::PerCpuArray(open("PACKETS")?).try_into()?,
             violations: Map::PerCpuArray(open("VIOLATIONS")?).try_into()?,
             drops: Map::PerCpuArray(open("DROPS")?).try_into()?,
@@ -106,6 +118,9 @@ impl Tables {
             for (key, half_open) in pairs::<HalfOpen>(keys, values) {
                 visit(&key, &half_open.flow);
             }
+        }
+        if let Some(cache) = &self.syn_cache {
+            cache.each(|key, half_open| visit(key, &half_open.flow));
         }
         Ok(())
     }
@@ -201,11 +216,13 @@ impl Tables {
     ///
     /// What the kernel says.
     pub fn capacity(&self, tier: Tier) -> Result<u32> {
-        let map = match tier {
-            Tier::HalfOpen => &self.half_open,
-            Tier::Confirmed => &self.confirmed,
-        };
-        Ok(map.info()?.max_entries())
+        Ok(match tier {
+            Tier::HalfOpen => {
+                let cached = self.syn_cache.as_ref().map_or(0, SynCache::capacity);
+                self.half_open.info()?.max_entries().saturating_add(cached)
+            }
+            Tier::Confirmed => self.confirmed.info()?.max_entries(),
+        })
     }
 
     /// The confirmed flows.

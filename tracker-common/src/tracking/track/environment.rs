@@ -5,6 +5,7 @@ use super::{
     observe::{SegmentEffect, notes_on, situation},
     offers::{choose, offers},
     successor::belongs,
+    usual_handshake::promote,
 };
 use crate::{
     counters::{Hook, Tally},
@@ -15,6 +16,7 @@ use crate::{
     packet::Packet,
     state::State,
     sweep::{Tables, states},
+    syn_cache::{CachePlace, CacheSet, CachedAddresses, CachedHandshake},
     violation::{Breach, Marks, Rule},
 };
 
@@ -44,6 +46,12 @@ pub trait Environment: Tables + VerifierBarrier + VerifiedSteps {
     fn drop_if_chosen(&self, marks: Marks, breach: u32);
     /// Sends a report of each of its kinds that anyone listens to.
     fn report(&self, report: &Report<'_>);
+    /// Whether anyone listens to reports of one of these kinds, bits of [`crate::event::Kind`].
+    fn listens(&self, kinds: u32) -> bool;
+    /// The set of the SYN cache that this key's handshake is in, if it is cached; `None` where the cache is not used.
+    fn syn_cache(&self, key: &FlowKey) -> Option<(CachePlace, &CacheSet)>;
+    /// Where a cached handshake's IPv6 addresses are.
+    fn cached_addresses(&self, index: u32) -> Option<&CachedAddresses>;
 }
 
 /// The parts of tracking a segment, one after the other. In the kernel each is a function that the verifier checks by
@@ -109,6 +117,18 @@ pub trait VerifiedSteps {
 
     /// [`super::write_offers`].
     fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Self::Verdict);
+
+    /// [`super::restore`], into [`Environment::scratch`].
+    fn restore(&self, handshake: &CachedHandshake);
+
+    /// [`promote`].
+    #[inline(always)]
+    fn promote(&self, key: &FlowKey)
+    where
+        Self: Environment + Sized,
+    {
+        promote(self, key);
+    }
 
     /// [`conclude`].
     #[inline(always)]

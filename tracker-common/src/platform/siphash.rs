@@ -1,12 +1,12 @@
-//! The hash of cookies.
+//! The hash of cookies, and of the tables that strangers choose the keys of.
 
-/// SipHash-2-4 (Aumasson and Bernstein, 2012) of whole words: no library of it compiles for BPF without loops over
-/// bytes. Tested against the reference's vectors.
-pub(super) struct SipHash([u64; 4]);
+/// SipHash (Aumasson and Bernstein, 2012) of whole words, with so many rounds a word and at the end: no library of it compiles for
+/// BPF without loops over bytes. SipHash-2-4 is tested against the reference's vectors.
+pub(crate) struct SipHash<const WORD: usize, const END: usize>([u64; 4]);
 
-impl SipHash {
+impl<const WORD: usize, const END: usize> SipHash<WORD, END> {
     #[inline(always)]
-    pub(super) fn new(key: &[u64; 2]) -> Self {
+    pub(crate) fn new(key: &[u64; 2]) -> Self {
         Self([
             key[0] ^ 0x736f_6d65_7073_6575,
             key[1] ^ 0x646f_7261_6e64_6f6d,
@@ -16,19 +16,20 @@ impl SipHash {
     }
 
     #[inline(always)]
-    pub(super) fn absorb(&mut self, word: u64) {
+    pub(crate) fn absorb(&mut self, word: u64) {
         self.0[3] ^= word;
-        self.round();
-        self.round();
+        for _ in 0..WORD {
+            self.round();
+        }
         self.0[0] ^= word;
     }
 
     /// The hash of what was absorbed, `len` bytes in all.
     #[inline(always)]
-    pub(super) fn finish(mut self, len: u64) -> u64 {
+    pub(crate) fn finish(mut self, len: u64) -> u64 {
         self.absorb(len << 56);
         self.0[2] ^= 0xff;
-        for _ in 0..4 {
+        for _ in 0..END {
             self.round();
         }
         self.0[0] ^ self.0[1] ^ self.0[2] ^ self.0[3]
@@ -58,10 +59,10 @@ mod tests {
     #[test]
     fn siphash_as_published() {
         let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
-        let mut state = SipHash::new(&key);
+        let mut state = SipHash::<2, 4>::new(&key);
         state.absorb(key[0]);
         assert_eq!(state.finish(8), 0x93f5_f579_9a93_2462);
-        let mut state = SipHash::new(&key);
+        let mut state = SipHash::<2, 4>::new(&key);
         state.absorb(key[0]);
         state.absorb(key[1]);
         assert_eq!(state.finish(16), 0x3f2a_cc7f_57c2_9bdb);
