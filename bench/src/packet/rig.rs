@@ -17,16 +17,19 @@ use tracker_common::{
     counters::{Fate, Hook},
     flow::{Flow, HalfOpen},
     protect::{Listener, Mode, Outcome, Way, feature},
+    syn_cache::CacheSet,
     violation::Rule,
 };
 use tracker_user::{
     agent::protect::keys::Keeper,
     kernel::{
+        batch::write_array,
         listeners::{KeyMap, ListenerMaps},
         load::{Sizes, load_protecting, program},
         object,
         private_bpffs::PrivateBpffs,
         protection::Prepared,
+        syn_cache,
         tables::{Tables, take_map},
     },
     model::clock::monotonic_ns,
@@ -77,6 +80,8 @@ pub(crate) struct Rig {
     answers: Array<MapData, [u32; 2]>,
     flows: [HashMap<MapData, [u8; KEY], [u8; size_of::<Flow>()]>; 2],
     half_open: [HashMap<MapData, [u8; KEY], [u8; size_of::<HalfOpen>()]>; 2],
+    syn_cache: MapData,
+    cached_sets: usize,
     _targets: ProgramArray<MapData>,
     bpffs: PrivateBpffs,
 }
@@ -96,6 +101,7 @@ impl Rig {
             load_protecting(object::PLAIN, &pins, &sizes, InterfaceConfig::default(), protection)?;
         program::<Xdp>(&mut tracker, "tracker_ingress")?.load()?;
         program::<SchedClassifier>(&mut tracker, "tracker_sweep")?.load()?;
+        syn_cache::enable(&pins)?;
         if protects {
             protect(&pins)?;
         }
@@ -130,6 +136,8 @@ impl Rig {
                 Map::LruHashMap(open("HALF_OPEN")?).try_into()?,
                 Map::LruHashMap(take_map(&mut bench, "LIMIT_HALF_OPEN")?).try_into()?,
             ],
+            syn_cache: open(syn_cache::SETS)?,
+            cached_sets: syn_cache::sets(half_open) as usize,
             bench,
             tracker,
             _targets: targets,
@@ -266,7 +274,8 @@ impl Rig {
         for map in &mut self.half_open {
             empty(map)?;
         }
-        Ok(())
+        let zeros = vec![0; self.cached_sets * size_of::<CacheSet>()];
+        Ok(write_array(&self.syn_cache, &zeros, size_of::<CacheSet>())?)
     }
 }
 
