@@ -10,7 +10,7 @@ use tracker_common::{
     segment::Flags,
     state::State,
     sweep::states,
-    syn_cache::CachedHandshake,
+    syn_cache::{CacheSet, CachedHandshake, Locked, Taken},
     track::{
         self, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs, choose, conclude,
         judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers,
@@ -34,6 +34,8 @@ pub(crate) struct PartsState {
     storm: [u64; 3],
     seen: [u64; 6],
     step: [u64; 2],
+    locked: [u64; 4],
+    taken: [u64; 4],
 }
 
 #[inline(always)]
@@ -151,6 +153,18 @@ impl VerifiedSteps for Kernel {
     #[inline(always)]
     fn write_offers(&self, half_open: &HalfOpen, _: &Packet, _: &Outcome) {
         tracker_write_offers(half_open);
+    }
+
+    #[inline(always)]
+    fn lock(&self, set: &CacheSet, tag: u64) -> Option<Locked> {
+        tracker_lock(set, tag);
+        *get(&self.parts().locked)
+    }
+
+    #[inline(always)]
+    fn take(&self, set: &CacheSet, tag: u64, now_ns: u64) -> Taken {
+        tracker_take(set, tag, now_ns);
+        *get(&self.parts().taken)
     }
 
     #[inline(always)]
@@ -322,6 +336,16 @@ step!(tracker_write(flow: Flow, hook: u32) or NO_RECORD, |_kernel, scratch| {
 
 step!(tracker_write_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch| {
     write_offers(half_open, &scratch.parsed.packet, get(&scratch.parts.verdict));
+    0
+});
+
+step!(tracker_lock(set: CacheSet, tag: u64) or NO_RECORD, |kernel, scratch| {
+    put(&mut scratch.parts.locked, set.lock(&kernel, tag));
+    0
+});
+
+step!(tracker_take(set: CacheSet, tag: u64, now_ns: u64) or NO_RECORD, |kernel, scratch| {
+    put(&mut scratch.parts.taken, set.take(&kernel, tag, now_ns));
     0
 });
 

@@ -10,7 +10,7 @@
 
 use crate::{
     cell::U64,
-    forget::opaque,
+    forget::{VerifierBarrier, opaque},
     key::{End, FlowKey, Words},
     owner::Owner,
     platform::siphash::SipHash,
@@ -90,6 +90,9 @@ const TICK_SHIFT: u32 = 8;
 const TICK_MASK: u64 = 0xffff;
 const TAG_SHIFT: u32 = 24;
 
+/// Where a full set's oldest handshake is at least so old, that is no flood: it stays, and the new one gets a whole record.
+pub const SPARED_NS: u64 = 1_000_000_000;
+
 /// How often a lock is tried. Who holds it has about a microsecond's work.
 const TRIES: u32 = 256;
 
@@ -131,8 +134,11 @@ pub enum Taken {
 impl CacheSet {
     /// The handshake with this tag, locked; `None` where there is none.
     #[inline(always)]
-    pub fn lock(&self, tag: u64) -> Option<Locked> {
-        let way = self.find(tag)?;
+    pub fn lock<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64) -> Option<Locked> {
+        let way = self.find(f, tag);
+        if way == WAYS {
+            return None;
+        }
         let word = self.word(way);
         for _ in 0..TRIES {
             let before = word.get();
@@ -147,22 +153,22 @@ impl CacheSet {
     }
 
     /// A place for a handshake with this tag, which begins at `now_ns`: a free one, or that of the oldest, if it is younger than
-    /// `spared_ns`. A full set of older ones is no flood, and what is in it stays.
+    /// [`SPARED_NS`]. A full set of older ones is no flood, and what is in it stays.
     #[inline(always)]
-    pub fn take(&self, tag: u64, now_ns: u64, spared_ns: u64) -> Taken {
+    pub fn take<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64, now_ns: u64) -> Taken {
         const FREE: u64 = TICK_MASK + 1;
         let tick = u64::from(Tick::at(now_ns).0);
-        let (mut oldest, mut way) = (0, 0);
-        for n in 0..WAYS {
-            let word = self.words[n].get();
+        // Age and place in one number, so that the oldest is the largest. 0 where all are locked.
+        let mut best = 0;
+        for (n, word) in (0..).zip(&self.words) {
+            let word = word.get();
             let age = tick.wrapping_sub(word >> TICK_SHIFT) & TICK_MASK;
             let age = if word >> TAG_SHIFT == 0 { FREE } else { age };
-            // The last of several that are as old; none that is locked, whose place would be taken after it.
-            if age >= oldest && word & LOCKED == 0 {
-                (oldest, way) = (age, n);
-            }
+            let this = if word & LOCKED == 0 { age << 4 | 8 | n } else { 0 };
+            best = f.forget(if this > best { this } else { best });
         }
-        if oldest != FREE && oldest >= spared_ns >> Tick::SHIFT {
+        let (oldest, way) = (best >> 4, opaque(best as usize) & (WAYS - 1));
+        if best == 0 || (oldest < FREE && oldest >= SPARED_NS >> Tick::SHIFT) {
             return Taken::None;
         }
         let word = self.word(way);
@@ -175,7 +181,7 @@ impl CacheSet {
         // Both that take a place for one key see the other's, or one does.
         let mut same = 0;
         for word in &self.words {
-            same += u32::from(word.get() >> TAG_SHIFT == tag);
+            same = f.forget(same + u32::from(word.get() >> TAG_SHIFT == tag));
         }
         if same > 1 {
             self.unlock(locked);
@@ -216,7 +222,7 @@ impl CacheSet {
     /// Forgets the handshake with this tag. Nobody else may write to the set meanwhile.
     #[cfg(not(target_arch = "bpf"))]
     pub fn forget(&self, tag: u64) {
-        if let Some(locked) = self.lock(tag) {
+        if let Some(locked) = self.lock(&[0u8; 0][..], tag) {
             self.free(locked);
         }
     }
@@ -257,15 +263,15 @@ impl CacheSet {
         &self.words[opaque(way) & (WAYS - 1)]
     }
 
+    /// Which of the set's has this tag; [`WAYS`] for none.
     #[inline(always)]
-    fn find(&self, tag: u64) -> Option<usize> {
+    fn find<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64) -> usize {
         let mut found = WAYS;
-        for n in 0..WAYS {
-            if self.words[n].get() >> TAG_SHIFT == tag {
-                found = n;
-            }
+        for (n, word) in self.words.iter().enumerate() {
+            let way = if word.get() >> TAG_SHIFT == tag { n } else { found };
+            found = f.forget(way);
         }
-        (found < WAYS).then_some(found)
+        found
     }
 }
 

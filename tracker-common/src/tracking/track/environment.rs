@@ -16,7 +16,7 @@ use crate::{
     packet::Packet,
     state::State,
     sweep::{Tables, states},
-    syn_cache::{CachePlace, CacheSet, CachedAddresses, CachedHandshake},
+    syn_cache::{CachePlace, CacheSet, CachedAddresses, CachedHandshake, Locked, Taken},
     violation::{Breach, Marks, Rule},
 };
 
@@ -117,6 +117,24 @@ pub trait VerifiedSteps {
 
     /// [`super::write_offers`].
     fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Self::Verdict);
+
+    /// [`CacheSet::lock`].
+    #[inline(always)]
+    fn lock(&self, set: &CacheSet, tag: u64) -> Option<Locked>
+    where
+        Self: VerifierBarrier + Sized,
+    {
+        set.lock(self, tag)
+    }
+
+    /// [`CacheSet::take`].
+    #[inline(always)]
+    fn take(&self, set: &CacheSet, tag: u64, now_ns: u64) -> Taken
+    where
+        Self: VerifierBarrier + Sized,
+    {
+        set.take(self, tag, now_ns)
+    }
 
     /// [`super::restore`], into [`Environment::scratch`].
     fn restore(&self, handshake: &CachedHandshake);

@@ -20,9 +20,6 @@ use crate::{
     violation::Marks,
 };
 
-/// Where a full set's oldest handshake is at least so old, that is no flood: it stays, and the new one gets a whole record.
-const SPARED_NS: u64 = 1_000_000_000;
-
 /// Flags that a usual segment of a handshake may have beside its own (RFC 3168, RFC 9768).
 const BESIDE: Flags = Flags::ECE.with(Flags::CWR).with(Flags::AE);
 
@@ -55,7 +52,7 @@ pub fn track_handshake<S: Environment>(
     }
     let here = Owner::new(s.slot(), hook);
     let is_legal = s.forget(notes::illegal(packet) == Marks::NONE);
-    let Some(locked) = set.lock(place.tag) else {
+    let Some(locked) = s.lock(set, place.tag) else {
         let is_cached = is_legal && flags(&packet.segment) == Flags::SYN.0;
         return if is_cached { begin(s, place, set, packet, here, now_ns) } else { InCache::Not };
     };
@@ -108,7 +105,7 @@ pub fn track_handshake<S: Environment>(
 #[inline(always)]
 pub fn promote<S: Environment>(s: &S, key: &FlowKey) {
     let Some((place, set)) = s.syn_cache(key) else { return };
-    let Some(locked) = set.lock(place.tag) else { return };
+    let Some(locked) = s.lock(set, place.tag) else { return };
     match of_key(s, place, set, &locked, key) {
         Some(handshake) => give_record(s, set, locked, handshake, key),
         None => set.unlock(locked),
@@ -161,7 +158,7 @@ fn begin<S: Environment>(
     if packet.segment.ack.0 != 0 || s.listens(Kind::Segment.bit() | Kind::New.bit()) {
         return InCache::Not;
     }
-    let locked = match set.take(place.tag, now_ns, SPARED_NS) {
+    let locked = match s.take(set, place.tag, now_ns) {
         Taken::Place(locked) => locked,
         Taken::None => return InCache::Not,
         Taken::Twice => return InCache::Again,
