@@ -490,11 +490,16 @@ proptest! {
     }
 
     #[test]
-    fn what_is_predicted_is_what_tracking_would_have_done(moves in transfer(), swap: bool) {
+    fn what_is_predicted_is_what_tracking_would_have_done(
+        moves in transfer(),
+        swap: bool,
+        // Of the handshake.
+        missed in prop_oneof![2 => Just(0usize), 1 => 1usize..=4],
+    ) {
         let origin = Origin { swap, ..ORIGIN };
         let (mut traced, mut untraced) = (Host::default(), Host::new(usize::MAX, untraced()));
         let mut now_ns = START_NS;
-        for step in steps_of(&moves) {
+        for step in steps_of(&moves).into_iter().skip(missed) {
             now_ns += step.after_ns;
             let packet = origin.packet(&step);
             let [one, other] = [&mut traced, &mut untraced].map(|host| {
@@ -812,6 +817,29 @@ fn a_transfer_is_predicted() {
     show(&data(100), true);
     show(&Step { flags: 0x011, ..data(101) }, false);
     show(&ack(102), false);
+}
+
+#[test]
+fn a_transfer_that_was_joined_is_predicted() {
+    let mut host = Host::new(usize::MAX, untraced());
+    let mut now_ns = START_NS;
+    let data =
+        |n: u32| Step { payload: 100, timestamp: Some(n), ..plain(true, 0x018, 1 + n * 100, 1) };
+    let ack = |n: u32| Step { timestamp: Some(n), ..plain(false, 0x010, 1, 1 + n * 100) };
+    for n in 0..100 {
+        // A window that shrinks says nothing where its scale is not known.
+        for step in [data(n), Step { window: 900 + n as u16 % 7, ..ack(n + 1) }] {
+            now_ns += step.after_ns;
+            let packet = ORIGIN.packet(&step);
+            let is_predicted = host
+                .confirmed(&packet.key)
+                .is_some_and(|flow| track_predicted(flow, &packet, hook(&step), || now_ns));
+            assert_eq!(is_predicted, n > 0, "{step:?} {:?}", host.flow(&packet.key));
+            if !is_predicted {
+                host.packet(&packet, hook(&step), now_ns);
+            }
+        }
+    }
 }
 
 #[test]

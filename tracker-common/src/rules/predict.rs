@@ -16,14 +16,17 @@ use crate::{
 /// Flags that a predicted segment may have beside ACK.
 const BESIDE: Flags = Flags::PSH.with(Flags::ECE).with(Flags::CWR).with(Flags::AE);
 
-/// What the sender must have shown, beside the direction.
-const OF_SENDER: u32 = fact::SYN | fact::ACK | fact::EDGE;
+/// What both ends must have shown, beside the direction of the sender's.
+const OF_BOTH: u32 = fact::SYN | fact::ACK | fact::EDGE;
 
-/// What the receiver must have shown.
-const OF_RECEIVER: u32 = fact::SYN | fact::ACK | fact::EDGE;
+/// The same in a flow that was picked up in its middle.
+const OF_BOTH_MIDSTREAM: u32 = fact::MOVED_ON | fact::ACK;
 
 /// What neither may have shown.
 const OF_NEITHER: u32 = fact::FIN | fact::RST | fact::REFUSED;
+
+/// The same in a flow that was picked up in its middle: windows are not known there, and so are not judged.
+const OF_NEITHER_MIDSTREAM: u32 = OF_NEITHER | fact::SYN | fact::EDGE;
 
 /// Writes the segment into the confirmed flow that has its key, if it was to be expected: what comes before
 /// [`crate::track::in_order`], where nobody wants to hear of every segment. True where nothing is left to be done; if not,
@@ -46,19 +49,25 @@ pub fn track_predicted(
         return false;
     }
     if !flow.has(flow_flag::ESTABLISHED)
-        || flow.has_any(flow_flag::MIDSTREAM | flow_flag::SUCCESSOR | flow_flag::OLD_SYN)
+        || flow.has_any(flow_flag::SUCCESSOR | flow_flag::OLD_SYN)
     {
         return false;
     }
+    let midstream = flow.has(flow_flag::MIDSTREAM);
+    let (of_both, of_neither) = if midstream {
+        (OF_BOTH_MIDSTREAM, OF_NEITHER_MIDSTREAM)
+    } else {
+        (OF_BOTH, OF_NEITHER)
+    };
     let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
     let (me, peer) = (mine.facts(), theirs.facts());
     let seen = match hook {
         Hook::Ingress => fact::SEEN_IN,
         Hook::Egress => fact::SEEN_OUT,
     };
-    if !me.has(OF_SENDER | seen)
-        || !peer.has(OF_RECEIVER)
-        || (me.flags | peer.flags) & OF_NEITHER != 0
+    if !me.has(of_both | seen)
+        || !peer.has(of_both)
+        || (me.flags | peer.flags) & of_neither != 0
     {
         return false;
     }
@@ -71,18 +80,20 @@ pub fn track_predicted(
         !end.before(peer.ack) && !end.after(me.end)
     };
     if !is_next
-        || segment.seq.after(peer.edge)
+        || (!midstream && segment.seq.after(peer.edge))
         || segment.ack.after(peer.end)
         || segment.ack.before(me.ack)
+        // What was taken for an acknowledgment, in a flow that was picked up in its middle.
+        || me.ack.after(peer.end)
     {
         return false;
     }
     let edge = segment.ack.add(u32::from(segment.window) << me.scale(&peer));
-    if edge.before(me.edge) {
+    if !midstream && edge.before(me.edge) {
         return false;
     }
     // A responder's first segment after its SYN,ACK says that its peer's SYN has arrived.
-    if !me.has(fact::ACKED_SYN) && !segment.ack.within(peer.isn.add(1), peer.end) {
+    if !midstream && !me.has(fact::ACKED_SYN) && !segment.ack.within(peer.isn.add(1), peer.end) {
         return false;
     }
     if segment.has_timestamp && (!me.has(fact::TS) || segment.timestamp.before(me.ts)) {
@@ -96,7 +107,11 @@ pub fn track_predicted(
     facts.end = me.end.latest(end);
     facts.ack = segment.ack;
     facts.edge = edge;
-    facts.flags |= fact::MOVED_ON | fact::ACKED_SYN;
+    if !midstream {
+        facts.flags |= fact::MOVED_ON | fact::ACKED_SYN;
+    } else if segment.ack == peer.end {
+        facts.flags |= fact::SYNCED;
+    }
     // RFC 7323 section 4.3.
     if segment.has_timestamp && !segment.seq.after(peer.ack) {
         facts.ts = segment.timestamp;
