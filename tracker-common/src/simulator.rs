@@ -29,7 +29,7 @@ use crate::{
     limit::Repeated,
     owner::Owner,
     packet::{Bytes, Packet, Parsed, Unparsed, parse},
-    predict::track_predicted,
+    predict::{track_close, track_predicted},
     report::{self, Delivery, Filed, MOST_REPORTS, wanted},
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
@@ -225,6 +225,11 @@ impl Host {
                 return self.done(hook, Fate::CountedOnArrival);
             }
             if !self.config.is_traced() && track_predicted(flow, packet, hook, || now_ns) {
+                return self.done(hook, Fate::Tracked);
+            }
+            if !self.listens(Kind::Segment.bit() | Kind::Closing.bit())
+                && track_close(flow, packet, hook, || now_ns)
+            {
                 return self.done(hook, Fate::Tracked);
             }
         }

@@ -12,7 +12,7 @@ use tracker_common::{
     key::{End, FlowKey},
     notes,
     packet::{LinkLayer, Packet, Parsed, parse},
-    predict::track_predicted,
+    predict::{track_close, track_predicted},
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
     simulator::{Captured, Host},
@@ -322,7 +322,7 @@ fn transfer() -> impl Strategy<Value = Vec<Move>> {
         1 => Just(0x050),
         1 => Just(0x190),
         1 => Just(0x030),
-        1 => Just(0x011),
+        3 => Just(0x011),
         1 => Just(0x014)
     ];
     let payload = prop_oneof![2 => Just(0u32), 3 => 1u32..100];
@@ -364,7 +364,7 @@ fn steps_of(moves: &[Move]) -> Vec<Step> {
                     ..plain(from_client, flags, skewed(seq, skews[0]), skewed(ack, skews[1]))
                 });
                 if skews[0] == 0 {
-                    next[me] = seq.wrapping_add(payload);
+                    next[me] = seq.wrapping_add(payload + u32::from(flags & 1));
                 }
             }
         }
@@ -495,9 +495,14 @@ proptest! {
         swap: bool,
         // Of the handshake.
         missed in prop_oneof![2 => Just(0usize), 1 => 1usize..=4],
+        hears: bool,
     ) {
         let origin = Origin { swap, ..ORIGIN };
-        let (mut traced, mut untraced) = (Host::default(), Host::new(usize::MAX, untraced()));
+        // A close is predicted where nobody listens to one.
+        let quiet = Kind::Segment.bit() | if hears { 0 } else { Kind::Closing.bit() };
+        let all = Host::report_all();
+        let (mut traced, mut untraced) =
+            (Host::default(), Host::new(usize::MAX, LiveConfig { events: all.events & !quiet, ..all }));
         let mut now_ns = START_NS;
         for step in steps_of(&moves).into_iter().skip(missed) {
             now_ns += step.after_ns;
@@ -506,7 +511,7 @@ proptest! {
                 let fate = host.packet(&packet, hook(&step), now_ns);
                 let record = host.flow(&packet.key).map(|flow| flow.clone().as_mut_bytes().to_vec());
                 let mut after = after(host, &packet.key, origin, fate);
-                after.reports.retain(|(kind, ..)| *kind != Kind::Segment as u8);
+                after.reports.retain(|(kind, ..)| quiet & 1 << kind == 0);
                 (after, record)
             });
             prop_assert_eq!(one, other, "{:?}", step);
@@ -817,6 +822,44 @@ fn a_transfer_is_predicted() {
     show(&data(100), true);
     show(&Step { flags: 0x011, ..data(101) }, false);
     show(&ack(102), false);
+}
+
+#[test]
+fn an_orderly_close_is_predicted() {
+    let later = |step| Step { timestamp: Some(9), ..step };
+    let fin = |from, seq, ack| later(plain(from, 0x011, seq, ack));
+    let ack = |from, seq, ack| later(plain(from, 0x010, seq, ack));
+    let both = [State::TimeWait, State::Closed];
+    for (steps, ends) in [
+        (vec![fin(true, 1, 1), ack(false, 1, 2), fin(false, 1, 2), ack(true, 2, 2)], both),
+        (vec![fin(true, 1, 1), fin(false, 1, 2), ack(true, 2, 2)], both),
+        (
+            vec![
+                fin(true, 1, 1),
+                ack(false, 1, 2),
+                Step { payload: 10, ..fin(false, 1, 2) },
+                ack(true, 2, 12),
+            ],
+            both,
+        ),
+    ] {
+        let mut host = Host::new(usize::MAX, untraced());
+        let mut now_ns = START_NS;
+        let mut last = None;
+        for (n, step) in opened().iter().chain(&steps).enumerate() {
+            now_ns += step.after_ns;
+            let packet = ORIGIN.packet(step);
+            let is_predicted = host
+                .confirmed(&packet.key)
+                .is_some_and(|flow| track_close(flow, &packet, hook(step), || now_ns));
+            assert_eq!(is_predicted, n >= 4, "{step:?} {:?}", host.flow(&packet.key));
+            if !is_predicted {
+                host.packet(&packet, hook(step), now_ns);
+            }
+            last = host.flow(&packet.key).map(states);
+        }
+        assert_eq!(last, Some(ends), "{steps:?}");
+    }
 }
 
 #[test]

@@ -29,12 +29,13 @@ use aya_ebpf::{
 use tracker_common::{
     counters::{Fate, Hook},
     elsewhere::{ends_on_arrival, is_counted_elsewhere},
+    event::Kind,
     flow::{Flow, HalfOpen},
     owner::Owner,
     packet::{Bytes, Unparsed, parse},
-    predict::track_predicted,
+    predict::{track_close, track_predicted},
     track::{
-        InCache, Lookup, Place, bad_header_len, in_order, prepare, promote, settle,
+        Environment, InCache, Lookup, Place, bad_header_len, in_order, prepare, promote, settle,
         track_confirmed, track_half_open, track_handshake, track_illegal,
     },
 };
@@ -254,7 +255,13 @@ mod expected {
 /// Whether anything is left to be done for a packet with this record: a code of [`expected`].
 #[inline(always)]
 fn predicted(confirmed: *const Flow, hook: Hook) -> u32 {
-    if confirmed.is_null() { expected::NOT } else { tracker_predicted(confirmed, hook as u32) }
+    if confirmed.is_null() {
+        return expected::NOT;
+    }
+    match tracker_predicted(confirmed, hook as u32) {
+        expected::NOT => tracker_close(confirmed, hook as u32),
+        expected => expected,
+    }
 }
 
 /// The code of the packet's [`Fate`]; `confirmed` is the record that it has in the table of confirmed flows, or null. Each
@@ -383,6 +390,21 @@ extern "C" fn tracker_predicted(flow: *const Flow, hook: u32) -> u32 {
     }
     let is_predicted =
         !is_traced() && track_predicted(flow, packet, hook, || about_now_ns(scratch));
+    if is_predicted { expected::TRACKED } else { expected::NOT }
+}
+
+/// [`track_close`] on the packet in [`Scratch`], if nobody wants to hear of it: a code of [`expected`]. A function of its own, so that
+/// [`tracker_predicted`] stays short.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_close(flow: *const Flow, hook: u32) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return expected::NOT };
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return expected::NOT };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let packet = unsafe { &(*scratch).parsed.packet };
+    let is_predicted = !Kernel::new(scratch).listens(Kind::Segment.bit() | Kind::Closing.bit())
+        && track_close(flow, packet, hook_of(hook), || about_now_ns(scratch));
     if is_predicted { expected::TRACKED } else { expected::NOT }
 }
 

@@ -1,5 +1,5 @@
 //! The segments that nearly all are: data or an acknowledgment, on an open connection, as they were to be expected (the
-//! kernel's header prediction, `tcp_rcv_established`, after Van Jacobson).
+//! kernel's header prediction, `tcp_rcv_established`, after Van Jacobson); and those of an orderly close.
 //!
 //! [`track_predicted`] decides nothing that [`crate::track`] would decide otherwise: it takes only segments of which that would
 //! write exactly what is written here, and has nothing to count or report. A property test holds one against the other. It
@@ -124,5 +124,106 @@ pub fn track_predicted(
     }
     mine.grow_on(segment, &me, &facts);
     mine.count(segment);
+    true
+}
+
+/// Writes a segment of an orderly close into the confirmed flow that has its key: a first FIN, in its place, that acknowledges
+/// the peer's if that has closed, or the acknowledgment of the peer's FIN. As [`track_predicted`], where neither every segment is
+/// listened to nor flows that begin to close.
+#[inline(always)]
+#[must_use]
+pub fn track_close(
+    flow: &Flow,
+    packet: &Packet,
+    hook: Hook,
+    now_ns: impl FnOnce() -> u64,
+) -> bool {
+    const OF_BOTH: u32 = self::OF_BOTH | fact::MOVED_ON;
+    let segment = &packet.segment;
+    let flags = segment.flags.0 & !BESIDE.0;
+    let closes = flags == Flags::FIN.with(Flags::ACK).0;
+    if (!closes && flags != Flags::ACK.0) || segment.fragment || segment.window == 0 {
+        return false;
+    }
+    if segment.payload == 0 && segment.has(Flags::PSH) || segment.payload != 0 && !closes {
+        return false;
+    }
+    if !flow.has(flow_flag::ESTABLISHED)
+        || flow.has_any(flow_flag::MIDSTREAM | flow_flag::SUCCESSOR | flow_flag::OLD_SYN)
+    {
+        return false;
+    }
+    let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
+    let (me, peer) = (mine.facts(), theirs.facts());
+    let seen = match hook {
+        Hook::Ingress => fact::SEEN_IN,
+        Hook::Egress => fact::SEEN_OUT,
+    };
+    if !me.has(OF_BOTH | fact::ACKED_SYN | seen)
+        || !peer.has(OF_BOTH)
+        || (me.flags | peer.flags) & (fact::RST | fact::REFUSED | fact::FRAGMENTED) != 0
+        || me.ends_with_gap()
+        || peer.ends_with_gap()
+    {
+        return false;
+    }
+    // Where something came behind a FIN, it is not for here.
+    let is_acked = segment.ack == peer.end && peer.end == peer.fin.add(1);
+    let is_last = !me.has(fact::FIN) || me.end == me.fin.add(1);
+    let is_in_place = segment.seq == me.end
+        && !peer.ack.after(me.end)
+        && !segment.seq.after(peer.edge)
+        && !me.ack.after(segment.ack)
+        && !segment.ack.after(peer.end);
+    let is_expected = if closes {
+        !me.has(fact::FIN) && (is_acked || !peer.has(fact::FIN))
+    } else {
+        peer.has(fact::FIN) && is_acked && segment.ack.after(me.ack)
+    };
+    if !is_in_place || !is_expected || !is_last {
+        return false;
+    }
+    let edge = segment.ack.add(u32::from(segment.window) << me.scale(&peer));
+    if edge.before(me.edge) {
+        return false;
+    }
+    if segment.has_timestamp && (!me.has(fact::TS) || segment.timestamp.before(me.ts)) {
+        return false;
+    }
+    if !flow.renew(now_ns()) {
+        return false;
+    }
+    let mut facts = me;
+    facts.end = segment.end();
+    facts.ack = segment.ack;
+    facts.edge = edge;
+    if segment.has_timestamp && !segment.seq.after(peer.ack) {
+        facts.ts = segment.timestamp;
+    }
+    let mut letters = Letters::default();
+    if segment.payload > 0 && !me.has(fact::DATA) {
+        facts.flags |= fact::DATA;
+        letters = letters.and(Letter::Data, packet.from);
+    }
+    if closes {
+        facts.fin = facts.end.sub(1);
+        facts.flags = facts.flags & !fact::CLOSED_FIRST | fact::FIN;
+        if peer.has(fact::FIN) {
+            facts.flags |= fact::CLOSED_SECOND;
+        }
+        letters = letters.and(Letter::Fin, packet.from);
+    } else {
+        if me.has(fact::FIN) {
+            facts.flags |= fact::CLOSED_FIRST;
+        }
+        if !me.has(fact::PURE_ACK) {
+            facts.flags |= fact::PURE_ACK;
+            letters = letters.and(Letter::Ack, packet.from);
+        }
+    }
+    mine.grow_on(segment, &me, &facts);
+    mine.count(segment);
+    flow.history.append(letters);
+    flow.mark(flow_flag::CLOSING);
     true
 }
