@@ -12,6 +12,7 @@ use tracker_common::{
     flow::{Flow, HalfOpen},
     key::FlowKey,
 };
+use tracker_user::kernel::syn_cache;
 
 use crate::{
     cpu::{Cores, Task},
@@ -52,6 +53,8 @@ pub(crate) fn memory() -> Result<()> {
     router.establish(0, FLOWS)?;
     let full = Map::read(&pins.join("CONFIRMED"))?;
     let half_open = Map::read(&pins.join("HALF_OPEN"))?;
+    let cached = Map::read(&pins.join(syn_cache::SETS))?;
+    let addresses = Map::read(&pins.join(syn_cache::ADDRESSES))?;
     let flows = router.flows()?;
     drop(router);
 
@@ -90,6 +93,17 @@ pub(crate) fn memory() -> Result<()> {
             grouped(half_open.bytes),
             grouped(half_open.capacity),
             size_of::<HalfOpen>()
+        ),
+    );
+    let bytes = cached.bytes + addresses.bytes;
+    row(
+        "tracker: a cached handshake",
+        bytes / addresses.capacity,
+        format!(
+            "{} for {} handshakes; {} of it for IPv6 addresses",
+            grouped(bytes),
+            grouped(addresses.capacity),
+            grouped(addresses.bytes)
         ),
     );
     row(

@@ -337,7 +337,7 @@ fn tables_for_which_there_is_no_memory_are_named() -> Result<()> {
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
-    let bytes = 4_000_000_u64 * 256 + 65_536 * 328 + (16 << 20);
+    let bytes = 4_000_000_u64 * 256 + 65_536 * (328 + 2 * 104) + (16 << 20);
     ensure!(said.contains(&bytes.to_string()) && said.contains("Lower --max-flows"), "{said}");
     ensure!(!pins("no-memory").exists(), "nothing is left");
     Ok(())

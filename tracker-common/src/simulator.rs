@@ -6,16 +6,18 @@
 
 extern crate std;
 
+mod tables;
+
 use std::{
     boxed::Box,
     cell::{Cell, RefCell},
     collections::HashMap,
-    rc::Rc,
     vec::Vec,
 };
 
 use zerocopy::{FromBytes, Unaligned};
 
+use self::tables::{SynCache, Table};
 use crate::{
     config::{InterfaceConfig, LiveConfig},
     counters::{Fate, Hook, Tally},
@@ -67,46 +69,6 @@ impl Bytes for Captured<'_> {
     }
 }
 
-/// A hash map whose records stay where they are until a packet is done with, as the kernel's do while a program runs.
-#[derive(Debug)]
-struct Table<V> {
-    records: RefCell<HashMap<FlowKey, Rc<V>>>,
-    deleted: RefCell<Vec<Rc<V>>>,
-    capacity: usize,
-}
-
-impl<V: Clone> Table<V> {
-    fn new(capacity: usize) -> Self {
-        Self { records: RefCell::default(), deleted: RefCell::default(), capacity }
-    }
-
-    fn get(&self, key: &FlowKey) -> Option<&V> {
-        // SAFETY: a deleted record is kept until `forget_deleted`, which takes the table mutably.
-        self.records.borrow().get(key).map(|record| unsafe { &*Rc::as_ptr(record) })
-    }
-
-    fn insert(&self, key: &FlowKey, value: &V, replace: bool) -> Inserted {
-        let mut records = self.records.borrow_mut();
-        let exists = records.contains_key(key);
-        if exists && !replace {
-            return Inserted::Exists;
-        }
-        if !exists && records.len() >= self.capacity {
-            return Inserted::Full;
-        }
-        self.deleted.borrow_mut().extend(records.insert(*key, Rc::new(value.clone())));
-        Inserted::Done
-    }
-
-    fn delete(&self, key: &FlowKey) {
-        self.deleted.borrow_mut().extend(self.records.borrow_mut().remove(key));
-    }
-
-    fn forget_deleted(&mut self) {
-        self.deleted.get_mut().clear();
-    }
-}
-
 /// A host that tracks what is shown to it.
 #[derive(Debug)]
 pub struct Host {
@@ -128,14 +90,6 @@ pub struct Host {
     tallies: [Cell<u64>; Tally::SLOTS as usize],
     /// What becomes of the packet for the rules that it breaks: the code of a [`DropMode`].
     dropped: Cell<u32>,
-}
-
-/// Handshakes that have no record yet.
-#[derive(Debug, Default)]
-struct SynCache {
-    settings: CacheSettings,
-    sets: Vec<CacheSet>,
-    addresses: Vec<CachedAddresses>,
 }
 
 impl Default for Host {
@@ -318,7 +272,7 @@ impl Host {
         let mut all = all(&self.half_open);
         for (number, set) in (0..).zip(&self.syn_cache.sets) {
             let beside = |index| self.syn_cache.addresses.get(index as usize);
-            set.each(number, beside, |key, handshake| {
+            set.each(set, number, beside, |key, handshake| {
                 let half_open = HalfOpen::default();
                 restore(handshake, &half_open);
                 all.push((*key, half_open));

@@ -493,7 +493,7 @@ proptest! {
     fn what_is_predicted_is_what_tracking_would_have_done(
         moves in transfer(),
         swap: bool,
-        // Of the handshake.
+        // So many segments of the handshake.
         missed in prop_oneof![2 => Just(0usize), 1 => 1usize..=4],
         hears: bool,
     ) {

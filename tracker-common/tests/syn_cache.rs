@@ -26,7 +26,10 @@ const SECOND_NS: u64 = 1_000_000_000;
 enum Step {
     Packet(Shot),
     /// The agent removes a half-open flow, as it is (or was).
-    Remove { connection: usize, is_stale: bool },
+    Remove {
+        connection: usize,
+        is_stale: bool,
+    },
     /// Somebody listens to these kinds of events from now on.
     Listen(u32),
 }
@@ -71,12 +74,14 @@ fn ends(connection: usize) -> ((Address, [u8; 2]), (Address, [u8; 2]), u16) {
 fn options() -> impl Strategy<Value = SynOptions> {
     // Window scale, SACK and timestamps, or whatever there is.
     let present = prop_oneof![8 => 0u8..8, 1 => any::<u8>()];
-    (any::<u16>(), 0u8..15, present, 0u32..3).prop_map(|(mss, scale, present, timestamp)| SynOptions {
-        mss,
-        window_scale: if present & SynOptions::HAS_WINDOW_SCALE == 0 { 0 } else { scale },
-        present,
-        timestamp: Seq(if present & SynOptions::HAS_TIMESTAMPS == 0 { 0 } else { timestamp }),
-        timestamp_echo: Seq(0),
+    (any::<u16>(), 0u8..15, present, 0u32..3).prop_map(|(mss, scale, present, timestamp)| {
+        SynOptions {
+            mss,
+            window_scale: if present & SynOptions::HAS_WINDOW_SCALE == 0 { 0 } else { scale },
+            present,
+            timestamp: Seq(if present & SynOptions::HAS_TIMESTAMPS == 0 { 0 } else { timestamp }),
+            timestamp_echo: Seq(0),
+        }
     })
 }
 
@@ -96,7 +101,8 @@ fn shot() -> impl Strategy<Value = Shot> {
         1 => Just((0x052, false, 0, 1)),
         2 => (0u16..512, any::<bool>(), 0u32..3, 0u32..3),
     ];
-    let numbers = (prop_oneof![12 => Just(0u32), 1 => 0u32..3], prop_oneof![12 => Just(0u32), 1 => 0u32..3]);
+    let numbers =
+        (prop_oneof![12 => Just(0u32), 1 => 0u32..3], prop_oneof![12 => Just(0u32), 1 => 0u32..3]);
     let payload = prop_oneof![9 => Just(0u32), 1 => 1u32..100];
     let rest = (
         prop_oneof![20 => 1u16..u16::MAX, 1 => Just(0)],
@@ -111,28 +117,31 @@ fn shot() -> impl Strategy<Value = Shot> {
         prop::bool::weighted(0.1),
         prop_oneof![3 => 0u64..100_000_000, 1 => 0u64..100 * SECOND_NS],
     );
-    (0usize..5, usual, numbers, payload, rest, place).prop_map(|(connection, usual, numbers, payload, rest, place)| {
-        let ((flags, from_client, seq, ack), (window, options, timestamp, fragment, further)) = (usual, rest);
-        let (slot, hook, forwarded, after_ns) = place;
-        // As at a client's interface.
-        let hook = hook.unwrap_or(if from_client { Hook::Egress } else { Hook::Ingress });
-        Shot {
-            connection,
-            from_client,
-            flags,
-            seq: seq.wrapping_add(numbers.0),
-            ack: ack.wrapping_add(numbers.1),
-            payload,
-            window,
-            options,
-            timestamp,
-            fragment,
-            further,
-            at: (slot, hook),
-            forwarded,
-            after_ns,
-        }
-    })
+    (0usize..5, usual, numbers, payload, rest, place).prop_map(
+        |(connection, usual, numbers, payload, rest, place)| {
+            let ((flags, from_client, seq, ack), (window, options, timestamp, fragment, further)) =
+                (usual, rest);
+            let (slot, hook, forwarded, after_ns) = place;
+            // As at a client's interface.
+            let hook = hook.unwrap_or(if from_client { Hook::Egress } else { Hook::Ingress });
+            Shot {
+                connection,
+                from_client,
+                flags,
+                seq: seq.wrapping_add(numbers.0),
+                ack: ack.wrapping_add(numbers.1),
+                payload,
+                window,
+                options,
+                timestamp,
+                fragment,
+                further,
+                at: (slot, hook),
+                forwarded,
+                after_ns,
+            }
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -206,7 +215,13 @@ fn half_open(host: &Host) -> Vec<String> {
     let mut all: Vec<_> = host
         .all_half_open()
         .into_iter()
-        .map(|(key, record)| format!("{key:?} {:?} {:?}", record.flow, record.others.each_ref().map(|others| others.count())))
+        .map(|(key, record)| {
+            format!(
+                "{key:?} {:?} {:?}",
+                record.flow,
+                record.others.each_ref().map(|others| others.count())
+            )
+        })
         .collect();
     all.sort_unstable();
     all
@@ -230,7 +245,12 @@ fn removal(host: &Host, connection: usize, is_stale: bool) -> Removal {
     let key = key(connection);
     let flow = host.all_half_open().into_iter().find(|(other, _)| *other == key);
     let life = flow.map_or(0, |(_, half_open)| half_open.flow.life().to_word());
-    Removal { key, life: life ^ u64::from(is_stale), tier: Tier::HalfOpen as u32, ..Removal::default() }
+    Removal {
+        key,
+        life: life ^ u64::from(is_stale),
+        tier: Tier::HalfOpen as u32,
+        ..Removal::default()
+    }
 }
 
 proptest! {
@@ -286,7 +306,13 @@ fn syn(number: u32) -> Packet {
     let client = (mapped((0x0a00_0000 + number).to_be_bytes()), [0x9c, 0x40]);
     let server = (mapped([192, 0, 2, 9]), [0, 80]);
     let (key, from) = FlowKey::new((&client.0, client.1), (&server.0, server.1), 0);
-    let segment = Segment { seq: Seq(number), flags: Flags::SYN, window: 1000, ip_len: 40, ..Segment::default() };
+    let segment = Segment {
+        seq: Seq(number),
+        flags: Flags::SYN,
+        window: 1000,
+        ip_len: 40,
+        ..Segment::default()
+    };
     Packet { key, from, segment }
 }
 
@@ -305,7 +331,7 @@ fn a_flood_overwrites_the_oldest_of_a_set_and_older_ones_stay() {
         isns.sort_unstable();
         isns
     };
-    // Of 20 within 400 ms the last eight are there.
+    // The last eight of 20 within 400 ms are there.
     assert_eq!(isns(&host), (12..20).collect::<Vec<_>>());
     // Two seconds later none of them is overwritten any more: what comes gets a record.
     host.packet(&syn(20), Hook::Ingress, START_NS + 3 * SECOND_NS);
@@ -322,7 +348,10 @@ fn a_flood_overwrites_the_oldest_of_a_set_and_older_ones_stay() {
 #[test]
 fn keys_are_spread_over_sets_as_by_chance() {
     const KEYS: u32 = 1 << 20;
-    let settings = CacheSettings { key: [0x0123_4567_89ab_cdef, 42], last_set: (KEYS as u64 / WAYS as u64) - 1 };
+    let settings = CacheSettings {
+        key: [0x0123_4567_89ab_cdef, 42],
+        last_set: (KEYS as u64 / WAYS as u64) - 1,
+    };
     let mut counts = vec![0u32; settings.last_set as usize + 1];
     let mut tags = std::collections::HashSet::new();
     for number in 0..KEYS {

@@ -16,6 +16,7 @@ mod protect;
 mod reports;
 mod sweep;
 mod table;
+mod usual;
 mod verified_steps;
 
 use core::{cell::Cell, ptr};
@@ -28,15 +29,13 @@ use aya_ebpf::{
 };
 use tracker_common::{
     counters::{Fate, Hook},
-    elsewhere::{ends_on_arrival, is_counted_elsewhere},
-    event::Kind,
+    elsewhere::ends_on_arrival,
     flow::{Flow, HalfOpen},
     owner::Owner,
     packet::{Bytes, Unparsed, parse},
-    predict::{track_close, track_predicted},
     track::{
-        Environment, InCache, Lookup, Place, bad_header_len, in_order, prepare, promote, settle,
-        track_confirmed, track_half_open, track_handshake, track_illegal,
+        Lookup, Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
+        track_illegal,
     },
 };
 
@@ -44,12 +43,13 @@ use crate::{
     arriving::{Arriving, count_further},
     frame::SkbFrame,
     kernel::Kernel,
-    maps::{LastTick, Scratch, count_packet, interface, is_traced},
+    maps::{LastTick, Scratch, count_packet, interface},
     protect::{
         answered_ns, guard, guarded, hand_over, protection, tracker_is_answer, tracker_note_reset,
         tracker_put_back, tracker_put_syn, tracker_put_syn_ack,
     },
     reports::deliver,
+    usual::{expected, in_cache, predicted, tracker_promote},
 };
 
 /// Arriving packets. Every one is passed on, but what SYN cookies answer or refuse, and what breaks a rule that packets are
@@ -210,25 +210,6 @@ fn leaving(ctx: *mut __sk_buff, scratch: *mut Scratch) -> u32 {
         .unwrap_or_else(|| fate(scratch, confirmed, Hook::Egress, now_ns))
 }
 
-/// The code of the packet's [`Fate`], where it is of a usual handshake.
-#[inline(always)]
-fn in_cache(confirmed: *const Flow, hook: Hook, now_ns: u64) -> Option<u32> {
-    if !confirmed.is_null() {
-        return None;
-    }
-    let mut seen = tracker_handshake(hook as u32, now_ns);
-    if seen == InCache::Again as u32 {
-        seen = tracker_handshake(hook as u32, now_ns);
-    }
-    if seen == InCache::Tracked as u32 {
-        Some(Fate::Tracked as u32)
-    } else if seen == InCache::Elsewhere as u32 {
-        Some(Fate::CountedOnArrival as u32)
-    } else {
-        None
-    }
-}
-
 // The steps are functions of their own, one after the other, so that each has the stack of 512 bytes for itself.
 
 /// The code of the [`Fate`] of a packet that cannot be read.
@@ -240,28 +221,6 @@ fn unreadable(scratch: *mut Scratch, reason: Unparsed, hook: Hook) -> u32 {
         deliver(scratch);
     }
     Fate::from(reason) as u32
-}
-
-/// What [`tracker_predicted`] returns.
-mod expected {
-    /// All the rest is to be done.
-    pub(crate) const NOT: u32 = 0;
-    /// The packet was tracked.
-    pub(crate) const TRACKED: u32 = 1;
-    /// It is counted at another hook.
-    pub(crate) const ELSEWHERE: u32 = 2;
-}
-
-/// Whether anything is left to be done for a packet with this record: a code of [`expected`].
-#[inline(always)]
-fn predicted(confirmed: *const Flow, hook: Hook) -> u32 {
-    if confirmed.is_null() {
-        return expected::NOT;
-    }
-    match tracker_predicted(confirmed, hook as u32) {
-        expected::NOT => tracker_close(confirmed, hook as u32),
-        expected => expected,
-    }
 }
 
 /// The code of the packet's [`Fate`]; `confirmed` is the record that it has in the table of confirmed flows, or null. Each
@@ -373,41 +332,6 @@ fn bad_header(scratch: *mut Scratch, hook: Hook, now_ns: u64) -> u32 {
 
 // These are global functions: the verifier checks them once, whatever way leads to them.
 
-/// [`is_counted_elsewhere`], then [`track_predicted`] on the packet in [`Scratch`], if nobody wants to hear of every segment: a code of
-/// [`expected`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_predicted(flow: *const Flow, hook: u32) -> u32 {
-    // SAFETY: a record, or null. It stays allocated while the program runs, but may be deleted and used for another key
-    // meanwhile: see `tracker_common::track` on races. The same holds for all records below.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return expected::NOT };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return expected::NOT };
-    // SAFETY: this CPU's own element, and nobody writes this part of it now.
-    let packet = unsafe { &(*scratch).parsed.packet };
-    let hook = hook_of(hook);
-    if is_counted_elsewhere(flow, true, packet, here(hook)) {
-        return expected::ELSEWHERE;
-    }
-    let is_predicted =
-        !is_traced() && track_predicted(flow, packet, hook, || about_now_ns(scratch));
-    if is_predicted { expected::TRACKED } else { expected::NOT }
-}
-
-/// [`track_close`] on the packet in [`Scratch`], if nobody wants to hear of it: a code of [`expected`]. A function of its own, so that
-/// [`tracker_predicted`] stays short.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_close(flow: *const Flow, hook: u32) -> u32 {
-    // SAFETY: a record, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return expected::NOT };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return expected::NOT };
-    // SAFETY: this CPU's own element, and nobody writes this part of it now.
-    let packet = unsafe { &(*scratch).parsed.packet };
-    let is_predicted = !Kernel::new(scratch).listens(Kind::Segment.bit() | Kind::Closing.bit())
-        && track_close(flow, packet, hook_of(hook), || about_now_ns(scratch));
-    if is_predicted { expected::TRACKED } else { expected::NOT }
-}
-
 /// Whether the leaving packet in [`Scratch`] has come by an interface that is attached too; 0 for no.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -436,27 +360,6 @@ extern "C" fn tracker_ended_on_arrival(has_confirmed: u32) -> u32 {
 #[inline(always)]
 fn here(hook: Hook) -> Owner {
     Owner::new(interface().slot, hook)
-}
-
-/// [`track_handshake`] on the packet in [`Scratch`]; the code of an [`InCache`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_handshake(hook: u32, now_ns: u64) -> u32 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return InCache::Not as u32 };
-    // SAFETY: this CPU's own element, and nobody writes this part of it now.
-    let packet = unsafe { &(*scratch).parsed.packet };
-    track_handshake(&Kernel::new(scratch), packet, hook_of(hook), now_ns) as u32
-}
-
-/// [`promote`] for the key in [`Scratch`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_promote() -> u32 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's own element, and nobody writes this part of it now.
-    let key = unsafe { &(*scratch).parsed.packet.key };
-    promote(&Kernel::new(scratch), key);
-    0
 }
 
 /// [`track_illegal`] on the packet in [`Scratch`]; [`NO_FATE`] for none.

@@ -4,8 +4,8 @@
 use tracker_common::{
     counters::Hook,
     flow::{Flow, HalfOpen},
-    key::FlowKey,
     judge::{IsnCandidates, Ruling, Situation, Verdict, take},
+    key::FlowKey,
     packet::Packet,
     segment::Flags,
     state::State,
@@ -19,7 +19,7 @@ use tracker_common::{
     violation::{Breach, Marks},
 };
 
-use crate::{hook_of, kernel::Kernel, maps, tracker_promote};
+use crate::{hook_of, kernel::Kernel, maps, usual::tracker_promote};
 
 /// What one part leaves for the next: values as they lie in memory, because the kernel's type format has no words for an
 /// `Option`.

@@ -214,7 +214,7 @@ impl Kernel {
             if books.half_open.insert(key_bytes(key).to_vec(), bytes).is_some() {
                 twice = Some(*key);
             }
-        });
+        })?;
         self.cached.set(self.cached.get() + cached);
         if let Some(key) = twice {
             bail!("{key:?} is cached, and has a record");

@@ -48,27 +48,20 @@ pub fn track_predicted(
     if !has_data && segment.has(Flags::PSH) {
         return false;
     }
-    if !flow.has(flow_flag::ESTABLISHED)
-        || flow.has_any(flow_flag::SUCCESSOR | flow_flag::OLD_SYN)
+    if !flow.has(flow_flag::ESTABLISHED) || flow.has_any(flow_flag::SUCCESSOR | flow_flag::OLD_SYN)
     {
         return false;
     }
     let midstream = flow.has(flow_flag::MIDSTREAM);
-    let (of_both, of_neither) = if midstream {
-        (OF_BOTH_MIDSTREAM, OF_NEITHER_MIDSTREAM)
-    } else {
-        (OF_BOTH, OF_NEITHER)
-    };
+    let (of_both, of_neither) =
+        if midstream { (OF_BOTH_MIDSTREAM, OF_NEITHER_MIDSTREAM) } else { (OF_BOTH, OF_NEITHER) };
     let (mine, theirs) = (flow.half(packet.from), flow.half(packet.from.other()));
     let (me, peer) = (mine.facts(), theirs.facts());
     let seen = match hook {
         Hook::Ingress => fact::SEEN_IN,
         Hook::Egress => fact::SEEN_OUT,
     };
-    if !me.has(of_both | seen)
-        || !peer.has(of_both)
-        || (me.flags | peer.flags) & of_neither != 0
-    {
+    if !me.has(of_both | seen) || !peer.has(of_both) || (me.flags | peer.flags) & of_neither != 0 {
         return false;
     }
     let end = segment.end();
@@ -132,12 +125,7 @@ pub fn track_predicted(
 /// listened to nor flows that begin to close.
 #[inline(always)]
 #[must_use]
-pub fn track_close(
-    flow: &Flow,
-    packet: &Packet,
-    hook: Hook,
-    now_ns: impl FnOnce() -> u64,
-) -> bool {
+pub fn track_close(flow: &Flow, packet: &Packet, hook: Hook, now_ns: impl FnOnce() -> u64) -> bool {
     const OF_BOTH: u32 = self::OF_BOTH | fact::MOVED_ON;
     let segment = &packet.segment;
     let flags = segment.flags.0 & !BESIDE.0;

@@ -5,8 +5,8 @@ use std::{fs, io, path::PathBuf};
 use crate::{
     client::map_sharing::SharedMaps,
     kernel::{
-        flow_violations::FlowViolations, instance::Instance, listeners::ListenerMaps,
-        syn_cache, tables::Tables,
+        flow_violations::FlowViolations, instance::Instance, listeners::ListenerMaps, syn_cache,
+        tables::Tables,
     },
     model::error::Result,
 };

@@ -1,4 +1,5 @@
-//! The SYN cache of an agent, read through mapped memory: handshakes that have no record yet.
+//! The SYN cache of an agent: handshakes that have no record yet. It is read through mapped memory, or where a descriptor may only be
+//! read, of which the kernel maps nothing, in copies.
 
 use std::{fs, io, marker::PhantomData, num::NonZeroUsize, os::fd::AsFd, path::Path, ptr::NonNull};
 
@@ -7,13 +8,13 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use tracker_common::{
     flow::HalfOpen,
     key::FlowKey,
-    syn_cache::{CacheSet, CacheSettings, CachedAddresses, WAYS},
+    syn_cache::{CacheSet, CacheSettings, CachedAddresses, CachedHandshake, WAYS},
     track::restore,
 };
 use zerocopy::FromBytes;
 
 use crate::{
-    kernel::map_forms,
+    kernel::{batch::Walk, map_forms},
     model::error::{Context, Result},
 };
 
@@ -80,9 +81,18 @@ impl<T> Drop for Mapped<T> {
 
 /// The SYN cache of one agent.
 pub struct SynCache {
-    sets: Mapped<CacheSet>,
-    addresses: Mapped<CachedAddresses>,
+    capacity: u32,
+    memory: Memory,
 }
+
+/// The sets, and the addresses beside them.
+enum Memory {
+    Mapped(Mapped<CacheSet>, Mapped<CachedAddresses>),
+    ToCopy(MapData, MapData),
+}
+
+/// Sets that are copied in one system call.
+const STEP: usize = 64;
 
 impl SynCache {
     /// Maps the cache's memory, of which `open` opens the maps.
@@ -93,30 +103,84 @@ impl SynCache {
     pub fn new(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
         let sets = map_forms::check(SETS, open(SETS)?)?;
         let addresses = map_forms::check(ADDRESSES, open(ADDRESSES)?)?;
-        Ok(Self {
-            sets: Mapped::new(&sets).context("mapping the SYN cache")?,
-            addresses: Mapped::new(&addresses).context("mapping the SYN cache's addresses")?,
-        })
+        let capacity = sets.info()?.max_entries().saturating_mul(WAYS as u32);
+        let memory = match (Mapped::new(&sets), Mapped::new(&addresses)) {
+            (Ok(sets), Ok(addresses)) => Memory::Mapped(sets, addresses),
+            (Err(error), _) | (_, Err(error)) if error.raw_os_error() != Some(libc::EINVAL) => {
+                return Err(error).context("mapping the SYN cache");
+            }
+            _ => Memory::ToCopy(sets, addresses),
+        };
+        Ok(Self { capacity, memory })
     }
 
     /// Handshakes that it can hold.
     #[must_use]
-    pub fn capacity(&self) -> u32 {
-        u32::try_from(self.sets.count * WAYS).unwrap_or(u32::MAX)
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     /// Calls `visit` with every handshake's record; what comes and goes meanwhile may be missed or seen.
-    pub fn each(&self, mut visit: impl FnMut(&FlowKey, &HalfOpen)) {
-        let addresses = self.addresses.values();
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn each(&self, mut visit: impl FnMut(&FlowKey, &HalfOpen)) -> Result<()> {
         let half_open = HalfOpen::default();
-        for (number, set) in (0..).zip(self.sets.values()) {
-            let beside = |index: u32| addresses.get(index as usize);
-            set.each(number, beside, |key, handshake| {
-                restore(handshake, &half_open);
-                visit(key, &half_open);
-            });
+        let mut restored = |key: &FlowKey, handshake: &CachedHandshake| {
+            restore(handshake, &half_open);
+            visit(key, &half_open);
+        };
+        match &self.memory {
+            Memory::Mapped(sets, addresses) => {
+                let addresses = addresses.values();
+                for (number, set) in (0..).zip(sets.values()) {
+                    let beside = |index: u32| addresses.get(index as usize);
+                    set.each(set, number, beside, &mut restored);
+                }
+                Ok(())
+            }
+            Memory::ToCopy(sets, addresses) => {
+                copies(sets, addresses, restored).context("reading the SYN cache")
+            }
         }
     }
+}
+
+/// Calls `visit` with every handshake, of copies of some sets at a time.
+fn copies(
+    sets: &MapData,
+    addresses: &MapData,
+    mut visit: impl FnMut(&FlowKey, &CachedHandshake),
+) -> io::Result<()> {
+    const SET: usize = size_of::<CacheSet>();
+    const ADDRESSES: usize = size_of::<CachedAddresses>();
+    let walk = |map, value, count| Walk::new(map, size_of::<u32>(), value, count);
+    // The same places in all three, one after the other.
+    let mut first = walk(sets, SET, STEP)?;
+    let mut beside = walk(addresses, ADDRESSES, STEP * WAYS)?;
+    let mut second = walk(sets, SET, STEP)?;
+    let mut number = 0;
+    while let Some((_, before)) = first.step()? {
+        let (Some((_, addresses)), Some((_, after))) = (beside.step()?, second.step()?) else {
+            return Ok(());
+        };
+        let base = number * WAYS as u32;
+        let addresses: Vec<_> = addresses
+            .chunks_exact(ADDRESSES)
+            .filter_map(|bytes| CachedAddresses::read_from_bytes(bytes).ok())
+            .collect();
+        for (before, after) in before.chunks_exact(SET).zip(after.chunks_exact(SET)) {
+            if let (Ok(before), Ok(after)) =
+                (CacheSet::read_from_bytes(before), CacheSet::read_from_bytes(after))
+            {
+                let at = |index: u32| addresses.get((index - base) as usize);
+                before.each(&after, number, at, &mut visit);
+            }
+            number += 1;
+        }
+    }
+    Ok(())
 }
 
 /// Lets the programs use the cache, if they do not: once all of them know of it.

@@ -120,7 +120,7 @@ impl Tables {
             }
         }
         if let Some(cache) = &self.syn_cache {
-            cache.each(|key, half_open| visit(key, &half_open.flow));
+            cache.each(|key, half_open| visit(key, &half_open.flow))?;
         }
         Ok(())
     }

@@ -40,12 +40,7 @@ pub enum InCache {
 /// Tracks a packet of which the confirmed table has no flow, where its handshake is a usual one.
 #[inline(always)]
 #[must_use]
-pub fn track_handshake<S: Environment>(
-    s: &S,
-    packet: &Packet,
-    hook: Hook,
-    now_ns: u64,
-) -> InCache {
+pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> InCache {
     let Some((place, set)) = s.syn_cache(&packet.key) else { return InCache::Not };
     if s.half_open(&packet.key).is_some() {
         return InCache::Not;
