@@ -71,8 +71,10 @@ pub(super) fn after_reset(
     if has_other && !leaves && !(peer.has_end() && segment.ack.within(peer.isn, peer.end)) {
         return Ruling::default();
     }
-    if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
-        // Whoever acknowledges what was sent after the RST has not taken the RST.
+    let is_old = peer.refused_end.before(peer.end);
+    if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) && !is_old {
+        // Whoever acknowledges what was sent after the RST has not taken the RST. One behind what its sender has sent may be
+        // refused: it answers a segment that crossed that.
         return Ruling::breach(Rule::DataAfterRst, Seq(0), Seq(0), Seq(0));
     }
     // Who acknowledges what was sent after its RST has not closed.

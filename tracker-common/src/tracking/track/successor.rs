@@ -115,6 +115,9 @@ fn syn_on_confirmed<S: Environment>(
     match reopening_of(s, flow, packet) {
         Reopening::Duplicate => return false,
         Reopening::Legal => note_reuse(s, flow, hook),
+        // Simultaneous open.
+        Reopening::Breach(Breach { rule: Rule::SynInTimeWait, .. })
+            if is_awaited(s, flow, packet) => {}
         Reopening::Breach(Breach { rule: Rule::SynInTimeWait, .. }) => {
             // Reported when it is judged.
             flow.mark(flow_flag::OLD_SYN | old_syn_of(packet.from));
@@ -135,6 +138,20 @@ fn syn_on_confirmed<S: Environment>(
     }
     flow.mark(flow_flag::SUCCESSOR);
     true
+}
+
+/// Whether the receiver of a SYN has left `flow`, and waits in SYN_SENT for the answer to its own: it takes any SYN (RFC 9293
+/// figure 7).
+#[inline(always)]
+fn is_awaited<S: Environment>(s: &S, flow: &Flow, packet: &Packet) -> bool {
+    if !flow.has(flow_flag::SUCCESSOR) {
+        return false;
+    }
+    s.half_open(&packet.key).is_some_and(|newer| {
+        let receiver = newer.flow.half(packet.from.other()).facts();
+        !newer.flow.is_dead()
+            && receiver.flags & (fact::SYN | fact::SYN_ACK | fact::RST) == fact::SYN
+    })
 }
 
 /// Counts that a connection in TIME_WAIT is followed by another, once.
