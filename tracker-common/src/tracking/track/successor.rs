@@ -77,8 +77,8 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
         let last = if peer.has(fact::EDGE) { peer.edge } else { peer.ack };
         let goes_on = segment.seq.within(peer.ack, last)
             && (!segment.has(Flags::ACK) || segment.ack.within(peer.isn.add(1), peer.end));
-        return goes_on
-            || newer.others(packet.from.other()).answered(segment.seq, segment.ack).is_some();
+        let answers = newer.others(packet.from.other()).answered(segment.seq, segment.ack);
+        return goes_on || (segment.has(Flags::ACK) && answers.is_some());
     }
     if !segment.has(Flags::ACK) {
         return false;
