@@ -71,7 +71,7 @@ pub(super) fn after_reset(
     if has_other && !leaves && !(peer.has_end() && segment.ack.within(peer.isn, peer.end)) {
         return Ruling::default();
     }
-    let is_old = peer.refused_end.before(peer.end);
+    let is_old = peer.refused_end != peer.end && peer.refused_end.within(peer.isn, peer.end);
     if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) && !is_old {
         // Whoever acknowledges what was sent after the RST has not taken the RST. One behind what its sender has sent may be
         // refused: it answers a segment that crossed that.
