@@ -62,3 +62,22 @@ fn a_syn_that_time_wait_refuses_is_taken_in_syn_sent() {
     let answered = [(H, "S.", 100_000, 1, 0), (H, "F.", 100_001, 1, 0)];
     assert_after(&[&closed[..], &again, &answered].concat(), "FIN_WAIT_1/SYN_SENT");
 }
+
+/// A SYN with data (Fast Open) is held up, and a copy without any opens the connection. It arrives when that is over, and the listener
+/// answers it.
+#[test]
+fn an_answer_to_a_late_syn_with_data_breaks_no_rule() {
+    assert_after(
+        &[
+            (P, "S", 0, 0, 0),
+            (H, "S.", 0, 1, 0),
+            (P, "P.", 1, 1, 5),
+            (P, "F.", 6, 1, 0),
+            (H, "F.", 1, 7, 0),
+            (P, ".", 7, 2, 0),
+            (P, "S", 0, 0, 5),
+            (H, "S.", 90_000, 6, 0),
+        ],
+        "CLOSED/TIME_WAIT",
+    );
+}
