@@ -5,6 +5,8 @@
 //! it in that direction, and on nothing else: the same seed gives the same fates as long as the hosts send the same
 //! segments. (When they send them is for their clocks to say, so a run is repeated closely and not exactly.)
 
+mod again;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,

@@ -189,8 +189,8 @@ impl Origin {
             facts.has(fact::FIN).then(|| mine(facts.fin)),
             facts.has(fact::TS).then(|| facts.ts.0.wrapping_sub(self.clocks[me])),
             ((facts.flags & (fact::RST | fact::REFUSED)) != 0).then(|| mine(facts.refused_end)),
-            (facts.has(fact::REFUSED) || facts.refused_ack.0 != 0)
-                .then(|| theirs(facts.refused_ack)),
+            // That of an RST's sender counts from its own numbers where nothing was seen of its peer.
+            (facts.has(fact::REFUSED) && !facts.has(fact::RST)).then(|| theirs(facts.refused_ack)),
         ]
     }
 }
@@ -956,6 +956,43 @@ fn an_rst_is_remembered_whatever_syn_ack_follows() {
         plain(true, 0x011, 1, 1),
     ];
     is_nothing_special(&steps, [0x4000_0000, 0]);
+}
+
+#[test]
+fn what_an_rst_ends_may_end_at_zero() {
+    let steps = [
+        plain(true, 0x002, 0, 0),
+        plain(false, 0x012, 0, 1),
+        plain(true, 0x010, 1, 1),
+        plain(true, 0x004, 1, 0),
+        Step { payload: 10, ..plain(true, 0x018, 1, 2) },
+    ];
+    is_nothing_special(&steps, [0x4000_0000, u32::MAX]);
+    assert_eq!(outcome(&steps, ORIGIN, Rule::DataAfterRst).1, 1);
+}
+
+#[test]
+fn who_has_sent_nothing_has_not_given_up_whatever_the_number_of_its_rst() {
+    let steps = [
+        plain(true, 0x002, 0, 0),
+        plain(true, 0x004, 1, 0),
+        plain(false, 0x010, 5, 0),
+        plain(false, 0x014, 3, 1),
+    ];
+    is_nothing_special(&steps, [0x4000_0000, 0u32.wrapping_sub(3)]);
+}
+
+#[test]
+fn an_rst_without_acknowledgment_acknowledges_nothing() {
+    let again = [
+        plain(true, 0x002, 0x1_0000, 0),
+        plain(true, 0x002, 0x2_0000, 0),
+        plain(false, 0x012, 0x100, 0x1_0001),
+        plain(false, 0x012, 0x200, 0x2_0001),
+        plain(true, 0x004, 0x2_0001, 0),
+    ];
+    let steps = [&opened()[..], &again].concat();
+    is_nothing_special(&steps, [0x4000_0000, ORIGIN.no_ack.wrapping_sub(0x201)]);
 }
 
 #[test]

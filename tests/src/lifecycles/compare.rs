@@ -299,6 +299,8 @@ fn is_after_forged_syn(name: &str, event: &Value, trace: &Trace) -> bool {
     let is_taken = Side::BOTH.iter().any(|side| trace.has_taken_forged_syn(*side));
     match name {
         "time_wait_assassination" => trace.has_forged_syn(),
+        // A listener answers a late copy of the real SYN, while a forged one waits.
+        "old_incarnation_synack" => is_forged(&flow["orig"]["isn"], 0),
         "syn_isn_change"
         | "syn_wrong_dir"
         | "synack_isn_change"
@@ -331,9 +333,12 @@ fn living<'a>(flows: &[&'a Value], host: SocketAddr, trace: &Trace) -> Result<[&
     if counting.is_empty() {
         counting = flows.iter().collect();
     }
+    // A forged SYN may have begun it.
     let is_of_host = |flow: &Value| {
-        let isn = flow["orig"]["isn"].as_u64().and_then(|isn| u32::try_from(isn).ok());
-        isn.is_some_and(|isn| trace.has_sent_syn(Side::Host, isn))
+        ["orig", "reply"].iter().any(|end| {
+            let isn = flow[end]["isn"].as_u64().and_then(|isn| u32::try_from(isn).ok());
+            isn.is_some_and(|isn| trace.has_sent_syn(Side::Host, isn))
+        })
     };
     let is_newer = |flow: &Value| flow["tier"] == "half_open" && is_of_host(flow);
     let all = counting

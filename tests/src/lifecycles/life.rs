@@ -59,7 +59,8 @@ pub(super) enum Unknowable {
     /// The listener answered with a SYN cookie and keeps nothing, and the third segment did not reach it.
     Cookie,
     /// A listener with SYN cookies takes a late acknowledgment for a third segment, and has the connection again that was
-    /// over. It says nothing.
+    /// over. It says nothing. If it closes again, a client in TIME_WAIT, which goes on acknowledging the first FIN, looks like one
+    /// that has closed first.
     Revived,
     /// A listener took a forged SYN, whose request ends without a word; of its peer nobody has heard.
     Phantom,
@@ -213,6 +214,17 @@ impl Life {
             {
                 Some(Unknowable::Phantom)
             }
+            // docs/limits.md, SYN cookies of a kernel.
+            ("FIN_WAIT_2", "TIME_WAIT")
+                if !is_server && self.may_revive() && trace.closes_again(side.other()) =>
+            {
+                Some(Unknowable::Revived)
+            }
+            ("LAST_ACK", "FIN_WAIT_1")
+                if is_server && self.may_revive() && trace.closes_again(side) =>
+            {
+                Some(Unknowable::Revived)
+            }
             // docs/limits.md, RSTs that their receiver refuses.
             ("ESTABLISHED" | "FIN_WAIT_1" | "FIN_WAIT_2" | "CLOSE_WAIT", "CLOSED")
                 if (others[1] != "CLOSED" || self.has_given_up(self.at(side.other()), trace))
@@ -220,8 +232,11 @@ impl Life {
             {
                 Some(Unknowable::RefusedReset)
             }
+            // A server's end may be in TIME_WAIT while the client uses its port again.
             ("SYN_SENT", _)
-                if !is_server && side == Side::Peer && trace.has_taken_forged_syn(Side::Host) =>
+                if side == Side::Peer
+                    && (!is_server || kernel == "TIME_WAIT")
+                    && trace.has_taken_forged_syn(Side::Host) =>
             {
                 Some(Unknowable::Phantom)
             }

@@ -109,6 +109,7 @@ pub const fn is_reset(end: &Facts, peer: &Facts) -> bool {
 #[inline(always)]
 const fn has_given_up(end: &Facts, peer: &Facts) -> bool {
     end.has(fact::RST | fact::OUTLIVED_RST)
+        && end.has_end()
         && end.end.0 == end.refused_end.0
         && !peer.has(fact::OUTLIVED_RST)
 }

@@ -100,9 +100,9 @@ pub struct Facts {
     /// end that has sent an RST: the number of that.
     pub refused_end: Seq,
     /// With [`fact::REFUSED`], what that segment acknowledged: if the peer goes on from there, it was sent. For an end that
-    /// has sent an RST: the end of what the peer had sent until then.
+    /// has sent an RST: the end of what the peer had sent until then, or that nothing was seen of it (`judge/reset.rs`).
     pub refused_ack: Seq,
-    /// The window field of its last segment, not scaled.
+    /// The window field of its last segment but for RSTs, not scaled.
     pub window: u32,
     /// Bits of [`fact`].
     pub flags: u32,

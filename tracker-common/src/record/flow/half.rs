@@ -26,7 +26,7 @@ pub struct Half {
     fin: U32,
     ts: U32,
     flags: U32,
-    /// The window field of its last segment, not scaled.
+    /// The window field of its last segment but for RSTs, not scaled.
     pub window: U16,
     /// MSS that its SYN offered; 0 where none was.
     pub mss: U16,
@@ -107,7 +107,10 @@ impl Half {
     pub fn count(&self, segment: &Segment) {
         self.packets.add(1 + u64::from(segment.further));
         self.bytes.add(segment.wire_len());
-        self.window.set(segment.window);
+        // An end without a socket offers none with its RST.
+        if !segment.has(Flags::RST) {
+            self.window.set(segment.window);
+        }
     }
 
     /// Another SYN, or SYN,ACK, of this end is the one that counts (H8, H16): it replaces all that was known of its

@@ -71,12 +71,15 @@ pub(super) fn after_reset(
     if has_other && !leaves && !(peer.has_end() && segment.ack.within(peer.isn, peer.end)) {
         return Ruling::default();
     }
-    if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) {
-        // Whoever acknowledges what was sent after the RST has not taken the RST.
+    let is_old = peer.refused_end != peer.end && peer.refused_end.within(peer.isn, peer.end);
+    if !me.has(fact::RST) && peer.has_end() && segment.ack.after(peer.end) && !is_old {
+        // Whoever acknowledges what was sent after the RST has not taken the RST. One behind what its sender has sent may be
+        // refused: it answers a segment that crossed that.
         return Ruling::breach(Rule::DataAfterRst, Seq(0), Seq(0), Seq(0));
     }
     // Who acknowledges what was sent after its RST has not closed.
-    let lives = leaves || (me.refused_ack.0 != 0 && segment.ack.after(me.refused_ack));
+    let is_known = me.refused_ack != nothing_seen(me.refused_end);
+    let lives = leaves || (is_known && segment.ack.after(me.refused_ack));
     // What is far from where it was is of a connection that a late copy of the SYN has begun.
     if lives && fits && me.has(fact::RST) && end.after(me.end) {
         return Ruling::breach(Rule::DataAfterRst, me.end, me.end, end);
@@ -111,10 +114,18 @@ pub fn reset<F: VerifierBarrier>(
     if takes & take::COMPLETES != 0 {
         facts.flags |= fact::RST_EXACT;
     }
-    (facts.refused_ack, facts.refused_end) = (peer.end, segment.seq);
+    let known = if peer.has_end() { peer.end } else { nothing_seen(segment.seq) };
+    (facts.refused_ack, facts.refused_end) = (known, segment.seq);
     verdict.renew = true;
     verdict.letter = (!me.has(fact::RST)).then_some(Letter::Rst);
     verdict
+}
+
+/// In place of the end of what the peer of an RST's sender had sent, where nothing was seen of it: a number that no peer is at but
+/// by chance, whatever the RST's.
+#[inline(always)]
+const fn nothing_seen(rst: Seq) -> Seq {
+    rst.add(0x5555_5555)
 }
 
 /// Whether an RST would end TIME_WAIT of an end that let it, because a SYN of an old connection has brought it about (RFC 1337):

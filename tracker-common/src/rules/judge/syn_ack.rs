@@ -63,7 +63,9 @@ fn rule_syn_ack(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segme
         // It may be of the connection before.
         return Ruling::default();
     }
-    if is_closed && me.has(fact::ACK) && peer.has(fact::SYN) && answers {
+    let answers_copy = segment.ack.within(peer.isn.add(1), peer.end);
+    if is_closed && me.has(fact::ACK) && peer.has(fact::SYN) && answers_copy {
+        // With data too, where another copy had none.
         return Ruling::default();
     }
     // Until both directions have been seen, what seems open may be a guess that this segment corrects.

@@ -77,8 +77,8 @@ pub fn belongs(newer: &HalfOpen, flow: &Flow, packet: &Packet) -> bool {
         let last = if peer.has(fact::EDGE) { peer.edge } else { peer.ack };
         let goes_on = segment.seq.within(peer.ack, last)
             && (!segment.has(Flags::ACK) || segment.ack.within(peer.isn.add(1), peer.end));
-        return goes_on
-            || newer.others(packet.from.other()).answered(segment.seq, segment.ack).is_some();
+        let answers = newer.others(packet.from.other()).answered(segment.seq, segment.ack);
+        return goes_on || (segment.has(Flags::ACK) && answers.is_some());
     }
     if !segment.has(Flags::ACK) {
         return false;
@@ -115,6 +115,9 @@ fn syn_on_confirmed<S: Environment>(
     match reopening_of(s, flow, packet) {
         Reopening::Duplicate => return false,
         Reopening::Legal => note_reuse(s, flow, hook),
+        // Simultaneous open.
+        Reopening::Breach(Breach { rule: Rule::SynInTimeWait, .. })
+            if is_awaited(s, flow, packet) => {}
         Reopening::Breach(Breach { rule: Rule::SynInTimeWait, .. }) => {
             // Reported when it is judged.
             flow.mark(flow_flag::OLD_SYN | old_syn_of(packet.from));
@@ -135,6 +138,20 @@ fn syn_on_confirmed<S: Environment>(
     }
     flow.mark(flow_flag::SUCCESSOR);
     true
+}
+
+/// Whether the receiver of a SYN has left `flow`, and waits in SYN_SENT for the answer to its own: it takes any SYN (RFC 9293
+/// figure 7).
+#[inline(always)]
+fn is_awaited<S: Environment>(s: &S, flow: &Flow, packet: &Packet) -> bool {
+    if !flow.has(flow_flag::SUCCESSOR) {
+        return false;
+    }
+    s.half_open(&packet.key).is_some_and(|newer| {
+        let receiver = newer.flow.half(packet.from.other()).facts();
+        !newer.flow.is_dead()
+            && receiver.flags & (fact::SYN | fact::SYN_ACK | fact::RST) == fact::SYN
+    })
 }
 
 /// Counts that a connection in TIME_WAIT is followed by another, once.

@@ -1,6 +1,8 @@
 //! Rare orders of segments, which random connections on a cable that loses and delays have come to, and what a kernel said of
 //! them.
 
+mod interference;
+
 use tracker_common::{
     counters::Hook,
     key::FlowKey,

@@ -1,0 +1,83 @@
+//! What connections beside a blind attacker have come to (`tests/tests/interference.rs`).
+
+use super::{
+    Sender::{Host as H, Peer as P},
+    after, assert_after,
+};
+
+/// An end without a socket answers an acknowledgment that crossed its data with an RST at the number of that, which is old by then.
+#[test]
+fn who_refuses_an_rst_that_is_older_than_the_data_before_it_breaks_no_rule() {
+    let (_, broken) = after(&[
+        (H, "S", 0, 0, 0),
+        (P, "S.", 0, 1, 0),
+        (H, ".", 1, 1, 0),
+        (P, "P.", 1, 1, 100),
+        (H, ".", 1, 1, 0),
+        (P, "R", 1, 0, 0),
+        // This overtook nothing, but came after the RST.
+        (P, "P.", 101, 1, 100),
+        (H, ".", 1, 201, 0),
+    ]);
+    assert_eq!(broken, [""; 0]);
+}
+
+/// An end that has closed for good refuses data with an RST, at the old number that they acknowledge and without a window. The peer
+/// drops that, and its own RST is at the edge of the window that was offered before.
+#[test]
+fn the_window_of_an_rst_is_none() {
+    assert_after(
+        &[
+            (H, "S", 0, 0, 0),
+            (P, "S.", 0, 1, 0),
+            (H, ".", 1, 1, 0),
+            (H, "P.", 1, 1, 1),
+            (P, ".", 101, 2, 0),
+            (H, "F.", 2, 1, 0),
+            (P, ".", 101, 3, 0),
+            (P, "P.", 1, 1, 100),
+            (H, "R0", 1, 0, 0),
+            (P, "R.", 101, 3, 0),
+        ],
+        "CLOSED/CLOSED",
+    );
+}
+
+/// A client has left its port's old connection, of which the peer is in TIME_WAIT, and takes any SYN while it waits for the answer
+/// to its own (RFC 9293 figure 7), also one that TIME_WAIT would not.
+#[test]
+fn a_syn_that_time_wait_refuses_is_taken_in_syn_sent() {
+    let closed = [
+        (H, "S", 5, 0, 0),
+        (P, "S.", 50_000, 6, 0),
+        (H, ".", 6, 50_001, 0),
+        (P, "F.", 50_001, 6, 0),
+        (H, "F.", 6, 50_002, 0),
+        (P, ".", 50_002, 7, 0),
+    ];
+    assert_after(&closed, "CLOSED/TIME_WAIT");
+    let again = [(H, "S", 100_000, 0, 0), (P, "S", 0, 0, 0)];
+    // Shown until one of them is answered.
+    assert_after(&[&closed[..], &again].concat(), "CLOSED/TIME_WAIT");
+    let answered = [(H, "S.", 100_000, 1, 0), (H, "F.", 100_001, 1, 0)];
+    assert_after(&[&closed[..], &again, &answered].concat(), "FIN_WAIT_1/SYN_SENT");
+}
+
+/// A SYN with data (Fast Open) is held up, and a copy without any opens the connection. It arrives when that is over, and the listener
+/// answers it.
+#[test]
+fn an_answer_to_a_late_syn_with_data_breaks_no_rule() {
+    assert_after(
+        &[
+            (P, "S", 0, 0, 0),
+            (H, "S.", 0, 1, 0),
+            (P, "P.", 1, 1, 5),
+            (P, "F.", 6, 1, 0),
+            (H, "F.", 1, 7, 0),
+            (P, ".", 7, 2, 0),
+            (P, "S", 0, 0, 5),
+            (H, "S.", 90_000, 6, 0),
+        ],
+        "CLOSED/TIME_WAIT",
+    );
+}
