@@ -3,15 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
-use tracker_common::{flow::Flow, key::FlowKey};
-use tracker_tests::{
-    lab::{Bench, address},
-    segment::{
-        Segment,
-        flag::{ACK, SYN},
-    },
-};
+use tracker_tests::{crowd::Crowd, lab::Bench};
 
 use crate::{
     cpu::Task,
@@ -26,9 +18,6 @@ const FLOWS: [u64; 3] = [10_000, 1_000_000, 4_000_000];
 
 /// Sweeps that are measured with each number of flows.
 const SWEEPS: usize = 9;
-
-type Key = [u64; size_of::<FlowKey>() / 8];
-type Record = [u64; size_of::<Flow>() / 8];
 
 /// Measures, prints the section, and writes it into docs/performance.md.
 ///
@@ -70,36 +59,10 @@ counted by state as well, for which more of each is read, in every sweep.
 /// Adds the rows of an agent with these options.
 fn measure(table: &mut Table, flows: &[u64], options: &[&str], note: &str) -> Result<()> {
     let bench = Bench::with(&[&["--max-flows", "4194304"], options].concat())?;
-    let (client, server) = ((address::PEER[0], 1000).into(), (address::HOST[0], 80).into());
-    bench.arrive(&Segment::new(client, server, SYN, 1, 0).frame())?;
-    bench.leave(&Segment::new(server, client, SYN | ACK, 500, 2).frame())?;
-    bench.arrive(&Segment::new(client, server, ACK, 2, 501).frame())?;
-    bench.settle()?;
-    let pin = format!(
-        "/sys/fs/bpf/tracker/v{}/{}/CONFIRMED",
-        tracker_common::LAYOUT_VERSION,
-        bench.agent.name()
-    );
-    let map = Map::HashMap(MapData::from_pin(&pin).with_context(|| format!("opening {pin}"))?);
-    let mut map: HashMap<MapData, Key, Record> = map.try_into()?;
-    let (key, record) = map.iter().next().context("the flow is confirmed")??;
-    let key: FlowKey = zerocopy::transmute!(key);
-
+    let mut crowd = Crowd::begin(&bench)?;
     let process = Task::process(bench.agent.pid())?;
-    let mut there = 1;
     for flows in flows.iter().copied() {
-        while there < flows {
-            let mut other = key;
-            // No two are alike: 10.0.0.0/8 is large enough.
-            other.addresses[1][13..].copy_from_slice(&u32::try_from(there)?.to_be_bytes()[1..]);
-            other.ports[1] = [250, 250];
-            let other: Key = zerocopy::transmute!(other);
-            // No two began at the same moment, which the sweep takes turns by.
-            let mut record = record;
-            record[0] ^= (there & 0xff) << 32;
-            map.insert(other, record, 0)?;
-            there += 1;
-        }
+        crowd.grow(u32::try_from(flows)?)?;
         // The first may have begun before the last flow was there.
         while read(&sweep(&bench)?)? < flows {}
         let (mut took, ran) = (Vec::new(), process.cpu_time()?);

@@ -14,6 +14,7 @@ mod forward;
 mod generator;
 mod lane;
 mod limits;
+mod listing;
 mod machine;
 mod memory;
 mod packet;
@@ -58,6 +59,8 @@ enum Benchmark {
     Memory,
     /// Time and memory of the agent, with up to four million flows
     Agent,
+    /// Time and memory of `tracker flows`, with a million flows
+    Listing,
     /// Connections a second of which all events reach a listener
     Events,
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Some(Benchmark::Connections) => connections::connections(),
         Some(Benchmark::Memory) => memory::memory(),
         Some(Benchmark::Agent) => agent::agent(),
+        Some(Benchmark::Listing) => listing::listing(),
         Some(Benchmark::Events) => events::events(),
     };
     if let Err(error) = result {

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod captures;
 pub mod conntrack;
 pub mod counters;
+pub mod crowd;
 pub mod fault;
 pub mod flood;
 pub mod flows;

@@ -28,6 +28,24 @@ pub(crate) enum Content<R> {
     Other(fn(&R) -> String),
 }
 
+/// How many columns the cells of each column need, the title's included.
+#[derive(Clone, Debug)]
+pub(crate) struct Widths(Vec<usize>);
+
+impl Widths {
+    /// What they need without rows.
+    pub(crate) fn new<R>(all: &[Column<R>]) -> Self {
+        Self(all.iter().map(|column| column.title.len().max(column.least)).collect())
+    }
+
+    /// Makes room for a row.
+    pub(crate) fn add<R: AsRef<Record>>(&mut self, all: &[Column<R>], row: &R) {
+        for (width, column) in self.0.iter_mut().zip(all) {
+            *width = (*width).max(column.text(row).len());
+        }
+    }
+}
+
 /// How rows are shown: which columns, how wide, and whether a flow takes two lines because its addresses are long.
 pub(crate) struct Grid<'a, R> {
     pub(crate) columns: Vec<(&'a Column<R>, usize)>,
@@ -35,9 +53,16 @@ pub(crate) struct Grid<'a, R> {
 }
 
 impl<'a, R: AsRef<Record>> Grid<'a, R> {
-    /// The grid that fits into `width` columns.
+    /// The grid of these rows that fits into `width` columns.
     pub(crate) fn fit(all: &'a [Column<R>], rows: &[R], width: usize) -> Self {
-        let needs: Vec<_> = all.iter().map(|column| column.width(rows)).collect();
+        let mut needs = Widths::new(all);
+        rows.iter().for_each(|row| needs.add(all, row));
+        Self::within(all, needs, width)
+    }
+
+    /// The grid of rows that need so much, and that fits into `width` columns.
+    pub(crate) fn within(all: &'a [Column<R>], needs: Widths, width: usize) -> Self {
+        let Widths(mut needs) = needs;
         let end =
             |is_it: fn(&Content<R>) -> bool| all.iter().position(|column| is_it(&column.content));
         let src = end(|content| matches!(content, Content::Src));
@@ -48,7 +73,6 @@ impl<'a, R: AsRef<Record>> Grid<'a, R> {
             shown.map(|(_, need)| need + GAP).sum::<usize>().saturating_sub(GAP)
         };
         let is_stacked = taken(&is_shown, &needs) > width;
-        let mut needs = needs;
         if let (true, Some(src), Some(dst)) = (is_stacked, src, dst) {
             needs[src] = needs[src].max(needs[dst] + SECOND.len());
             is_shown[dst] = false;
@@ -111,11 +135,6 @@ impl<R: AsRef<Record>> Column<R> {
             Content::Dst => ends(row.as_ref())[1].clone(),
             Content::Other(text) => text(row),
         }
-    }
-
-    fn width(&self, rows: &[R]) -> usize {
-        let longest = rows.iter().map(|row| self.text(row).len()).max().unwrap_or_default();
-        longest.max(self.title.len()).max(self.least)
     }
 }
 

@@ -54,7 +54,7 @@ impl Ladder {
                 at_us: micros(event.time, flow),
                 reason: end.reason.clone(),
                 timeout_state: end.timeout_state.clone(),
-                conn_state: flow.conn_state.clone(),
+                conn_state: flow.conn_state.to_string(),
             }))]);
         }
         let Some(segment) = &event.segment else {

@@ -24,6 +24,7 @@ pub mod ladder;
 pub mod manual;
 pub mod replay;
 pub mod schema;
+mod scratch;
 pub mod since;
 pub mod stats;
 pub mod terminal;

@@ -50,7 +50,7 @@ pub fn write(directory: &Path) -> Result<()> {
 /// Each by its name: a verb's document, or the line of one of its records.
 fn all() -> [(&'static str, Schema); 14] {
     [
-        ("flows", of::<flows::Document<'_>>()),
+        ("flows", of::<flows::Document<Vec<Record>>>()),
         ("flows.line", of::<Line<Record>>()),
         ("events.line", of::<Event>()),
         ("stats", of::<Stats>()),

@@ -51,46 +51,92 @@ impl Sockets {
     }
 }
 
-/// Adds the owners of their ends to these records, where this host has the socket: in the network namespace of the agent with this number.
-/// Returns false where this user may not see all processes, and some socket's are missing.
-///
-/// # Errors
-///
-/// What the kernel says, or without `CAP_SYS_ADMIN` where that is another namespace.
-pub fn complete(records: &mut [Record], agent: Option<&str>) -> Result<bool> {
-    let sockets = net_namespace::within(agent, Sockets::of_this_namespace)?.0;
-    let of_ends = |record: &Record| {
-        [record.ends(), record.ends().reversed()].map(|ends| sockets.get(&ends).copied())
-    };
-    let wanted: HashSet<u32> =
-        records.iter().flat_map(of_ends).flatten().map(|socket| socket.inode).collect();
-    if wanted.is_empty() {
-        return Ok(true);
-    }
-    let (processes, sees_all) = processes(&wanted)?;
-    let pods = Pods::read(Path::new(POD_LOGS));
-    let (mut users, mut cgroups) = (HashMap::new(), HashMap::new());
-    let mut owner = |socket: Socket| {
-        let user = users.entry(socket.uid).or_insert_with(|| {
-            User::from_uid(Uid::from_raw(socket.uid)).ok().flatten().map(|user| user.name)
-        });
-        let processes = processes.get(&socket.inode).cloned().unwrap_or_default();
-        let cgroup = processes.first().and_then(|process| {
-            cgroups.entry(process.pid).or_insert_with_key(|pid| cgroup(*pid)).clone()
-        });
-        let container = cgroup.as_deref().and_then(container).map(str::to_owned);
-        let pod = cgroup.as_deref().and_then(pod).map(|uid| pods.find(uid));
-        Owner { processes, uid: socket.uid, user: user.clone(), cgroup, container, pod }
-    };
-    for record in records {
-        let [orig, reply] = of_ends(record);
-        record.orig.owner = orig.map(&mut owner);
-        record.reply.owner = reply.map(&mut owner);
-    }
-    Ok(sees_all)
+/// Whose sockets the ends of connections are, in one network namespace at one moment.
+pub struct Owners {
+    sockets: Sockets,
+    /// Read when the first record comes that has a socket here.
+    holders: Option<Holders>,
+    is_blind: bool,
 }
 
-/// The processes that have these sockets open, by the sockets' inodes; false where some may not be looked at, and some socket is nobody's.
+/// Who has sockets, as far as /proc and others say.
+struct Holders {
+    processes: HashMap<u32, Vec<Process>>,
+    /// Whether every process could be looked at.
+    sees_all: bool,
+    pods: Pods,
+    users: HashMap<u32, Option<String>>,
+    cgroups: HashMap<u32, Option<String>>,
+}
+
+impl Owners {
+    /// The sockets of the network namespace of the agent with this number.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, or without `CAP_SYS_ADMIN` where that is another namespace.
+    pub fn around(agent: Option<&str>) -> Result<Self> {
+        let sockets = net_namespace::within(agent, Sockets::of_this_namespace)?;
+        Ok(Self { sockets, holders: None, is_blind: false })
+    }
+
+    /// Adds the owners of its ends to a record, where this host has the socket.
+    ///
+    /// # Errors
+    ///
+    /// Where /proc cannot be read.
+    pub fn complete(&mut self, record: &mut Record) -> io::Result<()> {
+        let ends = record.ends();
+        let [orig, reply] = [ends, ends.reversed()].map(|ends| self.sockets.0.get(&ends).copied());
+        record.orig.owner = orig.map(|socket| self.owner(socket)).transpose()?;
+        record.reply.owner = reply.map(|socket| self.owner(socket)).transpose()?;
+        Ok(())
+    }
+
+    /// Whether the process of some record's socket is missing because this user may not look at all of them.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    fn owner(&mut self, socket: Socket) -> io::Result<Owner> {
+        let holders = match &mut self.holders {
+            Some(holders) => holders,
+            none => none.insert(Holders::of(&self.sockets)?),
+        };
+        let processes = holders.processes.get(&socket.inode).cloned();
+        self.is_blind |= processes.is_none() && !holders.sees_all;
+        Ok(holders.owner(socket, processes.unwrap_or_default()))
+    }
+}
+
+impl Holders {
+    fn of(sockets: &Sockets) -> io::Result<Self> {
+        let wanted = sockets.0.values().map(|socket| socket.inode).collect();
+        let (processes, sees_all) = processes(&wanted)?;
+        Ok(Self {
+            processes,
+            sees_all,
+            pods: Pods::read(Path::new(POD_LOGS)),
+            users: HashMap::new(),
+            cgroups: HashMap::new(),
+        })
+    }
+
+    fn owner(&mut self, socket: Socket, processes: Vec<Process>) -> Owner {
+        let user = self.users.entry(socket.uid).or_insert_with(|| {
+            User::from_uid(Uid::from_raw(socket.uid)).ok().flatten().map(|user| user.name)
+        });
+        let cgroup = processes.first().and_then(|process| {
+            self.cgroups.entry(process.pid).or_insert_with_key(|pid| cgroup(*pid)).clone()
+        });
+        let container = cgroup.as_deref().and_then(container).map(str::to_owned);
+        let pod = cgroup.as_deref().and_then(pod).map(|uid| self.pods.find(uid));
+        Owner { processes, uid: socket.uid, user: user.clone(), cgroup, container, pod }
+    }
+}
+
+/// The processes that have these sockets open, by the sockets' inodes; false where some may not be looked at.
 fn processes(wanted: &HashSet<u32>) -> io::Result<(HashMap<u32, Vec<Process>>, bool)> {
     let mut found = HashMap::<u32, Vec<Process>>::new();
     let mut sees_all = true;
@@ -117,7 +163,6 @@ fn processes(wanted: &HashSet<u32>) -> io::Result<(HashMap<u32, Vec<Process>>, b
         }
     }
     found.values_mut().for_each(|processes| processes.sort_by_key(|process| process.pid));
-    sees_all |= wanted.iter().all(|inode| found.contains_key(inode));
     Ok((found, sees_all))
 }
 

@@ -1,6 +1,7 @@
 //! The kernel programs' maps, as the agent and the other commands read them.
 
 use std::{
+    ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
@@ -95,14 +96,31 @@ impl Tables {
     ///
     /// What the kernel says.
     pub fn each_flow(&self, mut visit: impl FnMut(&FlowKey, &Flow, Tier)) -> Result<()> {
+        self.each_flow_until(|key, flow, tier| {
+            visit(key, flow, tier);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Calls `visit` with every flow until that breaks, as [`Tables::each_flow`] does.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn each_flow_until(
+        &self,
+        mut visit: impl FnMut(&FlowKey, &Flow, Tier) -> ControlFlow<()>,
+    ) -> Result<()> {
         let mut walk = Walk::new(&self.confirmed, size_of::<FlowKey>(), size_of::<Flow>(), STEP)
             .context("reading the confirmed flows")?;
         while let Some((keys, values)) = walk.step().context("reading the confirmed flows")? {
             for (key, flow) in pairs::<Flow>(keys, values) {
-                visit(&key, &flow, Tier::Confirmed);
+                if visit(&key, &flow, Tier::Confirmed).is_break() {
+                    return Ok(());
+                }
             }
         }
-        self.each_half_open(|key, flow| visit(key, flow, Tier::HalfOpen))
+        self.each_half_open_until(|key, flow| visit(key, flow, Tier::HalfOpen))
     }
 
     /// Calls `visit` with every half-open flow, as [`Tables::each_flow`] does.
@@ -111,12 +129,24 @@ impl Tables {
     ///
     /// What the kernel says.
     pub fn each_half_open(&self, mut visit: impl FnMut(&FlowKey, &Flow)) -> Result<()> {
+        self.each_half_open_until(|key, flow| {
+            visit(key, flow);
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn each_half_open_until(
+        &self,
+        mut visit: impl FnMut(&FlowKey, &Flow) -> ControlFlow<()>,
+    ) -> Result<()> {
         let mut walk =
             Walk::new(&self.half_open, size_of::<FlowKey>(), size_of::<HalfOpen>(), STEP)
                 .context("reading the half-open flows")?;
         while let Some((keys, values)) = walk.step().context("reading the half-open flows")? {
             for (key, half_open) in pairs::<HalfOpen>(keys, values) {
-                visit(&key, &half_open.flow);
+                if visit(&key, &half_open.flow).is_break() {
+                    return Ok(());
+                }
             }
         }
         if let Some(cache) = &self.syn_cache {

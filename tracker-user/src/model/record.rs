@@ -1,6 +1,7 @@
 //! A flow as users see it: one set of names for text, JSON, filters and events.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -20,11 +21,15 @@ use tracker_common::{
 
 use crate::model::{clock::Clock, flow_violations::BrokenRules, owner::Owner};
 
+/// A word of those that this version knows, or whatever another version's agent has sent: a listing makes millions of
+/// them, and none takes memory of its own.
+pub type Word = Cow<'static, str>;
+
 /// One direction of a flow: what one end has sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Direction {
     /// RFC 9293's name of this end's state.
-    pub state: String,
+    pub state: Word,
     /// Packets that it sent.
     pub packets: u64,
     /// Their bytes, IP headers included.
@@ -87,9 +92,9 @@ impl fmt::Display for Ends {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Record {
     /// `ipv4` or `ipv6`.
-    pub family: String,
+    pub family: Word,
     /// Always `tcp`.
-    pub protocol: String,
+    pub protocol: Word,
     /// Address of the end that opened it; of the end seen first, where it was picked up in its middle.
     pub src: IpAddr,
     /// The other end's address.
@@ -105,9 +110,9 @@ pub struct Record {
     /// Zeek's history.
     pub history: String,
     /// Zeek's conn_state.
-    pub conn_state: String,
+    pub conn_state: Word,
     /// `both`, `in` or `out`: the directions that were seen.
-    pub seen: String,
+    pub seen: Word,
     /// Picked up after its handshake.
     pub midstream: bool,
     /// Both ends agreed on Multipath TCP (RFC 8684): windows are judged with 16 MiB to spare, because a subflow's counts from what the whole
@@ -127,7 +132,7 @@ pub struct Record {
     pub rtt_us: Option<u32>,
     /// `confirmed` or `half_open`: the table it is in; absent where it may be changing tables.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub tier: Option<String>,
+    pub tier: Option<Word>,
     /// Its ends on the other side of this host, which translates it; absent where it does not, or nobody has asked (`--nat`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub translated: Option<Ends>,
@@ -190,8 +195,8 @@ impl Record {
             (flow.half(originator).facts(), flow.half(originator.other()).facts());
         let both = [End::LOW, End::HIGH].iter().all(|end| flow.half(*end).facts().seen());
         Self {
-            family: if key.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned(),
-            protocol: "tcp".to_owned(),
+            family: if key.is_ipv4() { "ipv4" } else { "ipv6" }.into(),
+            protocol: "tcp".into(),
             src: address(key.addresses[originator.index()]),
             dst: address(key.addresses[originator.other().index()]),
             sport: key.port(originator),
@@ -199,7 +204,7 @@ impl Record {
             orig: Direction::new(flow, originator, states),
             reply: Direction::new(flow, originator.other(), states),
             history: flow.history.display(originator).to_string(),
-            conn_state: conn_state(flow).to_owned(),
+            conn_state: conn_state(flow).into(),
             seen: if both {
                 "both"
             } else if flags & fact::SEEN_IN != 0 {
@@ -207,7 +212,7 @@ impl Record {
             } else {
                 "out"
             }
-            .to_owned(),
+            .into(),
             midstream: flow.has(flow_flag::MIDSTREAM),
             mptcp: responder.has(fact::SYN) && opener.is_multipath(&responder),
             violations: flow.violations.get(),
@@ -216,7 +221,7 @@ impl Record {
             zone: key.zone,
             rtt_us: Some(flow.handshake_us.get())
                 .filter(|us| *us != 0 && flow.half(originator).facts().has(fact::SYN)),
-            tier: tier.map(|tier| tier.name().to_owned()),
+            tier: tier.map(|tier| tier.name().into()),
             translated: None,
             created: clock.date(flow.created_ns()),
             created_ns: flow.created_ns(),
@@ -255,7 +260,7 @@ impl Direction {
         let half = flow.half(end);
         let facts = half.facts();
         let mut direction = Self {
-            state: states[end.index()].name().to_owned(),
+            state: states[end.index()].name().into(),
             packets: half.packets.get(),
             bytes: half.bytes.get(),
             stream_bytes: facts.has_end().then(|| stream_bytes(&facts, half.bytes.get())),

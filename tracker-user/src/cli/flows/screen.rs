@@ -1,7 +1,7 @@
 //! Flows on a terminal.
 
 use crate::{
-    cli::grid::{Column, Content, Grid, duration, short, short_states},
+    cli::grid::{Column, Content, Grid, Widths, duration, short, short_states},
     model::{clock::monotonic_ns, record::Record},
 };
 
@@ -42,8 +42,17 @@ fn proto(record: &Record) -> String {
     if record.family == "ipv6" { "tcp6" } else { "tcp" }.to_owned()
 }
 
-/// Titles, and the lines of each flow, in so many columns.
-pub(super) fn table(records: &[Record], width: usize) -> (Vec<String>, Vec<Vec<String>>) {
-    let grid = Grid::fit(&COLUMNS, records, width);
-    (grid.titles(), records.iter().map(|record| grid.lines(record)).collect())
+/// What no flow needs yet.
+pub(super) fn widths() -> Widths {
+    Widths::new(&COLUMNS)
+}
+
+/// Makes room for a flow.
+pub(super) fn add(widths: &mut Widths, record: &Record) {
+    widths.add(&COLUMNS, record);
+}
+
+/// The grid for flows that need so much, in so many columns.
+pub(super) fn grid(widths: Widths, width: usize) -> Grid<'static, Record> {
+    Grid::within(&COLUMNS, widths, width)
 }

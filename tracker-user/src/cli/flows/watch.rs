@@ -16,9 +16,15 @@ use ratatui::{
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Options, collect, columns, screen};
+use super::{
+    Options,
+    columns::{self, Plain},
+    listing::Pages,
+    screen,
+    source::Source,
+};
 use crate::{
-    cli::terminal,
+    cli::{grid::Widths, terminal},
     kernel::instance::Instance,
     model::{clock::monotonic_ns, record::Record},
 };
@@ -32,11 +38,11 @@ pub(super) fn is_possible() -> bool {
 ///
 /// # Errors
 ///
-/// As [`collect`].
+/// As [`Page::read`].
 pub(super) async fn run(options: &Options, instance: &Instance, every: f64) -> Result<()> {
     // What is wrong from the beginning is said where it can be read afterwards.
-    let records = collect(instance, options)?;
-    terminal::on_screen(async |terminal| show(terminal, options, instance, (every, records)).await)
+    let page = Page::read(instance, options)?;
+    terminal::on_screen(async |terminal| show(terminal, options, instance, (every, page)).await)
         .await
 }
 
@@ -44,18 +50,20 @@ async fn show(
     mut terminal: DefaultTerminal,
     options: &Options,
     instance: &Instance,
-    (every, records): (f64, Vec<Record>),
+    (every, mut page): (f64, Page<'_>),
 ) -> Result<()> {
     let mut keys = terminal::inputs();
     let mut tick = interval(Duration::from_secs_f64(every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut page = Page { records, at: Timestamp::now(), first: 0, rows: 1 };
     loop {
+        let mut drawn = Ok(());
         terminal.draw(|frame| {
             let area = frame.area();
-            let lines = page.draw(options, every, area.width, area.height);
-            frame.render_widget(Paragraph::new(lines), area);
+            drawn = page.draw(options, every, area.width, area.height).map(|lines| {
+                frame.render_widget(Paragraph::new(lines), area);
+            });
         })?;
+        drawn?;
         tokio::select! {
             input = keys.recv() => match input {
                 None => bail!("the terminal is gone"),
@@ -69,15 +77,16 @@ async fn show(
                 }
             },
             _ = tick.tick() => {
-                page.records = collect(instance, options)?;
-                page.at = Timestamp::now();
+                let (first, rows) = (page.first, page.rows);
+                page = Page { first, rows, ..Page::read(instance, options)? };
             }
         }
     }
 }
 
-struct Page {
-    records: Vec<Record>,
+struct Page<'a> {
+    pages: Pages,
+    layout: Layout<'a>,
     at: Timestamp,
     /// The first flow that is shown.
     first: usize,
@@ -85,7 +94,41 @@ struct Page {
     rows: usize,
 }
 
-impl Page {
+/// How flows are shown, from the one look at the tables to the next.
+enum Layout<'a> {
+    Grid(Widths),
+    /// Columns of one's choice, which keep to the terminal's width; a line counts as a flow.
+    Wrapped(Vec<Record>),
+    /// The same of more flows.
+    Plain(Plain<'a>),
+}
+
+impl<'a> Page<'a> {
+    /// The first page of the flows that there are.
+    ///
+    /// # Errors
+    ///
+    /// Where no agent runs, or its maps cannot be read.
+    fn read(instance: &Instance, options: &'a Options) -> Result<Self> {
+        let pages = Pages::read(Source::open(instance, options)?, options)?;
+        let layout = if options.columns.is_empty() {
+            let mut widths = screen::widths();
+            for record in pages.records(0) {
+                screen::add(&mut widths, &record?);
+            }
+            Layout::Grid(widths)
+        } else if pages.len() as u64 <= columns::MOST {
+            Layout::Wrapped(pages.records(0).collect::<Result<_>>()?)
+        } else {
+            let mut table = Plain::new(&options.columns, monotonic_ns());
+            for record in pages.records(0) {
+                table.add(&record?);
+            }
+            Layout::Plain(table)
+        };
+        Ok(Self { pages, layout, at: Timestamp::now(), first: 0, rows: 1 })
+    }
+
     /// Title, a page of flows, and where that is.
     fn draw(
         &mut self,
@@ -93,33 +136,55 @@ impl Page {
         every: f64,
         width: u16,
         height: u16,
-    ) -> Vec<Line<'static>> {
-        let (titles, flows) = if options.columns.is_empty() {
-            screen::table(&self.records, width.into())
-        } else {
-            let table =
-                columns::table(&self.records, &options.columns, monotonic_ns(), Some(width));
-            columns::split(&table)
+    ) -> Result<Vec<Line<'static>>> {
+        let free = |titles: usize| usize::from(height).saturating_sub(titles + 2);
+        let (titles, shown, of) = match &self.layout {
+            Layout::Grid(widths) => {
+                let grid = screen::grid(widths.clone(), width.into());
+                let titles = grid.titles();
+                self.rows = (free(titles.len()) / grid.height()).max(1);
+                self.first = self.first.min(self.pages.len().saturating_sub(self.rows));
+                let records = self.pages.records(self.first).take(self.rows);
+                let lines = records.map(|record| Ok(grid.lines(&record?)));
+                (titles, lines.collect::<Result<Vec<_>>>()?.concat(), self.pages.len())
+            }
+            Layout::Wrapped(records) => {
+                let table = columns::wrapped(records, &options.columns, monotonic_ns(), width);
+                let (titles, lines) = columns::split(&table);
+                self.rows = free(titles.len()).max(1);
+                self.first = self.first.min(lines.len().saturating_sub(self.rows));
+                let of = lines.len();
+                let shown = lines.into_iter().skip(self.first).take(self.rows).collect();
+                (titles, shown, of)
+            }
+            Layout::Plain(table) => {
+                self.rows = free(1).max(1);
+                self.first = self.first.min(self.pages.len().saturating_sub(self.rows));
+                let lines = self.pages.records(self.first).take(self.rows).map(|record| {
+                    let mut line = String::new();
+                    table.line(&record?, &mut line);
+                    Ok(line)
+                });
+                (vec![table.title()], lines.collect::<Result<_>>()?, self.pages.len())
+            }
         };
-        let each = flows.iter().map(Vec::len).max().unwrap_or(1).max(1);
-        let free = usize::from(height).saturating_sub(titles.len() + 2);
-        self.rows = (free / each).max(1);
-        self.first = self.first.min(flows.len().saturating_sub(self.rows));
-        let last = (self.first + self.rows).min(flows.len());
+        let last = (self.first + self.rows).min(of);
         let bold = Style::new().add_modifier(Modifier::BOLD);
         let head = format!("every {every} s: flows at {:.0}", self.at);
-        let foot = if flows.len() > self.rows {
-            let of = flows.len();
-            format!("{}-{last} of {of} flows; space and b turn pages, q quits", self.first + 1)
+        // More than are kept: the filter and the order say which these are.
+        let left_out = self.pages.all.saturating_sub(self.pages.len() as u64);
+        let of_all = if left_out > 0 { format!(" ({left_out} more)") } else { String::new() };
+        let foot = if of > self.rows {
+            let first = self.first + 1;
+            format!("{first}-{last} of {of} flows{of_all}; space and b turn pages, q quits")
         } else {
-            format!("{} flows; q quits", flows.len())
+            format!("{of} flows; q quits")
         };
-        let shown = flows[self.first..last].iter().flatten().cloned().map(Line::raw);
         let mut lines = vec![Line::raw(head)];
         lines.extend(titles.into_iter().map(|title| Line::styled(title, bold)));
-        lines.extend(shown);
+        lines.extend(shown.into_iter().map(Line::raw));
         lines.push(Line::raw(foot));
-        lines
+        Ok(lines)
     }
 
     /// Turns pages; whether this ends.
@@ -135,7 +200,7 @@ impl Page {
             KeyCode::Char('j') | KeyCode::Down => self.first += 1,
             KeyCode::Char('k') | KeyCode::Up => self.first = self.first.saturating_sub(1),
             KeyCode::Char('g') | KeyCode::Home => self.first = 0,
-            KeyCode::Char('G') | KeyCode::End => self.first = self.records.len(),
+            KeyCode::Char('G') | KeyCode::End => self.first = self.pages.len(),
             _ => {}
         }
         false

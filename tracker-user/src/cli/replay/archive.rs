@@ -4,12 +4,11 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    env,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{BufWriter, Write},
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::PathBuf,
+    os::unix::fs::FileExt,
+    path::Path,
 };
 
 use anyhow::{Context, Result};
@@ -20,6 +19,7 @@ use super::{
     breaches::Counts,
     connections::{Ended, Gone, Id, Span},
 };
+use crate::cli::scratch;
 
 /// How many are kept in memory, about 300 bytes each.
 const MOST: usize = 1 << 16;
@@ -58,7 +58,7 @@ impl Archive {
         if self.recent.len() < self.most {
             return Ok(());
         }
-        let directory = directory();
+        let directory = scratch::directory();
         self.write_out(&directory).with_context(|| {
             format!(
                 "keeping connections that have ended in {} (TMPDIR names another directory)",
@@ -68,16 +68,10 @@ impl Archive {
     }
 
     /// Writes what is in memory to the end of the file.
-    fn write_out(&mut self, directory: &PathBuf) -> Result<()> {
+    fn write_out(&mut self, directory: &Path) -> Result<()> {
         self.recent.sort_unstable_by_key(|archived| archived.ended.id);
         if self.disk.is_none() {
-            // It has no name, and so is gone with this process, however that ends.
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .mode(0o600)
-                .custom_flags(libc::O_TMPFILE)
-                .open(directory)?;
+            let file = scratch::file(directory)?;
             self.disk = Some((file, Vec::new()));
         }
         let Some((file, runs)) = &mut self.disk else { return Ok(()) };
@@ -110,11 +104,6 @@ impl Archive {
         }
         sorted
     }
-}
-
-/// Where temporary files go that may be large.
-fn directory() -> PathBuf {
-    env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// Connections in the order of their first packets.

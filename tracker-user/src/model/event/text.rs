@@ -94,7 +94,7 @@ impl fmt::Display for Event {
             if let Some(state) = &end.timeout_state {
                 write!(f, " timeout={state}")?;
             }
-            let conn_state = self.flow.as_ref().map_or("OTH", |flow| flow.conn_state.as_str());
+            let conn_state = self.flow.as_ref().map_or("OTH", |flow| &*flow.conn_state);
             #[allow(clippy::cast_precision_loss)] // three digits are shown
             let seconds = end.duration_ns as f64 / 1e9;
             write!(f, " conn_state={conn_state} duration={seconds:.3}")?;
