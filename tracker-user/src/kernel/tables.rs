@@ -150,7 +150,12 @@ impl Tables {
             }
         }
         if let Some(cache) = &self.syn_cache {
-            cache.each(|key, half_open| visit(key, &half_open.flow))?;
+            let mut goes_on = ControlFlow::Continue(());
+            cache.each(|key, half_open| {
+                if goes_on.is_continue() {
+                    goes_on = visit(key, &half_open.flow);
+                }
+            })?;
         }
         Ok(())
     }
