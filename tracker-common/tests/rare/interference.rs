@@ -1,8 +1,11 @@
 //! What connections beside a blind attacker have come to (`tests/tests/interference.rs`).
 
+use tracker_common::{counters::Hook, flow::flow_flag, sweep::Tables};
+
 use super::{
+    START_NS,
     Sender::{Host as H, Peer as P},
-    after, assert_after,
+    after, assert_after, host, packet,
 };
 
 /// An end without a socket answers an acknowledgment that crossed its data with an RST at the number of that, which is old by then.
@@ -80,4 +83,22 @@ fn an_answer_to_a_late_syn_with_data_breaks_no_rule() {
         ],
         "CLOSED/TIME_WAIT",
     );
+}
+
+/// The CPU of a host's SYN marks the old connection, then inserts the new one. What arrives between does not take the mark away.
+#[test]
+fn a_mark_stays_until_the_newer_connection_is_inserted() {
+    let closed = [
+        (H, "S", 5, 0, 0),
+        (P, "S.", 5, 6, 0),
+        (H, ".", 6, 6, 0),
+        (P, "F.", 6, 6, 0),
+        (H, "F.", 6, 7, 0),
+        (P, ".", 7, 7, 0),
+    ];
+    let mut host = host(&closed);
+    let late = packet((P, "S.", 0x7000_0000, 0x6000_0000, 0));
+    host.confirmed(&late.key).expect("a flow").mark(flow_flag::SUCCESSOR);
+    host.packet(&late, Hook::Ingress, START_NS + 1_000_000_000);
+    assert!(host.confirmed(&late.key).is_some_and(|flow| flow.has(flow_flag::SUCCESSOR)));
 }

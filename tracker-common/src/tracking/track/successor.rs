@@ -41,7 +41,12 @@ pub(super) fn belongs_to_successor<S: Environment>(
         return false;
     }
     let Some(newer) = s.half_open(&packet.key) else {
-        flow.unmark(flow_flag::SUCCESSOR);
+        // Where `flow` is over, another CPU may have marked it, and be about to insert the newer one.
+        let [low, high] = s.states(flow);
+        let is_over = |state| is(state, State::Closed) || is(state, State::TimeWait);
+        if !is_over(low) && !is_over(high) {
+            flow.unmark(flow_flag::SUCCESSOR);
+        }
         return false;
     };
     s.belongs(newer, flow, packet)
