@@ -80,6 +80,8 @@ impl Crowd {
 pub struct Usage {
     /// From its start to its end.
     pub took: Duration,
+    /// Of the processors, in user mode and in the kernel.
+    pub cpu: Duration,
     /// The most memory that it had at once, KiB. It is never less than what the calling process has had.
     pub resident_kib: u64,
 }
@@ -101,5 +103,10 @@ pub fn usage(command: &mut Command) -> Result<Usage> {
     let took = began.elapsed();
     ensure!(ended == pid, "{command:?}: {}", std::io::Error::last_os_error());
     ensure!(status == 0, "{command:?} ended with {status:#x}");
-    Ok(Usage { took, resident_kib: u64::try_from(usage.ru_maxrss)? })
+    let time = |value: libc::timeval| -> Result<Duration> {
+        let rest = Duration::from_micros(u64::try_from(value.tv_usec)?);
+        Ok(Duration::from_secs(u64::try_from(value.tv_sec)?) + rest)
+    };
+    let cpu = time(usage.ru_utime)? + time(usage.ru_stime)?;
+    Ok(Usage { took, cpu, resident_kib: u64::try_from(usage.ru_maxrss)? })
 }

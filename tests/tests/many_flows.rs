@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use tracker_tests::{
     crowd::{Crowd, usage},
     lab::Bench,
+    terminal::Terminal,
 };
 
 const FEW: u32 = 1_000;
@@ -51,7 +52,24 @@ fn memory_does_not_grow_with_them() -> Result<()> {
             "`tracker flows {listing}` took {few} KiB of {FEW} flows, and {many} of {MANY}"
         );
     }
-    all_are_there(&bench)
+    all_are_there(&bench)?;
+    the_first_ones_have_pages(&bench)
+}
+
+/// On a terminal, again and again.
+fn the_first_ones_have_pages(bench: &Bench) -> Result<()> {
+    for columns in [&[][..], &["-c", "bytes,src"]] {
+        let arguments = [&["flows", "--watch", "1", "--sort", "bytes"], columns].concat();
+        let mut terminal = Terminal::start(&bench.agent, (24, 120), true, &arguments)?;
+        terminal.until("the first page", |screen| {
+            screen.contains("of 65536 flows (134464 more); space and b turn pages")
+        })?;
+        terminal.press("G")?;
+        terminal.until("the last page", |screen| screen.contains("-65536 of 65536 flows"))?;
+        terminal.press("q")?;
+        terminal.end()?;
+    }
+    Ok(())
 }
 
 /// Each flow is listed once, and in order where one is asked for.
