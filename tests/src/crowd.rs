@@ -80,7 +80,7 @@ impl Crowd {
 pub struct Usage {
     /// From its start to its end.
     pub took: Duration,
-    /// Of the processors, in user mode and in the kernel.
+    /// CPU time in user mode and in the kernel.
     pub cpu: Duration,
     /// The most memory that it had at once, KiB. It is never less than what the calling process has had.
     pub resident_kib: u64,

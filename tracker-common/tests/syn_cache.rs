@@ -361,7 +361,7 @@ fn keys_are_spread_over_sets_as_by_chance() {
         assert!(place.tag != 0 && place.tag < 1 << 40);
     }
     assert_eq!(tags.len(), KEYS as usize, "no two of a set have one tag");
-    // Eight a set are expected. Of 131,072 sets 0.4 % have more than 16 (Poisson), and none has more than 35 (1 in 10^7).
+    // Eight a set are expected. 0.4 % of 131,072 sets have more than 16 (Poisson), and none has more than 35 (1 in 10^7).
     let many = counts.iter().filter(|count| **count > 16).count();
     assert!((300..700).contains(&many), "{many} sets have more than 16");
     assert!(counts.iter().all(|count| *count < 35));

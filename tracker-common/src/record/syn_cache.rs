@@ -86,7 +86,9 @@ const TAG_BITS: u32 = 40;
 
 const LOCKED: u64 = 1;
 const VERSION_SHIFT: u32 = 1;
-const VERSION_MASK: u64 = 0x7f;
+const VERSION_MASK: u64 = 0x3f;
+/// Another CPU has given up waiting for the lock: a hypervisor may have stopped the one that holds it.
+const GIVEN_UP: u64 = 1 << 7;
 const TICK_SHIFT: u32 = 8;
 const TICK_MASK: u64 = 0xffff;
 const TAG_SHIFT: u32 = 24;
@@ -150,6 +152,10 @@ impl CacheSet {
                 return Some(Locked { way, before, now: before | LOCKED });
             }
         }
+        let before = word.get();
+        if before & LOCKED != 0 {
+            let _ = word.compare_exchange(before, before | GIVEN_UP);
+        }
         None
     }
 
@@ -168,8 +174,10 @@ impl CacheSet {
             let this = if word & LOCKED == 0 { age << 4 | 8 | n } else { 0 };
             best = f.forget(if this > best { this } else { best });
         }
-        let (oldest, way) = (best >> 4, opaque(best as usize) & (WAYS - 1));
-        if best == 0 || (oldest < FREE && oldest >= SPARED_NS >> Tick::SHIFT) {
+        let oldest = best >> 4;
+        #[allow(clippy::cast_possible_truncation)] // masked
+        let way = opaque(best as usize) & (WAYS - 1);
+        if best == 0 || (SPARED_NS >> Tick::SHIFT..FREE).contains(&oldest) {
             return Taken::None;
         }
         let word = self.word(way);
@@ -194,23 +202,34 @@ impl CacheSet {
     /// Gives a place back as it was.
     #[inline(always)]
     pub fn unlock(&self, locked: Locked) {
-        let _ = self.word(locked.way).compare_exchange(locked.now, locked.before);
+        self.leave(locked, locked.before);
     }
 
-    /// Gives a place back with a handshake that was last seen at `now_ns`.
+    /// Gives a place back with a handshake that was last seen at `now_ns`; false where another CPU has given up waiting for it, and
+    /// may have made a record of the same key.
     #[inline(always)]
-    pub fn publish(&self, locked: Locked, now_ns: u64) {
+    pub fn publish(&self, locked: Locked, now_ns: u64) -> bool {
         let tick = (u64::from(Tick::at(now_ns).0) & TICK_MASK) << TICK_SHIFT;
         let tag = locked.now >> TAG_SHIFT << TAG_SHIFT;
-        let word = tag | tick | next_version(locked.now);
-        let _ = self.word(locked.way).compare_exchange(locked.now, word);
+        self.leave(locked, tag | tick | next_version(locked.now))
     }
 
     /// Gives a place back empty.
     #[inline(always)]
     pub fn free(&self, locked: Locked) {
-        let word = next_version(locked.now);
-        let _ = self.word(locked.way).compare_exchange(locked.now, word);
+        self.leave(locked, next_version(locked.now));
+    }
+
+    /// Writes the word of a place that is locked; false where another CPU has given up waiting for that.
+    #[inline(always)]
+    fn leave(&self, locked: Locked, word: u64) -> bool {
+        let there = self.word(locked.way);
+        if there.compare_exchange(locked.now, word) {
+            return true;
+        }
+        // Nobody but the one who holds the lock writes more than that bit.
+        let _ = there.compare_exchange(locked.now | GIVEN_UP, word);
+        false
     }
 
     /// What is at a place.
@@ -297,5 +316,5 @@ const fn index(set: u32, way: u32) -> u32 {
 
 #[inline(always)]
 const fn next_version(word: u64) -> u64 {
-    ((word >> VERSION_SHIFT) + 1 & VERSION_MASK) << VERSION_SHIFT
+    (((word >> VERSION_SHIFT) + 1) & VERSION_MASK) << VERSION_SHIFT
 }

@@ -67,7 +67,7 @@ pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_n
             && !s.listens(Kind::Segment.bit())
         {
             handshake.answer(&answer);
-            set.publish(locked, now_ns);
+            let _ = set.publish(locked, now_ns);
             return InCache::Tracked;
         }
     } else if is_legal
@@ -163,7 +163,13 @@ fn begin<S: Environment>(
         return InCache::Not;
     };
     set.handshake(&locked).begin(beside, &packet.key, packet.from, &syn);
-    set.publish(locked, now_ns);
+    if !set.publish(locked, now_ns) {
+        // The other CPU has a packet of this key, and gives it a record: this one's is counted there.
+        if let Some(locked) = s.lock(set, place.tag) {
+            set.free(locked);
+        }
+        return InCache::Not;
+    }
     s.tally(Tally::HalfOpenInserted);
     s.tally(Tally::FlowsBySyn);
     InCache::Tracked

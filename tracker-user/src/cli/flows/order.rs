@@ -50,7 +50,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The place of the flow that comes after `before` others in the table. Of equal ones the older comes first.
+    /// The place of the flow that comes after `before` others in the table. The older of two equal ones comes first.
     pub(super) fn place(self, record: &Record, before: u64) -> Place {
         let mut place = [0; PLACE];
         place[..16].copy_from_slice(&self.key.rank(record).to_be_bytes());

@@ -26,7 +26,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Of so many flows at most.
+    /// So many flows at most.
     pub(super) fn new(end: End, most: usize) -> Self {
         Self { end, most, places: BinaryHeap::new(), rows: Vec::new(), seen: 0 }
     }
