@@ -44,7 +44,6 @@ use crate::{
         kernel_side::kept::KeptPins,
         map_forms,
         protection::Prepared,
-        syn_cache,
         tables::Tables,
     },
     model::{
@@ -87,8 +86,6 @@ pub(super) async fn work(
         }
         None => None,
     };
-    // Now that every program knows of it.
-    syn_cache::enable(&pins)?;
     let config = Mutex::new(Tables::from_pins(&pins)?);
     // Before anything is dropped.
     options.dropping.exempt(&pins)?;
