@@ -215,6 +215,53 @@ fn the_last_ack_and_the_first_data(way_in: &[&str]) -> Result<()> {
     bench.nothing_reported()
 }
 
+/// Each segment of a handshake, and a copy of it, on two CPUs at once: the SYN cache's locks, and its way to a record.
+#[test]
+fn each_segment_of_a_handshake_twice_at_once() -> Result<()> {
+    const FLOWS: u16 = 10_000;
+    let bench = Bench::quiet(&["--ingress", "tcx", "--syn-flood-limit", "100000"])?;
+    let connections = || {
+        (0..FLOWS).map(|n| {
+            let tcp =
+                if n % 2 == 0 { Connection::inbound(&bench) } else { Connection::outbound(&bench) };
+            let tcp = if n % 4 < 2 { tcp } else { tcp.ipv6() };
+            tcp.from_port(10_000 + n)
+        })
+    };
+    let step = Barrier::new(2);
+    for number in 0..3 {
+        let all = || {
+            connections().try_for_each(|tcp| {
+                let by_client = number != 1;
+                let segment = match number {
+                    0 => tcp.c(SYN, 1000, 0),
+                    1 => tcp.s(SYN | ACK, 5000, 1001),
+                    _ => tcp.c(ACK, 1001, 5001),
+                };
+                step.wait();
+                if by_client { tcp.c_sends(&segment) } else { tcp.s_sends(&segment) }
+            })
+        };
+        on_two_cpus(all, all)?;
+        bench.settle()?;
+    }
+    let flows = bench.agent.flows(&[])?;
+    let wrong = flows.iter().filter(|flow| {
+        let of = |end: &str| (flow[end]["state"].clone(), flow[end]["packets"].clone());
+        let right = |packets: u64| ("ESTABLISHED".into(), packets.into());
+        (of("orig"), of("reply")) != (right(4), right(2)) || flow["tier"] != "confirmed"
+    });
+    assert_eq!(wrong.map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(flows.len(), usize::from(FLOWS));
+    let stats = bench.agent.stats()?;
+    let counters = ["flows_by_syn", "flows_midstream", "flows_confirmed", "half_open_inserted"]
+        .map(|name| stats["counters"][name].as_u64());
+    let all = Some(u64::from(FLOWS));
+    assert_eq!(counters, [all, Some(0), all, all], "{stats}");
+    println!("{FLOWS} handshakes, each segment twice at once: one flow each");
+    bench.nothing_reported()
+}
+
 /// An RST that is not at the number that the host has last acknowledged: the host takes it where it has got that far.
 #[test]
 fn what_leaves_before_the_stack_has_heard_of_the_reset_refuses_nothing() -> Result<()> {

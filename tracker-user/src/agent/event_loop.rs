@@ -44,6 +44,7 @@ use crate::{
         kernel_side::kept::KeptPins,
         map_forms,
         protection::Prepared,
+        syn_cache,
         tables::Tables,
     },
     model::{
@@ -86,6 +87,8 @@ pub(super) async fn work(
         }
         None => None,
     };
+    // Now that every program knows of it.
+    syn_cache::enable(&pins)?;
     let config = Mutex::new(Tables::from_pins(&pins)?);
     // Before anything is dropped.
     options.dropping.exempt(&pins)?;
