@@ -189,14 +189,12 @@ impl Host {
         }
         self.poison_scratch();
         if self.confirmed(&packet.key).is_none() {
-            let mut seen = track_handshake(self, packet, hook, now_ns);
-            if seen == InCache::Again {
-                seen = track_handshake(self, packet, hook, now_ns);
-            }
-            match seen {
+            match track_handshake(self, packet, hook, now_ns) {
                 InCache::Tracked => return self.done(hook, Fate::Tracked),
                 InCache::Elsewhere => return self.done(hook, Fate::CountedOnArrival),
-                InCache::Not | InCache::Again => self.poison_scratch(),
+                // There is no other CPU.
+                InCache::Again => return self.done(hook, Fate::NotInserted),
+                InCache::Not => self.poison_scratch(),
             }
         }
         let this = &*self;

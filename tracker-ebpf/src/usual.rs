@@ -16,6 +16,10 @@ use crate::{
     maps::{self, is_traced},
 };
 
+/// How often a packet comes back to a handshake that another CPU writes to: some ten microseconds in all. Where that CPU was stopped, by
+/// its hypervisor for instance, the packet is counted as one for which there was no place: a second flow would be worse.
+const AGAIN: u32 = 64;
+
 /// The code of the packet's [`Fate`], where it is of a usual handshake.
 #[inline(always)]
 pub(crate) fn in_cache(confirmed: *const Flow, hook: Hook, now_ns: u64) -> Option<u32> {
@@ -23,13 +27,18 @@ pub(crate) fn in_cache(confirmed: *const Flow, hook: Hook, now_ns: u64) -> Optio
         return None;
     }
     let mut seen = tracker_handshake(hook as u32, now_ns);
-    if seen == InCache::Again as u32 {
+    for _ in 0..AGAIN {
+        if seen != InCache::Again as u32 {
+            break;
+        }
         seen = tracker_handshake(hook as u32, now_ns);
     }
     if seen == InCache::Tracked as u32 {
         Some(Fate::Tracked as u32)
     } else if seen == InCache::Elsewhere as u32 {
         Some(Fate::CountedOnArrival as u32)
+    } else if seen == InCache::Again as u32 {
+        Some(Fate::NotInserted as u32)
     } else {
         None
     }

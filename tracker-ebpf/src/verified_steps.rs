@@ -10,7 +10,7 @@ use tracker_common::{
     segment::Flags,
     state::State,
     sweep::states,
-    syn_cache::{CacheSet, CachedHandshake, Locked, Taken},
+    syn_cache::{CacheSet, CachedHandshake, Found, Taken},
     track::{
         self, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs, choose, conclude,
         judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers,
@@ -34,7 +34,7 @@ pub(crate) struct PartsState {
     storm: [u64; 3],
     seen: [u64; 6],
     step: [u64; 2],
-    locked: [u64; 4],
+    found: [u64; 4],
     taken: [u64; 4],
 }
 
@@ -156,9 +156,9 @@ impl VerifiedSteps for Kernel {
     }
 
     #[inline(always)]
-    fn lock(&self, set: &CacheSet, tag: u64) -> Option<Locked> {
+    fn lock(&self, set: &CacheSet, tag: u64) -> Found {
         tracker_lock(set, tag);
-        *get(&self.parts().locked)
+        *get(&self.parts().found)
     }
 
     #[inline(always)]
@@ -340,7 +340,7 @@ step!(tracker_write_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch|
 });
 
 step!(tracker_lock(set: CacheSet, tag: u64) or NO_RECORD, |kernel, scratch| {
-    put(&mut scratch.parts.locked, set.lock(&kernel, tag));
+    put(&mut scratch.parts.found, set.lock(&kernel, tag));
     0
 });
 

@@ -61,7 +61,7 @@ fates! {
     NoFlow = 1, "no_flow";
     /// Its header alone is a violation; no flow was touched.
     Illegal = 2, "illegal";
-    /// A new flow for which there was no memory.
+    /// One of a new flow for which there was no memory, or whose handshake another CPU did not stop writing to.
     NotInserted = 3, "not_inserted";
     /// Forwarded, and counted where it arrived.
     CountedOnArrival = 4, "counted_on_arrival";

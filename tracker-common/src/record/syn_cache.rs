@@ -86,9 +86,7 @@ const TAG_BITS: u32 = 40;
 
 const LOCKED: u64 = 1;
 const VERSION_SHIFT: u32 = 1;
-const VERSION_MASK: u64 = 0x3f;
-/// Another CPU has given up waiting for the lock: a hypervisor may have stopped the one that holds it.
-const GIVEN_UP: u64 = 1 << 7;
+const VERSION_MASK: u64 = 0x7f;
 const TICK_SHIFT: u32 = 8;
 const TICK_MASK: u64 = 0xffff;
 const TAG_SHIFT: u32 = 24;
@@ -96,7 +94,8 @@ const TAG_SHIFT: u32 = 24;
 /// Where a full set's oldest handshake is at least so old, that is no flood: it stays, and the new one gets a whole record.
 pub const SPARED_NS: u64 = 1_000_000_000;
 
-/// How often a lock is tried. Who holds it has about a microsecond's work.
+/// How often a lock is tried in one go. Who holds it has about a microsecond's work, but its CPU may be interrupted, or stopped
+/// by a hypervisor: whoever finds it busy comes back.
 const TRIES: u32 = 256;
 
 /// Up to eight handshakes.
@@ -123,40 +122,47 @@ pub struct Locked {
     now: u64,
 }
 
+/// What came of looking for a handshake.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// It is there, and locked.
+    Locked(Locked),
+    /// There is none.
+    Absent,
+    /// Another CPU writes to it, and goes on to.
+    Busy,
+}
+
 /// What came of taking a place for a new handshake.
 #[derive(Clone, Copy, Debug)]
 pub enum Taken {
     /// It is locked, and free or worth overwriting.
     Place(Locked),
-    /// The set is full of what is not to be overwritten, or is being written to.
+    /// The set is full of what is not to be overwritten.
     None,
-    /// Another CPU has just taken one for the same key.
+    /// Another CPU has just taken it, or one for the same key.
     Twice,
 }
 
 impl CacheSet {
-    /// The handshake with this tag, locked; `None` where there is none.
+    /// Looks for the handshake with this tag, and locks it.
     #[inline(always)]
-    pub fn lock<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64) -> Option<Locked> {
+    pub fn lock<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64) -> Found {
         let way = self.find(f, tag);
         if way == WAYS {
-            return None;
+            return Found::Absent;
         }
         let word = self.word(way);
         for _ in 0..TRIES {
             let before = word.get();
             if before >> TAG_SHIFT != tag {
-                return None;
+                return Found::Absent;
             }
             if before & LOCKED == 0 && word.compare_exchange(before, before | LOCKED) {
-                return Some(Locked { way, before, now: before | LOCKED });
+                return Found::Locked(Locked { way, before, now: before | LOCKED });
             }
         }
-        let before = word.get();
-        if before & LOCKED != 0 {
-            let _ = word.compare_exchange(before, before | GIVEN_UP);
-        }
-        None
+        Found::Busy
     }
 
     /// A place for a handshake with this tag, which begins at `now_ns`: a free one, or that of the oldest, if it is younger than
@@ -184,7 +190,8 @@ impl CacheSet {
         let before = word.get();
         let now = tag << TAG_SHIFT | next_version(before) | LOCKED;
         if before & LOCKED != 0 || !word.compare_exchange(before, now) {
-            return Taken::None;
+            // Copies of one SYN choose the same place.
+            return Taken::Twice;
         }
         let locked = Locked { way, before, now };
         // Both that take a place for one key see the other's, or one does.
@@ -205,13 +212,12 @@ impl CacheSet {
         self.leave(locked, locked.before);
     }
 
-    /// Gives a place back with a handshake that was last seen at `now_ns`; false where another CPU has given up waiting for it, and
-    /// may have made a record of the same key.
+    /// Gives a place back with a handshake that was last seen at `now_ns`.
     #[inline(always)]
-    pub fn publish(&self, locked: Locked, now_ns: u64) -> bool {
+    pub fn publish(&self, locked: Locked, now_ns: u64) {
         let tick = (u64::from(Tick::at(now_ns).0) & TICK_MASK) << TICK_SHIFT;
         let tag = locked.now >> TAG_SHIFT << TAG_SHIFT;
-        self.leave(locked, tag | tick | next_version(locked.now))
+        self.leave(locked, tag | tick | next_version(locked.now));
     }
 
     /// Gives a place back empty.
@@ -220,16 +226,10 @@ impl CacheSet {
         self.leave(locked, next_version(locked.now));
     }
 
-    /// Writes the word of a place that is locked; false where another CPU has given up waiting for that.
+    /// Writes the word of a place that is locked, after what was written there.
     #[inline(always)]
-    fn leave(&self, locked: Locked, word: u64) -> bool {
-        let there = self.word(locked.way);
-        if there.compare_exchange(locked.now, word) {
-            return true;
-        }
-        // Nobody but the one who holds the lock writes more than that bit.
-        let _ = there.compare_exchange(locked.now | GIVEN_UP, word);
-        false
+    fn leave(&self, locked: Locked, word: u64) {
+        let _ = self.word(locked.way).compare_exchange(locked.now, word);
     }
 
     /// What is at a place.
@@ -242,7 +242,7 @@ impl CacheSet {
     /// Forgets the handshake with this tag. Nobody else may write to the set meanwhile.
     #[cfg(not(target_arch = "bpf"))]
     pub fn forget(&self, tag: u64) {
-        if let Some(locked) = self.lock(&[0u8; 0][..], tag) {
+        if let Found::Locked(locked) = self.lock(&[0u8; 0][..], tag) {
             self.free(locked);
         }
     }

@@ -39,6 +39,8 @@ impl Half {
     #[inline(always)]
     #[must_use]
     pub fn facts(&self) -> Facts {
+        // First, as [`Half::grow`] writes them last: where they hold, so do the numbers.
+        let flags = self.flags.get();
         Facts {
             isn: Seq(self.isn.get()),
             end: Seq(self.end.get()),
@@ -49,7 +51,7 @@ impl Half {
             refused_end: Seq(self.refused_end.get()),
             refused_ack: Seq(self.refused_ack.get()),
             window: u32::from(self.window.get()),
-            flags: self.flags.get(),
+            flags,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     packet::Packet,
     state::State,
     sweep::{Tables, states},
-    syn_cache::{CachePlace, CacheSet, CachedAddresses, CachedHandshake, Locked, Taken},
+    syn_cache::{CachePlace, CacheSet, CachedAddresses, CachedHandshake, Found, Taken},
     violation::{Breach, Marks, Rule},
 };
 
@@ -120,7 +120,7 @@ pub trait VerifiedSteps {
 
     /// [`CacheSet::lock`].
     #[inline(always)]
-    fn lock(&self, set: &CacheSet, tag: u64) -> Option<Locked>
+    fn lock(&self, set: &CacheSet, tag: u64) -> Found
     where
         Self: VerifierBarrier + Sized,
     {

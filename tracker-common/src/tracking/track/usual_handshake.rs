@@ -16,7 +16,7 @@ use crate::{
     owner::Owner,
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
-    syn_cache::{CachePlace, CacheSet, CachedHandshake, Locked, Taken, UsualOpening},
+    syn_cache::{CachePlace, CacheSet, CachedHandshake, Found, Locked, Taken, UsualOpening},
     violation::Marks,
 };
 
@@ -33,7 +33,7 @@ pub enum InCache {
     Tracked = 1,
     /// It is counted at another hook.
     Elsewhere = 2,
-    /// Another CPU has just begun the same handshake: to be tried again, once.
+    /// Another CPU has a packet of the same handshake at this moment: to be tried again.
     Again = 3,
 }
 
@@ -47,9 +47,13 @@ pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_n
     }
     let here = Owner::new(s.slot(), hook);
     let is_legal = s.forget(notes::illegal(packet) == Marks::NONE);
-    let Some(locked) = s.lock(set, place.tag) else {
-        let is_cached = is_legal && flags(&packet.segment) == Flags::SYN.0;
-        return if is_cached { begin(s, place, set, packet, here, now_ns) } else { InCache::Not };
+    let locked = match s.lock(set, place.tag) {
+        Found::Locked(locked) => locked,
+        Found::Busy => return InCache::Again,
+        Found::Absent => {
+            let begins = is_legal && flags(&packet.segment) == Flags::SYN.0;
+            return if begins { begin(s, place, set, packet, here, now_ns) } else { InCache::Not };
+        }
     };
     let Some(handshake) = of_key(s, place, set, &locked, &packet.key) else {
         set.unlock(locked);
@@ -67,7 +71,7 @@ pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_n
             && !s.listens(Kind::Segment.bit())
         {
             handshake.answer(&answer);
-            let _ = set.publish(locked, now_ns);
+            set.publish(locked, now_ns);
             return InCache::Tracked;
         }
     } else if is_legal
@@ -100,7 +104,7 @@ pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_n
 #[inline(always)]
 pub fn promote<S: Environment>(s: &S, key: &FlowKey) {
     let Some((place, set)) = s.syn_cache(key) else { return };
-    let Some(locked) = s.lock(set, place.tag) else { return };
+    let Found::Locked(locked) = s.lock(set, place.tag) else { return };
     match of_key(s, place, set, &locked, key) {
         Some(handshake) => give_record(s, set, locked, handshake, key),
         None => set.unlock(locked),
@@ -163,13 +167,7 @@ fn begin<S: Environment>(
         return InCache::Not;
     };
     set.handshake(&locked).begin(beside, &packet.key, packet.from, &syn);
-    if !set.publish(locked, now_ns) {
-        // The other CPU has a packet of this key, and gives it a record: this one's is counted there.
-        if let Some(locked) = s.lock(set, place.tag) {
-            set.free(locked);
-        }
-        return InCache::Not;
-    }
+    set.publish(locked, now_ns);
     s.tally(Tally::HalfOpenInserted);
     s.tally(Tally::FlowsBySyn);
     InCache::Tracked
