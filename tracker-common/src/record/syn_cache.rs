@@ -133,15 +133,33 @@ pub enum Found {
     Busy,
 }
 
-/// What came of taking a place for a new handshake.
+/// What came of taking a place for a new handshake. Not an enum with a place in it: for what is not there the compiler reads a register that
+/// nothing was written to, and the verifier refuses that.
 #[derive(Clone, Copy, Debug)]
-pub enum Taken {
-    /// It is locked, and free or worth overwriting.
-    Place(Locked),
+pub struct Taken {
+    /// Whether there is a place.
+    pub outcome: TakeOutcome,
+    /// The place, where there is one: it is locked, and free or worth overwriting.
+    pub place: Locked,
+}
+
+/// Whether there is a place for a new handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u64)]
+pub enum TakeOutcome {
+    /// There is.
+    Place,
     /// The set is full of what is not to be overwritten.
-    None,
+    Full,
     /// Another CPU has just taken it, or one for the same key.
     Twice,
+}
+
+impl Taken {
+    #[inline(always)]
+    const fn nothing(outcome: TakeOutcome) -> Self {
+        Self { outcome, place: Locked { way: 0, before: 0, now: 0 } }
+    }
 }
 
 impl CacheSet {
@@ -169,29 +187,27 @@ impl CacheSet {
     /// [`SPARED_NS`]. A full set of older ones is no flood, and what is in it stays.
     #[inline(always)]
     pub fn take<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64, now_ns: u64) -> Taken {
-        const FREE: u64 = TICK_MASK + 1;
         let tick = u64::from(Tick::at(now_ns).0);
         // Age and place in one number, so that the oldest is the largest. 0 where all are locked.
         let mut best = 0;
         for (n, word) in (0..).zip(&self.words) {
-            let word = word.get();
-            let age = tick.wrapping_sub(word >> TICK_SHIFT) & TICK_MASK;
-            let age = if word >> TAG_SHIFT == 0 { FREE } else { age };
-            let this = if word & LOCKED == 0 { age << 4 | 8 | n } else { 0 };
+            let age = age(word.get(), tick);
+            let this = if age == BUSY { 0 } else { age << 4 | 8 | n };
             best = f.forget(if this > best { this } else { best });
         }
         let oldest = best >> 4;
         #[allow(clippy::cast_possible_truncation)] // masked
         let way = opaque(best as usize) & (WAYS - 1);
         if best == 0 || (SPARED_NS >> Tick::SHIFT..FREE).contains(&oldest) {
-            return Taken::None;
+            return Taken::nothing(TakeOutcome::Full);
         }
         let word = self.word(way);
         let before = word.get();
         let now = tag << TAG_SHIFT | next_version(before) | LOCKED;
-        if before & LOCKED != 0 || !word.compare_exchange(before, now) {
-            // Copies of one SYN choose the same place.
-            return Taken::Twice;
+        // Another CPU may have written there since. Copies of one SYN choose the same place.
+        let is_same = age(before, tick) == oldest && before >> TAG_SHIFT != tag;
+        if !is_same || !word.compare_exchange(before, now) {
+            return Taken::nothing(TakeOutcome::Twice);
         }
         let locked = Locked { way, before, now };
         // Both that take a place for one key see the other's, or one does.
@@ -201,9 +217,9 @@ impl CacheSet {
         }
         if same > 1 {
             self.unlock(locked);
-            return Taken::Twice;
+            return Taken::nothing(TakeOutcome::Twice);
         }
-        Taken::Place(locked)
+        Taken { outcome: TakeOutcome::Place, place: locked }
     }
 
     /// Gives a place back as it was.
@@ -312,6 +328,23 @@ impl Locked {
 #[allow(clippy::cast_possible_truncation)] // eight
 const fn index(set: u32, way: u32) -> u32 {
     set * WAYS as u32 + way
+}
+
+/// More than any age: the place is free.
+const FREE: u64 = TICK_MASK + 1;
+/// More than that: it is locked.
+const BUSY: u64 = FREE + 1;
+
+/// How many ticks before `tick` the handshake of this word was seen, or [`FREE`] or [`BUSY`].
+#[inline(always)]
+const fn age(word: u64, tick: u64) -> u64 {
+    if word & LOCKED != 0 {
+        BUSY
+    } else if word >> TAG_SHIFT == 0 {
+        FREE
+    } else {
+        tick.wrapping_sub(word >> TICK_SHIFT) & TICK_MASK
+    }
 }
 
 #[inline(always)]

@@ -16,7 +16,9 @@ use crate::{
     owner::Owner,
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
-    syn_cache::{CachePlace, CacheSet, CachedHandshake, Found, Locked, Taken, UsualOpening},
+    syn_cache::{
+        CachePlace, CacheSet, CachedHandshake, Found, Locked, TakeOutcome, Taken, UsualOpening,
+    },
     violation::Marks,
 };
 
@@ -157,11 +159,12 @@ fn begin<S: Environment>(
     if packet.segment.ack.0 != 0 || s.listens(Kind::Segment.bit() | Kind::New.bit()) {
         return InCache::Not;
     }
-    let locked = match s.take(set, place.tag, now_ns) {
-        Taken::Place(locked) => locked,
-        Taken::None => return InCache::Not,
-        Taken::Twice => return InCache::Again,
-    };
+    let Taken { outcome, place: locked } = s.take(set, place.tag, now_ns);
+    match outcome {
+        TakeOutcome::Place => {}
+        TakeOutcome::Full => return InCache::Not,
+        TakeOutcome::Twice => return InCache::Again,
+    }
     let Some(beside) = s.cached_addresses(locked.index(place.set)) else {
         set.unlock(locked);
         return InCache::Not;
