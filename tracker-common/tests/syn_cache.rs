@@ -6,14 +6,14 @@ use tracker_common::{
     config::{InterfaceConfig, LiveConfig},
     counters::{Hook, Tally},
     event::Kind,
-    flow::HalfOpen,
+    flow::{HalfOpen, OtherOpenings},
     key::{Address, FlowKey, mapped},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
     seq::Seq,
     simulator::Host,
     sweep::{Outcome, Removal, Tier},
-    syn_cache::{CacheSettings, WAYS},
+    syn_cache::CacheSettings,
     violation::Rule,
 };
 use zerocopy::IntoBytes;
@@ -54,8 +54,11 @@ struct Shot {
     after_ns: u64,
 }
 
+/// An address and a port.
+type End = (Address, [u8; 2]);
+
 /// Connections on which segments come: of both families, a client at the high and at the low end, and one in another zone.
-fn ends(connection: usize) -> ((Address, [u8; 2]), (Address, [u8; 2]), u16) {
+fn ends(connection: usize) -> (End, End, u16) {
     let v6 = |last| {
         let mut address = [0x20; 16];
         address[15] = last;
@@ -219,7 +222,7 @@ fn half_open(host: &Host) -> Vec<String> {
             format!(
                 "{key:?} {:?} {:?}",
                 record.flow,
-                record.others.each_ref().map(|others| others.count())
+                record.others.each_ref().map(OtherOpenings::count)
             )
         })
         .collect();
@@ -347,12 +350,11 @@ fn a_flood_overwrites_the_oldest_of_a_set_and_older_ones_stay() {
 
 #[test]
 fn keys_are_spread_over_sets_as_by_chance() {
-    const KEYS: u32 = 1 << 20;
-    let settings = CacheSettings {
-        key: [0x0123_4567_89ab_cdef, 42],
-        last_set: (KEYS as u64 / WAYS as u64) - 1,
-    };
-    let mut counts = vec![0u32; settings.last_set as usize + 1];
+    const SETS: u32 = 1 << 17;
+    const KEYS: u32 = SETS * 8;
+    let settings =
+        CacheSettings { key: [0x0123_4567_89ab_cdef, 42], last_set: u64::from(SETS) - 1 };
+    let mut counts = vec![0u32; SETS as usize];
     let mut tags = std::collections::HashSet::new();
     for number in 0..KEYS {
         let place = settings.place(&syn(number).key).expect("the cache is used");

@@ -72,6 +72,13 @@ impl CacheSettings {
         Some(CachePlace { set, tag: hash >> (64 - TAG_BITS) | 1 })
     }
 
+    /// Handshakes that so many sets hold.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // eight
+    pub const fn places(sets: u32) -> u32 {
+        sets.saturating_mul(WAYS as u32)
+    }
+
     /// Sets for so many handshakes at least.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)] // eight

@@ -9,6 +9,7 @@ use aya::{
 use tracker_common::{
     config::InterfaceConfig,
     protect::{MAX_ANSWERED, Protection},
+    syn_cache::CacheSettings,
 };
 use zerocopy::IntoBytes;
 
@@ -109,7 +110,7 @@ pub(crate) fn load_with<'a>(
         .map_max_entries(syn_cache::SETS, syn_cache::sets(sizes.max_half_open))
         .map_max_entries(
             syn_cache::ADDRESSES,
-            syn_cache::sets(sizes.max_half_open) * tracker_common::syn_cache::WAYS as u32,
+            CacheSettings::places(syn_cache::sets(sizes.max_half_open)),
         )
         .map_max_entries("EVENTS", sizes.ring_bytes)
         // Its memory is taken for each interface, and used where SYNs are answered.

@@ -88,7 +88,7 @@ pub struct SynCache {
 /// The sets, and the addresses beside them.
 enum Memory {
     Mapped(Mapped<CacheSet>, Mapped<CachedAddresses>),
-    ToCopy(MapData, MapData),
+    ToCopy(Box<[MapData; 2]>),
 }
 
 /// Sets that are copied in one system call.
@@ -103,13 +103,13 @@ impl SynCache {
     pub fn new(mut open: impl FnMut(&str) -> Result<MapData>) -> Result<Self> {
         let sets = map_forms::check(SETS, open(SETS)?)?;
         let addresses = map_forms::check(ADDRESSES, open(ADDRESSES)?)?;
-        let capacity = sets.info()?.max_entries().saturating_mul(WAYS as u32);
+        let capacity = CacheSettings::places(sets.info()?.max_entries());
         let memory = match (Mapped::new(&sets), Mapped::new(&addresses)) {
             (Ok(sets), Ok(addresses)) => Memory::Mapped(sets, addresses),
             (Err(error), _) | (_, Err(error)) if error.raw_os_error() != Some(libc::EINVAL) => {
                 return Err(error).context("mapping the SYN cache");
             }
-            _ => Memory::ToCopy(sets, addresses),
+            _ => Memory::ToCopy(Box::new([sets, addresses])),
         };
         Ok(Self { capacity, memory })
     }
@@ -140,7 +140,8 @@ impl SynCache {
                 }
                 Ok(())
             }
-            Memory::ToCopy(sets, addresses) => {
+            Memory::ToCopy(maps) => {
+                let [sets, addresses] = &**maps;
                 copies(sets, addresses, restored).context("reading the SYN cache")
             }
         }
@@ -165,7 +166,7 @@ fn copies(
         let (Some((_, addresses)), Some((_, after))) = (beside.step()?, second.step()?) else {
             return Ok(());
         };
-        let base = number * WAYS as u32;
+        let base = CacheSettings::places(number);
         let addresses: Vec<_> = addresses
             .chunks_exact(ADDRESSES)
             .filter_map(|bytes| CachedAddresses::read_from_bytes(bytes).ok())
@@ -189,18 +190,9 @@ fn copies(
 ///
 /// What the kernel says.
 pub fn enable(pins: &Path) -> Result<()> {
+    type Words = [u64; size_of::<CacheSettings>() / 8];
     let sets = map_forms::open(&pins.join(SETS))?.info()?.max_entries();
     let settings = map_forms::open(&pins.join(SETTINGS))?;
-    enable_with(settings, sets)
-}
-
-/// As [`enable`], for a cache of so many sets.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub fn enable_with(settings: MapData, sets: u32) -> Result<()> {
-    type Words = [u64; size_of::<CacheSettings>() / 8];
     let mut map: Array<_, Words> = Map::Array(settings).try_into()?;
     let there: CacheSettings = zerocopy::transmute!(map.get(&0, 0)?);
     if there != CacheSettings::default() {

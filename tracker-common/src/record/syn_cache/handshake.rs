@@ -236,18 +236,18 @@ impl CachedHandshake {
     #[cfg(not(target_arch = "bpf"))]
     pub(super) fn key(&self, beside: &CachedAddresses) -> FlowKey {
         let names = self.names.get();
-        let octets = |words: [u64; 2]| {
-            let mut octets = [0; 16];
-            octets[..8].copy_from_slice(&words[0].to_ne_bytes());
-            octets[8..].copy_from_slice(&words[1].to_ne_bytes());
-            octets
+        let address = |words: [u64; 2]| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
+            bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
+            bytes
         };
         let addresses = if names & IPV6 == 0 {
             let [a, b, c, d, e, f, g, h] = self.addresses.get().to_ne_bytes();
             [crate::key::mapped([a, b, c, d]), crate::key::mapped([e, f, g, h])]
         } else {
             let [a, b, c, d] = beside.0.each_ref().map(U64::get);
-            [octets([a, b]), octets([c, d])]
+            [address([a, b]), address([c, d])]
         };
         #[allow(clippy::cast_possible_truncation)] // as they were put together
         let ([a, b, c, d], zone) = ((names as u32).to_ne_bytes(), (names >> 32) as u16);
