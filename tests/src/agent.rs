@@ -406,7 +406,7 @@ impl Agent {
         let mut left = Killed { name, output: String::new(), is_taken_over: false };
         send(&self.child, Signal::SIGTERM);
         let status = self.child.wait()?;
-        ensure!(status.success(), "the agent ended: {status}");
+        ensure!(status.success(), "the agent ended: {status}\n{}", self.log_so_far());
         left.output = self.output()?;
         Ok(left)
     }
@@ -419,8 +419,14 @@ impl Agent {
     pub fn finish(mut self) -> Result<String> {
         send(&self.child, Signal::SIGTERM);
         let status = self.child.wait()?;
-        ensure!(status.success(), "the agent ended: {status}");
+        ensure!(status.success(), "the agent ended: {status}\n{}", self.log_so_far());
         self.output()
+    }
+
+    /// What an agent that has ended logged since [`Agent::wait_for_log`] was last called.
+    fn log_so_far(&self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().collect::<Vec<_>>().join("\n")
     }
 
     fn output(&mut self) -> Result<String> {

@@ -193,7 +193,7 @@ impl Host {
                 InCache::Tracked => return self.done(hook, Fate::Tracked),
                 InCache::Elsewhere => return self.done(hook, Fate::CountedOnArrival),
                 // There is no other CPU.
-                InCache::Again => return self.done(hook, Fate::NotInserted),
+                InCache::Again | InCache::Stuck => return self.done(hook, Fate::NotInserted),
                 InCache::Not => self.poison_scratch(),
             }
         }

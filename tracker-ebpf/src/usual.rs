@@ -16,8 +16,7 @@ use crate::{
     maps::{self, is_traced},
 };
 
-/// How often a packet comes back to a handshake that another CPU writes to: some ten microseconds in all. Where that CPU was stopped, by
-/// its hypervisor for instance, the packet is counted as one for which there was no place: a second flow would be worse.
+/// How often a packet comes back where another CPU begins the same handshake: copies of one SYN. Each time one of both has its place.
 const AGAIN: u32 = 64;
 
 /// The code of the packet's [`Fate`], where it is of a usual handshake.
@@ -37,7 +36,7 @@ pub(crate) fn in_cache(confirmed: *const Flow, hook: Hook, now_ns: u64) -> Optio
         Some(Fate::Tracked as u32)
     } else if seen == InCache::Elsewhere as u32 {
         Some(Fate::CountedOnArrival as u32)
-    } else if seen == InCache::Again as u32 {
+    } else if seen == InCache::Again as u32 || seen == InCache::Stuck as u32 {
         Some(Fate::NotInserted as u32)
     } else {
         None

@@ -1,6 +1,7 @@
 //! The parts of tracking a segment as global functions, which the verifier checks once and each by itself. They take a
 //! record, and exchange the rest through [`PartsState`].
 
+use aya_ebpf::helpers::generated::bpf_loop;
 use tracker_common::{
     counters::Hook,
     flow::{Flow, HalfOpen},
@@ -12,9 +13,9 @@ use tracker_common::{
     sweep::states,
     syn_cache::{CacheSet, CachedHandshake, Found, Taken},
     track::{
-        self, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs, choose, conclude,
-        judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on, notes_on, offers,
-        publish, restore, situation, write, write_offers,
+        self, Environment, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs,
+        choose, conclude, judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on,
+        notes_on, offers, publish, restore, situation, write, write_offers,
     },
     violation::{Breach, Marks},
 };
@@ -340,9 +341,36 @@ step!(tracker_write_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch|
 });
 
 step!(tracker_lock(set: CacheSet, tag: u64) or NO_RECORD, |kernel, scratch| {
-    put(&mut scratch.parts.found, set.lock(&kernel, tag));
+    let mut found = set.lock(&kernel, tag);
+    if matches!(found, Found::Busy) {
+        wait();
+        found = set.lock(&kernel, tag);
+    }
+    put(&mut scratch.parts.found, found);
     0
 });
+
+/// How often a lock is looked at: about a quarter of a second, as long as the kernel's own locks wait (`RES_DEF_TIMEOUT` of
+/// kernel/bpf/rqspinlock.c). Who holds it runs with softirqs disabled, and no longer than a microsecond; but a hypervisor may have
+/// stopped its CPU. A packet that is not tracked then would be missing in its flow.
+const LOOKS: u32 = 1 << 22;
+
+/// Waits until nobody writes to the handshake of the key in [`Scratch`](crate::maps::Scratch).
+#[inline(always)]
+fn wait() {
+    // SAFETY: the callback has the signature that the helper asks for, and the context is not used.
+    unsafe { bpf_loop(LOOKS, is_over as *mut core::ffi::c_void, core::ptr::null_mut(), 0) };
+}
+
+/// 1, which ends the loop, where nobody does.
+unsafe extern "C" fn is_over(_: u32, _: *mut core::ffi::c_void) -> i64 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
+    let kernel = Kernel::new(scratch);
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let key = unsafe { &(*scratch).parsed.packet.key };
+    let Some((place, set)) = kernel.syn_cache(key) else { return 1 };
+    i64::from(!set.is_busy(&kernel, place.tag))
+}
 
 step!(tracker_take(set: CacheSet, tag: u64, now_ns: u64) or NO_RECORD, |kernel, scratch| {
     put(&mut scratch.parts.taken, set.take(&kernel, tag, now_ns));

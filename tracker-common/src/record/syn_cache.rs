@@ -102,7 +102,7 @@ const TAG_SHIFT: u32 = 24;
 pub const SPARED_NS: u64 = 1_000_000_000;
 
 /// How often a lock is tried in one go. Who holds it has about a microsecond's work, but its CPU may be interrupted, or stopped
-/// by a hypervisor: whoever finds it busy comes back.
+/// by a hypervisor: in the kernel, whoever finds it busy waits ([`CacheSet::is_busy`]) and comes back.
 const TRIES: u32 = 256;
 
 /// Up to eight handshakes.
@@ -188,6 +188,18 @@ impl CacheSet {
             }
         }
         Found::Busy
+    }
+
+    /// Whether another CPU writes to the handshake with this tag at this moment.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_busy<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64) -> bool {
+        let mut is_busy = 0;
+        for word in &self.words {
+            let word = word.get();
+            is_busy = f.forget(is_busy | (word & u64::from(word >> TAG_SHIFT == tag)));
+        }
+        is_busy & LOCKED != 0
     }
 
     /// A place for a handshake with this tag, which begins at `now_ns`: a free one, or that of the oldest, if it is younger than

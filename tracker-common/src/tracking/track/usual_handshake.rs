@@ -35,8 +35,10 @@ pub enum InCache {
     Tracked = 1,
     /// It is counted at another hook.
     Elsewhere = 2,
-    /// Another CPU has a packet of the same handshake at this moment: to be tried again.
+    /// Another CPU has begun the same handshake, or taken the same place, at this moment: to be tried again.
     Again = 3,
+    /// Another CPU writes to the handshake and does not end: there is no place for the packet.
+    Stuck = 4,
 }
 
 /// Tracks a packet of which the confirmed table has no flow, where its handshake is a usual one.
@@ -51,7 +53,7 @@ pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_n
     let is_legal = s.forget(notes::illegal(packet) == Marks::NONE);
     let locked = match s.lock(set, place.tag) {
         Found::Locked(locked) => locked,
-        Found::Busy => return InCache::Again,
+        Found::Busy => return InCache::Stuck,
         Found::Absent => {
             let begins = is_legal && flags(&packet.segment) == Flags::SYN.0;
             return if begins { begin(s, place, set, packet, here, now_ns) } else { InCache::Not };
