@@ -341,35 +341,30 @@ step!(tracker_write_offers(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch|
 });
 
 step!(tracker_lock(set: CacheSet, tag: u64) or NO_RECORD, |kernel, scratch| {
-    let mut found = set.lock(&kernel, tag);
-    if matches!(found, Found::Busy) {
-        wait();
-        found = set.lock(&kernel, tag);
-    }
+    let found = set.lock(&kernel, tag);
     put(&mut scratch.parts.found, found);
+    if matches!(found, Found::Busy) {
+        // SAFETY: the callback has the signature that the helper asks for, and the context is not used.
+        unsafe { bpf_loop(TRIES, lock_again as *mut core::ffi::c_void, core::ptr::null_mut(), 0) };
+    }
     0
 });
 
-/// How often a lock is looked at: about a quarter of a second, as long as the kernel's own locks wait (`RES_DEF_TIMEOUT` of
-/// kernel/bpf/rqspinlock.c). Who holds it runs with softirqs disabled, and no longer than a microsecond; but a hypervisor may have
+/// How often a lock is tried: for about a quarter of a second, as long as the kernel's own locks wait (`RES_DEF_TIMEOUT` of
+/// kernel/bpf/rqspinlock.c). Who holds it runs with softirqs disabled, and less than a microsecond; but a hypervisor may have
 /// stopped its CPU. A packet that is not tracked then would be missing in its flow.
-const LOOKS: u32 = 1 << 22;
+const TRIES: u32 = 1 << 22;
 
-/// Waits until nobody writes to the handshake of the key in [`Scratch`](crate::maps::Scratch).
-#[inline(always)]
-fn wait() {
-    // SAFETY: the callback has the signature that the helper asks for, and the context is not used.
-    unsafe { bpf_loop(LOOKS, is_over as *mut core::ffi::c_void, core::ptr::null_mut(), 0) };
-}
-
-/// 1, which ends the loop, where nobody does.
-unsafe extern "C" fn is_over(_: u32, _: *mut core::ffi::c_void) -> i64 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
-    let kernel = Kernel::new(scratch);
-    // SAFETY: this CPU's own element, and nobody writes this part of it now.
-    let key = unsafe { &(*scratch).parsed.packet.key };
-    let Some((place, set)) = kernel.syn_cache(key) else { return 1 };
-    i64::from(!set.is_busy(&kernel, place.tag))
+/// [`tracker_lock`] once more, for the key in [`Scratch`](crate::maps::Scratch). 1, which ends the loop, where it need not come again.
+unsafe extern "C" fn lock_again(_: u32, _: *mut core::ffi::c_void) -> i64 {
+    let Some(own) = maps::SCRATCH.get_ptr_mut(0) else { return 1 };
+    let kernel = Kernel::new(own);
+    // SAFETY: this CPU's own element.
+    let scratch = unsafe { &mut *own };
+    let Some((place, set)) = kernel.syn_cache(&scratch.parsed.packet.key) else { return 1 };
+    let found = set.lock(&kernel, place.tag);
+    put(&mut scratch.parts.found, found);
+    i64::from(!matches!(found, Found::Busy))
 }
 
 step!(tracker_take(set: CacheSet, tag: u64, now_ns: u64) or NO_RECORD, |kernel, scratch| {

@@ -101,9 +101,13 @@ const TAG_SHIFT: u32 = 24;
 /// Where a full set's oldest handshake is at least so old, that is no flood: it stays, and the new one gets a whole record.
 pub const SPARED_NS: u64 = 1_000_000_000;
 
-/// How often a lock is tried in one go. Who holds it has about a microsecond's work, but its CPU may be interrupted, or stopped
-/// by a hypervisor: in the kernel, whoever finds it busy waits ([`CacheSet::is_busy`]) and comes back.
-const TRIES: u32 = 256;
+/// How often a lock is tried in one go. Who holds it has less than a microsecond's work, but its CPU may be interrupted, or stopped
+/// by a hypervisor: in the kernel, whoever finds it busy goes on trying.
+const TRIES: u32 = 4;
+
+/// How often a handshake is read that somebody may write to.
+#[cfg(not(target_arch = "bpf"))]
+const READS: u32 = 256;
 
 /// Up to eight handshakes.
 #[derive(Clone, Debug, Default)]
@@ -188,18 +192,6 @@ impl CacheSet {
             }
         }
         Found::Busy
-    }
-
-    /// Whether another CPU writes to the handshake with this tag at this moment.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_busy<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64) -> bool {
-        let mut is_busy = 0;
-        for word in &self.words {
-            let word = word.get();
-            is_busy = f.forget(is_busy | (word & u64::from(word >> TAG_SHIFT == tag)));
-        }
-        is_busy & LOCKED != 0
     }
 
     /// A place for a handshake with this tag, which begins at `now_ns`: a free one, or that of the oldest, if it is younger than
@@ -296,7 +288,7 @@ impl CacheSet {
         use core::sync::atomic::{Ordering, fence};
 
         for (n, (word, handshake)) in (0..).zip(self.words.iter().zip(&self.handshakes)) {
-            for _ in 0..TRIES {
+            for _ in 0..READS {
                 let before = word.get();
                 if before >> TAG_SHIFT == 0 {
                     break;

@@ -118,7 +118,7 @@ pub trait VerifiedSteps {
     /// [`super::write_offers`].
     fn write_offers(&self, half_open: &HalfOpen, packet: &Packet, verdict: &Self::Verdict);
 
-    /// [`CacheSet::lock`]. Waits for another CPU that writes to the handshake, in the kernel: see there.
+    /// [`CacheSet::lock`]. In the kernel it is tried for longer.
     #[inline(always)]
     fn lock(&self, set: &CacheSet, tag: u64) -> Found
     where
