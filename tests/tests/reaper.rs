@@ -30,7 +30,7 @@ fn sweeper(bench: &Bench) -> Result<Sweeper> {
     let pins =
         format!("/sys/fs/bpf/tracker/v{}/{}", tracker_common::LAYOUT_VERSION, bench.agent.name());
     let sizes = Sizes { max_flows: 262_144, max_half_open: 65_536, ring_bytes: 16 << 20 };
-    Ok(Sweeper::new(pins.as_ref(), &sizes, Timeouts { seconds: [0; 11] })?)
+    Ok(Sweeper::new(pins.as_ref(), &sizes, Timeouts { seconds: [0; 11] }, ())?)
 }
 
 fn no_floods() -> FloodDetector {

@@ -65,6 +65,8 @@ pub(super) struct Start<'a> {
     pub(super) prepared: Option<Prepared>,
     pub(super) metrics: Option<Endpoint>,
     pub(super) writers: &'a Writers,
+    /// Held while maps may be made among the pins.
+    pub(super) making: mpsc::Sender<()>,
 }
 
 pub(super) async fn work(
@@ -73,7 +75,7 @@ pub(super) async fn work(
     reload: &mut Reload,
     claim: &mut Claim,
 ) -> Result<()> {
-    let Start { options, instance, lost_told, is_first, prepared, metrics, writers } = start;
+    let Start { options, instance, lost_told, is_first, prepared, metrics, writers, making } = start;
     let (settings, sweep_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
@@ -160,7 +162,7 @@ pub(super) async fn work(
     let watchdog = Watchdog::new(options.sweep_interval);
     let (taken_over, mut is_taken_over) = mpsc::channel(1);
     let sweeps = run_sweeps(
-        Orders { settings: sweep_settings, taken_over, deletions, maps: kept.ids()? },
+        Orders { settings: sweep_settings, taken_over, deletions, maps: kept.ids()?, making },
         &pins,
         &agent,
         &server,

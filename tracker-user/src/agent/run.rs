@@ -2,6 +2,7 @@
 //! runs `event_loop`.
 
 use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
 
 use crate::{
     agent::{
@@ -83,6 +84,7 @@ pub async fn run(
     let is_taking_over = inherited.predecessor == Predecessor::Present;
     let predecessor = if is_taking_over { Agent::find(instance).ok() } else { None };
     let mut interfaces = Interfaces::new(attaching, wanted, changes, options.kernel_log);
+    let (making, mut made) = mpsc::channel(1);
     let mut leaves = false;
     let outcome = match interfaces.begin(&names, &inherited, &ending).await {
         Err(_) if ending.signal().is_some() => {
@@ -112,6 +114,7 @@ pub async fn run(
                 prepared,
                 metrics,
                 writers,
+                making: making.clone(),
             };
             tokio::select! {
                 result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
@@ -124,6 +127,9 @@ pub async fn run(
     };
     drop(ending);
     service::stopping();
+    // What sweeps may still be loading, on a thread of its own. Maps that it pins would stay behind, or in the way.
+    drop(making);
+    let _ = made.recv().await;
     if leaves || claim.is_displaced() {
         if outcome.is_ok() {
             tracing::info!(

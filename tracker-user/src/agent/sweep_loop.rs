@@ -45,6 +45,8 @@ pub(super) struct Orders {
     /// What is swept.
     pub(super) maps: MapIds,
     pub(super) deletions: mpsc::Receiver<Deletion>,
+    /// Held while maps may be made among the pins.
+    pub(super) making: mpsc::Sender<()>,
 }
 
 /// Sweeps the tables at every interval, on a thread of its own: reading a million flows takes a while.
@@ -57,16 +59,16 @@ pub(super) async fn run_sweeps(
     watchdog: &Watchdog,
     told: mpsc::Sender<(Kind, Event)>,
 ) -> Result<()> {
-    let Orders { mut settings, taken_over, mut deletions, maps } = orders;
+    let Orders { mut settings, taken_over, mut deletions, maps, making } = orders;
     let mut options = settings.borrow_and_update().clone();
     // The verifier takes a while, and events wait for nobody.
     let (at, sizes, timeouts) = (pins.to_owned(), options.sizes, options.timeouts.timeouts());
     let mut trouble = Condition::default();
     let mut attempts = 0;
     let mut sweeper = loop {
-        let (at, maps) = (at.clone(), maps.clone());
+        let (at, maps, making) = (at.clone(), maps.clone(), making.clone());
         let loading = tokio::task::spawn_blocking(move || {
-            let sweeper = Sweeper::new(&at, &sizes, timeouts)?;
+            let sweeper = Sweeper::new(&at, &sizes, timeouts, making)?;
             ensure_pinned(&maps)?;
             Ok::<_, Error>(sweeper)
         });

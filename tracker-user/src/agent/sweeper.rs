@@ -156,13 +156,14 @@ impl Sweep {
 }
 
 impl Sweeper {
-    /// A sweeper for the maps that are pinned in `pins`.
+    /// A sweeper for the maps that are pinned in `pins`. Those that are not are made there; `making` is dropped once that is done.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn new(pins: &Path, sizes: &Sizes, timeouts: Timeouts) -> Result<Self> {
+    pub fn new<T>(pins: &Path, sizes: &Sizes, timeouts: Timeouts, making: T) -> Result<Self> {
         let mut ebpf = load(object::PLAIN, pins, sizes, InterfaceConfig::default())?;
+        drop(making);
         load_sweep(&mut ebpf)?;
         let tables = Tables::from_pins(pins)?;
         let walker = Walker::new(&mut ebpf, tables.confirmed())?;
