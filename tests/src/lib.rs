@@ -9,6 +9,7 @@ pub mod captures;
 pub mod conntrack;
 pub mod counters;
 pub mod crowd;
+pub mod export;
 pub mod fault;
 pub mod flood;
 pub mod flows;
