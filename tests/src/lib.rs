@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod authority;
 pub mod captures;
+pub mod clickhouse;
 pub mod conntrack;
 pub mod counters;
 pub mod crowd;

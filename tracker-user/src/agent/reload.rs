@@ -12,17 +12,24 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 20] = [
+const LIVE: [&str; 27] = [
     "drop",
     "drop-dry-run",
     "drop-exempt",
     "events",
     "every",
     "export",
+    "export-clickhouse",
+    "export-clickhouse-ca",
+    "export-clickhouse-password",
+    "export-clickhouse-table",
+    "export-clickhouse-user",
     "export-file",
     "export-file-count",
     "export-file-size",
     "export-filter",
+    "export-spool",
+    "export-spool-size",
     "export-update",
     "on-detach",
     "on-output-error",

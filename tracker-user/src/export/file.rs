@@ -71,6 +71,8 @@ pub fn run(settings: Settings, queue: &Queue, origin: &Origin) {
     let mut writer = Writer { settings, current: None };
     let counters = queue.counters();
     let mut is_failing = false;
+    // So that whoever follows it finds it. What is wrong with it is said where it is written.
+    let _ = writer.current();
     while let Some(records) = queue.take(BATCH) {
         let mut rest = &records[..];
         while let Err(Failed { written, error }) = writer.step(rest, origin, counters) {

@@ -27,6 +27,10 @@ pub struct Counters {
     announced: AtomicU64,
     /// Attempts that failed. What they were about is tried again.
     pub failures: AtomicU64,
+    /// Records that wait on disk, now.
+    pub spooled: AtomicU64,
+    /// Bytes of the spool, now.
+    pub spool_bytes: AtomicU64,
 }
 
 impl Counters {

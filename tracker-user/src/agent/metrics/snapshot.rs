@@ -335,11 +335,17 @@ impl Snapshot {
         ] {
             self.add(name, help, Values::Counter(of(count)));
         }
-        self.add(
-            "export_records_waiting",
-            "Records that wait in the agent's memory",
-            Values::Gauge(of(|it| it.waiting)),
-        );
+        for (name, help, count) in [
+            (
+                "export_records_waiting",
+                "Records that wait in the agent's memory",
+                (|it| it.waiting) as fn(&Counts) -> u64,
+            ),
+            ("export_spool_records", "Records that wait on disk", |it| it.spooled),
+            ("export_spool_bytes", "Bytes of the spool", |it| it.spool_bytes),
+        ] {
+            self.add(name, help, Values::Gauge(of(count)));
+        }
     }
 
     fn add_programs(

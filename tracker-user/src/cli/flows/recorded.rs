@@ -1,6 +1,6 @@
 //! Connections of files that `tracker run` has exported, or `tracker flows -o jsonl` printed: each as its last record has it.
 //!
-//! Of a record only its place is kept, and it is read again when it is shown.
+//! Only the places of records are kept. A record is read again when it is shown.
 
 use std::{
     collections::HashMap,
