@@ -97,6 +97,7 @@ impl Spool {
         let mut segments = segments(directory).with_context(named)?;
         let noted = read_note(directory);
         let mut next = noted.unwrap_or(0);
+        let from = noted.or_else(|| segments.front().map(|segment| segment.first));
         while let Some(last) = segments.back_mut() {
             let (length, end) = frame::whole(&last.open()?, last.first).with_context(named)?;
             if length < last.length {
@@ -120,7 +121,8 @@ impl Spool {
             segments.pop_back();
         }
         let first = segments.front().map_or(next, |segment| segment.first);
-        let acknowledged = noted.unwrap_or(0).max(first).min(next);
+        let from = from.unwrap_or(next).min(next);
+        let acknowledged = from.max(first);
         let mut spool = Self {
             directory: directory.to_owned(),
             most_bytes,
@@ -130,7 +132,8 @@ impl Spool {
             acknowledged,
             at: Place::default(),
             sending: None,
-            lost: 0,
+            // Whole segments that are damaged to their end.
+            lost: acknowledged - from,
             _lock: lock,
         };
         spool.find_place().with_context(named)?;
@@ -221,8 +224,8 @@ impl Spool {
             self.lost += self.next - self.acknowledged;
             self.acknowledged = self.next;
             self.writing = None;
-            self.remove_acknowledged(true);
             self.note();
+            self.remove_acknowledged(true);
         }
         Ok(None)
     }
@@ -237,8 +240,9 @@ impl Spool {
         self.lost += batch.numbers.start.saturating_sub(self.acknowledged).min(batch.skipped);
         self.acknowledged = batch.numbers.end;
         self.at = Place { segment: batch.end.0, offset: batch.end.1 };
-        self.remove_acknowledged(false);
+        // In this order: what is missing below the note was acknowledged, and is not lost.
         self.note();
+        self.remove_acknowledged(false);
     }
 
     /// The receiver does not have what was on its way, which is sent again as far as it is still there.
