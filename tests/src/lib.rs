@@ -6,9 +6,11 @@
 pub mod agent;
 pub mod authority;
 pub mod captures;
+pub mod clickhouse;
 pub mod conntrack;
 pub mod counters;
 pub mod crowd;
+pub mod export;
 pub mod fault;
 pub mod flood;
 pub mod flows;

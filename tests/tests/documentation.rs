@@ -66,6 +66,8 @@ impl Host {
         let file = packets.iter().fold(file, Ng::simple);
         fs::write(directory.join("capture.pcapng"), file.file())?;
         fs::write(directory.join("tracker.toml"), "interface = [\"eth0\"]\n")?;
+        // What an agent with --export-file has at its start.
+        fs::write(directory.join("records.jsonl"), "")?;
         // An agent named `default` may be at work on this machine.
         let script = "mount -t tmpfs tmpfs /run && mkdir /run/etc && cp -a /etc/. /run/etc && mount --bind /run/etc /etc \
                       && mkdir -p /etc/tracker && mount -t bpf bpf /sys/fs/bpf && echo ready && exec cat";

@@ -195,6 +195,7 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "curl" => "curl",
             "openssl" => "openssl",
             "groff" => "groff-base",
+            "clickhouse-server" => "clickhouse-server",
             "iptables" => "iptables",
             "busybox" => "busybox-static",
             "cpio" => "cpio",

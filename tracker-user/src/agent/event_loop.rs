@@ -25,6 +25,7 @@ use crate::{
     agent::{
         condition::Condition,
         event_server::EventServer,
+        exports::Exports,
         interfaces::Interfaces,
         lost_reports::LostReports,
         metrics::{self, Lost, Telemetry, server::Endpoint},
@@ -34,6 +35,7 @@ use crate::{
         reload::{Changed, Reload},
         service::{self, Watchdog},
         sweep_loop::{Orders, run_sweeps},
+        update_loop::run_updates,
         upkeep::{CHECK_INTERVAL, Upkeep, note_interfaces, publish_info},
         warnings::Warnings,
         writer::{OnError, Writers},
@@ -67,6 +69,7 @@ pub(super) struct Start<'a> {
     pub(super) writers: &'a Writers,
     /// Held while maps may be made among the pins.
     pub(super) making: mpsc::Sender<()>,
+    pub(super) exports: &'a Exports,
 }
 
 pub(super) async fn work(
@@ -75,12 +78,22 @@ pub(super) async fn work(
     reload: &mut Reload,
     claim: &mut Claim,
 ) -> Result<()> {
-    let Start { options, instance, lost_told, is_first, prepared, metrics, writers, making } = start;
+    let Start {
+        options,
+        instance,
+        lost_told,
+        is_first,
+        prepared,
+        metrics,
+        writers,
+        making,
+        exports,
+    } = start;
     let (settings, sweep_settings) = watch::channel(options.clone());
     let pins = instance.pins();
     let timeouts = options.timeouts.timeouts();
     let agent = RefCell::new(Agent { lost_told, ..Agent::new(interfaces.list(), &timeouts) });
-    let mut output = Output::new(options, writers);
+    let mut output = Output::new(options, writers, exports);
 
     let mut listener_manager = match &prepared {
         Some(prepared) => {
@@ -141,7 +154,11 @@ pub(super) async fn work(
     let mut access = None;
     let telemetry = match metrics {
         Some(Endpoint { listener, access: of_metrics, since_ns }) => {
-            let lost = Lost { by_listeners: server.lost(), by_output: writers.clone() };
+            let lost = Lost {
+                by_listeners: server.lost(),
+                by_output: writers.clone(),
+                by_exports: exports.clone(),
+            };
             let telemetry = Telemetry::new(pins.clone(), options.sweep_interval, since_ns, lost);
             let telemetry = Arc::new(telemetry);
             telemetry.attached(interfaces.list(), interfaces.attached())?;
@@ -171,6 +188,8 @@ pub(super) async fn work(
         sweep_events,
     );
     tokio::pin!(sweeps);
+    let updates = run_updates(exports, &pins, &agent);
+    tokio::pin!(updates);
     let ring = RingBuf::try_from(Map::RingBuf(map_forms::open(&pins.join("EVENTS"))?))?;
     // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
     let mut events = unsafe { AsyncFd::register(ring) }?;
@@ -180,6 +199,7 @@ pub(super) async fn work(
         instance,
         publishing: Condition::default(),
         output_told: 0,
+        exports_told: 0,
         log_lines_told: 0,
     };
     let mut trouble = OutputTrouble::default();
@@ -205,6 +225,7 @@ pub(super) async fn work(
         tokio::select! {
             result = &mut serving => return result,
             result = &mut sweeps => return result,
+            result = &mut updates => return result,
             ready = events.readable_mut() => {
                 let mut ready = ready?;
                 let (ring, view) = (ready.get_inner_mut(), agent.borrow().view());
@@ -221,7 +242,10 @@ pub(super) async fn work(
                 if let Some(access) = &access {
                     access.reload();
                 }
-                output = Output::new(&current, writers);
+                if let Err(error) = exports.set(&current.export) {
+                    tracing::error!("exporting records: {error:#}");
+                }
+                output = Output::new(&current, writers, exports);
                 if let Err(error) = current.dropping.exempt(&pins) {
                     tracing::error!("--drop-exempt: {error:#}");
                 }
@@ -297,9 +321,12 @@ pub(super) async fn work(
 /// The events that the agent wants for itself.
 fn own_kinds(output: &Output, protects: bool) -> Vec<Kind> {
     let mut own = output.kinds.clone();
-    if protects && !own.contains(&Kind::Cookie) {
+    if protects {
         // What the agent must know itself, to tell when they end.
         own.push(Kind::Cookie);
+    }
+    if output.exports.is_on() {
+        own.extend([Kind::Violation, Kind::Destroy]);
     }
     own
 }

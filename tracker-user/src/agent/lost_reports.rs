@@ -26,6 +26,7 @@ pub(super) struct LostReports<'a> {
     pub(super) instance: &'a Instance,
     pub(super) publishing: Condition,
     pub(super) output_told: u64,
+    pub(super) exports_told: u64,
     pub(super) log_lines_told: u64,
 }
 
@@ -38,10 +39,24 @@ impl LostReports<'_> {
             self.agent.borrow_mut().lost_told = now;
             output.write(&event, true)?;
             server.send(None, &event);
+            output.exports.offer(&event);
             // For the next agent, should this one be killed.
             publish_info(&self.agent.borrow(), self.instance, &mut self.publishing);
         }
+        self.report_exports(server, output)?;
         self.report_output(output)
+    }
+
+    /// Records that no receiver will have; each exporter says so to its own.
+    fn report_exports(&mut self, server: &EventServer, output: &Output) -> Result<()> {
+        let lost = output.exports.lost();
+        if lost > self.exports_told {
+            let event = Event::lost(lost - self.exports_told, Stage::Export, &Clock::now());
+            self.exports_told = lost;
+            output.write(&event, true)?;
+            server.send(None, &event);
+        }
+        Ok(())
     }
 
     /// Listeners on the socket have lost none of these.

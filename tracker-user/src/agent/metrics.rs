@@ -30,6 +30,7 @@ use tracker_common::{counters::Fate, event::Reason, protect::Outcome};
 
 use crate::{
     agent::{
+        exports::Exports,
         interfaces::presence::Missing,
         metrics::{
             access::Access, census::Census, ledger::Ledger, options::Options, programs::Programs,
@@ -75,6 +76,8 @@ pub struct Lost {
     pub by_listeners: Arc<AtomicU64>,
     /// Those that stdout and stderr have not taken.
     pub by_output: Writers,
+    /// Records that exporters have lost, and what else they count.
+    pub by_exports: Exports,
 }
 
 /// The last sweep.

@@ -1,8 +1,8 @@
 //! The agent: its loop, and what the loop looks after while it runs.
 //!
-//! It imports from `client`, `kernel` and `model`, and never parses a command line. Begin with [`run`], its start and
+//! It imports from `export`, `client`, `kernel` and `model`, and never parses a command line. Begin with [`run`], its start and
 //! end, and `event_loop`, which runs in between. [`event_server`] serves commands on the socket, [`sweeper`] removes expired
-//! flows, [`interfaces`] attaches to interfaces as they come and go, [`protect`] manages listeners with SYN cookies.
+//! flows, [`exports`] feeds exporters, [`interfaces`] attaches to interfaces as they come and go, [`protect`] manages listeners with SYN cookies.
 
 pub mod admission;
 pub mod client_socket;
@@ -11,6 +11,7 @@ pub mod dropping;
 pub mod ending;
 mod event_loop;
 pub mod event_server;
+pub mod exports;
 mod foreign;
 pub mod interfaces;
 mod lost_reports;
@@ -27,6 +28,7 @@ pub mod settings;
 mod sweep_loop;
 pub mod sweeper;
 pub mod trial_load;
+mod update_loop;
 mod upkeep;
 pub mod warnings;
 pub mod writer;

@@ -13,6 +13,7 @@ use crate::{
         sweeper::SWEEP_INTERVAL,
         writer::OnError,
     },
+    export,
     kernel::{attach::EgressChoice, ingress::IngressOptions, load::Sizes},
     model::{
         error::Result,
@@ -91,6 +92,9 @@ pub struct Options {
     /// Metrics.
     #[command(flatten)]
     pub metrics: metrics::options::Options,
+    /// Records for engines elsewhere.
+    #[command(flatten)]
+    pub export: export::options::Options,
     /// SYN cookies.
     #[command(flatten)]
     pub protect: protect::Options,
@@ -215,7 +219,7 @@ pub(super) fn live_config(options: &Options) -> LiveConfig {
 }
 
 pub(super) fn wants_destroy(options: &Options) -> bool {
-    EventName::kinds(&options.events).contains(&Kind::Destroy)
+    options.export.is_wanted() || EventName::kinds(&options.events).contains(&Kind::Destroy)
 }
 
 pub(super) fn sources(options: &Options) -> Sources {

@@ -5,6 +5,7 @@ use tracker_common::event::Kind;
 use crate::{
     agent::{
         event_server::EventServer,
+        exports::Exports,
         options::{EventName, Options},
         writer::{self, Content, OnError, Writers},
     },
@@ -17,15 +18,17 @@ pub(super) struct Output {
     format: Format,
     pub(super) on_error: OnError,
     pub(super) writers: Writers,
+    pub(super) exports: Exports,
 }
 
 impl Output {
-    pub(super) fn new(options: &Options, writers: &Writers) -> Self {
+    pub(super) fn new(options: &Options, writers: &Writers, exports: &Exports) -> Self {
         Self {
             kinds: EventName::kinds(&options.events),
             format: options.output,
             on_error: options.on_output_error,
             writers: writers.clone(),
+            exports: exports.clone(),
         }
     }
 
@@ -95,6 +98,7 @@ pub(super) fn publish(
     if output.kinds.contains(&kind) {
         output.write(event, kind == Kind::Violation)?;
     }
+    output.exports.offer(event);
     server.send(Some(kind), event);
     Ok(())
 }

@@ -12,12 +12,25 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 14] = [
+const LIVE: [&str; 27] = [
     "drop",
     "drop-dry-run",
     "drop-exempt",
     "events",
     "every",
+    "export",
+    "export-clickhouse",
+    "export-clickhouse-ca",
+    "export-clickhouse-password",
+    "export-clickhouse-table",
+    "export-clickhouse-user",
+    "export-file",
+    "export-file-count",
+    "export-file-size",
+    "export-filter",
+    "export-spool",
+    "export-spool-size",
+    "export-update",
     "on-detach",
     "on-output-error",
     "output",
@@ -31,10 +44,11 @@ const LIVE: [&str; 14] = [
 
 /// Those for which an agent must be restarted: they are about what is in the kernel, or how it is begun and ended.
 #[cfg(test)]
-const AT_START: [&str; 22] = [
+const AT_START: [&str; 23] = [
     "cookie-keys",
     "drop-on",
     "egress",
+    "export-host",
     "interface",
     "keep-attached",
     "kernel-log",

@@ -1,6 +1,8 @@
 //! An agent's start and end: it checks this host, attaches or takes over, and detaches or leaves what is there. In between
 //! runs `event_loop`.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
@@ -8,6 +10,7 @@ use crate::{
     agent::{
         ending::Ending,
         event_loop::{Start, work},
+        exports::{self, Exports},
         interfaces::{Interfaces, changes::Changes, wanted::Wanted},
         metrics::{self, access::Access, address::MetricsAddress},
         options::Options,
@@ -55,6 +58,7 @@ pub async fn run(
         );
         return Err(Failure::BadInput(said).into());
     }
+    let origin = exports::origin(&options.export, instance)?;
     let metrics = match &options.metrics.at {
         Some(at) => Some(metrics::server::bind(at, access).await?),
         None => None,
@@ -106,22 +110,30 @@ pub async fn run(
             let lost_told = predecessor.map_or(0, |agent| agent.lost_told);
             leaves = options.keep_attached;
             let is_first = !is_taking_over && inherited.replaced.is_empty();
-            let start = Start {
-                options: &options,
-                instance,
-                lost_told,
-                is_first,
-                prepared,
-                metrics,
-                writers,
-                making: making.clone(),
-            };
-            tokio::select! {
-                result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
-                signal = ending.asked() => {
-                    leaves &= signal == Signal::SIGTERM;
-                    Ok(())
+            match Exports::start(&options.export, origin) {
+                Ok(exports) => {
+                    let start = Start {
+                        options: &options,
+                        instance,
+                        lost_told,
+                        is_first,
+                        prepared,
+                        metrics,
+                        writers,
+                        making: making.clone(),
+                        exports: &exports,
+                    };
+                    let outcome = tokio::select! {
+                        result = work(start, &mut interfaces, &mut reload, &mut claim) => result,
+                        signal = ending.asked() => {
+                            leaves &= signal == Signal::SIGTERM;
+                            Ok(())
+                        }
+                    };
+                    exports.finish(LONGEST_FAREWELL);
+                    outcome
                 }
+                Err(error) => Err(error),
             }
         }
     };
@@ -169,6 +181,7 @@ async fn fit(options: &Options) -> Result<Fit> {
     options.ingress_options.check(options.protect.is_wanted())?;
     let prepared = protect::prepare(&options.protect, &names).await?;
     let access = metrics::prepare(&options.metrics)?;
+    exports::check(&options.export)?;
     Ok(Fit { wanted, changes, names, prepared, access })
 }
 
@@ -176,7 +189,11 @@ async fn fit(options: &Options) -> Result<Fit> {
 ///
 /// # Errors
 ///
-/// An interface that is absent, a port that cannot be protected, or a file for the metrics that is wrong, with the remedy.
+/// An interface that is absent, a port that cannot be protected, a file for the metrics or for records that is wrong, with the
+/// remedy.
 pub async fn check_settings(options: &Options) -> Result<()> {
     fit(options).await.map(|_| ())
 }
+
+/// How long an agent that ends waits for records to be written.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(1);

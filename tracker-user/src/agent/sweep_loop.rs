@@ -1,6 +1,10 @@
 //! The loop of sweeps: it loads the programs that they need, sweeps at every interval, and deletes flows on request.
 
-use std::{cell::RefCell, path::Path, time::Duration};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -111,11 +115,12 @@ pub(super) async fn run_sweeps(
                 let view = agent.borrow().view();
                 let at = pins.to_owned();
                 let told = (wants_destroy(&options) || server.has_listeners()).then(|| told.clone());
+                let mut rules = BrokenRules::of(&options, pins);
                 let deleting = tokio::task::spawn_blocking(move || {
                     let result = delete(&sweeper, &at, &filter, &view, |removed| {
                         if let Some(told) = &told {
                             // The receiver goes only when the agent ends.
-                            let _ = told.blocking_send((Kind::Destroy, removed.event(&view)));
+                            let _ = told.blocking_send((Kind::Destroy, rules.event(&removed, &view)));
                         }
                     });
                     (sweeper, result)
@@ -132,6 +137,7 @@ pub(super) async fn run_sweeps(
         let view = agent.borrow().view();
         let (told_by_sweep, wanted) =
             (told.clone(), wants_destroy(&options) || server.has_listeners());
+        let mut rules = BrokenRules::of(&options, pins);
         let sweeping = tokio::task::spawn_blocking(move || {
             let mut reasons = [0; REASONS.len()];
             let sweep = sweeper.sweep(&mut flood_detector, |removed| {
@@ -149,7 +155,8 @@ pub(super) async fn run_sweeps(
                     }
                 }
                 if wanted {
-                    let _ = told_by_sweep.blocking_send((Kind::Destroy, removed.event(&view)));
+                    let event = rules.event(&removed, &view);
+                    let _ = told_by_sweep.blocking_send((Kind::Destroy, event));
                 }
             });
             (sweeper, flood_detector, sources, reasons, sweep)
@@ -189,6 +196,36 @@ pub(super) async fn run_sweeps(
         next = began + sweep.took + pause;
         let Sweep { read, removed, changed, alive, took, .. } = sweep;
         tracing::debug!(read, removed, changed, alive, took_us = took.as_micros(), "sweep");
+    }
+}
+
+/// The rules that removed flows had broken, for records: they are read once in a sweep, where any flow needs them.
+struct BrokenRules {
+    pins: Option<PathBuf>,
+    read: Option<FlowViolations>,
+}
+
+impl BrokenRules {
+    fn of(options: &Options, pins: &Path) -> Self {
+        Self { pins: options.export.is_wanted().then(|| pins.to_owned()), read: None }
+    }
+
+    /// The event of a removed flow.
+    fn event(&mut self, removed: &RemovedFlow, view: &View) -> Event {
+        let mut event = removed.event(view);
+        let Removal { key, flow, .. } = &removed.removal;
+        if let Some(record) = event.flow.as_mut().filter(|record| record.violations > 0)
+            && let Some(pins) = &self.pins
+        {
+            let read = self.read.get_or_insert_with(|| {
+                FlowViolations::from_pins(pins).unwrap_or_else(|error| {
+                    tracing::warn!("records lack the rules that connections broke: {error:#}");
+                    FlowViolations::default()
+                })
+            });
+            read.complete(key, flow, record);
+        }
+        event
     }
 }
 

@@ -6,6 +6,7 @@ mod listing;
 mod order;
 mod output;
 mod pretty;
+mod recorded;
 mod row;
 mod screen;
 mod selection;
@@ -18,6 +19,7 @@ pub(crate) use self::output::Document;
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -71,6 +73,10 @@ pub struct Options {
     /// Only the last N lines, after sorting
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
+    /// Read records from a file that `tracker run --export-file` wrote, `-` for stdin, instead of an agent's tables; repeatable. Shows
+    /// each connection as its last record has it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "nat", "processes"])]
+    pub from: Vec<PathBuf>,
     /// Flows older than this, by their first packet: `90s`, `2h 30m`
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Filters")]
     pub older_than: Option<Duration>,

@@ -14,6 +14,7 @@ use crate::{
         violations,
     },
     client::request::DeleteAnswer,
+    export::record::ExportRecord,
     model::{event::Event, format::Line, record::Record},
 };
 
@@ -48,11 +49,12 @@ pub fn write(directory: &Path) -> Result<()> {
 }
 
 /// Each by its name: a verb's document, or the line of one of its records.
-fn all() -> [(&'static str, Schema); 14] {
+fn all() -> [(&'static str, Schema); 15] {
     [
         ("flows", of::<flows::Document<Vec<Record>>>()),
         ("flows.line", of::<Line<Record>>()),
         ("events.line", of::<Event>()),
+        ("export.line", of::<ExportRecord>()),
         ("stats", of::<Stats>()),
         ("delete", of::<DeleteAnswer>()),
         ("check", of::<check::Document<'_>>()),

@@ -7,7 +7,12 @@ use std::{
 };
 
 use aya::maps::MapData;
-use tracker_common::{flow::Flow, key::FlowKey, limit::Repeated, violation::Rule};
+use tracker_common::{
+    flow::{Flow, Life},
+    key::FlowKey,
+    limit::Repeated,
+    violation::Rule,
+};
 use zerocopy::FromBytes;
 
 use crate::{
@@ -81,7 +86,9 @@ impl FlowViolations {
 
     /// Writes into a flow's record what is remembered of it.
     pub fn complete(&self, key: &FlowKey, flow: &Flow, record: &mut Record) {
-        let rules = self.0.get(&(*key, flow.life().generation));
+        // A flow that was removed is a tombstone.
+        let generation = flow.life().generation & !Life::DEAD;
+        let rules = self.0.get(&(*key, generation));
         record.broken_rules = Some(rules.cloned().unwrap_or_default());
     }
 }

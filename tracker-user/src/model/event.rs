@@ -63,7 +63,7 @@ pub struct Event {
     /// How many reports were lost since the last line that said so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<u64>,
-    /// Where they were lost: `ring`, `listener` or `output`.
+    /// Where they were lost: `ring`, `listener`, `output` or `export`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stage: Option<String>,
     /// The flow after the segment; absent where a violation belongs to none.
@@ -80,6 +80,8 @@ pub enum Stage {
     Listener,
     /// The agent's own output was not read, or could not be written.
     Output,
+    /// An exporter was too slow, or its receiver did not take records.
+    Export,
 }
 
 impl Stage {
@@ -90,6 +92,7 @@ impl Stage {
             Self::Ring => "ring",
             Self::Listener => "listener",
             Self::Output => "output",
+            Self::Export => "export",
         }
     }
 }

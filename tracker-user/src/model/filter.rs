@@ -14,7 +14,7 @@ use std::fmt;
 use tracker_common::violation::Rule;
 
 use self::expression::{Expression, Side, Test};
-pub use self::{ports::Ports, prefix::Prefix};
+pub use self::{names::bytes, ports::Ports, prefix::Prefix};
 use crate::model::{event::Event, record::Record, scope::Scope};
 
 /// FilterOptions that say which flows. Every one that is given must hold.
@@ -62,7 +62,7 @@ pub struct FilterOptions {
     )]
     pub interface: Vec<String>,
     /// Minimum bytes of both ends together, IP headers included; `k`, `M` and `G` are powers of 1000
-    #[arg(long, value_name = "N", value_parser = names::bytes)]
+    #[arg(long, value_name = "N", value_parser = bytes)]
     pub min_bytes: Option<u64>,
     /// Invert the filter: everything that does not match
     #[arg(long)]

@@ -248,6 +248,12 @@ impl Record {
         Some(rules.join(","))
     }
 
+    /// Seconds from its first packet to `now`.
+    #[must_use]
+    pub fn age_s(&self, now: Timestamp) -> u64 {
+        u64::try_from(now.duration_since(self.created).as_secs()).unwrap_or(0)
+    }
+
     /// Both ends' states, the opener's first.
     #[must_use]
     pub fn states(&self) -> [&str; 2] {

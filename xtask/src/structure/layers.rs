@@ -16,9 +16,9 @@ const LAYERS: [(&str, &[&str]); 6] = [
     ("model", &[]),
     ("kernel", &["model"]),
     ("client", &["model", "kernel"]),
-    ("agent", &["model", "kernel", "client"]),
     // Sees records only, never maps.
     ("export", &["model"]),
+    ("agent", &["model", "kernel", "client", "export"]),
     ("cli", &["model", "kernel", "client", "agent", "export"]),
 ];
 
@@ -214,8 +214,9 @@ mod tests {
             ("model/mod", "pub use super::agent::hub;"),
             ("kernel/attach", "use crate::client::agent::Agent;"),
             ("client/listen", "use crate::hub::Request;"),
+            ("export/spool", "use crate::agent::run;"),
             // Siblings.
-            ("agent/run", "use crate::export::spool;"),
+            ("export/spool", "use crate::client::request;"),
             ("export/spool", "use crate::kernel::tables;"),
             ("agent/run", "use crate::cli::Cli;"),
         ] {

@@ -25,7 +25,10 @@ use super::{
     programs::Run,
 };
 use crate::{
-    agent::interfaces::presence::Missing,
+    agent::{
+        exports::{Counts, Exports},
+        interfaces::presence::Missing,
+    },
     kernel::{attach::Interface, listeners::ListenerMaps, tables::Tables},
     model::error::Result,
 };
@@ -91,6 +94,7 @@ impl Telemetry {
         self.add_flows(&mut snapshot, &tables)?;
         self.add_sweeps(&mut snapshot);
         snapshot.add_reports(&tables, self)?;
+        snapshot.add_exports(&self.lost.by_exports);
         let cookies = ListenerMaps::from_pins(&self.pins)?;
         self.add_cookies(&mut snapshot, &tables, cookies.as_ref())?;
         snapshot.add_programs(&interfaces, &runs, &lock(&self.missing));
@@ -312,6 +316,36 @@ impl Snapshot {
             )),
         );
         Ok(())
+    }
+
+    fn add_exports(&mut self, exports: &Exports) {
+        let counts = exports.counts();
+        let of = |count: fn(&Counts) -> u64| {
+            each("exporter", counts.iter().map(|counts| (counts.exporter, count(counts))))
+        };
+        for (name, help, count) in [
+            (
+                "export_records",
+                "Records that the receiver has",
+                (|it| it.sent) as fn(&Counts) -> u64,
+            ),
+            ("export_bytes", "Bytes of these records", |it| it.sent_bytes),
+            ("export_records_lost", "Records that the receiver will not have", |it| it.lost),
+            ("export_failures", "Attempts to send records that failed", |it| it.failures),
+        ] {
+            self.add(name, help, Values::Counter(of(count)));
+        }
+        for (name, help, count) in [
+            (
+                "export_records_waiting",
+                "Records that wait in the agent's memory",
+                (|it| it.waiting) as fn(&Counts) -> u64,
+            ),
+            ("export_spool_records", "Records that wait on disk", |it| it.spooled),
+            ("export_spool_bytes", "Bytes of the spool", |it| it.spool_bytes),
+        ] {
+            self.add(name, help, Values::Gauge(of(count)));
+        }
     }
 
     fn add_programs(

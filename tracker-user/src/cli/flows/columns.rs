@@ -8,9 +8,10 @@ use std::{
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+use jiff::Timestamp;
 
 use super::listing::Listing;
-use crate::model::{clock::monotonic_ns, owner::Owner, record::Record};
+use crate::model::{owner::Owner, record::Record};
 
 /// What a column shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -65,7 +66,7 @@ pub enum Column {
 
 impl Column {
     /// Appends what it shows of a flow.
-    fn show(self, record: &Record, now_ns: u64, to: &mut String) -> fmt::Result {
+    fn show(self, record: &Record, now: Timestamp, to: &mut String) -> fmt::Result {
         match self {
             Self::Src => write!(to, "{}", record.src),
             Self::Sport => write!(to, "{}", record.sport),
@@ -74,7 +75,7 @@ impl Column {
             Self::State => write!(to, "{}/{}", record.orig.state, record.reply.state),
             Self::Left => write!(to, "{}", record.timeout_s),
             Self::Age => {
-                write!(to, "{}", now_ns.saturating_sub(record.created_ns) / 1_000_000_000)
+                write!(to, "{}", record.age_s(now))
             }
             Self::Packets => write!(to, "{}", record.packets()),
             Self::Bytes => write!(to, "{}", record.bytes()),
@@ -98,15 +99,15 @@ impl Column {
         }
     }
 
-    fn text(self, record: &Record, now_ns: u64) -> String {
+    fn text(self, record: &Record, now: Timestamp) -> String {
         let mut text = String::new();
         // A string takes everything.
-        let _ = self.show(record, now_ns, &mut text);
+        let _ = self.show(record, now, &mut text);
         text
     }
 
     /// Whether it shows who has sockets.
-    pub(super) const fn asks_for_owners(self) -> bool {
+    pub(super) const fn asks_for_owners(&self) -> bool {
         matches!(self, Self::Process | Self::User | Self::Cgroup | Self::Container | Self::Pod)
     }
 
@@ -144,17 +145,17 @@ pub(super) fn write(
     columns: &[Column],
     width: Option<u16>,
 ) -> Result<u64> {
-    let now_ns = monotonic_ns();
+    let now = Timestamp::now();
     if let (Some(width), Some(0..=MOST)) = (width, listing.len()) {
         let mut records = Vec::new();
         listing.each(&mut |record| {
             records.push(record.clone());
             Ok(())
         })?;
-        writeln!(out, "{}", wrapped(&records, columns, now_ns, width))?;
+        writeln!(out, "{}", wrapped(&records, columns, now, width))?;
         return Ok(records.len() as u64);
     }
-    let mut table = Plain::new(columns, now_ns);
+    let mut table = Plain::new(columns, now);
     listing.each(&mut |record| {
         table.add(record);
         Ok(())
@@ -173,22 +174,22 @@ pub(super) fn write(
 pub(super) struct Plain<'a> {
     columns: &'a [Column],
     widths: Vec<usize>,
-    now_ns: u64,
+    now: Timestamp,
     cell: String,
 }
 
 impl<'a> Plain<'a> {
     /// A table without flows.
-    pub(super) fn new(columns: &'a [Column], now_ns: u64) -> Self {
+    pub(super) fn new(columns: &'a [Column], now: Timestamp) -> Self {
         let widths = columns.iter().map(|column| column.title().len()).collect();
-        Self { columns, widths, now_ns, cell: String::new() }
+        Self { columns, widths, now, cell: String::new() }
     }
 
     /// Makes room for a flow.
     pub(super) fn add(&mut self, record: &Record) {
         for (width, column) in self.widths.iter_mut().zip(self.columns) {
             self.cell.clear();
-            let _ = column.show(record, self.now_ns, &mut self.cell);
+            let _ = column.show(record, self.now, &mut self.cell);
             *width = (*width).max(self.cell.chars().count());
         }
     }
@@ -204,7 +205,7 @@ impl<'a> Plain<'a> {
     pub(super) fn line(&self, record: &Record, line: &mut String) {
         line.clear();
         self.fill(line, |column, line| {
-            let _ = column.show(record, self.now_ns, line);
+            let _ = column.show(record, self.now, line);
         });
     }
 
@@ -229,14 +230,19 @@ pub(super) fn split(table: &str) -> (Vec<String>, Vec<String>) {
 }
 
 /// A table that keeps to a width.
-pub(super) fn wrapped(records: &[Record], columns: &[Column], now_ns: u64, width: u16) -> String {
+pub(super) fn wrapped(
+    records: &[Record],
+    columns: &[Column],
+    now: Timestamp,
+    width: u16,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(width);
     table.set_header(columns.iter().map(|column| column.title()));
     for record in records {
-        table.add_row(columns.iter().map(|column| column.text(record, now_ns)));
+        table.add_row(columns.iter().map(|column| column.text(record, now)));
     }
     // Lists of rules go on at their commas, and nothing else is torn apart.
     for (place, column) in columns.iter().enumerate() {
@@ -245,7 +251,7 @@ pub(super) fn wrapped(records: &[Record], columns: &[Column], now_ns: u64, width
             shown.set_delimiter(',');
             continue;
         }
-        let cells = records.iter().map(|record| column.text(record, now_ns).len());
+        let cells = records.iter().map(|record| column.text(record, now).len());
         let longest = cells.chain([column.title().len()]).max().unwrap_or_default();
         // With the space on both sides.
         let least = u16::try_from(longest + 2).unwrap_or(u16::MAX);
@@ -286,14 +292,17 @@ mod tests {
             &[Column::Process],
         ] {
             for count in [0, 1, 3] {
-                let mut plain = Plain::new(columns, 0);
+                let mut plain = Plain::new(columns, Timestamp::UNIX_EPOCH);
                 records[..count].iter().for_each(|record| plain.add(record));
                 let (mut lines, mut line) = (vec![plain.title()], String::new());
                 for record in &records[..count] {
                     plain.line(record, &mut line);
                     lines.push(line.clone());
                 }
-                assert_eq!(lines.join("\n"), wrapped(&records[..count], columns, 0, 500));
+                assert_eq!(
+                    lines.join("\n"),
+                    wrapped(&records[..count], columns, Timestamp::UNIX_EPOCH, 500)
+                );
             }
         }
     }

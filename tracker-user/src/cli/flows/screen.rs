@@ -1,8 +1,10 @@
 //! Flows on a terminal.
 
+use jiff::Timestamp;
+
 use crate::{
     cli::grid::{Column, Content, Grid, Widths, duration, short, short_states},
-    model::{clock::monotonic_ns, record::Record},
+    model::record::Record,
 };
 
 /// Columns in their order; the first ones are always there.
@@ -13,9 +15,7 @@ const COLUMNS: [Column<Record>; 12] = [
     Column { content: Content::Dst, ..column("DST", 0, false, nothing) },
     column("BYTES", 1, true, |record| short(record.bytes())),
     column("PKTS", 4, true, |record| short(record.packets())),
-    column("AGE", 2, true, |record| {
-        duration(monotonic_ns().saturating_sub(record.created_ns) / 1_000_000_000)
-    }),
+    column("AGE", 2, true, |record| duration(record.age_s(Timestamp::now()))),
     column("LEFT", 3, true, |record| duration(record.timeout_s.into())),
     column("VIOL", 5, true, |record| short(record.violations.into())),
     column("RTT_US", 6, true, |record| {

@@ -87,6 +87,7 @@ mod tests {
     use tracker_common::{flow::Flow, key::FlowKey, sweep::Tier};
 
     use super::*;
+    use crate::cli::flows::row::LiveRow;
 
     #[test]
     fn those_of_either_end_of_a_whole_sort() {
@@ -100,11 +101,16 @@ mod tests {
                     place[..2].copy_from_slice(&number.to_be_bytes());
                     let key = FlowKey { zone: number, ..FlowKey::default() };
                     let flow = Flow::default();
-                    selection.add(place, || Row { key, flow, tier: Tier::Confirmed });
+                    let row = LiveRow { key, flow, tier: Tier::Confirmed };
+                    selection.add(place, || Row::Live(row));
                 }
                 assert_eq!(selection.seen(), 101);
                 let rows = selection.into_rows();
-                let found: Vec<_> = rows.iter().map(|row| usize::from(row.key.zone)).collect();
+                let zone = |row: &Row| match row {
+                    Row::Live(row) => usize::from(row.key.zone),
+                    Row::Recorded(_) => usize::MAX,
+                };
+                let found: Vec<_> = rows.iter().map(zone).collect();
                 let kept = most.min(101);
                 let expected = if end == End::First { 0..kept } else { 101 - kept..101 };
                 assert_eq!(found, expected.collect::<Vec<_>>(), "{end:?} {most}");

@@ -179,16 +179,20 @@ mod tests {
     use tracker_common::{flow::Flow, key::FlowKey, sweep::Tier};
 
     use super::*;
+    use crate::cli::flows::row::LiveRow;
 
     fn row(number: u16) -> Row {
+        if number.is_multiple_of(3) {
+            return Row::Recorded(number.into());
+        }
         let flow = Flow::default();
         flow.violations.set(number.into());
         let key = FlowKey { zone: number, ..FlowKey::default() };
-        Row {
+        Row::Live(LiveRow {
             key,
             flow,
             tier: if number.is_multiple_of(2) { Tier::Confirmed } else { Tier::HalfOpen },
-        }
+        })
     }
 
     fn place(number: u16) -> Place {
@@ -214,9 +218,16 @@ mod tests {
             for skip in [0, 1, 1000, 1009] {
                 let mut found = Vec::new();
                 sorted.each(skip, &mut |row| {
-                    assert_eq!(row.flow.violations.get(), u32::from(row.key.zone));
-                    assert_eq!(row.tier == Tier::Confirmed, row.key.zone.is_multiple_of(2));
-                    found.push(u64::from(row.key.zone));
+                    let number = match row {
+                        Row::Live(LiveRow { key, flow, tier }) => {
+                            assert_eq!(flow.violations.get(), u32::from(key.zone));
+                            assert_eq!(*tier == Tier::Confirmed, key.zone.is_multiple_of(2));
+                            assert!(!key.zone.is_multiple_of(3));
+                            u64::from(key.zone)
+                        }
+                        Row::Recorded(number) => *number,
+                    };
+                    found.push(number);
                     Ok(())
                 })?;
                 assert_eq!(found, (skip..1009).collect::<Vec<_>>());

@@ -1,135 +1,134 @@
-//! The flows of an agent that are asked for, with all that is known of each.
+//! The flows that are asked for, with all that is known of each: an agent's, or those of files.
 
-use std::{
-    cell::RefCell,
-    io::{self, Write},
-    ops::ControlFlow,
-    sync::Once,
-};
+mod live;
+
+use std::ops::ControlFlow;
 
 use anyhow::Result;
-use jiff::Timestamp;
-use tracker_common::{flow::Flow, key::FlowKey, sweep::Tier};
+use clap::error::ErrorKind;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{Column, Options, row::Row};
+use self::live::Live;
+use super::{
+    Column, Options,
+    recorded::Recorded,
+    row::{LiveRow, Row},
+};
 use crate::{
-    cli::choice::check_interfaces,
-    client::agent::Agent,
-    kernel::{
-        conntrack::Translations, flow_violations::FlowViolations, instance::Instance,
-        socket_owners::Owners, tables::Tables,
-    },
-    model::{
-        clock::monotonic_ns,
-        filter::Filter,
-        format::Format,
-        owner::OwnerFilter,
-        record::{Record, View},
-    },
+    cli::{choice::check_interfaces, refusal},
+    kernel::instance::Instance,
+    model::{filter::Filter, record::Record},
 };
 
-/// An agent's tables, and which of their flows are asked for. Times are those of the moment when it was opened.
+/// Where flows come from, and which of them are asked for. Times are those of the moment when it was opened.
 pub(super) struct Source {
-    tables: Tables,
-    view: View,
+    origin: Origin,
     filter: Filter,
-    owner: OwnerFilter,
     /// Flows that began later are not asked for.
-    until_ns: Option<u64>,
+    until: Option<Timestamp>,
     since: Option<Timestamp>,
-    broken: Option<FlowViolations>,
-    translations: Translations,
-    /// Where they are asked for or shown.
-    owners: Option<RefCell<Owners>>,
 }
 
-/// A flow of a table, and its record.
+enum Origin {
+    Live(Box<Live>),
+    Recorded(Recorded),
+}
+
+/// A flow, and its record.
 pub(super) struct Match<'a> {
-    key: &'a FlowKey,
-    flow: &'a Flow,
-    tier: Tier,
+    place: Place<'a>,
     /// Without owners, unless these are filtered by.
     pub(super) record: Record,
+}
+
+enum Place<'a> {
+    Live(live::Place<'a>),
+    Recorded(u64),
 }
 
 impl Match<'_> {
     /// The flow as it waits.
     pub(super) fn row(&self) -> Row {
-        Row { key: *self.key, flow: self.flow.clone(), tier: self.tier }
+        match &self.place {
+            Place::Live((key, flow, tier)) => {
+                Row::Live(LiveRow { key: **key, flow: (*flow).clone(), tier: *tier })
+            }
+            Place::Recorded(number) => Row::Recorded(*number),
+        }
     }
 }
 
 impl Source {
-    /// Opens the tables of an agent.
+    /// Opens the tables of an agent, or reads files.
     ///
     /// # Errors
     ///
-    /// Where no agent runs, its maps cannot be read, or what is asked for makes no sense.
+    /// Where no agent runs, its maps or the files cannot be read, or what is asked for makes no sense.
     pub(super) fn open(instance: &Instance, options: &Options) -> Result<Self> {
         let filter = options.choice.filter_with(&options.broken.violation, "flows")?;
-        check_interfaces(&filter, instance, "flows")?;
-        let tables = Tables::open(instance)?;
-        let view = Agent::find(instance)?.view();
-        let broken = broken(instance, options, &filter)?;
-        let agent = instance.pid().map(|pid| pid.trim().to_owned());
-        let shows = |is_it: fn(&Column) -> bool| options.columns.iter().any(is_it);
-        let translations = if options.nat || shows(|column| *column == Column::Translated) {
-            Translations::around(agent.as_deref())?
+        let origin = if options.from.is_empty() {
+            check_interfaces(&filter, instance, "flows")?;
+            Origin::Live(Box::new(Live::open(instance, options, &filter)?))
         } else {
-            Translations::default()
+            if options.owner.is_any() || options.columns.iter().any(Column::asks_for_owners) {
+                let said = "records do not have the processes of connections: leave filters and columns of them away";
+                return Err(refusal("flows", ErrorKind::ArgumentConflict, said));
+            }
+            Origin::Recorded(Recorded::read(&options.from)?)
         };
-        let asks_for_owners =
-            options.processes || options.owner.is_any() || shows(|column| column.asks_for_owners());
-        let owners = asks_for_owners.then(|| Owners::around(agent.as_deref())).transpose()?;
-        let until_ns = options.older_than.map(|age| {
-            let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-            monotonic_ns().saturating_sub(age_ns)
+        let now = Timestamp::now();
+        let until = options.older_than.map(|age| {
+            let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
+            now.checked_sub(age).unwrap_or(Timestamp::MIN)
         });
-        Ok(Self {
-            tables,
-            view,
-            filter,
-            owner: options.owner.clone(),
-            until_ns,
-            since: options.since.map(|since| since.time(Timestamp::now())),
-            broken,
-            translations,
-            owners: owners.map(RefCell::new),
-        })
+        Ok(Self { origin, filter, until, since: options.since.map(|since| since.time(now)) })
     }
 
-    /// Calls `visit` with each flow that is asked for, in the tables' order, until that breaks.
+    /// Calls `visit` with each flow that is asked for, in the tables' or files' order, until that breaks.
     ///
     /// # Errors
     ///
-    /// What `visit` or the kernel says.
+    /// What `visit` or the kernel says, or where a record is wrong.
     pub(super) fn walk(
         &self,
         mut visit: impl FnMut(Match<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let mut error = None;
-        self.tables.each_flow_until(|key, flow, tier| {
-            let found = self.matching(key, flow, tier);
-            match found.and_then(|it| it.map_or(Ok(ControlFlow::Continue(())), &mut visit)) {
-                Ok(flow) => flow,
-                Err(said) => {
-                    error = Some(said);
-                    ControlFlow::Break(())
+        match &self.origin {
+            Origin::Live(live) => live.walk(|place| {
+                let Some(record) = live.matching(place, |record| self.has(record))? else {
+                    return Ok(ControlFlow::Continue(()));
+                };
+                visit(Match { place: Place::Live(place), record })
+            }),
+            Origin::Recorded(recorded) => {
+                for number in 0..recorded.len() {
+                    let record = recorded.record(number)?;
+                    if self.has(&record)
+                        && visit(Match { place: Place::Recorded(number), record })?.is_break()
+                    {
+                        break;
+                    }
                 }
+                Ok(())
             }
-        })?;
-        error.map_or(Ok(()), Err)
+        }
     }
 
     /// The record of a flow that waited.
     ///
     /// # Errors
     ///
-    /// As [`Source::complete`].
+    /// As [`Source::complete`], or where a file cannot be read again.
     pub(super) fn record(&self, row: &Row) -> Result<Record> {
-        let mut record = self.without_owners(&row.key, &row.flow, row.tier);
-        self.complete(&mut record)?;
-        Ok(record)
+        match (&self.origin, row) {
+            (Origin::Live(live), Row::Live(row)) => {
+                let mut record = live.record(&row.key, &row.flow, row.tier);
+                live.complete(&mut record)?;
+                Ok(record)
+            }
+            (Origin::Recorded(recorded), Row::Recorded(number)) => recorded.record(*number),
+            _ => anyhow::bail!("a flow of another source"),
+        }
     }
 
     /// Adds the owners of its ends to a record, where that is asked for.
@@ -138,70 +137,15 @@ impl Source {
     ///
     /// Where /proc cannot be read.
     pub(super) fn complete(&self, record: &mut Record) -> Result<()> {
-        if let Some(owners) = &self.owners {
-            let mut owners = owners.borrow_mut();
-            owners.complete(record)?;
-            if owners.is_blind() {
-                note_unseen();
-            }
+        match &self.origin {
+            Origin::Live(live) => live.complete(record),
+            Origin::Recorded(_) => Ok(()),
         }
-        Ok(())
     }
 
-    fn matching<'a>(
-        &self,
-        key: &'a FlowKey,
-        flow: &'a Flow,
-        tier: Tier,
-    ) -> Result<Option<Match<'a>>> {
-        if flow.is_dead() || self.until_ns.is_some_and(|until_ns| flow.created_ns() >= until_ns) {
-            return Ok(None);
-        }
-        let mut record = self.without_owners(key, flow, tier);
-        if self.since.is_some_and(|since| record.created < since) || !self.filter.matches(&record) {
-            return Ok(None);
-        }
-        if self.owner.is_any() {
-            self.complete(&mut record)?;
-            if !record.owners().any(|owner| self.owner.matches(owner)) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(Match { key, flow, tier, record }))
+    fn has(&self, record: &Record) -> bool {
+        self.until.is_none_or(|until| record.created < until)
+            && self.since.is_none_or(|since| record.created >= since)
+            && self.filter.matches(record)
     }
-
-    fn without_owners(&self, key: &FlowKey, flow: &Flow, tier: Tier) -> Record {
-        let mut record = Record::new(key, flow, Some(tier), &self.view);
-        if let Some(broken) = &self.broken {
-            broken.complete(key, flow, &mut record);
-        }
-        record.translated = self.translations.other_side(record.ends());
-        record
-    }
-}
-
-/// Says once that not every process can be looked at.
-fn note_unseen() {
-    static SAID: Once = Once::new();
-    SAID.call_once(|| {
-        let _ = writeln!(
-            io::stderr(),
-            "processes of other users are not named: that takes root, or CAP_SYS_PTRACE"
-        );
-    });
-}
-
-/// Which rules flows have broken, where that is asked for or shown.
-fn broken(
-    instance: &Instance,
-    options: &Options,
-    filter: &Filter,
-) -> Result<Option<FlowViolations>> {
-    if filter.asks_for_rules() {
-        return Ok(Some(FlowViolations::of(instance)?));
-    }
-    let shows =
-        options.output.format() != Format::Text || options.columns.contains(&Column::BrokenRules);
-    // An agent of an older version does not share it: then it is not known.
-    Ok(if shows { FlowViolations::of(instance).ok() } else { None })
 }

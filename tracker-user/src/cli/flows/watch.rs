@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cli::{grid::Widths, terminal},
     kernel::instance::Instance,
-    model::{clock::monotonic_ns, record::Record},
+    model::record::Record,
 };
 
 /// Whether keys can be read and a page be shown.
@@ -120,7 +120,7 @@ impl<'a> Page<'a> {
         } else if pages.len() as u64 <= columns::MOST {
             Layout::Wrapped(pages.records(0).collect::<Result<_>>()?)
         } else {
-            let mut table = Plain::new(&options.columns, monotonic_ns());
+            let mut table = Plain::new(&options.columns, Timestamp::now());
             for record in pages.records(0) {
                 table.add(&record?);
             }
@@ -149,7 +149,7 @@ impl<'a> Page<'a> {
                 (titles, lines.collect::<Result<Vec<_>>>()?.concat(), self.pages.len())
             }
             Layout::Wrapped(records) => {
-                let table = columns::wrapped(records, &options.columns, monotonic_ns(), width);
+                let table = columns::wrapped(records, &options.columns, Timestamp::now(), width);
                 let (titles, lines) = columns::split(&table);
                 self.rows = free(titles.len()).max(1);
                 self.first = self.first.min(lines.len().saturating_sub(self.rows));

@@ -77,7 +77,7 @@ pub(super) fn state(text: &str) -> Result<Vec<String>, String> {
 /// # Errors
 ///
 /// What is wrong with it.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
         Some(b'M') => (&text[..text.len() - 1], 1_000_000),

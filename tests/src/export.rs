@@ -1,0 +1,112 @@
+//! Records that an agent exports, and where tests let it write them.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    agent::eventually,
+    lab::Connection,
+    segment::flag::{ACK, FIN},
+};
+
+/// A directory of a test's own, perhaps with a file system of its own.
+#[derive(Debug)]
+pub struct Directory(PathBuf, Option<PathBuf>);
+
+impl Directory {
+    /// A new one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new(name: &str) -> Result<Self> {
+        let path =
+            std::env::temp_dir().join(format!("tracker-export-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path, None))
+    }
+
+    /// A path in it.
+    ///
+    /// # Errors
+    ///
+    /// Where that is no UTF-8.
+    pub fn path(&self, name: &str) -> Result<String> {
+        self.0.join(name).into_os_string().into_string().ok().context("a path of UTF-8")
+    }
+
+    /// Mounts a file system in memory of so many KiB on a directory in it, until this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn mount(&mut self, name: &str, kib: u32) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        fs::create_dir(&path)?;
+        let options = format!("size={kib}k,mode=755");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&path)
+            .status()?;
+        ensure!(mounted.success(), "mounting tmpfs on {}", path.display());
+        self.1 = Some(path.clone());
+        Ok(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Some(mounted) = &self.1 {
+            let _ = Command::new("umount").arg(mounted).status();
+        }
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The records of a file; none where it is not there yet.
+///
+/// # Errors
+///
+/// Where a line is none.
+pub fn records(path: &str) -> Result<Vec<Value>> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(Vec::new()) };
+    // The last line may be on its way.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Waits until a file has a record like this, and returns it.
+///
+/// # Errors
+///
+/// Where it never has.
+pub fn wait_for(path: &str, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+    let mut found = None;
+    eventually(&format!("{path} has {what}"), || {
+        found = records(path)?.into_iter().find(&is_it);
+        Ok(found.is_some())
+    })?;
+    found.context("a record")
+}
+
+/// Whether a record is about this, and its connection has this source port.
+pub fn is(about: &'static str, sport: u16) -> impl Fn(&Value) -> bool {
+    move |record| record["about"] == about && record["sport"] == sport
+}
+
+/// Opens a connection that both ends close.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn closes(tcp: &Connection<'_>) -> Result<()> {
+    tcp.handshake()?;
+    tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5001))?;
+    tcp.s_sends(&tcp.s(FIN | ACK, 5001, 1002))?;
+    tcp.c_sends(&tcp.c(ACK, 1002, 5002))
+}
+
+/// Options of an agent with which connections end soon after they were closed.
+pub const AT_ONCE: [&str; 4] = ["--timeout-time-wait", "1", "--timeout-closed", "1"];

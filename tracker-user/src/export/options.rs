@@ -1,0 +1,187 @@
+//! Options of `tracker run` about records that are sent elsewhere.
+
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::ArgGroup;
+
+use crate::{
+    export::{
+        clickhouse::{self, Address, Table},
+        file,
+        selection::{Kind, Selection},
+    },
+    model::filter::{self, Filter, bytes},
+};
+
+/// Options of `tracker run` about records that are sent elsewhere.
+#[derive(Clone, Debug, Default, Eq, PartialEq, clap::Args)]
+#[command(next_help_heading = "Export")]
+// A group of `tracker run` has this name already.
+#[group(skip)]
+#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse"]).multiple(true)))]
+pub struct Options {
+    /// Connections to export: `violations` (breaches, and connections with any), `abnormal` (not closed by both ends), `ended`,
+    /// `sample:N` (one in N, the same on every host), `all` [default: violations,abnormal,sample:100]
+    #[arg(id = "export", long = "export", value_name = "KIND[,KIND]", value_delimiter = ',')]
+    #[arg(requires = "exporter")]
+    pub kinds: Vec<Kind>,
+    /// Export only connections that match this filter, in the words of `ss` and `tcpdump`: `'dst port 443 and not net 10.0.0.0/8'`
+    #[arg(id = "export_filter", long = "export-filter", value_name = "FILTER", value_parser = words)]
+    #[arg(requires = "exporter")]
+    pub filter: Option<Filter>,
+    /// Seconds between two records of a connection that goes on [default: 300]
+    #[arg(id = "export_update", long = "export-update", value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400), requires = "exporter")]
+    pub update: Option<u32>,
+    /// Name of this host in records [default: its host name]
+    #[arg(id = "export_host", long = "export-host", value_name = "NAME", value_parser = host)]
+    #[arg(requires = "exporter")]
+    pub host: Option<String>,
+    /// Write records to a file, one JSON record per line; `tracker flows --from FILE` reads it
+    #[arg(id = "export_file", long = "export-file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Maximum bytes of this file; a full one becomes FILE.1 [default: 100M]
+    #[arg(id = "export_file_size", long = "export-file-size", value_name = "BYTES")]
+    #[arg(value_parser = size, requires = "export_file")]
+    pub file_size: Option<u64>,
+    /// Maximum number of files, this one and full ones [default: 10]
+    #[arg(id = "export_file_count", long = "export-file-count", value_name = "N")]
+    #[arg(value_parser = count, requires = "export_file")]
+    pub file_count: Option<NonZeroU32>,
+    /// Send records to a ClickHouse server as rows, over HTTP: `https://clickhouse.example:8443`
+    #[arg(id = "export_clickhouse", long = "export-clickhouse", value_name = "ADDRESS")]
+    pub clickhouse: Option<Address>,
+    /// Table of the server [default: tracker.records]
+    #[arg(
+        id = "export_clickhouse_table",
+        long = "export-clickhouse-table",
+        value_name = "DATABASE.TABLE"
+    )]
+    #[arg(requires = "export_clickhouse")]
+    pub clickhouse_table: Option<Table>,
+    /// User of the server
+    #[arg(id = "export_clickhouse_user", long = "export-clickhouse-user", value_name = "NAME")]
+    #[arg(value_parser = user, requires = "export_clickhouse")]
+    pub clickhouse_user: Option<String>,
+    /// The user's password, in a file that only its owner may read; read again for each request
+    #[arg(
+        id = "export_clickhouse_password",
+        long = "export-clickhouse-password",
+        value_name = "FILE"
+    )]
+    #[arg(requires = "export_clickhouse_user")]
+    pub clickhouse_password: Option<PathBuf>,
+    /// Certificates of authorities in PEM, for a server with TLS [default: /etc/ssl/certs/ca-certificates.crt]
+    #[arg(id = "export_clickhouse_ca", long = "export-clickhouse-ca", value_name = "FILE")]
+    #[arg(requires = "export_clickhouse")]
+    pub clickhouse_ca: Option<PathBuf>,
+    /// Directory for records that wait for a server [default: /var/lib/tracker/spool]
+    #[arg(id = "export_spool", long = "export-spool", value_name = "DIR")]
+    #[arg(requires = "export_clickhouse")]
+    pub spool: Option<PathBuf>,
+    /// Maximum bytes of them; then the oldest are lost [default: 1G]
+    #[arg(id = "export_spool_size", long = "export-spool-size", value_name = "BYTES")]
+    #[arg(value_parser = spool_size, requires = "export_clickhouse")]
+    pub spool_size: Option<u64>,
+}
+
+impl Options {
+    /// Whether anything is exported.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.file.is_some() || self.clickhouse.is_some()
+    }
+
+    /// Which records are.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        Selection::new(&self.kinds, self.filter.clone().unwrap_or_default())
+    }
+
+    /// Time between two records of a connection that goes on.
+    #[must_use]
+    pub fn update_interval(&self) -> Duration {
+        Duration::from_secs(self.update.map_or(300, u64::from))
+    }
+
+    /// The file to write to, where there is one.
+    #[must_use]
+    pub fn file_settings(&self) -> Option<file::Settings> {
+        Some(file::Settings {
+            path: self.file.clone()?,
+            most_bytes: self.file_size.unwrap_or(100_000_000),
+            count: self.file_count.map_or(10, NonZeroU32::get),
+        })
+    }
+
+    /// The server to send to, where there is one, by the agent of this name.
+    #[must_use]
+    pub fn clickhouse_settings(&self, agent: &str) -> Option<clickhouse::Settings> {
+        Some(clickhouse::Settings {
+            address: self.clickhouse.clone()?,
+            table: self.clickhouse_table.clone().unwrap_or_default(),
+            user: self.clickhouse_user.clone(),
+            password: self.clickhouse_password.clone(),
+            authorities: self
+                .clickhouse_ca
+                .clone()
+                .unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into()),
+            spool: self.spool_directory().join(agent).join("clickhouse"),
+            spool_bytes: self.spool_size.unwrap_or(1_000_000_000),
+        })
+    }
+
+    /// The directory of all spools.
+    #[must_use]
+    pub fn spool_directory(&self) -> &Path {
+        self.spool.as_deref().unwrap_or(Path::new("/var/lib/tracker/spool"))
+    }
+}
+
+fn words(text: &str) -> Result<Filter, String> {
+    let filter = filter::words(text)?;
+    if filter.is_empty() {
+        return Err("an empty filter selects nothing in particular: leave it away".to_owned());
+    }
+    Ok(filter)
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let is_good = (1..=255).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
+    if is_good { Ok(text.to_owned()) } else { Err("1 to 255 visible ASCII letters".to_owned()) }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let size = bytes(text)?;
+    if size < LEAST { Err(format!("{LEAST} bytes at least")) } else { Ok(size) }
+}
+
+fn spool_size(text: &str) -> Result<u64, String> {
+    let size = bytes(text)?;
+    if size < LEAST_SPOOL { Err(format!("{LEAST_SPOOL} bytes at least")) } else { Ok(size) }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    let is_good = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && c != ':');
+    if is_good { Ok(text.to_owned()) } else { Err("visible ASCII letters without `:`".to_owned()) }
+}
+
+fn count(text: &str) -> Result<NonZeroU32, String> {
+    match text.parse::<NonZeroU32>() {
+        Ok(count) if count.get() <= MOST_FILES => Ok(count),
+        _ => Err(format!("a number from 1 to {MOST_FILES}")),
+    }
+}
+
+/// Bytes of a file at least: rotation takes longer than writing where files are smaller.
+const LEAST: u64 = 4096;
+
+/// Bytes of a spool at least: a sixteenth of it should hold some hundred records.
+const LEAST_SPOOL: u64 = 10_000_000;
+
+/// Files at most: each rotation renames them all.
+const MOST_FILES: u32 = 1000;
