@@ -37,6 +37,11 @@ impl Purpose {
         matches!(self, Self::Vm | Self::Test | Self::Everything)
     }
 
+    /// Whether servers of others are going to receive records.
+    pub(crate) fn exports(self) -> bool {
+        matches!(self, Self::Test | Self::Everything)
+    }
+
     /// Whether something is going to be checked.
     pub(crate) fn lints(self) -> bool {
         matches!(self, Self::Lint | Self::Everything)

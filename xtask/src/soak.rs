@@ -59,7 +59,9 @@ impl Running {
 
 fn cargo_test() -> Command {
     let mut command = host::cargo();
-    command.args(["test", "--release", "--package", "tracker-tests", "--test", "soak"]);
+    // With the same packages as all tests, and so with the same features of what they need: nothing is compiled twice.
+    command.args(["test", "--release"]).args(host::PACKAGES).args(host::WITHOUT_FUZZING);
+    command.args(["--test", "soak"]);
     command
 }
 

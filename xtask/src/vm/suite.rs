@@ -161,6 +161,8 @@ pub(crate) fn build(selection: &Selection, target: Target) -> Result<Vec<Built>>
         .args(host::PACKAGES)
         .args(host::WITHOUT_FUZZING)
         .args(selection.programs.iter().flat_map(|program| ["--test", &program.name]))
+        // One of the command's own package, for which cargo builds the command, with the features that the tests have.
+        .args(["--test", "cli"])
         .stderr(Stdio::inherit())
         .output()
         .context("starting cargo")?;
@@ -176,8 +178,6 @@ pub(crate) fn build(selection: &Selection, target: Target) -> Result<Vec<Built>>
             program.name
         );
     }
-    let (mut command, _) = target.cargo("build", &[])?;
-    host::run(command.args(["--release", "--package", "tracker-user"]), "cargo build")?;
     built.push(Built { name: "tracker".to_owned(), path: directory.join("release/tracker") });
     Ok(built)
 }
