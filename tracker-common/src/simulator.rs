@@ -163,12 +163,18 @@ impl Host {
             Ok(()) => self.packet(&parsed.packet, hook, now_ns),
             Err(reason) => {
                 if reason == Unparsed::BadTcpHeaderLength {
-                    bad_header_len(self, &parsed.packet, hook, now_ns, parsed.header_len);
-                    self.deliver();
+                    return self.bad_header(&parsed.packet, hook, now_ns, parsed.header_len);
                 }
                 self.done(hook, reason.into())
             }
         }
+    }
+
+    /// Counts a packet whose TCP header has this length, which cannot be right; in its flow, too.
+    pub fn bad_header(&mut self, packet: &Packet, hook: Hook, now_ns: u64, len: u32) -> Fate {
+        bad_header_len(self, packet, hook, now_ns, len);
+        self.deliver();
+        self.done(hook, Unparsed::BadTcpHeaderLength.into())
     }
 
     /// Tracks a packet that was seen at `hook` at `now_ns`, and says what became of it.

@@ -52,6 +52,8 @@ struct Shot {
     at: (u32, Hook),
     forwarded: bool,
     after_ns: u64,
+    /// The length of its TCP header cannot be right.
+    is_malformed: bool,
 }
 
 /// An address and a port.
@@ -119,12 +121,13 @@ fn shot() -> impl Strategy<Value = Shot> {
         prop_oneof![6 => Just(None), 1 => Just(Some(Hook::Ingress)), 1 => Just(Some(Hook::Egress))],
         prop::bool::weighted(0.1),
         prop_oneof![3 => 0u64..100_000_000, 1 => 0u64..100 * SECOND_NS],
+        prop::bool::weighted(0.05),
     );
     (0usize..5, usual, numbers, payload, rest, place).prop_map(
         |(connection, usual, numbers, payload, rest, place)| {
             let ((flags, from_client, seq, ack), (window, options, timestamp, fragment, further)) =
                 (usual, rest);
-            let (slot, hook, forwarded, after_ns) = place;
+            let (slot, hook, forwarded, after_ns, is_malformed) = place;
             // As at a client's interface.
             let hook = hook.unwrap_or(if from_client { Hook::Egress } else { Hook::Ingress });
             Shot {
@@ -142,6 +145,7 @@ fn shot() -> impl Strategy<Value = Shot> {
                 at: (slot, hook),
                 forwarded,
                 after_ns,
+                is_malformed,
             }
         },
     )
@@ -277,7 +281,11 @@ proptest! {
                     let interface = InterfaceConfig { slot: shot.at.0, ..InterfaceConfig::default() };
                     let fates = [&mut plain, &mut caching].map(|host| {
                         host.set_interface(interface);
-                        host.packet(&packet, shot.at.1, now_ns)
+                        if shot.is_malformed {
+                            host.bad_header(&packet, shot.at.1, now_ns, 16)
+                        } else {
+                            host.packet(&packet, shot.at.1, now_ns)
+                        }
                     });
                     prop_assert_eq!(fates[0], fates[1]);
                 }

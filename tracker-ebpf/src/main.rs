@@ -33,6 +33,7 @@ use tracker_common::{
     flow::{Flow, HalfOpen},
     owner::Owner,
     packet::{Bytes, Unparsed, parse},
+    segment::Flags,
     track::{
         Lookup, Place, bad_header_len, in_order, prepare, settle, track_confirmed, track_half_open,
         track_illegal,
@@ -349,11 +350,16 @@ extern "C" fn tracker_ended_on_arrival(has_confirmed: u32) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
-    u32::from(
-        packet.segment.forwarded
-            && ends_on_arrival(packet, has_confirmed != 0 || !half_open(scratch).is_null())
-            && tracker_seen_arriving() != 0,
-    )
+    if !packet.segment.forwarded || tracker_seen_arriving() == 0 {
+        return 0;
+    }
+    let mut has_flow = has_confirmed != 0;
+    // Of an RST alone it matters.
+    if !has_flow && packet.segment.has(Flags::RST) {
+        tracker_promote();
+        has_flow = !half_open(scratch).is_null();
+    }
+    u32::from(ends_on_arrival(packet, has_flow))
 }
 
 /// This interface, at one of its hooks.

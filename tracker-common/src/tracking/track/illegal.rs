@@ -3,6 +3,7 @@
 use super::{
     environment::{Environment, NO_BREACH, Report},
     observe::note_mixed_flags,
+    usual_handshake::promote,
 };
 use crate::{
     counters::{Fate, Hook},
@@ -32,6 +33,10 @@ pub fn track_illegal<S: Environment>(
 /// A packet whose TCP header's length cannot be right: all else of the header was read.
 #[inline(always)]
 pub fn bad_header_len<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_ns: u64, len: u32) {
+    // Others are looked for in the SYN cache before they get here.
+    if s.confirmed(&packet.key).is_none() {
+        promote(s, &packet.key);
+    }
     report_illegal(s, packet, hook, now_ns, Marks::NONE.with(Rule::BadHeaderLen), len);
 }
 
