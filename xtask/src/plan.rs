@@ -46,6 +46,8 @@ pub(crate) enum Missing {
     },
     /// Programs that tests and the demonstration start.
     Programs(Vec<&'static str>),
+    /// A server of others that some tests send records to. Those that lack it fail, and nothing else does.
+    Receiver(&'static str),
     /// A compiler for C++.
     Cxx,
     /// clippy for the compiler that comes from there.
@@ -74,6 +76,7 @@ impl fmt::Display for Missing {
                  kernel's own answers by it",
                 programs.join(" and ")
             ),
+            Self::Receiver(server) => write!(f, "{server}: tests send records to it"),
             Self::Cxx => f.write_str("a C++ compiler: libFuzzer is built with it"),
             Self::BpfClippy(_) => {
                 f.write_str("clippy for the BPF compiler: `cargo xtask lint` checks the kernel programs with it")
@@ -174,6 +177,7 @@ fn packages(piece: &Missing, machine: &Machine<'_>) -> Option<Vec<String>> {
         Missing::Programs(programs) => {
             packages_with(programs).into_iter().map(str::to_owned).collect()
         }
+        Missing::Receiver(server) => vec![(*server).to_owned()],
         Missing::Cxx => vec!["g++".to_owned()],
         Missing::BpfClippy(Origin::Distribution) => vec!["rust-web-clippy".to_owned()],
         Missing::BpfClippy(Origin::Rustup) => return None,
@@ -195,7 +199,6 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "curl" => "curl",
             "openssl" => "openssl",
             "groff" => "groff-base",
-            "clickhouse-server" => "clickhouse-server",
             "iptables" => "iptables",
             "busybox" => "busybox-static",
             "cpio" => "cpio",
@@ -249,6 +252,9 @@ fn commands(piece: &Missing, machine: &Machine<'_>) -> Vec<String> {
             "# install {}, which most systems have in {}",
             programs.join(" and "),
             Vec::from_iter(packages_with(programs)).join(" and ")
+        )],
+        Missing::Receiver(server) => vec![format!(
+            "# install {server}, which Debian 12 has; the program of tests that needs it fails without"
         )],
         Missing::Cxx => vec!["# install a C++ compiler, so that `c++` runs it".to_owned()],
         Missing::BpfClippy(Origin::Distribution) => {
@@ -409,6 +415,16 @@ mod tests {
         let plan = plan(&[no_linker(old)], Purpose::Run, &debian());
         assert!(plan.by_hand[0].contains("LLVM 21, 22, 23, and not on 19"), "{:?}", plan.by_hand);
         assert_eq!((plan.packages.len(), plan.linker), (0, None));
+    }
+
+    #[test]
+    fn a_server_that_no_package_has_stops_nothing() {
+        let missing = [Missing::Receiver("clickhouse-server")];
+        assert_eq!(packages_of(&plan(&missing, Purpose::Test, &debian())), ["clickhouse-server"]);
+        let machine = Machine { offers: &|_| false, ..debian() };
+        let plan = plan(&missing, Purpose::Test, &machine);
+        assert_eq!((plan.by_hand.len(), plan.packages.len(), plan.advice.len()), (0, 0, 1));
+        assert!(!Purpose::Test.needs(&missing[0]));
     }
 
     #[test]

@@ -32,17 +32,17 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
     if purpose.runs() {
         let rivals = purpose.measures().then_some("iptables");
         let machines = ["busybox", "cpio", "depmod", "modprobe", "xz", "zstd", "strip"];
-        let receivers = purpose.exports().then_some("clickhouse-server");
         let programs = ["ip", "ss", "nft", "conntrack", "jq", "curl", "openssl", "groff"]
             .into_iter()
             .chain(rivals)
-            .chain(receivers)
             .chain(machines.into_iter().filter(|_| purpose.boots()))
             .filter(|program| !host::on_path(program))
             .collect::<Vec<_>>();
         if !programs.is_empty() {
             missing.push(Missing::Programs(programs));
         }
+        let receiver = purpose.exports().then_some("clickhouse-server");
+        missing.extend(receiver.filter(|server| !host::on_path(server)).map(Missing::Receiver));
     }
     if purpose.fuzzes() && !host::on_path("c++") {
         missing.push(Missing::Cxx);

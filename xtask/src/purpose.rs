@@ -54,6 +54,8 @@ impl Purpose {
 
     /// Whether it comes to nothing without that piece.
     pub(crate) fn needs(self, missing: &Missing) -> bool {
-        self == Self::Lint || !matches!(missing, Missing::BpfClippy(_) | Missing::Component(_))
+        let is_extra =
+            matches!(missing, Missing::BpfClippy(_) | Missing::Component(_) | Missing::Receiver(_));
+        self == Self::Lint || !is_extra
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
             bail!("set-up is not complete; try again after these commands");
         }
         if plan.packages.is_empty() && !missing.iter().any(|piece| purpose.needs(piece)) {
-            eprintln!("`cargo xtask lint` cannot run before this is done:\n");
+            eprintln!("This is missing, too. Only some checks or tests need it:\n");
             for line in &plan.advice {
                 eprintln!("    {line}");
             }
