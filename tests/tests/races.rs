@@ -306,13 +306,17 @@ fn a_packet_waits_for_a_cpu_that_was_stopped() -> Result<()> {
         let number = u32::try_from(number)?;
         let since = Instant::now();
         sets.set(number, locked, 0)?;
+        let begins = Barrier::new(2);
         let held = thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                pin_to(0)?;
+                let pinned = pin_to(0);
+                begins.wait();
+                pinned?;
                 tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
                 tcp.c_sends(&tcp.c(ACK | PSH, 1001, 5001).data(100))
             });
-            // Whether it waits in the kernel cannot be seen: what could be is that it does not.
+            begins.wait();
+            // That it waits in the kernel is no event. Whoever did not wait would be through by then.
             thread::sleep(Duration::from_millis(10));
             sets.set(number, words, 0)?;
             let held = since.elapsed();
