@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     agent::eventually,
-    lab::Connection,
+    lab::{Connection, Pair},
     segment::flag::{ACK, FIN},
 };
 
@@ -106,6 +106,23 @@ pub fn closes(tcp: &Connection<'_>) -> Result<()> {
     tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5001))?;
     tcp.s_sends(&tcp.s(FIN | ACK, 5001, 1002))?;
     tcp.c_sends(&tcp.c(ACK, 1002, 5002))
+}
+
+/// The metric of an exporter (`tracker_export_NAME`), of an agent with `--metrics` at its usual place in the pair's host.
+///
+/// # Errors
+///
+/// Where there is none.
+pub fn metric(pair: &Pair, exporter: &str, name: &str) -> Result<u64> {
+    let output = pair
+        .host
+        .command("curl")
+        .args(["--silent", "--show-error", "--max-time", "60", "http://127.0.0.1:9469/metrics"])
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let series = format!("tracker_export_{name}{{exporter=\"{exporter}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series));
+    value.with_context(|| format!("no {series}: {text}"))?.parse().context("a number")
 }
 
 /// Options of an agent with which connections end soon after they were closed.

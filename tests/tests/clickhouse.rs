@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
@@ -24,7 +24,7 @@ use rustls::{
 use tracker_tests::{
     agent::{Agent, eventually, run_tracker},
     clickhouse::{ClickHouse, PASSWORD, documented, unzipped},
-    export::Directory,
+    export::{Directory, metric},
     lab::{INTERFACE, Pair},
     segment::{Segment, flag::SYN},
     wire::Wire,
@@ -49,18 +49,6 @@ fn password(directory: &Directory, text: &str) -> Result<String> {
     fs::write(&path, format!("{text}\n"))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     Ok(path)
-}
-
-/// The metric of the exporter with this name.
-fn metric(pair: &Pair, name: &str) -> Result<u64> {
-    let mut stream = pair.host.enter(|| Ok(TcpStream::connect(("127.0.0.1", 9469))?))?;
-    stream.set_read_timeout(Some(tracker_tests::agent::PATIENCE))?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let series = format!("tracker_export_{name}{{exporter=\"clickhouse\"}} ");
-    let line = answer.lines().find_map(|line| line.strip_prefix(&series));
-    line.with_context(|| format!("no {series}: {answer}"))?.parse().context("a number")
 }
 
 #[test]
@@ -104,26 +92,31 @@ fn a_server_has_every_record_once_whoever_is_killed() -> Result<()> {
         row == format!("{name}\t192.0.2.1\t192.0.2.2\t80\tS0\tdeleted\t1\t\\N\t1\t32\t1"),
         "{row}"
     );
-    ensure!(metric(&pair, "records_total")? == 10 && metric(&pair, "spool_records")? == 0);
+    ensure!(
+        metric(&pair, "clickhouse", "records_total")? == 10
+            && metric(&pair, "clickhouse", "spool_records")? == 0
+    );
 
     // While there is no server, records wait, also for the next agent.
     server.kill()?;
     records(&pair, &agent, 1010..1020)?;
     let said = agent.wait_for_log("records wait in the spool")?;
     ensure!(said.contains("http://127.0.0.1:8123") && !said.contains(PASSWORD), "{said}");
-    eventually("they wait on disk", || Ok(metric(&pair, "spool_records")? == 10))?;
+    eventually("they wait on disk", || Ok(metric(&pair, "clickhouse", "spool_records")? == 10))?;
     for from in [1020, 1030] {
         let killed = agent.kill()?;
         agent = killed.restart(&pair.host, &arguments)?;
         records(&pair, &agent, from..from + 10)?;
         let waiting = u64::from(from + 10 - 1010);
-        eventually("they wait on disk", || Ok(metric(&pair, "spool_records")? == waiting))?;
+        eventually("they wait on disk", || {
+            Ok(metric(&pair, "clickhouse", "spool_records")? == waiting)
+        })?;
     }
     let server = ClickHouse::start(&pair.host, Path::new(&data))?;
     eventually("all are there", || Ok(ports(&server)?.len() == 40))?;
-    eventually("none waits", || Ok(metric(&pair, "spool_records")? == 0))?;
+    eventually("none waits", || Ok(metric(&pair, "clickhouse", "spool_records")? == 0))?;
     ensure!(ports(&server)? == (1000..1040).collect());
-    ensure!(metric(&pair, "records_lost_total")? == 0);
+    ensure!(metric(&pair, "clickhouse", "records_lost_total")? == 0);
     // What the page asks can be asked.
     for query in documented("SELECT")? {
         server.ask(&query)?;
@@ -305,15 +298,18 @@ fn a_server_that_fails_closes_or_hangs_gets_everything_in_the_end() -> Result<()
     eventually("it hangs", || Ok(server.requests.load(Ordering::Relaxed) == 2))?;
     // Meanwhile the agent works as always, and further records wait.
     records(&pair, &agent, 1010..1020)?;
-    eventually("all wait on disk", || Ok(metric(&pair, "spool_records")? == 20))?;
-    ensure!(metric(&pair, "records_waiting")? == 0);
+    eventually("all wait on disk", || Ok(metric(&pair, "clickhouse", "spool_records")? == 20))?;
+    ensure!(metric(&pair, "clickhouse", "records_waiting")? == 0);
     server.release.send(())?;
     eventually("it has all", || Ok(server.rows()?.len() >= 20))?;
     let ports: BTreeSet<_> =
         server.rows()?.iter().filter_map(|row| row["sport"].as_u64()).collect();
     ensure!(ports == (1000..1020).collect(), "{ports:?}");
-    eventually("none waits", || Ok(metric(&pair, "spool_records")? == 0))?;
-    ensure!(metric(&pair, "failures_total")? == 4 && metric(&pair, "records_lost_total")? == 0);
+    eventually("none waits", || Ok(metric(&pair, "clickhouse", "spool_records")? == 0))?;
+    ensure!(
+        metric(&pair, "clickhouse", "failures_total")? == 4
+            && metric(&pair, "clickhouse", "records_lost_total")? == 0
+    );
     agent.finish()?;
     Ok(())
 }

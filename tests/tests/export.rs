@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::TcpStream,
+    io::Write,
     path::Path,
     process::{Command, Stdio},
 };
@@ -16,7 +15,7 @@ use nix::{
 use serde_json::Value;
 use tracker_tests::{
     agent::{Agent, eventually, run_tracker},
-    export::{AT_ONCE, Directory, closes, is, records, wait_for},
+    export::{AT_ONCE, Directory, closes, is, metric, records, wait_for},
     lab::{Bench, Connection, INTERFACE, Pair},
     segment::flag::{ACK, FIN, RST, SYN},
     wire::Wire,
@@ -154,27 +153,12 @@ fn what_is_written_passes_a_schema_and_metrics_count_it() -> Result<()> {
     // The counter follows the write.
     eventually("metrics count the records", || {
         let text = fs::read_to_string(&file)?;
-        let metrics = metrics(&bench.pair)?;
-        let value = |name: &str| {
-            let series = format!("tracker_export_{name}{{exporter=\"file\"}} ");
-            let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
-            line.and_then(|value| value.parse::<u64>().ok()).context(series)
-        };
+        let value = |name: &str| metric(&bench.pair, "file", name);
         ensure!(value("records_lost_total")? == 0 && value("failures_total")? == 0);
         Ok(value("records_total")? == text.lines().count() as u64
             && value("bytes_total")? == text.len() as u64
             && value("records_waiting")? == 0)
     })
-}
-
-/// The metrics of an agent in a namespace.
-fn metrics(pair: &Pair) -> Result<String> {
-    let mut stream = pair.host.enter(|| Ok(TcpStream::connect(("127.0.0.1", 9469))?))?;
-    stream.set_read_timeout(Some(tracker_tests::agent::PATIENCE))?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[test]
