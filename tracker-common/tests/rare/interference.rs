@@ -102,3 +102,32 @@ fn a_mark_stays_until_the_newer_connection_is_inserted() {
     host.packet(&late, Hook::Ingress, START_NS + 1_000_000_000);
     assert!(host.confirmed(&late.key).is_some_and(|flow| flow.has(flow_flag::SUCCESSOR)));
 }
+
+/// Beside forged SYNs, a SYN with data (Fast Open) is answered with a SYN cookie, which is held up. A copy of the SYN without the data is
+/// held up, too, until the connection is open.
+#[test]
+fn a_late_copy_of_a_syn_beside_forged_ones_begins_nothing() {
+    const X: u32 = 0x5000_0000;
+    const Y: u32 = 0x7000_0000;
+    let opening = [
+        (P, "S", X, 0, 0),
+        (H, "S.", 0x1000, X + 1, 0),
+        (P, "S", 0, 0, 5),
+        (P, "R", X + 1, 0, 0),
+        (P, "R", X + 1, 0, 0),
+        (H, "S.", 0, 1, 0),
+        (P, "F.", 0x9000_0000, 0x6000_0000, 0),
+        (H, "R", 0x6000_0000, 0, 0),
+        (P, "S", Y, 0, 0),
+        (H, "S.", 0x2000_0000, Y + 1, 0),
+        (P, "R", Y + 1, 0, 0),
+        (P, "R", 0x2222_2222, 0, 0),
+        (P, "P.", 1, 1, 5),
+    ];
+    let late = [(P, "S", 0, 0, 0), (H, ".", 1, 6, 0), (H, ".", 1, 6, 0)];
+    // With and without what was forged after the answer.
+    for from in [0, 6] {
+        let some = [&opening[..6], &opening[6..][from..], &late].concat();
+        assert_eq!(after(&some), ("ESTABLISHED/ESTABLISHED".to_owned(), vec!["syn_isn_change"]));
+    }
+}

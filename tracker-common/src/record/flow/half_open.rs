@@ -94,6 +94,19 @@ impl OtherOpenings {
         }
     }
 
+    /// Remembers what `before` does, and forgets the rest.
+    #[inline(always)]
+    fn take_over(&self, before: &Self) {
+        self.count.set(before.count.get());
+        for (mine, known) in self.openings.iter().zip(&before.openings) {
+            mine.isn.set(known.isn.get());
+            mine.ack.set(known.ack.get());
+            mine.timestamp.set(known.timestamp.get());
+            mine.sizes.set(known.sizes.get());
+            mine.rest.set(known.rest.get());
+        }
+    }
+
     /// How many there were.
     #[inline(always)]
     #[must_use]
@@ -194,6 +207,13 @@ impl HalfOpen {
         self.others[0].clear();
         self.others[1].clear();
         self.has_previous_isn.set(0);
+    }
+
+    /// Remembers the further SYNs and SYN,ACKs of a handshake on the same key that came to nothing: one may still complete.
+    #[inline(always)]
+    pub fn take_over(&self, before: &Self) {
+        self.others[0].take_over(&before.others[0]);
+        self.others[1].take_over(&before.others[1]);
     }
 
     /// Remembers the ISN that the originator used for the connection before this one.

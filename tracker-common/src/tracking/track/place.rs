@@ -10,7 +10,7 @@ use super::{
 use crate::{
     counters::Hook,
     elsewhere::is_counted_elsewhere,
-    flow::{Flow, HalfOpen, fact},
+    flow::{Flow, HalfOpen, fact, flow_flag},
     owner::Owner,
     packet::Packet,
     segment::Flags,
@@ -80,18 +80,24 @@ pub fn prepare<S: Environment>(
     }
     let old = match existing {
         Some(existing) if !is_replaced_by(s, &existing.flow, packet) => return Place::Existing,
-        existing => existing.map(|existing| &existing.flow),
+        existing => existing,
     };
     if packet.segment.has(Flags::RST) {
         s.count_breach(Rule::RstNoSession, hook);
         return Place::NoFlow;
     }
     let Some(scratch) = s.scratch() else { return Place::NoMemory };
-    if let Some(old) = old {
-        note_reuse(s, old, hook);
-        report_reopened(s, old, packet, hook, now_ns);
+    if let Some(HalfOpen { flow, .. }) = old {
+        note_reuse(s, flow, hook);
+        report_reopened(s, flow, packet, hook, now_ns);
     }
-    begin(scratch, packet, here, now_ns, old.or(confirmed));
+    begin(scratch, packet, here, now_ns, old.map(|old| &old.flow).or(confirmed));
+    if let Some(old) = old
+        && old.flow.has(flow_flag::OTHER_ISNS)
+        && !old.flow.has(flow_flag::ESTABLISHED)
+    {
+        scratch.take_over(old);
+    }
     if old.is_some() { Place::Replacing } else { Place::New }
 }
 
