@@ -35,7 +35,9 @@ use crate::{
     report::{self, Delivery, Filed, MOST_REPORTS, wanted},
     segment::SynOptions,
     sweep::{Outcome, Removal, Tables, remove_and_count},
-    syn_cache::{CachePlace, CacheSet, CacheSettings, CachedAddresses, CachedHandshake, WAYS},
+    syn_cache::{
+        CachePlace, CacheSet, CacheSettings, CachedAddresses, CachedHandshake, NewRate, WAYS,
+    },
     track::{
         Environment, InCache, Inserted, Lookup, Report, VerifiedSteps, bad_header_len, in_order,
         judge_on, prepare, restore, settle, track_confirmed, track_half_open, track_handshake,
@@ -76,6 +78,7 @@ pub struct Host {
     half_open: Table<HalfOpen>,
     /// None, where every handshake has a record.
     syn_cache: SynCache,
+    new_rate: NewRate,
     scratch: HalfOpen,
     interface: InterfaceConfig,
     config: LiveConfig,
@@ -114,6 +117,7 @@ impl Host {
             confirmed: Table::new(max_flows),
             half_open: Table::new(usize::MAX),
             syn_cache: SynCache::default(),
+            new_rate: NewRate::default(),
             scratch: HalfOpen::default(),
             interface: InterfaceConfig::default(),
             config,
@@ -432,6 +436,10 @@ impl Environment for Host {
     fn syn_cache(&self, key: &FlowKey) -> Option<(CachePlace, &CacheSet)> {
         let place = self.syn_cache.settings.place(key)?;
         Some((place, self.syn_cache.sets.get(place.set as usize)?))
+    }
+
+    fn is_flooded(&self, now_ns: u64) -> bool {
+        self.new_rate.exceeds(self.config.shed_above, now_ns)
     }
 
     fn cached_addresses(&self, index: u32) -> Option<&CachedAddresses> {

@@ -140,6 +140,14 @@ impl Environment for Kernel {
     }
 
     #[inline(always)]
+    fn is_flooded(&self, now_ns: u64) -> bool {
+        // SAFETY: an array's element is never freed.
+        let limit = maps::CONFIG.get_ptr(0).map_or(0, |config| unsafe { &*config }.shed_above);
+        // SAFETY: this CPU's own element.
+        unsafe { &(*self.scratch).new_rate }.exceeds(limit, now_ns)
+    }
+
+    #[inline(always)]
     fn cached_addresses(&self, index: u32) -> Option<&CachedAddresses> {
         table::cached_addresses(index)
     }

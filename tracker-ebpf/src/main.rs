@@ -354,7 +354,7 @@ extern "C" fn tracker_ended_on_arrival(has_confirmed: u32) -> u32 {
         return 0;
     }
     let mut has_flow = has_confirmed != 0;
-    // Of an RST alone it matters.
+    // This matters for an RST only.
     if !has_flow && packet.segment.has(Flags::RST) {
         tracker_promote();
         has_flow = !half_open(scratch).is_null();

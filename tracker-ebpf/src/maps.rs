@@ -20,6 +20,7 @@ use tracker_common::{
     },
     route::{MAX_ROUTES, Route},
     sweep::{self, Removal},
+    syn_cache::NewRate,
     violation::Rule,
     walk::Walk,
 };
@@ -59,6 +60,8 @@ pub(crate) struct Scratch {
     pub(crate) further: u32,
     /// What the time was about.
     pub(crate) last_tick: LastTick,
+    /// How fast handshakes begin.
+    pub(crate) new_rate: NewRate,
     /// What becomes of the packet for the rules that it breaks: [`crate::dropping::mode`].
     pub(crate) dropped: u32,
     /// Bytes that a helper copies out of the packet.

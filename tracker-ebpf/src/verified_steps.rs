@@ -163,8 +163,8 @@ impl VerifiedSteps for Kernel {
     }
 
     #[inline(always)]
-    fn take(&self, set: &CacheSet, tag: u64, now_ns: u64) -> Taken {
-        tracker_take(set, tag, now_ns);
+    fn take(&self, set: &CacheSet, tag: u64, now_ns: u64, shed: bool) -> Taken {
+        tracker_take(set, tag, now_ns, u32::from(shed));
         *get(&self.parts().taken)
     }
 
@@ -367,8 +367,8 @@ unsafe extern "C" fn lock_again(_: u32, _: *mut core::ffi::c_void) -> i64 {
     i64::from(!matches!(found, Found::Busy))
 }
 
-step!(tracker_take(set: CacheSet, tag: u64, now_ns: u64) or NO_RECORD, |kernel, scratch| {
-    put(&mut scratch.parts.taken, set.take(&kernel, tag, now_ns));
+step!(tracker_take(set: CacheSet, tag: u64, now_ns: u64, shed: u32) or NO_RECORD, |kernel, scratch| {
+    put(&mut scratch.parts.taken, set.take(&kernel, tag, now_ns, shed != 0));
     0
 });
 

@@ -122,9 +122,10 @@ fn everything_happened(host: &Host) -> Result<()> {
             missing.push(fate.name());
         }
     }
-    let tallies = Tally::ALL
-        .iter()
-        .filter(|tally| !matches!(tally, Tally::HalfOpenInsertFailed | Tally::ReportsLost));
+    // A table without memory, a full ring buffer, and a SYN cache with too few places for a flood.
+    let tallies = Tally::ALL.iter().filter(|tally| {
+        !matches!(tally, Tally::HalfOpenInsertFailed | Tally::ReportsLost | Tally::HalfOpenShed)
+    });
     missing.extend(tallies.filter(|tally| host.tallied(**tally) == 0).map(|tally| tally.name()));
     ensure!(missing.is_empty(), "none of the traffic led to: {}", missing.join(", "));
     Ok(())

@@ -80,8 +80,9 @@ pub struct LiveConfig {
     pub no_back_off: u32,
     /// [`crate::dropping::DropMode`].
     pub drop_mode: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Handshakes that begin within a second at one interface, on one CPU; where there are more, those that the SYN cache has no place for
+    /// overwrite older ones, and get no record. 0 for no limit.
+    pub shed_above: u32,
 }
 
 impl LiveConfig {

@@ -210,6 +210,8 @@ tallies! {
     ExpiredTimeWait = 23, "expired_time_wait";
     /// Flows that somebody had deleted.
     FlowsDeleted = 24, "flows_deleted";
+    /// Handshakes in the SYN cache, a second old or older, that were overwritten in a flood.
+    HalfOpenShed = 25, "half_open_shed";
 }
 
 impl Tally {

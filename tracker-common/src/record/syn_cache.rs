@@ -9,9 +9,13 @@
 //! is held for some hundred nanoseconds, never longer than one program runs.
 
 mod handshake;
+mod rate;
 
-pub use self::handshake::{CachedAddresses, CachedHandshake, UsualOpening};
 use self::handshake::{IPV6, addresses, names, together};
+pub use self::{
+    handshake::{CachedAddresses, CachedHandshake, UsualOpening},
+    rate::NewRate,
+};
 use crate::{
     cell::U64,
     forget::{VerifierBarrier, opaque},
@@ -98,7 +102,8 @@ const TICK_SHIFT: u32 = 8;
 const TICK_MASK: u64 = 0xffff;
 const TAG_SHIFT: u32 = 24;
 
-/// Where a full set's oldest handshake is at least so old, that is no flood: it stays, and the new one gets a whole record.
+/// Where a full set's oldest handshake is at least so old, it stays, and the new one gets a whole record, unless handshakes come as in
+/// a flood ([`NewRate`]).
 pub const SPARED_NS: u64 = 1_000_000_000;
 
 /// How often a lock is tried in one go. Who holds it has less than a microsecond's work, but its CPU may be interrupted, or stopped
@@ -160,6 +165,8 @@ pub struct Taken {
 pub enum TakeOutcome {
     /// There is.
     Place,
+    /// There is that of a handshake that would have stayed, if fewer came.
+    Shed,
     /// The set is full of what is not to be overwritten.
     Full,
     /// Another CPU has just taken it, or one for the same key.
@@ -194,10 +201,16 @@ impl CacheSet {
         Found::Busy
     }
 
-    /// A place for a handshake with this tag, which begins at `now_ns`: a free one, or that of the oldest, if it is younger than
-    /// [`SPARED_NS`]. A full set of older ones is no flood, and what is in it stays.
+    /// A place for a handshake with this tag, which begins at `now_ns`: a free one, or that of the oldest. A full set of handshakes
+    /// that are all as old as [`SPARED_NS`] stays as it is, unless older ones are to be `shed`.
     #[inline(always)]
-    pub fn take<F: VerifierBarrier + ?Sized>(&self, f: &F, tag: u64, now_ns: u64) -> Taken {
+    pub fn take<F: VerifierBarrier + ?Sized>(
+        &self,
+        f: &F,
+        tag: u64,
+        now_ns: u64,
+        shed: bool,
+    ) -> Taken {
         let tick = u64::from(Tick::at(now_ns).0);
         // Age and place in one number, so that the oldest is the largest. 0 where all are locked.
         let mut best = 0;
@@ -209,7 +222,8 @@ impl CacheSet {
         let oldest = best >> 4;
         #[allow(clippy::cast_possible_truncation)] // masked
         let way = opaque(best as usize) & (WAYS - 1);
-        if best == 0 || (SPARED_NS >> Tick::SHIFT..FREE).contains(&oldest) {
+        let is_spared = (SPARED_NS >> Tick::SHIFT..FREE).contains(&oldest);
+        if best == 0 || is_spared && !shed {
             return Taken::nothing(TakeOutcome::Full);
         }
         let word = self.word(way);
@@ -230,7 +244,8 @@ impl CacheSet {
             self.unlock(locked);
             return Taken::nothing(TakeOutcome::Twice);
         }
-        Taken { outcome: TakeOutcome::Place, place: locked }
+        let outcome = if is_spared { TakeOutcome::Shed } else { TakeOutcome::Place };
+        Taken { outcome, place: locked }
     }
 
     /// Gives a place back as it was.

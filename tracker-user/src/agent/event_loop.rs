@@ -216,7 +216,7 @@ pub(super) async fn work(
         has_lost_sight: false,
         looked: Instant::now(),
     };
-    let mut warnings = Warnings::new(&lost.tables, options.sizes, is_first)?;
+    let mut warnings = Warnings::new(&lost.tables, options.sizes, options.shed_above, is_first)?;
     let mut check = interval(CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut publishing = Condition::default();
@@ -259,6 +259,7 @@ pub(super) async fn work(
                     telemetry.swept_every(current.sweep_interval);
                 }
                 // Its receiver lives as long as this future.
+                warnings.set_shed_above(current.shed_above);
                 let _ = settings.send(current);
                 reloaded = Some(changed);
             }
@@ -300,7 +301,10 @@ pub(super) async fn work(
             _ = second.tick() => {
                 trouble.tell(writers);
                 lost.report(&server, &output)?;
-                warnings.look(&lost.tables)?;
+                for event in warnings.look(&lost.tables)? {
+                    output.write(&event, true)?;
+                    server.send(None, &event);
+                }
                 if let Some(listener_manager) = &mut listener_manager {
                     for event in listener_manager.look().await {
                         publish(&server, &output, Kind::Cookie, &event)?;

@@ -86,6 +86,10 @@ pub struct Options {
     #[arg(long, default_value_t = 100, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub report_burst: u32,
+    /// New handshakes a second, at one interface and CPU, above which those without a place in the SYN cache overwrite older ones
+    /// instead of getting a record; 0 for no limit
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub shed_above: u32,
     /// Log debug messages of the kernel programs, at a cost per packet
     #[arg(long)]
     pub kernel_log: bool,
@@ -214,6 +218,7 @@ pub(super) fn live_config(options: &Options) -> LiveConfig {
         source_interval_ns: interval_ns(options.report_rate),
         source_burst_ns: interval_ns(options.report_rate) * u64::from(options.report_burst),
         no_back_off: u32::from(options.every),
+        shed_above: options.shed_above,
         ..LiveConfig::default()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 27] = [
+const LIVE: [&str; 28] = [
     "drop",
     "drop-dry-run",
     "drop-exempt",
@@ -38,6 +38,7 @@ const LIVE: [&str; 27] = [
     "report",
     "report-burst",
     "report-rate",
+    "shed-above",
     "sweep-interval",
     "syn-flood-limit",
 ];

@@ -317,7 +317,7 @@ impl Sweeper {
         }
         self.tables.each_half_open(|key, flow| {
             sweep.read += 1;
-            flood_detector.see(key, flow);
+            flood_detector.count(key, flow);
             let look = walk.look(flow);
             if let Some(census) = &mut sweep.census {
                 census.see(key, flow, &look);
@@ -326,6 +326,9 @@ impl Sweeper {
                 due.push(removal(key, flow, Tier::HalfOpen, &self.timeouts));
             }
         })?;
+        if flood_detector.is_crowded() {
+            self.tables.each_half_open(|key, flow| flood_detector.see(key, flow))?;
+        }
         Ok(due)
     }
 

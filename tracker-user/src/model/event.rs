@@ -20,7 +20,9 @@ use tracker_common::{
 
 use crate::model::{
     clock::Clock,
-    event::parts::{CookieView, EndView, Range, SegmentView, States, StatesView, ViolationView},
+    event::parts::{
+        CookieView, EndView, Range, SegmentView, ShedView, States, StatesView, ViolationView,
+    },
     record::{Record, View, address},
     unknown_code::UnknownCode,
 };
@@ -30,7 +32,7 @@ use crate::model::{
 pub struct Event {
     /// Version of this form: 1.
     pub v: u32,
-    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION`, `SEGMENT`, `COOKIE` or `LOST`.
+    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION`, `SEGMENT`, `COOKIE`, `SHED` or `LOST`.
     pub event: String,
     /// When.
     pub time: Timestamp,
@@ -60,6 +62,9 @@ pub struct Event {
     /// SYN cookies that begin or end.
     #[serde(flatten)]
     pub cookie: Option<CookieView>,
+    /// Handshakes that come as in a flood, or do not any more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shed: Option<ShedView>,
     /// How many reports were lost since the last line that said so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<u64>,
@@ -164,6 +169,7 @@ impl Event {
             violation,
             end,
             cookie: None,
+            shed: None,
             lost: None,
             stage: None,
             flow: record,
@@ -224,6 +230,12 @@ impl Event {
         }
     }
 
+    /// Watching sheds, or does not any more.
+    #[must_use]
+    pub fn shed(shed: ShedView, clock: &Clock) -> Self {
+        Self { shed: Some(shed), ..Self::bare("SHED", clock) }
+    }
+
     /// `count` reports were lost.
     #[must_use]
     pub fn lost(count: u64, stage: Stage, clock: &Clock) -> Self {
@@ -255,6 +267,7 @@ impl Event {
             violation: None,
             end: None,
             cookie: None,
+            shed: None,
             lost: None,
             stage: None,
             flow: None,

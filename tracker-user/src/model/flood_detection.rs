@@ -1,7 +1,10 @@
 //! What only many connections together show: floods of unfinished handshakes, and scans. The sweep reads every flow
 //! anyway, so these rules cost the kernel programs nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+};
 
 use tracker_common::{
     flow::{Flow, fact},
@@ -83,9 +86,37 @@ struct Sighting {
     tried: HashSet<(Address, [u8; 2])>,
 }
 
+/// How many flows speak against subjects, of which several share a number: so none has more than that.
+struct Crowds {
+    counts: Vec<u32>,
+    hasher: RandomState,
+    /// Whether one is a flood or a scan at most.
+    is_crowded: bool,
+}
+
+impl Crowds {
+    /// Numbers, a power of two.
+    const COUNTS: usize = 1 << 16;
+
+    fn new() -> Self {
+        Self { counts: vec![0; Self::COUNTS], hasher: RandomState::new(), is_crowded: false }
+    }
+
+    fn count(&mut self, subject: &Subject) -> &mut u32 {
+        #[allow(clippy::cast_possible_truncation)] // masked
+        let place = self.hasher.hash_one(subject) as usize & (Self::COUNTS - 1);
+        &mut self.counts[place]
+    }
+}
+
 /// Looks at the half-open flows of sweep after sweep.
+///
+/// In a flood from forged addresses there are as many sources as flows, so they are counted first ([`Self::count`]), and only those
+/// that may matter are looked at ([`Self::see`]).
 pub struct FloodDetector {
     limits: FloodLimits,
+    /// `None` where nothing was counted, and everything is to be looked at.
+    crowds: Option<Crowds>,
     sightings: HashMap<Subject, Sighting>,
     /// Floods and scans that were reported and are not over.
     under_way: HashSet<Subject>,
@@ -95,7 +126,7 @@ impl FloodDetector {
     /// A detector with these limits.
     #[must_use]
     pub fn new(limits: FloodLimits) -> Self {
-        Self { limits, sightings: HashMap::new(), under_way: HashSet::new() }
+        Self { limits, crowds: None, sightings: HashMap::new(), under_way: HashSet::new() }
     }
 
     /// Goes by these from now on. What is under way is not reported again.
@@ -103,11 +134,31 @@ impl FloodDetector {
         self.limits = limits;
     }
 
+    /// Counts a half-open flow, before any is looked at.
+    pub fn count(&mut self, key: &FlowKey, flow: &Flow) {
+        let crowds = self.crowds.get_or_insert_with(Crowds::new);
+        for subject in subjects(key, flow) {
+            let count = crowds.count(&subject);
+            *count += 1;
+            let limit = self.limits.of(&subject);
+            crowds.is_crowded |= limit != 0 && *count >= limit;
+        }
+    }
+
+    /// Whether flows that were counted have to be looked at: a flood or a scan may have begun, or be over.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        !self.under_way.is_empty() || self.crowds.as_ref().is_some_and(|crowds| crowds.is_crowded)
+    }
+
     /// Looks at a half-open flow.
     pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
         let to = flow.originator().other();
         for subject in subjects(key, flow) {
-            if self.limits.of(&subject) == 0 {
+            let limit = self.limits.of(&subject);
+            // Below half of its limit it is over, if it was one.
+            let is_few = |crowds: &mut Crowds| *crowds.count(&subject) < limit.div_ceil(2);
+            if limit == 0 || self.crowds.as_mut().is_some_and(is_few) {
                 continue;
             }
             let new =
@@ -164,6 +215,10 @@ impl FloodDetector {
             }
         }
         self.under_way = under_way;
+        if let Some(crowds) = &mut self.crowds {
+            crowds.counts.fill(0);
+            crowds.is_crowded = false;
+        }
         found.sort_unstable_by_key(|finding| (finding.flow.created_ns(), finding.rule as u8));
         found
     }

@@ -50,6 +50,8 @@ pub trait Environment: Tables + VerifierBarrier + VerifiedSteps {
     fn listens(&self, kinds: u32) -> bool;
     /// The set of the SYN cache that this key's handshake is in, if it is cached; `None` where the cache is not used.
     fn syn_cache(&self, key: &FlowKey) -> Option<(CachePlace, &CacheSet)>;
+    /// Counts a handshake that begins, and says whether they come as in a flood ([`crate::config::LiveConfig::shed_above`]).
+    fn is_flooded(&self, now_ns: u64) -> bool;
     /// Where a cached handshake's IPv6 addresses are.
     fn cached_addresses(&self, index: u32) -> Option<&CachedAddresses>;
 }
@@ -129,11 +131,11 @@ pub trait VerifiedSteps {
 
     /// [`CacheSet::take`].
     #[inline(always)]
-    fn take(&self, set: &CacheSet, tag: u64, now_ns: u64) -> Taken
+    fn take(&self, set: &CacheSet, tag: u64, now_ns: u64, shed: bool) -> Taken
     where
         Self: VerifierBarrier + Sized,
     {
-        set.take(self, tag, now_ns)
+        set.take(self, tag, now_ns, shed)
     }
 
     /// [`super::restore`], into [`Environment::scratch`].

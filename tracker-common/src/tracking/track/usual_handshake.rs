@@ -46,16 +46,15 @@ pub enum InCache {
 #[must_use]
 pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_ns: u64) -> InCache {
     let Some((place, set)) = s.syn_cache(&packet.key) else { return InCache::Not };
-    if s.half_open(&packet.key).is_some() {
-        return InCache::Not;
-    }
     let here = Owner::new(s.slot(), hook);
     let is_legal = s.forget(notes::illegal(packet) == Marks::NONE);
     let locked = match s.lock(set, place.tag) {
         Found::Locked(locked) => locked,
         Found::Busy => return InCache::Stuck,
         Found::Absent => {
-            let begins = is_legal && flags(&packet.segment) == Flags::SYN.0;
+            let begins = is_legal
+                && flags(&packet.segment) == Flags::SYN.0
+                && s.half_open(&packet.key).is_none();
             return if begins { begin(s, place, set, packet, here, now_ns) } else { InCache::Not };
         }
     };
@@ -161,9 +160,11 @@ fn begin<S: Environment>(
     if packet.segment.ack.0 != 0 || s.listens(Kind::Segment.bit() | Kind::New.bit()) {
         return InCache::Not;
     }
-    let Taken { outcome, place: locked } = s.take(set, place.tag, now_ns);
+    let shed = s.is_flooded(now_ns);
+    let Taken { outcome, place: locked } = s.take(set, place.tag, now_ns, shed);
     match outcome {
         TakeOutcome::Place => {}
+        TakeOutcome::Shed => s.tally(Tally::HalfOpenShed),
         TakeOutcome::Full => return InCache::Not,
         TakeOutcome::Twice => return InCache::Again,
     }

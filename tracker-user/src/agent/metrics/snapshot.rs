@@ -164,6 +164,11 @@ impl Telemetry {
             "Half-open flows that were evicted for newer ones, at the last sweep",
             Values::Counter(vec![(Vec::new(), evicted)]),
         );
+        snapshot.add(
+            "table_shed",
+            "Handshakes that newer ones overwrote in a flood; they are among those that were evicted",
+            Values::Counter(vec![(Vec::new(), tables.tally(Tally::HalfOpenShed)?)]),
+        );
         let mut closed: Vec<_> = REASONS
             .iter()
             .zip(lock(&self.totals).closed)

@@ -116,6 +116,17 @@ pub struct CookieView {
     pub way: String,
 }
 
+/// Handshakes that come as in a flood (`--shed-above`): those that the SYN cache has no place for overwrite older ones.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+pub struct ShedView {
+    /// `on` or `off`.
+    pub mode: String,
+    /// Handshakes that were overwritten: at `on` those of the last second, at `off` all since `on`.
+    pub handshakes: u64,
+    /// How many new ones a second are no flood, at one interface and CPU.
+    pub above: u32,
+}
+
 /// Why SYN cookies begin or end.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::model::event::{
     Event,
-    parts::{CookieView, States, StatesView},
+    parts::{CookieView, ShedView, States, StatesView},
 };
 
 impl Event {
@@ -56,6 +56,9 @@ impl fmt::Display for Event {
                 write!(f, " (stage={stage})")?;
             }
             return write!(f, "; counters are exact: see `tracker stats`");
+        }
+        if let Some(ShedView { mode, handshakes, above }) = &self.shed {
+            return write!(f, " {mode} handshakes={handshakes} above={above}");
         }
         if let Some(cookie) = &self.cookie {
             let CookieView { listener, mode, reason, half_open, threshold, way } = cookie;
