@@ -25,6 +25,7 @@ pub mod pairs;
 pub mod pcap;
 pub mod random;
 pub mod relay;
+pub mod routed;
 pub mod router;
 pub mod segment;
 pub mod sockets;
