@@ -12,6 +12,7 @@ pub mod counters;
 pub mod crowd;
 pub mod export;
 pub mod fault;
+pub mod fleet;
 pub mod flood;
 pub mod flows;
 pub mod kernel;
