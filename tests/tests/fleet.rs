@@ -3,7 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Write,
     path::PathBuf,
+    process::{Command, Stdio},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -299,5 +301,87 @@ fn lines_that_others_ship_make_the_rows_that_an_agent_sends() -> Result<()> {
     }
     let shipped = server.ask(&format!("SELECT {columns}"))?;
     ensure!(shipped == sent, "shipped:\n{shipped}\n\nsent:\n{sent}");
+    Ok(())
+}
+
+/// What a file of YAML says. Debian's interpreter reads it.
+fn yaml(text: &str) -> Result<Value> {
+    let program = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)";
+    let mut child = Command::new("/usr/bin/python3")
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting /usr/bin/python3")?;
+    child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "no YAML, or the package python3-yaml is missing");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The names in an array, or the keys of an object.
+fn names(value: &Value) -> BTreeSet<&str> {
+    let keys = value.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str));
+    keys.chain(value.as_array().into_iter().flatten().filter_map(Value::as_str)).collect()
+}
+
+#[test]
+fn settings_of_others_name_what_is_there() -> Result<()> {
+    let tables = statements("shipped.sql")?;
+    ensure!(tables[0].starts_with("CREATE TABLE IF NOT EXISTS tracker.shipped (line String)"));
+    let key = "\"community_id\":\"";
+
+    let vector: Value = toml::from_str(&packaged("shippers/vector.toml")?)?;
+    let kinds = ["sources", "transforms", "sinks"];
+    let all: BTreeSet<_> = kinds.iter().flat_map(|kind| names(&vector[kind])).collect();
+    for kind in kinds {
+        for (name, part) in vector[kind].as_object().context(kind)? {
+            ensure!(names(&part["inputs"]).is_subset(&all), "{name}: {part}");
+        }
+    }
+    let row = &vector["sinks"]["clickhouse"];
+    ensure!(row["database"] == "tracker" && row["table"] == "shipped", "{row}");
+    ensure!(vector["transforms"]["row"]["source"] == ". = {\"line\": .message}");
+
+    let fluent = yaml(&packaged("shippers/fluent-bit.yaml")?)?;
+    let parsers = fluent["parsers"].as_array().context("parsers")?;
+    ensure!(
+        parsers.len() == 1 && parsers[0]["regex"].as_str().is_some_and(|at| at.starts_with(key))
+    );
+    ensure!(fluent["pipeline"]["filters"][0]["parser"] == parsers[0]["name"]);
+    ensure!(fluent["pipeline"]["inputs"][0]["key"] == "line");
+    let uri = fluent["pipeline"]["outputs"][0]["uri"].as_str().context("an address")?;
+    ensure!(uri.contains("INSERT%20INTO%20tracker.shipped%20FORMAT%20JSONEachRow"), "{uri}");
+
+    let collector = yaml(&packaged("shippers/opentelemetry.yaml")?)?;
+    let pipeline = &collector["service"]["pipelines"]["logs"];
+    for kind in ["receivers", "exporters"] {
+        ensure!(names(&pipeline[kind]) == names(&collector[kind]), "{kind}: {pipeline}");
+    }
+    ensure!(names(&collector["service"]["extensions"]) == names(&collector["extensions"]));
+    let regex = collector["receivers"]["filelog"]["operators"][0]["regex"].as_str();
+    ensure!(regex.is_some_and(|regex| regex.starts_with(key)), "{regex:?}");
+
+    let compose = yaml(&packaged("shippers/compose.yaml")?)?;
+    for (name, service) in compose["services"].as_object().context("services")? {
+        for volume in names(&service["volumes"]) {
+            let from = volume.split(':').next().unwrap_or_default();
+            let is_there = from.strip_prefix("../").map_or_else(
+                || names(&compose["volumes"]).contains(from),
+                |path| {
+                    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                        .join("../packaging")
+                        .join(path)
+                        .exists()
+                },
+            );
+            ensure!(is_there, "{name}: {volume}");
+        }
+        for config in service["configs"].as_array().into_iter().flatten() {
+            let source = config["source"].as_str().context("a source")?;
+            let text = compose["configs"][source]["content"].as_str().context(source.to_owned())?;
+            ensure!(yaml(text)?["apiVersion"] == 1, "{text}");
+        }
+    }
     Ok(())
 }
