@@ -160,7 +160,7 @@ WHERE is_ended AND joined_by != '' AND length(agents) > 1
 GROUP BY hour, src, dst
 HAVING sum(orig_lost + reply_lost) > 0;
 
--- Who sends how much to whom, by hour. A connection counts once, whoever saw it.
+-- Who sends how much to whom, by hour. A connection counts once, whoever saw it; one without numbers once for each agent.
 DROP TABLE IF EXISTS tracker.top_talkers;
 CREATE VIEW tracker.top_talkers AS
 SELECT

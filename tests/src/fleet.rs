@@ -235,7 +235,7 @@ impl Path {
 impl Connected {
     fn number(n: u16) -> Self {
         let family = usize::from(n % 2);
-        let opener = if n % 3 == 0 { Side::Host } else { Side::Peer };
+        let opener = if n.is_multiple_of(3) { Side::Host } else { Side::Peer };
         let [host, peer] = [address::HOST, address::PEER].map(|both| both[family]);
         let (client, server) = if opener == Side::Host { (host, peer) } else { (peer, host) };
         let rounds = 1 + u64::from(n % 4);
