@@ -12,9 +12,11 @@ use nix::{
     unistd::Pid,
 };
 
+use serde_json::Value;
+
 use crate::{agent::eventually, namespace::Namespace};
 
-/// A server at 127.0.0.1:8123 of a namespace. Dropping it kills it; its data stay in its directory.
+/// A server at port 8123 of every IPv4 address of a namespace. Dropping it kills it; its data stay in its directory.
 #[derive(Debug)]
 pub struct ClickHouse<'a> {
     namespace: &'a Namespace,
@@ -38,7 +40,7 @@ impl<'a> ClickHouse<'a> {
             &config,
             format!(
                 "<yandex><logger><level>warning</level><console>1</console></logger><http_port>8123</http_port>\
-                 <tcp_port>9000</tcp_port><listen_host>127.0.0.1</listen_host><path>{at}/data/</path>\
+                 <tcp_port>9000</tcp_port><listen_host>0.0.0.0</listen_host><path>{at}/data/</path>\
                  <tmp_path>{at}/tmp/</tmp_path><users_config>{at}/users.xml</users_config>\
                  <default_profile>default</default_profile><default_database>default</default_database>\
                  <mark_cache_size>16777216</mark_cache_size></yandex>"
@@ -85,12 +87,35 @@ impl<'a> ClickHouse<'a> {
             .namespace
             .command("curl")
             .args(["--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code}"])
-            .args(["--data-binary", query, "http://127.0.0.1:8123/"])
+            .args([
+                "--data-binary",
+                query,
+                "http://127.0.0.1:8123/?output_format_json_quote_64bit_integers=0",
+            ])
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (answer, code) = text.rsplit_once('\n').context("an answer")?;
         ensure!(code == "200", "{query}: {code}: {answer}");
         Ok(answer.trim_end().to_owned())
+    }
+
+    /// The rows that it answers to a query, by the names of their columns.
+    ///
+    /// # Errors
+    ///
+    /// Where it refuses it.
+    pub fn rows(&self, query: &str) -> Result<Vec<Value>> {
+        let text = self.ask(&format!("{query} FORMAT JSONEachRow"))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Gives it all statements of a file of packaging/clickhouse.
+    ///
+    /// # Errors
+    ///
+    /// Where it refuses one.
+    pub fn load(&self, file: &str) -> Result<()> {
+        statements(file)?.iter().try_for_each(|statement| self.ask(statement).map(drop))
     }
 
     /// Kills it.
@@ -112,6 +137,22 @@ impl Drop for ClickHouse<'_> {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The statements of a file of packaging/clickhouse, in their order.
+///
+/// # Errors
+///
+/// Where it is not there, or has none.
+pub fn statements(file: &str) -> Result<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/clickhouse").join(file);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let code: Vec<_> = text.lines().filter(|line| !line.starts_with("--")).collect();
+    let code = code.join("\n");
+    let all: Vec<_> =
+        code.split(';').map(str::trim).filter(|statement| !statement.is_empty()).collect();
+    ensure!(!all.is_empty(), "{} has no statement", path.display());
+    Ok(all.into_iter().map(str::to_owned).collect())
 }
 
 /// The statements of docs/fleet.md that begin with this word.

@@ -1,6 +1,10 @@
 //! What the kernel's own tracker, nf_conntrack, says about the packets that a namespace forwards.
 
-use std::{collections::BTreeSet, fmt, fs, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -75,6 +79,10 @@ pub struct Entry {
     pub assured: bool,
     /// The address that it takes for the originator's.
     pub source: IpAddr,
+    /// Who sent the first segment, and to whom.
+    pub original: [SocketAddr; 2],
+    /// Who answers, and to whom: where addresses are translated, they are others.
+    pub reply: [SocketAddr; 2],
 }
 
 impl fmt::Display for Entry {
@@ -108,13 +116,24 @@ pub fn entries(namespace: &Namespace) -> Result<Vec<Entry>> {
 /// `ipv4 2 tcp 6 SECONDS STATE src=A dst=B sport=P dport=Q [UNREPLIED] src=... [ASSURED] mark=0 zone=0 use=2`
 fn parse(line: &str) -> Result<Entry> {
     let words: Vec<_> = line.split_whitespace().collect();
-    let source = words.iter().find_map(|word| word.strip_prefix("src=")).context("no source")?;
+    let end = |address: &str, port: &str, direction: usize| -> Result<SocketAddr> {
+        let nth = |name: &str| {
+            words.iter().filter_map(|word| word.strip_prefix(name)).nth(direction).context("no end")
+        };
+        Ok(SocketAddr::new(nth(address)?.parse()?, nth(port)?.parse()?))
+    };
+    let ends = |direction| -> Result<_> {
+        Ok([end("src=", "sport=", direction)?, end("dst=", "dport=", direction)?])
+    };
+    let original = ends(0)?;
     Ok(Entry {
         state: (*words.get(5).context("no state")?).to_owned(),
         seconds: words.get(4).context("no timeout")?.parse()?,
         unreplied: words.contains(&"[UNREPLIED]"),
         assured: words.contains(&"[ASSURED]"),
-        source: source.parse()?,
+        source: original[0].ip(),
+        original,
+        reply: ends(1)?,
     })
 }
 
@@ -149,6 +168,8 @@ mod tests {
         let entry = parse(line).expect("a line of the kernel's");
         assert_eq!(entry.to_string(), "ESTABLISHED 431999 [ASSURED]");
         assert_eq!(entry.source, IpAddr::from([10, 1, 0, 1]));
+        let (client, server) = (([10, 1, 0, 1], 40_000).into(), ([10, 2, 0, 1], 80).into());
+        assert_eq!((entry.original, entry.reply), ([client, server], [server, client]));
         assert!(parse("ipv4 2 tcp 6").is_err());
     }
 }

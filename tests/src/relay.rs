@@ -441,6 +441,12 @@ impl Trace {
         side.base.is_some_and(|base| is_near(base) || is_near(side.last))
     }
 
+    /// How many segments came from this side.
+    #[must_use]
+    pub fn arrived(&self, from: Side) -> u64 {
+        self.sides[from as usize].segments
+    }
+
     /// How many segments from this side were sent on, copies included.
     #[must_use]
     pub fn delivered(&self, from: Side) -> u64 {

@@ -73,9 +73,8 @@ fn a_server_has_every_record_once_whoever_is_killed() -> Result<()> {
         &file,
     ];
     let server = ClickHouse::start(&pair.host, Path::new(&data))?;
-    for statement in documented("CREATE")? {
-        server.ask(&statement)?;
-    }
+    server.load("records.sql")?;
+    server.load("views.sql")?;
     let ports = |server: &ClickHouse<'_>| -> Result<BTreeSet<u16>> {
         let text = server.ask("SELECT sport FROM tracker.records FINAL WHERE about = 'end'")?;
         text.lines().map(|line| line.parse().context("a port")).collect()
@@ -118,7 +117,7 @@ fn a_server_has_every_record_once_whoever_is_killed() -> Result<()> {
     ensure!(ports(&server)? == (1000..1040).collect());
     ensure!(metric(&pair, "clickhouse", "records_lost_total")? == 0);
     // What the page asks can be asked.
-    for query in documented("SELECT")? {
+    for query in [documented("SELECT")?, documented("ALTER")?].concat() {
         server.ask(&query)?;
     }
     agent.finish()?;
@@ -153,9 +152,7 @@ fn a_wrong_password_loses_nothing_and_is_renewed_without_a_restart() -> Result<(
     let said = agent.wait_for_log("records wait in the spool")?;
     ensure!(said.contains("the server answers 401") && !said.contains("another secret"), "{said}");
     password(&directory, PASSWORD)?;
-    for statement in documented("CREATE")? {
-        server.ask(&statement)?;
-    }
+    server.load("records.sql")?;
     agent.wait_for_log("the server takes records again")?;
     let count = server.ask("SELECT count() FROM tracker.records")?;
     ensure!(count == "3", "{count}");

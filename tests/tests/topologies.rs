@@ -1,101 +1,15 @@
 //! Behaviours P6: where a packet passes several attached interfaces, and where addresses are translated between them, every
 //! connection is whole and counted once. The oracles are nftables' counters where the client is, and nf_conntrack.
 
-use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    thread,
-};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tracker_tests::{
-    agent::{Agent, PATIENCE, eventually},
-    conntrack,
+    agent::{Agent, eventually},
     lab::cable,
     namespace::Namespace,
     nft,
+    routed::{CONNECTIONS, COUNTERS, Routed, address, connect, on_the_wire},
 };
-
-/// Connections of each test.
-const CONNECTIONS: u64 = 40;
-
-/// Segments that a client sends and receives, as nftables counts them where it is.
-const COUNTERS: &str = "
-table inet wire {
-    counter sent { }
-    counter received { }
-    chain output {
-        type filter hook output priority 0;
-        meta l4proto tcp counter name sent
-    }
-    chain input {
-        type filter hook input priority 0;
-        meta l4proto tcp counter name received
-    }
-}
-";
-
-/// What the client's kernel has sent and received.
-fn on_the_wire(client: &Namespace) -> Result<[u64; 2]> {
-    let text = client.run("nft", &["--json", "list", "counters", "table", "inet", "wire"])?;
-    let listed: Value = serde_json::from_str(&text)?;
-    let packets = |name: &str| {
-        listed["nftables"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|object| object["counter"]["name"] == name)
-            .and_then(|object| object["counter"]["packets"].as_u64())
-            .with_context(|| format!("no counter {name} in {text}"))
-    };
-    Ok([packets("sent")?, packets("received")?])
-}
-
-fn address(namespace: &Namespace, interface: &str, address: &str) -> Result<()> {
-    namespace.run("ip", &["address", "add", address, "dev", interface]).map(drop)
-}
-
-/// Connections, one after the other, to `to`, where `server` listens on `listens`. Each asks and is answered some times, and is
-/// closed by the client or by the server.
-fn connect(client: &Namespace, server: &Namespace, listens: &str, to: &str) -> Result<()> {
-    let listener = server.enter(|| Ok(TcpListener::bind(listens)?))?;
-    let to: SocketAddr = to.parse()?;
-    thread::scope(|scope| {
-        let serving = scope.spawn(|| -> Result<()> {
-            for n in 0..CONNECTIONS {
-                let (mut stream, _) = listener.accept()?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                for _ in 0..n % 4 {
-                    let mut bytes = [0; 100];
-                    stream.read_exact(&mut bytes)?;
-                    stream.write_all(&bytes)?;
-                }
-                if n % 2 == 0 {
-                    stream.shutdown(Shutdown::Write)?;
-                }
-                ensure!(stream.read(&mut [0; 1])? == 0, "the client said too much");
-            }
-            Ok(())
-        });
-        client.enter(|| {
-            for n in 0..CONNECTIONS {
-                let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                for _ in 0..n % 4 {
-                    let mut bytes = [7; 100];
-                    stream.write_all(&bytes)?;
-                    stream.read_exact(&mut bytes)?;
-                }
-                if n % 2 == 0 {
-                    ensure!(stream.read(&mut [0; 1])? == 0, "the server said too much");
-                }
-            }
-            Ok(())
-        })?;
-        serving.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
-    })
-}
 
 /// Every connection is there once with this filter, has ended well, and all together have the packets that the client's kernel
 /// counted.
@@ -118,44 +32,6 @@ fn whole(agent: &Agent, client: &Namespace, filter: &[&str]) -> Result<()> {
     assert_eq!([sum("orig"), sum("reply")], on_the_wire(client)?, "{filter:?}");
     assert_eq!(agent.violations()?, []);
     Ok(())
-}
-
-/// left -- router -- right, with the rules on the router.
-struct Routed {
-    left: Namespace,
-    router: Namespace,
-    right: Namespace,
-}
-
-impl Routed {
-    fn new(rules: &str) -> Result<Self> {
-        let (left, router, right) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
-        for (other, near, net) in [(&left, "left", 1), (&right, "right", 2)] {
-            cable((&router, near), (other, "veth0"))?;
-            address(&router, near, &format!("10.1.{net}.1/24"))?;
-            address(other, "veth0", &format!("10.1.{net}.2/24"))?;
-            let gateway = format!("10.1.{net}.1");
-            other.run("ip", &["route", "add", "default", "via", &gateway])?;
-        }
-        router.sysctl("net/ipv4/ip_forward", "1")?;
-        nft::load(&router, rules)?;
-        nft::load(&left, COUNTERS)?;
-        Ok(Self { left, router, right })
-    }
-
-    fn agent(&self) -> Result<Agent> {
-        Agent::start(&self.router, &["--interface", "left", "--interface", "right"])
-    }
-
-    /// What nf_conntrack has on the clients' connections: as many, all over.
-    fn conntrack_agrees(&self) -> Result<()> {
-        let client: Ipv4Addr = "10.1.1.2".parse()?;
-        let entries = conntrack::entries(&self.router)?;
-        let ours: Vec<_> = entries.iter().filter(|entry| entry.source == client).collect();
-        assert_eq!(ours.len() as u64, CONNECTIONS);
-        assert!(ours.iter().all(|entry| entry.state == "TIME_WAIT"), "{ours:?}");
-        Ok(())
-    }
 }
 
 /// Each flow names the other one of its connection.

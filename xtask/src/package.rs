@@ -61,6 +61,18 @@ const ARCHIVED: [(&str, &str); 11] = [
     (DASHBOARD, "examples/grafana.json"),
 ];
 
+/// What is copied from below `packaging` to below the examples of either. They name each other by their places there.
+const EXAMPLES: [&str; 8] = [
+    "clickhouse/records.sql",
+    "clickhouse/shipped.sql",
+    "clickhouse/views.sql",
+    "grafana/clickhouse.json",
+    "shippers/vector.toml",
+    "shippers/fluent-bit.yaml",
+    "shippers/opentelemetry.yaml",
+    "shippers/compose.yaml",
+];
+
 /// Whom the package names.
 const MAINTAINER: &str = "The tracker developers <tracker@localhost>";
 
@@ -130,6 +142,7 @@ fn assemble_archive(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf
     for (from, to) in ARCHIVED {
         copy(&host::workspace().join(from), &root.join(to), 0o644)?;
     }
+    copy_examples(&root.join("examples"))?;
     for (page, section) in write_manual(programs.own, &directory.join("man"))? {
         let name = page.file_name().context("a page")?;
         copy(&page, &root.join(format!("man/man{section}")).join(name), 0o644)?;
@@ -152,6 +165,7 @@ fn assemble(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
     for (from, to, mode) in FILES {
         copy(&host::workspace().join(from), &root.join(to), mode)?;
     }
+    copy_examples(&root.join("usr/share/doc/tracker/examples"))?;
     let man = root.join("usr/share/man");
     for (page, section) in write_manual(programs.own, &directory.join("man"))? {
         let to = man.join(format!("man{section}")).join(page.file_name().context("a page")?);
@@ -179,6 +193,12 @@ fn assemble(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
         "dpkg-deb",
     )?;
     Ok(package)
+}
+
+fn copy_examples(to: &Path) -> Result<()> {
+    EXAMPLES.iter().try_for_each(|name| {
+        copy(&host::workspace().join("packaging").join(name), &to.join(name), 0o644)
+    })
 }
 
 /// Copies the program to `to`, without its symbols.
@@ -338,6 +358,8 @@ mod tests {
         ensure!(FILES.iter().all(|(_, to, _)| to.starts_with("DEBIAN") || {
             has(&format!("./{to}")) || has(&format!("./{to}.gz"))
         }));
+        let examples = "./usr/share/doc/tracker/examples";
+        ensure!(EXAMPLES.iter().all(|name| has(&format!("{examples}/{name}"))), "{contents}");
 
         // Every page is one that readers of pages understand.
         let mut pages = 0;
@@ -401,6 +423,7 @@ mod tests {
             ensure!(has(path), "{path}: {contents}");
         }
         ensure!(ARCHIVED.iter().all(|(_, to)| has(to)), "{contents}");
+        ensure!(EXAMPLES.iter().all(|name| has(&format!("examples/{name}"))), "{contents}");
         let completions = COMPLETIONS.map(|(name, _)| format!("completions/{name}"));
         ensure!(completions.iter().all(|path| has(path)), "{contents}");
         // Nothing lies beside the one directory.

@@ -32,12 +32,16 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
     if purpose.runs() {
         let rivals = purpose.measures().then_some("iptables");
         let machines = ["busybox", "cpio", "depmod", "modprobe", "xz", "zstd", "strip"];
-        let programs = ["ip", "ss", "nft", "conntrack", "jq", "curl", "openssl", "groff"]
+        let mut programs = ["ip", "ss", "nft", "conntrack", "jq", "curl", "openssl", "groff"]
             .into_iter()
             .chain(rivals)
             .chain(machines.into_iter().filter(|_| purpose.boots()))
             .filter(|program| !host::on_path(program))
             .collect::<Vec<_>>();
+        // Debian's own interpreter, because only that finds Debian's modules.
+        let reads_yaml =
+            || host::succeeds(Command::new("/usr/bin/python3").args(["-c", "import yaml"]));
+        programs.extend((purpose.exports() && !reads_yaml()).then_some("python3-yaml"));
         if !programs.is_empty() {
             missing.push(Missing::Programs(programs));
         }
