@@ -1,6 +1,6 @@
 //! Behaviours T: closing.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tracker_tests::{
     lab::{Bench, Connection},
     segment::flag::{ACK, FIN, PSH, RST, SYN},
@@ -32,6 +32,37 @@ fn t1_four_segments() -> Result<()> {
     bench.nothing_reported()?;
     let closing = bench.events.wait_for("CLOSING")?;
     assert_eq!(closing["segment"]["flags"], "fin,ack");
+    let close = bench.events.wait_for("CLOSE")?;
+    assert_eq!(
+        (&close["segment"]["ack"], &close["segment"]["flags"]),
+        (&5002.into(), &"ack".into())
+    );
+    let [orig, reply] = ["orig", "reply"].map(|end| &close["flow"][end]["state"]);
+    assert_eq!((orig, reply), (&"TIME_WAIT".into(), &"CLOSED".into()));
+    Ok(())
+}
+
+/// A connection is over for both ends with one segment: a reset, a refusal, a client that gives up before it has an answer.
+#[test]
+fn an_rst_closes_both_ends_at_once() -> Result<()> {
+    let bench = Bench::new()?;
+    let reset = open(Connection::inbound(&bench).from_port(1000))?;
+    reset.s_sends(&reset.s(RST, 5001, 0))?;
+    let refused = Connection::inbound(&bench).from_port(2000);
+    refused.c_sends(&refused.c(SYN, 1000, 0))?;
+    refused.s_sends(&refused.s(RST | ACK, 0, 1001))?;
+    let given_up = Connection::inbound(&bench).from_port(3000);
+    given_up.c_sends(&given_up.c(SYN, 1000, 0))?;
+    given_up.c_sends(&given_up.c(RST, 1001, 0))?;
+    // Once each, whatever follows.
+    given_up.c_sends(&given_up.c(RST, 1001, 0))?;
+    for port in [1000, 2000, 3000] {
+        let close = bench.events.wait_for("CLOSE")?;
+        assert_eq!(close["flow"]["sport"], port);
+        ensure!(close["segment"]["flags"].as_str().is_some_and(|flags| flags.contains("rst")));
+    }
+    bench.settle()?;
+    ensure!(bench.events.take()?.iter().all(|event| event["event"] != "CLOSE"));
     Ok(())
 }
 

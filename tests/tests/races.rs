@@ -160,7 +160,7 @@ fn both_ends_of_many_flows_at_once() -> Result<()> {
         }
     }
     // Each step is reported once, whichever CPU was first.
-    for kind in ["ESTABLISHED", "CLOSING"] {
+    for kind in ["ESTABLISHED", "CLOSING", "CLOSE"] {
         for _ in 0..FLOWS {
             bench.events.wait_for(kind)?;
         }

@@ -573,14 +573,15 @@ fn event_names(document: &Value) -> Vec<String> {
 fn time_wait_is_over_by_the_capture_s_clock() -> Result<()> {
     let file = |gap: u64| Talk::v4().open(1000).close(1000).later(gap).open(500).file();
     let document = replay(&file(61 * SECOND), &["-e", "all"])?;
-    let expected = ["1 NEW", "3 ESTABLISHED", "4 CLOSING", "- DESTROY", "7 NEW", "9 ESTABLISHED"];
+    let expected =
+        ["1 NEW", "3 ESTABLISHED", "4 CLOSING", "6 CLOSE", "- DESTROY", "7 NEW", "9 ESTABLISHED"];
     assert_eq!(event_names(&document), expected);
     let flows = list(&document["flows"]);
     // The port is used again, by a lower number: that is a new connection, since the old one is gone.
     assert_eq!(flows.len(), 2);
     assert_eq!((&flows[0]["end"]["reason"], flows[1].get("end")), (&json!("fin"), None));
     assert_eq!((&flows[0]["orig"]["isn"], &flows[1]["orig"]["isn"]), (&json!(1000), &json!(500)));
-    let destroy = &document["events"][3];
+    let destroy = &document["events"][4];
     assert_eq!(destroy["end"], json!({"reason": "fin", "duration_ns": 5 * SECOND / 64}));
     // The last packet is at 5/64 s; a record keeps that to a tick of 17 ms, and is never removed too early.
     let time: &str = destroy["time"].as_str().context("a time")?;
@@ -1189,21 +1190,22 @@ fn text_and_lines() -> Result<()> {
     let starts: Vec<_> =
         stdout.lines().map(|line| line.split(']').next().unwrap_or_default()).collect();
     assert_eq!(
-        starts[..6],
+        starts[..7],
         [
             "#1 2023-11-14T22:13:20.000000Z [NEW",
             "#3 2023-11-14T22:13:20.031250Z [ESTABLISHED",
             "#4 2023-11-14T22:13:20.046875Z [VIOLATION",
             "#5 2023-11-14T22:13:20.062500Z [CLOSING",
-            starts[4],
+            "#7 2023-11-14T22:13:20.093750Z [CLOSE",
+            starts[5],
             "#8 2023-11-14T22:14:21.109375Z [NEW",
         ]
     );
     assert!(
-        starts[4].starts_with("2023-11-14T22:14:20.") && starts[4].ends_with(" [DESTROY"),
+        starts[5].starts_with("2023-11-14T22:14:20.") && starts[5].ends_with(" [DESTROY"),
         "{stdout}"
     );
-    let flows: Vec<_> = stdout.lines().skip(6).collect();
+    let flows: Vec<_> = stdout.lines().skip(7).collect();
     assert_eq!(
         flows,
         [

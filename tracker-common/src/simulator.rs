@@ -191,7 +191,7 @@ impl Host {
             if !self.config.is_traced() && track_predicted(flow, packet, hook, || now_ns) {
                 return self.done(hook, Fate::Tracked);
             }
-            if !self.listens(Kind::Segment.bit() | Kind::Closing.bit())
+            if !self.listens(Kind::Segment.bit() | Kind::Closing.bit() | Kind::Close.bit())
                 && track_close(flow, packet, hook, || now_ns)
             {
                 return self.done(hook, Fate::Tracked);

@@ -95,7 +95,8 @@ extern "C" fn tracker_close(flow: *const Flow, hook: u32) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return expected::NOT };
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
-    let is_predicted = !Kernel::new(scratch).listens(Kind::Segment.bit() | Kind::Closing.bit())
+    let kinds = Kind::Segment.bit() | Kind::Closing.bit() | Kind::Close.bit();
+    let is_predicted = !Kernel::new(scratch).listens(kinds)
         && track_close(flow, packet, hook_of(hook), || about_now_ns(scratch));
     if is_predicted { expected::TRACKED } else { expected::NOT }
 }

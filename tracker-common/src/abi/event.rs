@@ -21,11 +21,13 @@ pub enum Kind {
     /// SYN cookies began to be sent for a listener: [`Event::key`]'s low end. `actual` of `high` half-open connections
     /// were there; where that is less, too many cookies were not returned.
     Cookie = 6,
+    /// Both ends are CLOSED or in TIME_WAIT.
+    Close = 7,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::New,
         Self::Established,
         Self::Closing,
@@ -33,6 +35,7 @@ impl Kind {
         Self::Violation,
         Self::Segment,
         Self::Cookie,
+        Self::Close,
     ];
 
     /// Its name in events, as conntrack writes them.
@@ -46,6 +49,7 @@ impl Kind {
             Self::Violation => "VIOLATION",
             Self::Segment => "SEGMENT",
             Self::Cookie => "COOKIE",
+            Self::Close => "CLOSE",
         }
     }
 

@@ -50,9 +50,12 @@ pub mod flow_flag {
     pub const FIN_MIXED: u32 = 1 << 11;
     /// The SYN of [`OLD_SYN`] was the low end's; the bit above, the high end's.
     pub const OLD_SYN_OF: u32 = 1 << 13;
+    /// Its CLOSE event was sent.
+    pub const CLOSED: u32 = 1 << 15;
     /// Those that say that something was sent, counted or noted.
     pub const ONCE: u32 = ESTABLISHED
         | CLOSING
+        | CLOSED
         | TABLE_FULL
         | OLD_SYN
         | HALF_CLOSE

@@ -122,7 +122,7 @@ pub fn track_predicted(
 
 /// Writes a segment of an orderly close into the confirmed flow that has its key: a first FIN, in its place, that acknowledges
 /// the peer's if that has closed, or the acknowledgment of the peer's FIN. As [`track_predicted`], where neither every segment is
-/// listened to nor flows that begin to close.
+/// listened to nor flows that begin to close, or are closed.
 #[inline(always)]
 #[must_use]
 pub fn track_close(flow: &Flow, packet: &Packet, hook: Hook, now_ns: impl FnOnce() -> u64) -> bool {
@@ -212,6 +212,8 @@ pub fn track_close(flow: &Flow, packet: &Packet, hook: Hook, now_ns: impl FnOnce
     mine.grow_on(segment, &me, &facts);
     mine.count(segment);
     flow.history.append(letters);
-    flow.mark(flow_flag::CLOSING);
+    // Both FINs are acknowledged.
+    let is_over = !closes && me.has(fact::FIN) && peer.ack == me.end;
+    flow.mark(flow_flag::CLOSING | if is_over { flow_flag::CLOSED } else { 0 });
     true
 }

@@ -16,8 +16,15 @@ pub const MOST_REPORTS: usize = 2;
 pub const MOST_MARKS: u32 = 16;
 
 /// Kinds of one report, in the order in which they are to be read.
-const ORDER: [Kind; 6] =
-    [Kind::Destroy, Kind::New, Kind::Segment, Kind::Violation, Kind::Established, Kind::Closing];
+const ORDER: [Kind; 7] = [
+    Kind::Destroy,
+    Kind::New,
+    Kind::Segment,
+    Kind::Violation,
+    Kind::Established,
+    Kind::Closing,
+    Kind::Close,
+];
 
 /// A report that waits for its step's end.
 #[derive(Clone, Debug, Default)]

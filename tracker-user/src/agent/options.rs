@@ -135,6 +135,8 @@ pub enum EventName {
     Established,
     /// First FIN or RST
     Closing,
+    /// Both ends are CLOSED, or in TIME_WAIT
+    Close,
     /// End of a connection: closed, expired, or replaced by a newer one
     Destroy,
     /// Breach of a rule of the protocol
@@ -158,6 +160,7 @@ impl EventName {
                     Self::New => *kind == Kind::New,
                     Self::Established => *kind == Kind::Established,
                     Self::Closing => *kind == Kind::Closing,
+                    Self::Close => *kind == Kind::Close,
                     Self::Destroy => *kind == Kind::Destroy,
                     Self::Violation => *kind == Kind::Violation,
                     Self::Cookie => *kind == Kind::Cookie,

@@ -37,7 +37,7 @@ pub fn event_line(event: &Event) -> Option<String> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == event.event)?;
     let name = match kind {
         Kind::New => "[NEW]",
-        Kind::Established | Kind::Closing => "[UPDATE]",
+        Kind::Established | Kind::Closing | Kind::Close => "[UPDATE]",
         Kind::Destroy => "[DESTROY]",
         Kind::Violation | Kind::Segment | Kind::Cookie => return None,
     };

@@ -32,7 +32,7 @@ use crate::model::{
 pub struct Event {
     /// Version of this form: 1.
     pub v: u32,
-    /// `NEW`, `ESTABLISHED`, `CLOSING`, `DESTROY`, `VIOLATION`, `SEGMENT`, `COOKIE`, `SHED` or `LOST`.
+    /// `NEW`, `ESTABLISHED`, `CLOSING`, `CLOSE`, `DESTROY`, `VIOLATION`, `SEGMENT`, `COOKIE`, `SHED` or `LOST`.
     pub event: String,
     /// When.
     pub time: Timestamp,

@@ -66,6 +66,9 @@ pub fn conclude<S: VerifierBarrier>(s: &S, flow: &Flow, seen: &SegmentEffect) ->
             step.marks = step.marks.and(refusal(flow));
         }
     }
+    if set & flow_flag::CLOSED != 0 {
+        step.kinds |= Kind::Close.bit();
+    }
     step
 }
 
@@ -128,7 +131,20 @@ fn due(flow: &Flow, seen: &SegmentEffect) -> u32 {
     if changed && (has_left(seen.after[0]) || has_left(seen.after[1])) {
         due |= flow_flag::CLOSING;
     }
+    if changed && is_over(seen.after) {
+        due |= flow_flag::CLOSED;
+    }
     due
+}
+
+/// Whether a connection is over for both ends: closed, in TIME_WAIT, or where one of them is and the other never left LISTEN.
+#[inline(always)]
+fn is_over(states: [State; 2]) -> bool {
+    let is_done = |state| is(state, State::Closed) || is(state, State::TimeWait);
+    let [low, high] = states;
+    (is_done(low) || is(low, State::Listen))
+        && (is_done(high) || is(high, State::Listen))
+        && (is_done(low) || is_done(high))
 }
 
 /// How a connection that an RST ended came to nothing, if it did.
