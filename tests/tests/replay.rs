@@ -1234,10 +1234,10 @@ fn text_and_lines() -> Result<()> {
     };
     let all = lines(&["-e", "all"])?;
     assert!(all.iter().all(|line| line["v"] == 1));
-    assert!(all[..6].iter().all(|line| line["event"].is_string()));
-    assert!(all[6..].iter().all(|line| line["history"].is_string()) && all.len() == 8);
+    assert!(all[..7].iter().all(|line| line["event"].is_string()));
+    assert!(all[7..].iter().all(|line| line["history"].is_string()) && all.len() == 9);
     let document = replay(&talk.file(), &["-e", "all"])?;
-    assert_eq!(json!(all[..6]), document["events"]);
+    assert_eq!(json!(all[..7]), document["events"]);
     // Filters, and one half without the other. Only violations are shown unless something else is asked for.
     assert_eq!(lines(&["--sport", "9"])?.len(), 1);
     assert_eq!(lines(&["--sport", "9", "--not"])?.len(), 2);
