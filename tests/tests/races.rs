@@ -273,6 +273,37 @@ fn each_segment_of_a_handshake_twice_at_once() -> Result<()> {
     bench.nothing_reported()
 }
 
+/// A SYN that the SYN cache takes, and one with data, which needs a record, on two CPUs at once: a connection has one or the other.
+#[test]
+fn a_syn_and_a_copy_with_data_at_once() -> Result<()> {
+    const FLOWS: u16 = 10_000;
+    let bench = Bench::quiet(&["--ingress", "tcx", "--syn-flood-limit", "100000"])?;
+    let step = Barrier::new(2);
+    let syns = |payload: usize| {
+        let (bench, step) = (&bench, &step);
+        move || {
+            (0..FLOWS).try_for_each(|n| {
+                let tcp = Connection::inbound(bench).from_port(10_000 + n);
+                let segment = tcp.c(SYN, 1000, 0).data(payload);
+                step.wait();
+                tcp.c_sends(&segment)
+            })
+        }
+    };
+    on_two_cpus(syns(0), syns(5))?;
+    for n in 0..FLOWS {
+        let tcp = Connection::inbound(&bench).from_port(10_000 + n);
+        tcp.s_sends(&tcp.s(SYN | ACK, 5000, 1001))?;
+        tcp.c_sends(&tcp.c(ACK, 1001, 5001))?;
+    }
+    bench.settle()?;
+    let flows = bench.agent.flows(&[])?;
+    let wrong = flows.iter().filter(|flow| flow["tier"] != "confirmed");
+    assert_eq!(wrong.map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(flows.len(), usize::from(FLOWS));
+    Ok(())
+}
+
 /// A hypervisor may stop a CPU that has a handshake's lock, for longer than the other takes to send the next segment. This test has
 /// the lock, as that CPU would. Where the test itself was stopped for too long, that round shows nothing.
 #[test]

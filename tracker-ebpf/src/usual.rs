@@ -7,7 +7,7 @@ use tracker_common::{
     event::Kind,
     flow::Flow,
     predict::{track_close, track_predicted},
-    track::{Environment, InCache, promote, track_handshake},
+    track::{Environment, InCache, give_way, promote, track_handshake},
 };
 
 use crate::{
@@ -109,6 +109,17 @@ extern "C" fn tracker_handshake(hook: u32, now_ns: u64) -> u32 {
     // SAFETY: this CPU's own element, and nobody writes this part of it now.
     let packet = unsafe { &(*scratch).parsed.packet };
     track_handshake(&Kernel::new(scratch), packet, hook_of(hook), now_ns) as u32
+}
+
+/// [`give_way`] for the key in [`Scratch`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tracker_give_way() -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element, and nobody writes this part of it now.
+    let key = unsafe { &(*scratch).parsed.packet.key };
+    give_way(&Kernel::new(scratch), key);
+    0
 }
 
 /// [`promote`] for the key in [`Scratch`].

@@ -20,7 +20,12 @@ use tracker_common::{
     violation::{Breach, Marks},
 };
 
-use crate::{hook_of, kernel::Kernel, maps, usual::tracker_promote};
+use crate::{
+    hook_of,
+    kernel::Kernel,
+    maps,
+    usual::{tracker_give_way, tracker_promote},
+};
 
 /// What one part leaves for the next: values as they lie in memory, because the kernel's type format has no words for an
 /// `Option`.
@@ -166,6 +171,11 @@ impl VerifiedSteps for Kernel {
     fn take(&self, set: &CacheSet, tag: u64, now_ns: u64, shed: bool) -> Taken {
         tracker_take(set, tag, now_ns, u32::from(shed));
         *get(&self.parts().taken)
+    }
+
+    #[inline(always)]
+    fn give_way(&self, _: &FlowKey) {
+        tracker_give_way();
     }
 
     #[inline(always)]

@@ -38,7 +38,7 @@ pub use self::{
     },
     place::{Place, prepare, settle},
     successor::belongs,
-    usual_handshake::{InCache, complete, promote, restore, track_handshake},
+    usual_handshake::{InCache, complete, give_way, promote, restore, track_handshake},
 };
 use crate::{
     counters::{Fate, Hook},

@@ -5,7 +5,7 @@ use super::{
     observe::{SegmentEffect, notes_on, situation},
     offers::{choose, offers},
     successor::belongs,
-    usual_handshake::promote,
+    usual_handshake::{give_way, promote},
 };
 use crate::{
     counters::{Hook, Tally},
@@ -148,6 +148,15 @@ pub trait VerifiedSteps {
         Self: Environment + Sized,
     {
         promote(self, key);
+    }
+
+    /// [`give_way`].
+    #[inline(always)]
+    fn give_way(&self, key: &FlowKey)
+    where
+        Self: Environment + Sized,
+    {
+        give_way(self, key);
     }
 
     /// [`conclude`].

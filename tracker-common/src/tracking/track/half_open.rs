@@ -55,7 +55,10 @@ pub fn track_half_open<S: Environment>(
         let replaces = matches!(place, Place::Replacing);
         match s.insert_half_open(&packet.key, half_open, replaces) {
             Inserted::Done if replaces => {}
-            Inserted::Done => s.tally(Tally::HalfOpenInserted),
+            Inserted::Done => {
+                s.tally(Tally::HalfOpenInserted);
+                s.give_way(&packet.key);
+            }
             Inserted::Exists => return None,
             Inserted::Full => {
                 s.tally(Tally::HalfOpenInsertFailed);

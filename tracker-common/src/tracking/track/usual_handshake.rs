@@ -52,9 +52,7 @@ pub fn track_handshake<S: Environment>(s: &S, packet: &Packet, hook: Hook, now_n
         Found::Locked(locked) => locked,
         Found::Busy => return InCache::Stuck,
         Found::Absent => {
-            let begins = is_legal
-                && flags(&packet.segment) == Flags::SYN.0
-                && s.half_open(&packet.key).is_none();
+            let begins = is_legal && flags(&packet.segment) == Flags::SYN.0;
             return if begins { begin(s, place, set, packet, here, now_ns) } else { InCache::Not };
         }
     };
@@ -114,6 +112,24 @@ pub fn promote<S: Environment>(s: &S, key: &FlowKey) {
     }
 }
 
+/// A record was inserted among the half-open flows: a handshake that another CPU has begun in the cache meanwhile, on the same key, is
+/// part of it.
+#[inline(always)]
+pub fn give_way<S: Environment>(s: &S, key: &FlowKey) {
+    let Some((place, set)) = s.syn_cache(key) else { return };
+    let Found::Locked(locked) = s.lock(set, place.tag) else { return };
+    let Some(handshake) = of_key(s, place, set, &locked, key) else {
+        set.unlock(locked);
+        return;
+    };
+    if let Some(half_open) = s.half_open(key) {
+        let half = half_open.flow.half(handshake.originator());
+        half.packets.add(1);
+        half.bytes.add(u64::from(handshake.syn().ip_len));
+    }
+    set.free(locked);
+}
+
 /// The handshake at a place, if it is of this key.
 #[inline(always)]
 fn of_key<'a, S: Environment>(
@@ -163,10 +179,14 @@ fn begin<S: Environment>(
     let shed = s.is_flooded(now_ns);
     let Taken { outcome, place: locked } = s.take(set, place.tag, now_ns, shed);
     match outcome {
-        TakeOutcome::Place => {}
-        TakeOutcome::Shed => s.tally(Tally::HalfOpenShed),
+        TakeOutcome::Place | TakeOutcome::Shed => {}
         TakeOutcome::Full => return InCache::Not,
         TakeOutcome::Twice => return InCache::Again,
+    }
+    // Another CPU inserts a record and then looks here ([`give_way`]); so one of both sees the other.
+    if s.half_open(&packet.key).is_some() {
+        set.unlock(locked);
+        return InCache::Not;
     }
     let Some(beside) = s.cached_addresses(locked.index(place.set)) else {
         set.unlock(locked);
@@ -174,6 +194,9 @@ fn begin<S: Environment>(
     };
     set.handshake(&locked).begin(beside, &packet.key, packet.from, &syn);
     set.publish(locked, now_ns);
+    if matches!(outcome, TakeOutcome::Shed) {
+        s.tally(Tally::HalfOpenShed);
+    }
     s.tally(Tally::HalfOpenInserted);
     s.tally(Tally::FlowsBySyn);
     InCache::Tracked
