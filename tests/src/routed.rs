@@ -37,6 +37,16 @@ table inet wire {
 }
 ";
 
+/// Rules by which the router gives its own address to what goes to the server's side.
+pub const MASQUERADE: &str = "
+table ip nat {
+    chain postrouting {
+        type nat hook postrouting priority 100;
+        oifname right masquerade
+    }
+}
+";
+
 /// What the client's kernel has sent and received, by [`COUNTERS`].
 ///
 /// # Errors

@@ -18,7 +18,7 @@ use tracker_tests::{
     fleet::{Collector, Path, send_crafted, wait_for_records},
     lab::INTERFACE,
     relay::Side,
-    routed::{CONNECTIONS, Routed, connect, on_the_wire},
+    routed::{CONNECTIONS, MASQUERADE, Routed, connect, on_the_wire},
 };
 
 /// A file of packaging.
@@ -119,14 +119,7 @@ fn both_ends_of_a_lossy_path_make_one_row_with_what_was_lost() -> Result<()> {
 fn three_agents_around_a_nat_make_one_row() -> Result<()> {
     let collector = Collector::new("fleet-nat")?;
     let server = collector.start()?;
-    let routed = Routed::new(
-        "table ip nat {
-            chain postrouting {
-                type nat hook postrouting priority 100;
-                oifname right masquerade
-            }
-        }",
-    )?;
+    let routed = Routed::new(MASQUERADE)?;
     let both = ["--interface", "left", "--interface", "right"];
     let agents = [
         collector.agent(&routed.left, "client", &["--interface", INTERFACE])?,
@@ -238,7 +231,7 @@ fn every_panel_has_rows() -> Result<()> {
     let collector = Collector::new("fleet-panels")?;
     let server = collector.start()?;
     let path = Path::new(&collector, [&[], &[]])?;
-    let all = path.connect(12)?;
+    let all = path.connect(30)?;
     ensure!(path.relay.counts().dropped > 0, "nothing was lost");
     path.relay.set_faults(None);
     let crafted = send_crafted(&path)?;

@@ -8,7 +8,7 @@ use tracker_tests::{
     lab::cable,
     namespace::Namespace,
     nft,
-    routed::{CONNECTIONS, COUNTERS, Routed, address, connect, on_the_wire},
+    routed::{CONNECTIONS, COUNTERS, MASQUERADE, Routed, address, connect, on_the_wire},
 };
 
 /// Every connection is there once with this filter, has ended well, and all together have the packets that the client's kernel
@@ -48,14 +48,7 @@ fn name_each_other(agent: &Agent) -> Result<()> {
 
 #[test]
 fn masquerading_makes_two_whole_flows_of_a_connection() -> Result<()> {
-    let routed = Routed::new(
-        "table ip nat {
-            chain postrouting {
-                type nat hook postrouting priority 100;
-                oifname right masquerade
-            }
-        }",
-    )?;
+    let routed = Routed::new(MASQUERADE)?;
     let agent = routed.agent()?;
     connect(&routed.left, &routed.right, "10.1.2.2:80", "10.1.2.2:80")?;
     whole(&agent, &routed.left, &["--src", "10.1.1.2", "--dst", "10.1.2.2"])?;
