@@ -29,13 +29,24 @@ use tracker_tests::{
     segment::{Segment, flag::SYN},
     wire::Wire,
 };
+use tracker_user::export::spool::Spool;
 
 /// Lets SYNs from these ports arrive, and deletes their flows, each of which has a record then.
 fn records(pair: &Pair, agent: &Agent, ports: std::ops::Range<u16>) -> Result<()> {
+    records_of([192, 0, 2, 1], pair, agent, ports)
+}
+
+/// The same, from this address.
+fn records_of(
+    source: [u8; 4],
+    pair: &Pair,
+    agent: &Agent,
+    ports: std::ops::Range<u16>,
+) -> Result<()> {
     let wire = Wire::open(&pair.peer, INTERFACE)?;
     let count = ports.len();
     for port in ports {
-        let (client, server) = (([192, 0, 2, 1], port).into(), ([192, 0, 2, 2], 80).into());
+        let (client, server) = ((source, port).into(), ([192, 0, 2, 2], 80).into());
         wire.send(&Segment::new(client, server, SYN, 1, 0).frame())?;
     }
     eventually("all flows are there", || Ok(agent.flows(&[])?.len() == count))?;
@@ -157,6 +168,138 @@ fn a_wrong_password_loses_nothing_and_is_renewed_without_a_restart() -> Result<(
     let count = server.ask("SELECT count() FROM tracker.records")?;
     ensure!(count == "3", "{count}");
     agent.finish()?;
+    Ok(())
+}
+
+/// The arguments of an agent that sends all records to the server of this host.
+fn sends_all(spool: &str) -> [&str; 9] {
+    [
+        "--interface",
+        INTERFACE,
+        "--metrics",
+        "--export",
+        "all",
+        "--export-spool",
+        spool,
+        "--export-clickhouse",
+        "http://127.0.0.1:8123",
+    ]
+}
+
+/// The lost records, and those of them that were refused.
+fn lost(pair: &Pair) -> Result<(u64, u64)> {
+    Ok((
+        metric(pair, "clickhouse", "records_lost_total")?,
+        metric(pair, "clickhouse", "records_rejected_total")?,
+    ))
+}
+
+#[test]
+fn a_row_that_is_no_json_holds_up_none() -> Result<()> {
+    let directory = Directory::new("no-json")?;
+    let (data, spool) = (directory.path("data")?, directory.path("spool")?);
+    let pair = Pair::silent()?;
+    let arguments = sends_all(&spool);
+    let agent = Agent::start(&pair.host, &arguments)?;
+    records(&pair, &agent, 1000..1010)?;
+    eventually("they wait on disk", || Ok(metric(&pair, "clickhouse", "spool_records")? == 10))?;
+    let rows = Path::new(&spool).join(agent.name()).join("clickhouse");
+    let killed = agent.kill()?;
+    Spool::open(&rows, 1 << 30)?.append(&[b"{\"sport\":,\n".to_vec()])?;
+    let agent = killed.restart(&pair.host, &arguments)?;
+    records(&pair, &agent, 1010..1020)?;
+    eventually("they wait on disk", || Ok(metric(&pair, "clickhouse", "spool_records")? == 21))?;
+    let server = ClickHouse::start(&pair.host, Path::new(&data))?;
+    // There is no table yet: that is no row's fault.
+    agent.wait_for_log("records wait in the spool")?;
+    ensure!(lost(&pair)? == (0, 0));
+    server.load("records.sql")?;
+    let said = agent.wait_for_log("given up")?;
+    ensure!(said.contains("Cannot parse") && said.contains("1 records"), "{said}");
+    let count = || server.ask("SELECT uniqExact(sport) FROM tracker.records WHERE about = 'end'");
+    eventually("all others are there", || Ok(count()? == "20"))?;
+    eventually("none waits", || Ok(metric(&pair, "clickhouse", "spool_records")? == 0))?;
+    ensure!(lost(&pair)? == (1, 1));
+    // With the next records, the server hears of it.
+    records(&pair, &agent, 1020..1021)?;
+    eventually("it says so", || {
+        Ok(server.ask("SELECT sum(lost) FROM tracker.records FINAL WHERE stage = 'export'")? == "1")
+    })?;
+    agent.wait_for_log("every record is taken again")?;
+    agent.finish()?;
+    Ok(())
+}
+
+#[test]
+fn a_table_that_refuses_every_row_loses_none() -> Result<()> {
+    let directory = Directory::new("types")?;
+    let (data, spool) = (directory.path("data")?, directory.path("spool")?);
+    let pair = Pair::silent()?;
+    let server = ClickHouse::start(&pair.host, Path::new(&data))?;
+    server.load("records.sql")?;
+    server.ask("DROP TABLE tracker.records")?;
+    // No address is a number.
+    server.ask("CREATE TABLE tracker.records (src UInt8, sport UInt16) ENGINE = Memory")?;
+    let agent = Agent::start(&pair.host, &sends_all(&spool))?;
+    records(&pair, &agent, 1000..1030)?;
+    let said = agent.wait_for_log("no record is taken")?;
+    ensure!(said.contains("Cannot parse input"), "{said}");
+    ensure!(lost(&pair)? == (0, 0) && metric(&pair, "clickhouse", "spool_records")? == 30);
+    server.ask("DROP TABLE tracker.records")?;
+    server.load("records.sql")?;
+    let count = || server.ask("SELECT uniqExact(sport) FROM tracker.records");
+    eventually("all are there", || Ok(count()? == "30"))?;
+    eventually("none waits", || Ok(metric(&pair, "clickhouse", "spool_records")? == 0))?;
+    ensure!(lost(&pair)? == (0, 0));
+    agent.finish()?;
+    Ok(())
+}
+
+#[test]
+fn a_refused_row_waits_until_another_one_is_taken() -> Result<()> {
+    let directory = Directory::new("enum")?;
+    let (data, spool) = (directory.path("data")?, directory.path("spool")?);
+    let pair = Pair::silent()?;
+    let server = ClickHouse::start(&pair.host, Path::new(&data))?;
+    server.load("records.sql")?;
+    server.ask("DROP TABLE tracker.records")?;
+    server.ask(
+        "CREATE TABLE tracker.records (sport UInt16, src Enum8('' = 0, '192.0.2.1' = 1)) ENGINE = Memory",
+    )?;
+    let agent = Agent::start(&pair.host, &sends_all(&spool))?;
+    let count = || server.ask("SELECT count() FROM tracker.records");
+    records(&pair, &agent, 1000..1005)?;
+    eventually("the first ones are there", || Ok(count()? == "5"))?;
+    records_of([192, 0, 2, 5], &pair, &agent, 1005..1006)?;
+    agent.wait_for_log("no record is taken")?;
+    ensure!(lost(&pair)? == (0, 0) && metric(&pair, "clickhouse", "spool_records")? == 1);
+    records(&pair, &agent, 1006..1010)?;
+    let count = || server.ask("SELECT uniqExact(sport) FROM tracker.records WHERE sport > 0");
+    eventually("the others are there", || Ok(count()? == "9"))?;
+    eventually("it is given up", || Ok(lost(&pair)? == (1, 1)))?;
+    eventually("none waits", || Ok(metric(&pair, "clickhouse", "spool_records")? == 0))?;
+    ensure!(server.ask("SELECT count() FROM tracker.records WHERE sport = 1005")? == "0");
+    agent.finish()?;
+    Ok(())
+}
+
+#[test]
+fn no_error_repeats_an_address() -> Result<()> {
+    let directory = Directory::new("address")?;
+    let config = directory.path("tracker.toml")?;
+    for address in ["https://u:hidden@127.0.0.1", "https//u:hidden@h", "https://h/?token=hidden"] {
+        let (out, error, status) =
+            run_tracker(&["run", "--interface", INTERFACE, "--export-clickhouse", address], None)?;
+        ensure!(status.code() == Some(2), "{status:?}");
+        ensure!(error.contains("invalid value for '--export-clickhouse <ADDRESS>'"), "{error}");
+        ensure!(!error.contains("hidden") && !out.contains("hidden"), "{error}");
+        fs::write(&config, format!("interface = [\"lo\"]\nexport-clickhouse = \"{address}\"\n"))?;
+        for verb in [&["config", "check", &config][..], &["run", "--config", &config]] {
+            let (out, error, status) = run_tracker(verb, None)?;
+            ensure!(!status.success() && error.contains("--export-clickhouse"), "{error}");
+            ensure!(!error.contains("hidden") && !out.contains("hidden"), "{error}");
+        }
+    }
     Ok(())
 }
 

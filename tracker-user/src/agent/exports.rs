@@ -1,27 +1,25 @@
 //! Exporters of a running agent: each has a thread without capabilities and a bounded queue. The agent's loop leaves records
 //! there and goes on.
 
+mod exporter;
+
 use std::{
     fs,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
+use self::exporter::{EXPORTERS, Exporter};
 use crate::{
-    agent::{privileges, secret_file},
+    agent::privileges,
     export::{
-        clickhouse, file,
         options::Options,
         queue::{Counters, Queue},
         record::Origin,
         selection::Selection,
     },
-    kernel::{
-        instance::Instance,
-        trusted_paths::{self, Sharing},
-    },
+    kernel::instance::Instance,
     model::{
         clock::Clock,
         error::{Context, Error, Result},
@@ -49,15 +47,6 @@ struct Current {
     running: Vec<Running>,
 }
 
-/// Where records go.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Exporter {
-    File,
-    ClickHouse,
-}
-
-const EXPORTERS: [Exporter; 2] = [Exporter::File, Exporter::ClickHouse];
-
 /// An exporter at work.
 #[derive(Debug)]
 struct Running {
@@ -84,85 +73,10 @@ pub struct Counts {
     pub sent_bytes: u64,
     /// Records that were lost.
     pub lost: u64,
+    /// Those of them that the receiver refused for their content.
+    pub rejected: u64,
     /// Attempts that failed.
     pub failures: u64,
-}
-
-impl Exporter {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::ClickHouse => "clickhouse",
-        }
-    }
-
-    fn is_wanted(self, options: &Options) -> bool {
-        match self {
-            Self::File => options.file.is_some(),
-            Self::ClickHouse => options.clickhouse.is_some(),
-        }
-    }
-
-    /// Whether both options mean the same to it.
-    fn is_same(self, one: &Options, other: &Options) -> bool {
-        match self {
-            Self::File => one.file_settings() == other.file_settings(),
-            Self::ClickHouse => one.clickhouse_settings("") == other.clickhouse_settings(""),
-        }
-    }
-
-    /// Checks that it can send records as the options have it, on this host.
-    fn check(self, options: &Options) -> Result<()> {
-        match self {
-            Self::File => {
-                let Some(path) = &options.file else { return Ok(()) };
-                let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                trusted_paths::check(directory.unwrap_or(Path::new(".")), Sharing::Sticky)
-                    .with_context(|| format!("--export-file {}", path.display()))?;
-                file::check(path)
-            }
-            Self::ClickHouse => {
-                let Some(settings) = options.clickhouse_settings("") else { return Ok(()) };
-                trusted_paths::check(options.spool_directory(), Sharing::No)
-                    .context("--export-spool")?;
-                password(&settings)?;
-                clickhouse::check(&settings).context("--export-clickhouse")
-            }
-        }
-    }
-
-    /// Sends the records of a queue until no more come.
-    fn run(self, options: &Options, queue: &Queue, origin: &Origin) {
-        match self {
-            Self::File => {
-                if let Some(settings) = options.file_settings() {
-                    file::run(settings, queue, origin);
-                }
-            }
-            Self::ClickHouse => {
-                let Some(settings) = options.clickhouse_settings(&origin.agent) else { return };
-                if settings.password.is_some() && settings.address.is_open() {
-                    tracing::warn!(
-                        "--export-clickhouse: the password passes the network in the clear; https:// has TLS"
-                    );
-                }
-                let of_password = settings.clone();
-                let password = Box::new(move || password(&of_password));
-                clickhouse::run(&settings, &(password as clickhouse::Password), queue, origin);
-            }
-        }
-    }
-}
-
-/// The password of a server's user, as its file has it now; without the line's end.
-fn password(settings: &clickhouse::Settings) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>> {
-    let Some(path) = &settings.password else { return Ok(None) };
-    let renewal = "change the password, because this one may be known";
-    let mut text = secret_file::read(path, MOST_PASSWORD, renewal)
-        .with_context(|| format!("the password in {}", path.display()))?;
-    let length = text.trim_ascii_end().len();
-    text.truncate(length);
-    Ok(Some(text))
 }
 
 /// Checks that records can be sent as the options have it, on this host.
@@ -301,10 +215,11 @@ impl Exports {
         let of = |exporter: Exporter| {
             let running = current.running.iter().find(|running| running.exporter == exporter);
             let counters = &self.0.counters[exporter as usize];
-            let [sent, sent_bytes, lost, failures, spooled, spool_bytes] = [
+            let [sent, sent_bytes, lost, rejected, failures, spooled, spool_bytes] = [
                 &counters.sent,
                 &counters.sent_bytes,
                 &counters.lost,
+                &counters.rejected,
                 &counters.failures,
                 &counters.spooled,
                 &counters.spool_bytes,
@@ -320,6 +235,7 @@ impl Exports {
                 sent,
                 sent_bytes,
                 lost,
+                rejected,
                 failures,
             })
         };
@@ -434,6 +350,3 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<mpsc::Recei
 
 /// Between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Bytes of a password's file at most.
-const MOST_PASSWORD: u64 = 1024;

@@ -1,34 +1,26 @@
-//! The exporter `clickhouse`: rows in JSONEachRow over HTTP, out of a spool, at least once.
-//!
-//! One thread moves records from the queue to the spool, another one sends them, so a receiver that hangs never fills the queue.
+//! The exporter `clickhouse`: rows in JSONEachRow over HTTP.
 
-mod client;
 mod row;
 
-use std::{
-    path::PathBuf,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, str::FromStr};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{AUTHORIZATION, HeaderValue},
+};
 use zeroize::Zeroizing;
 
-pub use self::client::{Address, Table};
-use self::client::{Client, Stop};
 use crate::{
     export::{
-        queue::Queue,
-        record::Origin,
-        spool::{Batch, Spool},
+        http::{Address, Answer, Client, Service},
+        record::ExportRecord,
+        relay::{Receipt, Receiver, Refusal, Stop},
     },
-    model::{
-        clock::Clock,
-        error::{Context, Result},
-    },
+    model::error::{Error, Result},
 };
 
-/// Where rows go, and what waits for that.
+/// Where rows go.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// The server.
@@ -41,220 +33,235 @@ pub struct Settings {
     pub password: Option<PathBuf>,
     /// Certificates of authorities in PEM, which the server's is checked by.
     pub authorities: PathBuf,
-    /// The spool's directory.
-    pub spool: PathBuf,
-    /// Bytes of it at most.
-    pub spool_bytes: u64,
+}
+
+/// A server that `--export-clickhouse` names.
+pub const SERVICE: Service = Service {
+    example: "https://clickhouse.example:8443",
+    port: 8123,
+    tls_port: 8443,
+    path: None,
+    secrets: "--export-clickhouse-user, and a password in a file",
+    authorities: "--export-clickhouse-ca",
+};
+
+/// A table of a database, as in `tracker.records`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Table(String);
+
+impl Default for Table {
+    fn default() -> Self {
+        Self("tracker.records".to_owned())
+    }
+}
+
+impl FromStr for Table {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_name = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        match text.split_once('.') {
+            Some((database, table)) if is_name(database) && is_name(table) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(format!("`{text}` is no DATABASE.TABLE of letters, digits and `_`")),
+        }
+    }
 }
 
 /// Returns the user's password as it is now; `None` where none is needed.
 pub type Password = Box<dyn Fn() -> Result<Option<Zeroizing<Vec<u8>>>> + Send + Sync>;
 
-/// What both threads share.
-struct Shared {
-    spool: Mutex<Spool>,
-    /// Notified when there is something to send.
-    changed: Condvar,
+/// A server.
+pub struct Server {
+    settings: Settings,
+    password: Password,
 }
 
-impl Shared {
-    fn spool(&self) -> MutexGuard<'_, Spool> {
-        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+impl Server {
+    /// The server of these settings.
+    #[must_use]
+    pub fn new(settings: Settings, password: Password) -> Self {
+        Self { settings, password }
+    }
+
+    fn headers(&self) -> Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        let password = (self.password)()?;
+        if let Some(user) = &self.settings.user {
+            let mut plain = Zeroizing::new(format!("{user}:").into_bytes());
+            plain.extend_from_slice(password.as_ref().map_or(&[][..], |password| password));
+            let encoded = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*plain)));
+            let mut value = HeaderValue::from_str(&encoded)
+                .map_err(|_| Error::text("the user's name or password cannot be sent"))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(headers)
     }
 }
 
-/// Sends the records of a queue until no more come. What the receiver does not have then stays in the spool.
-pub fn run(settings: &Settings, password: &Password, queue: &Queue, origin: &Origin) {
-    let mut trouble = Trouble::default();
-    let spool = loop {
-        match Spool::open(&settings.spool, settings.spool_bytes) {
-            Ok(spool) => break spool,
-            Err(error) => {
-                queue.counters().failed();
-                trouble.begins(&format!(
-                    "{error:#}; this is tried again, and records wait as long as there is room"
-                ));
-                if !queue.pause(SHORTEST_PAUSE) {
-                    queue.counters().lost(queue.len() as u64);
-                    return;
-                }
-            }
+impl Receiver for Server {
+    fn name(&self) -> &'static str {
+        "--export-clickhouse"
+    }
+
+    fn check(&self) -> Result<()> {
+        (self.password)()?;
+        Client::new(&self.settings.address, &self.settings.authorities).map(drop)
+    }
+
+    fn encode(&self, record: &ExportRecord) -> Option<Vec<u8>> {
+        row::of(record)
+    }
+
+    fn split<'a>(&self, records: &'a [u8]) -> Vec<&'a [u8]> {
+        records.split_inclusive(|byte| *byte == b'\n').collect()
+    }
+
+    fn send(&self, records: &[u8], stop: &Stop) -> Result<Receipt, Refusal> {
+        let Settings { address, table, authorities, .. } = &self.settings;
+        let target = format!(
+            "/?query=INSERT%20INTO%20{}%20FORMAT%20JSONEachRow&input_format_skip_unknown_fields=1",
+            table.0
+        );
+        let client = Client::new(address, authorities)?;
+        let answer = client.post(&target, self.headers()?, records, stop)?;
+        let code = code(&answer);
+        if answer.status.is_success() && code.is_none() {
+            return Ok(Receipt::default());
         }
+        let error = answer.error().context(address.to_string());
+        if answer.status == StatusCode::PAYLOAD_TOO_LARGE || code.is_some_and(is_of_content) {
+            return Err(Refusal::Content(error));
+        }
+        Err(Refusal::Later { error, after: answer.retry_after() })
+    }
+}
+
+/// The code of an exception, which servers before version 20 have in the text alone. The status tells nothing: in version 18.16 a row
+/// that is no JSON is 500, and one with a bad date 400.
+fn code(answer: &Answer) -> Option<Code> {
+    let text = String::from_utf8_lossy(&answer.body);
+    let header = answer.headers.get("x-clickhouse-exception-code");
+    let number = match header.and_then(|value| value.to_str().ok()) {
+        Some(number) => number.trim(),
+        None => text.strip_prefix("Code: ")?.split([',', '.']).next()?,
     };
-    trouble.ends("the spool can be opened");
-    let shared = Shared { spool: Mutex::new(spool), changed: Condvar::new() };
-    let stop = match Stop::new() {
-        Ok(stop) => stop,
-        Err(error) => {
-            tracing::error!("{NAME}: {error:#}; nothing is exported");
-            while let Some(records) = queue.take(BATCH) {
-                queue.counters().lost(records.len() as u64);
-            }
-            return;
-        }
-    };
-    note(&shared.spool(), queue);
-    thread::scope(|scope| {
-        let sending = thread::Builder::new()
-            .name("clickhouse-send".to_owned())
-            .spawn_scoped(scope, || send(settings, password, &shared, queue, &stop));
-        if let Err(error) = sending {
-            tracing::error!("{NAME}: starting a thread: {error}; records stay in the spool");
-        }
-        fill(&shared, queue, origin);
-        stop.set();
-        shared.changed.notify_all();
-    });
+    let names_value = text.contains("the value of key ") || text.contains("(at row ");
+    let is_of_partitions = text.contains("single INSERT block");
+    Some(Code { number: number.parse().ok()?, names_value, is_of_partitions })
 }
 
-/// Moves records to the spool, until no more come.
-fn fill(shared: &Shared, queue: &Queue, origin: &Origin) {
-    let counters = queue.counters();
-    let mut trouble = Trouble::default();
-    while let Some(records) = queue.take(BATCH) {
-        let mut rows: Vec<_> = records.iter().filter_map(|record| row::of(record)).collect();
-        let announced = counters.unannounced();
-        if announced > 0 {
-            rows.extend(row::of(&origin.lost(announced, &Clock::now())));
-        }
-        loop {
-            let mut spool = shared.spool();
-            let outcome = spool.append(&rows);
-            counters.lost(spool.take_lost());
-            note(&spool, queue);
-            drop(spool);
-            let Err(error) = outcome else { break };
-            counters.failed();
-            trouble.begins(&format!(
-                "{error:#}; this is tried again, and records wait as long as there is room"
-            ));
-            if !queue.pause(SHORTEST_PAUSE) {
-                counters.lost((records.len() + queue.len()) as u64);
-                return;
-            }
-        }
-        counters.announced(announced);
-        trouble.ends("the spool can be written again");
-        shared.changed.notify_all();
+/// An exception of a server.
+#[derive(Clone, Copy, Debug)]
+struct Code {
+    number: u16,
+    /// Its text names a row, or a field of one.
+    names_value: bool,
+    /// Its text is about the partitions of one request.
+    is_of_partitions: bool,
+}
+
+/// Whether an exception is about the rows. All others, of tables, columns, access, memory and disks among them, are not: a row
+/// that is the reason of one of those waits.
+fn is_of_content(code: Code) -> bool {
+    match code.number {
+        // LOGICAL_ERROR, which 18.16 says of elements that an Enum lacks.
+        49 => code.names_value,
+        // TOO_MANY_PARTS: wait, or divide.
+        252 => code.is_of_partitions,
+        number => CONTENT.contains(&number),
     }
 }
 
-/// Sends what is in the spool, until it is stopped.
-fn send(settings: &Settings, password: &Password, shared: &Shared, queue: &Queue, stop: &Stop) {
-    let counters = queue.counters();
-    let mut trouble = Trouble::default();
-    let mut pause = SHORTEST_PAUSE;
-    while let Some(batch) = next(shared, stop) {
-        let outcome = batch.and_then(|batch| {
-            let client = Client::new(settings, password()?.as_ref())?;
-            client.insert(&batch.records, stop).map(|()| batch)
-        });
-        let mut spool = shared.spool();
-        match outcome {
-            Ok(batch) => {
-                spool.acknowledge(&batch);
-                let count = batch.numbers.end - batch.numbers.start;
-                counters.sent(usize::try_from(count).unwrap_or(0), batch.records.len() as u64);
-                trouble.ends("the server takes records again");
-                pause = SHORTEST_PAUSE;
+/// Exceptions about values (ClickHouse, src/Common/ErrorCodes.cpp).
+const CONTENT: [u16; 27] = [
+    6,   // CANNOT_PARSE_TEXT
+    25,  // CANNOT_PARSE_ESCAPE_SEQUENCE
+    26,  // CANNOT_PARSE_QUOTED_STRING
+    27,  // CANNOT_PARSE_INPUT_ASSERTION_FAILED
+    32,  // ATTEMPT_TO_READ_AFTER_EOF
+    33,  // CANNOT_READ_ALL_DATA
+    38,  // CANNOT_PARSE_DATE
+    41,  // CANNOT_PARSE_DATETIME
+    53,  // TYPE_MISMATCH
+    69,  // ARGUMENT_OUT_OF_BOUND
+    70,  // CANNOT_CONVERT_TYPE
+    72,  // CANNOT_PARSE_NUMBER
+    117, // INCORRECT_DATA
+    130, // CANNOT_READ_ARRAY_FROM_TEXT
+    131, // TOO_LARGE_STRING_SIZE
+    190, // SIZES_OF_ARRAYS_DOESNT_MATCH
+    321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+    349, // CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+    376, // CANNOT_PARSE_UUID
+    395, // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+    407, // DECIMAL_OVERFLOW
+    441, // CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING
+    467, // CANNOT_PARSE_BOOL
+    469, // VIOLATED_CONSTRAINT
+    675, // CANNOT_PARSE_IPV4
+    676, // CANNOT_PARSE_IPV6
+    691, // UNKNOWN_ELEMENT_OF_ENUM
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables() {
+        assert!("tracker.records".parse::<Table>().is_ok());
+        for text in ["records", "a.b.c", "a.b c", "a.", "1.b", "a.b%20", "a.`b`"] {
+            assert!(text.parse::<Table>().is_err(), "{text}");
+        }
+    }
+
+    /// As version 18.16 says them, and later ones.
+    #[test]
+    fn what_is_refused_because_of_a_row() {
+        let is_content = |status: u16, text: &'static str, header: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(code) = header {
+                headers.insert("x-clickhouse-exception-code", HeaderValue::from_static(code));
             }
-            Err(error) => {
-                spool.failed();
-                if !stop.is_set() {
-                    counters.failed();
-                    trouble.begins(&format!(
-                        "{error:#}; this is tried again, and records wait in the spool"
-                    ));
-                }
-            }
+            let status = StatusCode::from_u16(status).expect("a status");
+            code(&Answer { status, headers, body: text.into() }).is_some_and(is_of_content)
+        };
+        for (status, text) in [
+            (500, "Code: 27, e.displayText() = DB::Exception: Cannot parse input: (at row 2)"),
+            (
+                500,
+                "Code: 49, e.displayText() = DB::Exception: Unknown element 'z' for type Enum8('x' = 1): (while read the value of key b)",
+            ),
+            (400, "Code: 72, e.displayText() = DB::Exception: Unsigned type must not contain '-'"),
+            (400, "Code: 38, e.displayText() = DB::Exception: Cannot parse date"),
+            (500, "Code: 131, e.displayText() = DB::Exception: Too large value for FixedString(4)"),
+            (500, "Code: 469. DB::Exception: Constraint `c` for table t.r is violated"),
+            (
+                500,
+                "Code: 252. DB::Exception: Too many partitions for single INSERT block (more than 100)",
+            ),
+        ] {
+            assert!(is_content(status, text, None), "{text}");
         }
-        counters.lost(spool.take_lost());
-        note(&spool, queue);
-        drop(spool);
-        if trouble.lasts {
-            stop.wait(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        for (status, text) in [
+            (404, "Code: 60, e.displayText() = DB::Exception: Table t.none doesn't exist."),
+            (404, "Code: 81, e.displayText() = DB::Exception: Database none doesn't exist"),
+            (500, "Code: 164, e.displayText() = DB::Exception: Cannot override setting"),
+            (500, "Code: 291, e.displayText() = DB::Exception: Access denied to database t"),
+            (401, "Code: 193, e.displayText() = DB::Exception: Wrong password for user a"),
+            (500, "Code: 252, e.displayText() = DB::Exception: Too many parts (300)."),
+            (500, "Code: 241. DB::Exception: Memory limit (total) exceeded"),
+            (500, "Code: 49, e.displayText() = DB::Exception: something is wrong"),
+            (400, "Bad Request"),
+        ] {
+            assert!(!is_content(status, text, None), "{text}");
         }
+        assert!(is_content(500, "", Some("27")) && !is_content(500, "Code: 27, ", Some("60")));
     }
-}
-
-/// Waits for something to send, and a moment for more; `None` where it is to stop.
-fn next(shared: &Shared, stop: &Stop) -> Option<Result<Batch>> {
-    let mut spool = shared.spool();
-    let mut since = None;
-    loop {
-        if stop.is_set() {
-            return None;
-        }
-        let waiting = spool.waiting();
-        let began = *since.get_or_insert_with(Instant::now);
-        let is_time = began.elapsed() >= GATHERING || waiting >= BATCH as u64;
-        if waiting > 0 && is_time {
-            match spool.batch(MOST_BYTES).context("reading the spool") {
-                Ok(Some(batch)) => return Some(Ok(batch)),
-                Ok(None) => {}
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        if waiting == 0 {
-            since = None;
-        }
-        spool =
-            shared.changed.wait_timeout(spool, GATHERING).unwrap_or_else(PoisonError::into_inner).0;
-    }
-}
-
-/// Lets metrics know of the spool.
-fn note(spool: &Spool, queue: &Queue) {
-    queue.counters().spooled.store(spool.waiting(), Ordering::Relaxed);
-    queue.counters().spool_bytes.store(spool.bytes(), Ordering::Relaxed);
-}
-
-/// What does not work is said when that begins, and when it ends.
-#[derive(Debug, Default)]
-struct Trouble {
-    lasts: bool,
-}
-
-impl Trouble {
-    fn begins(&mut self, what: &str) {
-        if !self.lasts {
-            tracing::error!("{NAME}: {what}");
-        }
-        self.lasts = true;
-    }
-
-    fn ends(&mut self, what: &str) {
-        if self.lasts {
-            tracing::info!("{NAME}: {what}");
-        }
-        self.lasts = false;
-    }
-}
-
-/// How log lines begin.
-const NAME: &str = "--export-clickhouse";
-
-/// Records that are written or sent at once, about.
-const BATCH: usize = 1024;
-
-/// Bytes that are sent at once, about.
-const MOST_BYTES: usize = 4 << 20;
-
-/// How long records wait for others to be sent with.
-const GATHERING: Duration = Duration::from_millis(500);
-
-/// Between two attempts, at first.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Between two attempts, after many.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Reads what records need of a host: certificates of authorities.
-///
-/// # Errors
-///
-/// What is wrong, and what to do about it.
-pub fn check(settings: &Settings) -> Result<()> {
-    Client::new(settings, None).map(|_| ())
 }

@@ -1,17 +1,20 @@
 //! Options of `tracker run` about records that are sent elsewhere.
 
 use std::{
+    ffi::OsStr,
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use clap::ArgGroup;
+use clap::{Arg, ArgGroup, Command, builder::TypedValueParser, error::ErrorKind};
 
 use crate::{
     export::{
-        clickhouse::{self, Address, Table},
+        clickhouse::{self, Table},
         file,
+        http::Address,
+        relay::SpoolSettings,
         selection::{Kind, Selection},
     },
     model::filter::{self, Filter, bytes},
@@ -23,6 +26,7 @@ use crate::{
 // A group of `tracker run` has this name already.
 #[group(skip)]
 #[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse"]).multiple(true)))]
+#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse"]).multiple(true)))]
 pub struct Options {
     /// Connections to export: `violations` (breaches, and connections with any), `abnormal` (not closed by both ends), `ended`,
     /// `sample:N` (one in N, the same on every host), `all` [default: violations,abnormal,sample:100]
@@ -54,6 +58,7 @@ pub struct Options {
     pub file_count: Option<NonZeroU32>,
     /// Send records to a ClickHouse server as rows, over HTTP: `https://clickhouse.example:8443`
     #[arg(id = "export_clickhouse", long = "export-clickhouse", value_name = "ADDRESS")]
+    #[arg(value_parser = Unshown(|text| Address::parse(text, &clickhouse::SERVICE)))]
     pub clickhouse: Option<Address>,
     /// Table of the server [default: tracker.records]
     #[arg(
@@ -81,11 +86,11 @@ pub struct Options {
     pub clickhouse_ca: Option<PathBuf>,
     /// Directory for records that wait for a server [default: /var/lib/tracker/spool]
     #[arg(id = "export_spool", long = "export-spool", value_name = "DIR")]
-    #[arg(requires = "export_clickhouse")]
+    #[arg(requires = "spooled_exporter")]
     pub spool: Option<PathBuf>,
     /// Maximum bytes of them; then the oldest are lost [default: 1G]
     #[arg(id = "export_spool_size", long = "export-spool-size", value_name = "BYTES")]
-    #[arg(value_parser = spool_size, requires = "export_clickhouse")]
+    #[arg(value_parser = spool_size, requires = "spooled_exporter")]
     pub spool_size: Option<u64>,
 }
 
@@ -118,9 +123,9 @@ impl Options {
         })
     }
 
-    /// The server to send to, where there is one, by the agent of this name.
+    /// The ClickHouse server to send to, where there is one.
     #[must_use]
-    pub fn clickhouse_settings(&self, agent: &str) -> Option<clickhouse::Settings> {
+    pub fn clickhouse_settings(&self) -> Option<clickhouse::Settings> {
         Some(clickhouse::Settings {
             address: self.clickhouse.clone()?,
             table: self.clickhouse_table.clone().unwrap_or_default(),
@@ -130,15 +135,44 @@ impl Options {
                 .clickhouse_ca
                 .clone()
                 .unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into()),
-            spool: self.spool_directory().join(agent).join("clickhouse"),
-            spool_bytes: self.spool_size.unwrap_or(1_000_000_000),
         })
+    }
+
+    /// The spool of an exporter, of the agent of this name.
+    #[must_use]
+    pub fn spool_settings(&self, agent: &str, exporter: &str) -> SpoolSettings {
+        SpoolSettings {
+            directory: self.spool_directory().join(agent).join(exporter),
+            most_bytes: self.spool_size.unwrap_or(1_000_000_000),
+        }
     }
 
     /// The directory of all spools.
     #[must_use]
     pub fn spool_directory(&self) -> &Path {
         self.spool.as_deref().unwrap_or(Path::new("/var/lib/tracker/spool"))
+    }
+}
+
+/// Parses values that may have a secret: an error says what is wrong, and does not repeat the value.
+#[derive(Clone, Copy)]
+struct Unshown<T>(fn(&str) -> Result<T, String>);
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Unshown<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let parsed = value.to_str().ok_or_else(|| "it is no UTF-8".to_owned()).and_then(self.0);
+        parsed.map_err(|reason| {
+            let argument = argument.map(ToString::to_string).unwrap_or_default();
+            let said = format!("invalid value for '{argument}': {reason}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, said).with_cmd(command)
+        })
     }
 }
 

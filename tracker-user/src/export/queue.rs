@@ -23,6 +23,8 @@ pub struct Counters {
     pub sent_bytes: AtomicU64,
     /// Records that found the queue full, or were in it when the agent ended.
     pub lost: AtomicU64,
+    /// Those of them that the receiver refused for their content.
+    pub rejected: AtomicU64,
     /// Those of them that the receiver knows of.
     announced: AtomicU64,
     /// Attempts that failed. What they were about is tried again.

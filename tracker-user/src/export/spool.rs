@@ -185,37 +185,7 @@ impl Spool {
     ///
     /// Where they cannot be read.
     pub fn batch(&mut self, most_bytes: usize) -> Result<Option<Batch>> {
-        let mut batch = Batch {
-            numbers: self.acknowledged..self.acknowledged,
-            records: Vec::new(),
-            skipped: 0,
-            end: (self.at.segment, self.at.offset),
-        };
-        for segment in self.segments.iter().filter(|it| it.first >= self.at.segment) {
-            let mut offset = if segment.first == self.at.segment { self.at.offset } else { 0 };
-            let file = segment.open()?;
-            while offset < segment.length {
-                let Some((at, header)) = frame::find(&file, offset, segment.length)? else { break };
-                if header.first > batch.numbers.end {
-                    if !batch.records.is_empty() {
-                        self.sending = Some(batch.numbers.clone());
-                        return Ok(Some(batch));
-                    }
-                    batch.skipped = header.first - batch.numbers.end;
-                    batch.numbers = header.first..header.first;
-                }
-                let payload = frame::payload(&file, at, &header)?;
-                offset = at + HEADER as u64 + payload.len() as u64;
-                batch.records.extend_from_slice(&payload);
-                batch.numbers.end = header.first + u64::from(header.count);
-                batch.end = (segment.first, offset);
-                if batch.records.len() >= most_bytes {
-                    self.sending = Some(batch.numbers.clone());
-                    return Ok(Some(batch));
-                }
-            }
-        }
-        if !batch.records.is_empty() {
+        if let Some(batch) = self.read(self.acknowledged, self.at, most_bytes)? {
             self.sending = Some(batch.numbers.clone());
             return Ok(Some(batch));
         }
@@ -228,6 +198,54 @@ impl Spool {
             self.remove_acknowledged(true);
         }
         Ok(None)
+    }
+
+    /// The records behind a batch that is not acknowledged yet, as [`Spool::batch`] returns them: both are on their way then, and
+    /// are acknowledged in their order.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be read.
+    pub fn following(&mut self, batch: &Batch, most_bytes: usize) -> Result<Option<Batch>> {
+        let at = Place { segment: batch.end.0, offset: batch.end.1 };
+        let further = self.read(batch.numbers.end, at, most_bytes)?;
+        if let (Some(further), Some(sending)) = (&further, &mut self.sending) {
+            sending.end = further.numbers.end;
+        }
+        Ok(further)
+    }
+
+    /// The whole records from this number on, which is at this place.
+    fn read(&self, from: u64, at: Place, most_bytes: usize) -> Result<Option<Batch>> {
+        let mut batch = Batch {
+            numbers: from..from,
+            records: Vec::new(),
+            skipped: 0,
+            end: (at.segment, at.offset),
+        };
+        for segment in self.segments.iter().filter(|it| it.first >= at.segment) {
+            let mut offset = if segment.first == at.segment { at.offset } else { 0 };
+            let file = segment.open()?;
+            while offset < segment.length {
+                let Some((at, header)) = frame::find(&file, offset, segment.length)? else { break };
+                if header.first > batch.numbers.end {
+                    if !batch.records.is_empty() {
+                        return Ok(Some(batch));
+                    }
+                    batch.skipped = header.first - batch.numbers.end;
+                    batch.numbers = header.first..header.first;
+                }
+                let payload = frame::payload(&file, at, &header)?;
+                offset = at + HEADER as u64 + payload.len() as u64;
+                batch.records.extend_from_slice(&payload);
+                batch.numbers.end = header.first + u64::from(header.count);
+                batch.end = (segment.first, offset);
+                if batch.records.len() >= most_bytes {
+                    return Ok(Some(batch));
+                }
+            }
+        }
+        Ok((!batch.records.is_empty()).then_some(batch))
     }
 
     /// The receiver has a batch: its records are not sent again.

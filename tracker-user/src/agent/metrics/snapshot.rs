@@ -336,6 +336,11 @@ impl Snapshot {
             ),
             ("export_bytes", "Bytes of these records", |it| it.sent_bytes),
             ("export_records_lost", "Records that the receiver will not have", |it| it.lost),
+            (
+                "export_records_rejected",
+                "Lost records that the receiver refused for their content",
+                |it| it.rejected,
+            ),
             ("export_failures", "Attempts to send records that failed", |it| it.failures),
         ] {
             self.add(name, help, Values::Counter(of(count)));
