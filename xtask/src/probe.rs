@@ -5,7 +5,7 @@ use std::process::Command;
 use xtask::bpf::{self, Compiler};
 
 use crate::{
-    host,
+    environment, host,
     plan::{Linker, Missing, Purpose, choose},
 };
 
@@ -47,6 +47,10 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         }
         let receiver = purpose.exports().then_some("clickhouse-server");
         missing.extend(receiver.filter(|server| !host::on_path(server)).map(Missing::Receiver));
+        let environment = purpose.exports().then_some("otlp");
+        missing.extend(
+            environment.filter(|name| !environment::is_made(name)).map(Missing::Environment),
+        );
     }
     if purpose.fuzzes() && !host::on_path("c++") {
         missing.push(Missing::Cxx);

@@ -13,7 +13,8 @@ use crate::{
     export::{
         clickhouse::{self, Table},
         file,
-        http::Address,
+        http::{Address, Compression},
+        otlp,
         relay::SpoolSettings,
         selection::{Kind, Selection},
     },
@@ -25,8 +26,8 @@ use crate::{
 #[command(next_help_heading = "Export")]
 // A group of `tracker run` has this name already.
 #[group(skip)]
-#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse"]).multiple(true)))]
-#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse"]).multiple(true)))]
+#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse", "export_otlp"]).multiple(true)))]
+#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse", "export_otlp"]).multiple(true)))]
 pub struct Options {
     /// Connections to export: `violations` (breaches, and connections with any), `abnormal` (not closed by both ends), `ended`,
     /// `sample:N` (one in N, the same on every host), `all` [default: violations,abnormal,sample:100]
@@ -84,6 +85,22 @@ pub struct Options {
     #[arg(id = "export_clickhouse_ca", long = "export-clickhouse-ca", value_name = "FILE")]
     #[arg(requires = "export_clickhouse")]
     pub clickhouse_ca: Option<PathBuf>,
+    /// Send records to an OpenTelemetry collector as log records, over OTLP/HTTP: `https://collector.example:4318`
+    #[arg(id = "export_otlp", long = "export-otlp", value_name = "ADDRESS")]
+    #[arg(value_parser = Unshown(|text| Address::parse(text, &otlp::SERVICE)))]
+    pub otlp: Option<Address>,
+    /// Headers of requests, one `Name: value` per line, in a file that only its owner may read; read again for each request
+    #[arg(id = "export_otlp_headers", long = "export-otlp-headers", value_name = "FILE")]
+    #[arg(requires = "export_otlp")]
+    pub otlp_headers: Option<PathBuf>,
+    /// Compression of requests [default: gzip]
+    #[arg(id = "export_otlp_compression", long = "export-otlp-compression", value_name = "KIND")]
+    #[arg(requires = "export_otlp")]
+    pub otlp_compression: Option<Compression>,
+    /// Certificates of authorities in PEM, for a collector with TLS [default: /etc/ssl/certs/ca-certificates.crt]
+    #[arg(id = "export_otlp_ca", long = "export-otlp-ca", value_name = "FILE")]
+    #[arg(requires = "export_otlp")]
+    pub otlp_ca: Option<PathBuf>,
     /// Directory for records that wait for a server [default: /var/lib/tracker/spool]
     #[arg(id = "export_spool", long = "export-spool", value_name = "DIR")]
     #[arg(requires = "spooled_exporter")]
@@ -98,7 +115,7 @@ impl Options {
     /// Whether anything is exported.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.file.is_some() || self.clickhouse.is_some()
+        self.file.is_some() || self.clickhouse.is_some() || self.otlp.is_some()
     }
 
     /// Which records are.
@@ -131,10 +148,18 @@ impl Options {
             table: self.clickhouse_table.clone().unwrap_or_default(),
             user: self.clickhouse_user.clone(),
             password: self.clickhouse_password.clone(),
-            authorities: self
-                .clickhouse_ca
-                .clone()
-                .unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into()),
+            authorities: self.clickhouse_ca.clone().unwrap_or_else(|| AUTHORITIES.into()),
+        })
+    }
+
+    /// The collector to send to, where there is one.
+    #[must_use]
+    pub fn otlp_settings(&self) -> Option<otlp::Settings> {
+        Some(otlp::Settings {
+            address: self.otlp.clone()?,
+            headers: self.otlp_headers.clone(),
+            compression: self.otlp_compression.unwrap_or_default(),
+            authorities: self.otlp_ca.clone().unwrap_or_else(|| AUTHORITIES.into()),
         })
     }
 
@@ -210,6 +235,9 @@ fn count(text: &str) -> Result<NonZeroU32, String> {
         _ => Err(format!("a number from 1 to {MOST_FILES}")),
     }
 }
+
+/// Certificates of the system's authorities.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Bytes of a file at least: rotation takes longer than writing where files are smaller.
 const LEAST: u64 = 4096;

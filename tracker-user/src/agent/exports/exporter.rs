@@ -10,6 +10,7 @@ use crate::{
         clickhouse::Server,
         file,
         options::Options,
+        otlp::Collector,
         queue::Queue,
         record::Origin,
         relay::{self, Receiver},
@@ -23,10 +24,11 @@ use crate::{
 pub(super) enum Exporter {
     File,
     ClickHouse,
+    Otlp,
 }
 
 /// All of them, in the order of their numbers.
-pub(super) const EXPORTERS: [Exporter; 2] = [Exporter::File, Exporter::ClickHouse];
+pub(super) const EXPORTERS: [Exporter; 3] = [Exporter::File, Exporter::ClickHouse, Exporter::Otlp];
 
 impl Exporter {
     /// As metrics and directories have it.
@@ -34,6 +36,7 @@ impl Exporter {
         match self {
             Self::File => "file",
             Self::ClickHouse => "clickhouse",
+            Self::Otlp => "otlp",
         }
     }
 
@@ -42,17 +45,24 @@ impl Exporter {
         match self {
             Self::File => options.file.is_some(),
             Self::ClickHouse => options.clickhouse.is_some(),
+            Self::Otlp => options.otlp.is_some(),
         }
     }
 
     /// The receiver over a network, where there is one.
-    fn receiver(self, options: &Options) -> Option<Box<dyn Receiver>> {
+    fn receiver(self, options: &Options, origin: &Origin) -> Option<Box<dyn Receiver>> {
         match self {
             Self::File => None,
             Self::ClickHouse => {
                 let settings = options.clickhouse_settings()?;
                 let path = settings.password.clone();
                 Some(Box::new(Server::new(settings, Box::new(move || password(path.as_deref())))))
+            }
+            Self::Otlp => {
+                let settings = options.otlp_settings()?;
+                let path = settings.headers.clone();
+                let headers = Box::new(move || headers(path.as_deref()));
+                Some(Box::new(Collector::new(settings, headers, origin)))
             }
         }
     }
@@ -65,6 +75,10 @@ impl Exporter {
                 .clickhouse_settings()
                 .filter(|it| it.password.is_some() && it.address.is_open())
                 .map(|_| ("--export-clickhouse", "the password passes")),
+            Self::Otlp => options
+                .otlp_settings()
+                .filter(|it| it.headers.is_some() && it.address.is_open())
+                .map(|_| ("--export-otlp", "the headers pass")),
         }
     }
 
@@ -81,6 +95,9 @@ impl Exporter {
                 one.clickhouse_settings() == other.clickhouse_settings()
                     && self.has_same_spool(one, other)
             }
+            Self::Otlp => {
+                one.otlp_settings() == other.otlp_settings() && self.has_same_spool(one, other)
+            }
         }
     }
 
@@ -94,8 +111,10 @@ impl Exporter {
                     .with_context(|| format!("--export-file {}", path.display()))?;
                 file::check(path)
             }
-            Self::ClickHouse => {
-                let Some(receiver) = self.receiver(options) else { return Ok(()) };
+            Self::ClickHouse | Self::Otlp => {
+                let Some(receiver) = self.receiver(options, &Origin::default()) else {
+                    return Ok(());
+                };
                 trusted_paths::check(options.spool_directory(), Sharing::No)
                     .context("--export-spool")?;
                 receiver.check().context(receiver.name())
@@ -108,7 +127,7 @@ impl Exporter {
         if let Some((option, what)) = self.exposed(options) {
             tracing::warn!("{option}: {what} the network in the clear; https:// has TLS");
         }
-        if let Some(receiver) = self.receiver(options) {
+        if let Some(receiver) = self.receiver(options, origin) {
             let spool = options.spool_settings(&origin.agent, self.name());
             relay::run(&*receiver, &spool, queue, origin);
         } else if let Some(settings) = options.file_settings() {
@@ -128,5 +147,17 @@ fn password(path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>> {
     Ok(Some(text))
 }
 
+/// The headers of requests, as their file has them now.
+fn headers(path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(path) = path else { return Ok(None) };
+    let renewal = "change the secrets in it, because they may be known";
+    secret_file::read(path, MOST_HEADERS, renewal)
+        .with_context(|| format!("the headers in {}", path.display()))
+        .map(Some)
+}
+
 /// Bytes of a password's file at most.
 const MOST_PASSWORD: u64 = 1024;
+
+/// Bytes of a file with headers at most.
+const MOST_HEADERS: u64 = 16_384;
