@@ -122,7 +122,7 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
-        self.words()[0].is_mapped()
+        is_mapped(&self.addresses[0])
     }
 
     /// Both addresses, low end first.
