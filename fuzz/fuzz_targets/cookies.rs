@@ -75,7 +75,7 @@ fn syn(input: &mut Input<'_>) -> Packet {
     let mut options = [0; 64];
     let len = usize::from(input.u8() % 41);
     options[..len].fill_with(|| input.u8());
-    let options = SynOptions::parse(&options, len, &options[..]);
+    let options = SynOptions::parse(&options, len);
     let ecn = if kind & 2 == 0 { Flags(0) } else { Flags::ECE.with(Flags::CWR) };
     let segment = Segment {
         seq: Seq(input.u32()),

@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let read = |filler: u8| {
         let mut bytes = [filler; 64];
         bytes[..len].copy_from_slice(&data[..len]);
-        SynOptions::parse(&bytes, len, data)
+        SynOptions::parse(&bytes, len)
     };
     let options = read(0);
     assert_eq!(options, read(0xff), "what follows the options was read");

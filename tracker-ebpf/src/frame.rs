@@ -168,9 +168,7 @@ macro_rules! bytes {
                 let result = unsafe {
                     $load(self.ctx.cast(), at as u32, bytes.as_mut_ptr().cast(), len as u32)
                 };
-                // The compiler would take the masks away that older verifiers need: they learn nothing where two numbers
-                // are compared.
-                (result == 0).then(|| SynOptions::parse(bytes, opaque(len), self))
+                (result == 0).then(|| parse_options(self.scratch, len))
             }
 
             #[inline(always)]
@@ -196,3 +194,38 @@ macro_rules! bytes {
 
 bytes!(XdpFrame, bpf_xdp_load_bytes);
 bytes!(SkbFrame, bpf_skb_load_bytes);
+
+/// [`SynOptions::parse`] for the first `len` of [`Scratch::bytes`].
+#[inline(always)]
+pub(crate) fn parse_options(scratch: *mut Scratch, len: usize) -> SynOptions {
+    #[allow(clippy::cast_possible_truncation)] // at most 64
+    tracker_read_options(len as u32);
+    // SAFETY: this CPU's own element, and nothing else refers to this part of it.
+    unsafe { (*scratch).options }
+}
+
+/// The same, to [`Scratch::options`]: a function of its own, for what it needs of the stack.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_read_options(len: u32) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element, and nothing else refers to this part of it now.
+    unsafe { (*scratch).options = SynOptions::default() };
+    #[allow(clippy::cast_possible_truncation)] // at most 64
+    SynOptions::each(len as usize, |at| tracker_read_option(at as u32, len) as usize);
+    0
+}
+
+/// [`SynOptions::read_one`] for [`Scratch::bytes`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_read_option(at: u32, len: u32) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return len };
+    // SAFETY: this CPU's own element, and nothing else refers to this part of it now.
+    let (options, bytes) = unsafe { (&mut (*scratch).options, &(*scratch).bytes) };
+    // The compiler would take the masks away that older verifiers need: they learn nothing where two numbers are compared.
+    let (at, len) = (opaque(at as usize & 63), opaque(len as usize & 127));
+    #[allow(clippy::cast_possible_truncation)] // at most 64
+    let next = options.read_one(bytes, at, len) as u32;
+    next
+}

@@ -19,6 +19,7 @@ use tracker_common::{
         MAX_LISTENERS, OutcomeCounters, Place,
     },
     route::{MAX_ROUTES, Route},
+    segment::SynOptions,
     sweep::{self, Removal},
     syn_cache::NewRate,
     violation::Rule,
@@ -66,6 +67,8 @@ pub(crate) struct Scratch {
     pub(crate) dropped: u32,
     /// Bytes that a helper copies out of the packet.
     pub(crate) bytes: [u8; 64],
+    /// What those say, where they are options of TCP.
+    pub(crate) options: SynOptions,
     /// Where a new flow is built before it is inserted.
     pub(crate) flow: HalfOpen,
     /// What passes through here is an unknown number to the verifier.

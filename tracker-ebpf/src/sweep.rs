@@ -16,6 +16,7 @@ use tracker_common::{
 use crate::{
     kernel::Kernel,
     maps::{self, WALK},
+    verified_steps::states_of,
 };
 
 /// `struct bpf_iter__bpf_map_elem` (kernel/bpf/map_iter.c).
@@ -56,7 +57,7 @@ extern "C" fn tracker_walk(element: *const Element) -> i32 {
         return AGAIN;
     }
     walk.steps -= 1;
-    let look = walk.look(flow);
+    let look = walk.look(flow, states_of);
     if look.is_due || look.handshake_us != 0 {
         let due = match look.state {
             Some(state) if look.is_due => state as u32,

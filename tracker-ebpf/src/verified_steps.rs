@@ -36,7 +36,6 @@ pub(crate) struct PartsState {
     ruling: [u64; 4],
     verdict: [u64; 14],
     marks: u64,
-    states: [u64; 1],
     storm: [u64; 3],
     seen: [u64; 6],
     step: [u64; 2],
@@ -99,8 +98,7 @@ impl VerifiedSteps for Kernel {
 
     #[inline(always)]
     fn states(&self, flow: &Flow) -> [State; 2] {
-        tracker_states(flow);
-        *get(&self.parts().states)
+        states_of(flow)
     }
 
     #[inline(always)]
@@ -237,11 +235,29 @@ macro_rules! step {
 /// What the functions below get instead of a record, never in fact: the verifier allows for it.
 const NO_RECORD: u32 = 1;
 
-step!(tracker_states(flow: Flow) or NO_RECORD, |_kernel, scratch| {
-    let states = states(flow);
-    put(&mut scratch.parts.states, states);
-    0
-});
+/// [`states`] as a number: the low end's in the lowest byte, the high end's in the next. A walk calls it too, which packets may
+/// interrupt; so it leaves [`maps::SCRATCH`] alone.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tracker_states(flow: *const Flow) -> u32 {
+    // SAFETY: a record, or null.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+    let [low, high] = states(flow);
+    low as u32 | (high as u32) << 8
+}
+
+/// [`states`], which the verifier follows once in a program.
+#[inline(always)]
+pub(crate) fn states_of(flow: &Flow) -> [State; 2] {
+    let states = tracker_states(flow);
+    [states, states >> 8].map(|code| {
+        let code = (code & 0xff) as u8;
+        // SAFETY: the number of a state.
+        unsafe { core::hint::assert_unchecked(code <= State::TimeWait as u8) };
+        // SAFETY: so it is.
+        unsafe { core::mem::transmute::<u8, State>(code) }
+    })
+}
 
 step!(tracker_choose(half_open: HalfOpen) or NO_RECORD, |_kernel, scratch| {
     choose(half_open, &scratch.parsed.packet);

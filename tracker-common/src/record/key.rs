@@ -125,6 +125,14 @@ impl FlowKey {
         is_mapped(&self.addresses[0])
     }
 
+    /// Both addresses, low end first.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> [Words; 2] {
+        // A key is aligned to its words, which its bytes alone do not tell.
+        let [a, b, c, d, _]: &[u64; 5] = zerocopy::transmute_ref!(self);
+        [Words([*a, *b]), Words([*c, *d])]
+    }
+
     /// The port of `end`.
     #[must_use]
     pub const fn port(&self, end: End) -> u16 {
@@ -165,6 +173,19 @@ impl Words {
     pub(crate) const fn is_multicast(self) -> bool {
         const FIRST: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0, 0]);
         self.0[0] & FIRST == FIRST
+    }
+
+    /// Whether one host may have it: neither multicast nor IPv4's broadcast.
+    #[inline(always)]
+    pub(crate) const fn is_unicast(self) -> bool {
+        const CLASS: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0xf0, 0, 0, 0]);
+        const MULTICAST: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0xe0, 0, 0, 0]);
+        const BROADCAST: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        if self.is_mapped() {
+            self.0[1] & CLASS != MULTICAST && self.0[1] & BROADCAST != BROADCAST
+        } else {
+            !self.is_multicast()
+        }
     }
 
     #[inline(always)]

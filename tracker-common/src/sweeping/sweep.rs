@@ -4,6 +4,7 @@
 use crate::{
     counters::{Hook, Tally},
     flow::{Facts, Flow, HalfOpen, Life, fact, flow_flag},
+    forget::opaque,
     key::{End, FlowKey},
     state::{State, is_open, is_reset, state},
     track::Environment,
@@ -230,7 +231,9 @@ impl Timeouts {
     #[must_use]
     pub fn decide(&self, states: [State; 2]) -> (u32, State) {
         let idle = |state| matches!(state, State::Closed | State::Listen);
-        let of = |state: State| (self.seconds[state as usize], state);
+        // The verifier does not know how large the number of a state can be.
+        let seconds = |state: State| self.seconds.get(opaque(state as usize)).copied();
+        let of = |state: State| (seconds(state).unwrap_or_default(), state);
         let [a, b] = states;
         match (idle(a), idle(b)) {
             (true, false) => of(b),

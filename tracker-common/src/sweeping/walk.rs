@@ -5,7 +5,7 @@ use crate::{
     flow::{Flow, Life, fact, flow_flag},
     key::{End, FlowKey},
     state::State,
-    sweep::{Timeouts, states},
+    sweep::Timeouts,
 };
 
 /// Flows that are looked at before the walk comes back to the agent: a kernel that does not preempt itself runs nothing
@@ -106,10 +106,10 @@ impl Walk {
         }
     }
 
-    /// Looks at a flow.
+    /// Looks at a flow; `states` is [`crate::sweep::states`].
     #[inline(always)]
     #[must_use]
-    pub fn look(&self, flow: &Flow) -> Look {
+    pub fn look(&self, flow: &Flow, states: impl FnOnce(&Flow) -> [State; 2]) -> Look {
         // First, so that what changes while the rest is read keeps the flow from being removed.
         let life = flow.life();
         let idle_ns = life.last_seen.elapsed_ns(self.span.until_ns);
@@ -158,7 +158,7 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Tick;
+    use crate::{sweep::states, time::Tick};
 
     #[test]
     fn a_flow_is_due_when_its_states_timeout_is_over_and_no_tick_before() {
@@ -169,7 +169,7 @@ mod tests {
         let timeout = u64::from(timeouts.decide(states(&flow)).0) * 1_000_000_000;
         let look = |now, census| {
             let walk = Walk::new(Span { after_ns: 0, until_ns: now }, timeouts, census, 0);
-            walk.look(&flow)
+            walk.look(&flow, states)
         };
         let over_ns = seen_ns + timeout.next_multiple_of(Tick::ns(1));
         for census in [false, true] {
@@ -195,7 +195,7 @@ mod tests {
             (0..Walk::TURNS)
                 .filter(|turn| {
                     let span = Span { after_ns: 0, until_ns };
-                    Walk::new(span, timeouts, false, *turn).look(&flow).is_due
+                    Walk::new(span, timeouts, false, *turn).look(&flow, states).is_due
                 })
                 .count()
         };

@@ -3,7 +3,6 @@
 use crate::{
     flow::{Facts, fact},
     judge::{Situation, assassinates},
-    key::{Address, is_mapped},
     packet::Packet,
     segment::{Flags, Segment, SynOptions},
     violation::{Marks, Rule},
@@ -38,19 +37,15 @@ pub fn illegal(packet: &Packet) -> Marks {
     if key.ports[0] == [0; 2] || key.ports[1] == [0; 2] {
         broken = broken.with(Rule::PortZero);
     }
-    if key.ports[0] == key.ports[1] && key.addresses[0] == key.addresses[1] {
+    let addresses = key.words();
+    if key.ports[0] == key.ports[1] && addresses[0] == addresses[1] {
         broken = broken.with(Rule::Land);
     }
-    if flags.has(Flags::SYN) && !is_unicast(&key.addresses[packet.from.other().index()]) {
+    let destination = if packet.from.is_high() { addresses[0] } else { addresses[1] };
+    if flags.has(Flags::SYN) && !destination.is_unicast() {
         broken = broken.with(Rule::SynMulticast);
     }
     broken
-}
-
-#[inline(always)]
-fn is_unicast(address: &Address) -> bool {
-    let [.., a, b, c, d] = *address;
-    if is_mapped(address) { a >> 4 != 0xe && [a, b, c, d] != [255; 4] } else { address[0] != 0xff }
 }
 
 /// What a legal header has that is worth counting (F7, H14).

@@ -41,7 +41,7 @@ impl Bytes for [u8] {
     fn options(&self, at: usize, len: usize) -> Option<SynOptions> {
         let mut bytes = [0; 64];
         bytes[..len].copy_from_slice(self.get(at..at.checked_add(len)?)?);
-        Some(SynOptions::parse(&bytes, len, self))
+        Some(SynOptions::parse(&bytes, len))
     }
 
     fn frame_len(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{forget::VerifierBarrier, seq::Seq};
+use crate::seq::Seq;
 
 /// The nine flag bits of a TCP header: the low byte of byte 13, and AE in bit 8 (RFC 9293, RFC 3168, RFC 9768).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -130,34 +130,46 @@ impl SynOptions {
     };
 
     /// Reads the options of a SYN segment: the first `len` bytes of `bytes`.
-    #[inline(always)]
     #[must_use]
-    pub fn parse<F: VerifierBarrier + ?Sized>(bytes: &[u8; 64], len: usize, forget: &F) -> Self {
+    pub fn parse(bytes: &[u8; 64], len: usize) -> Self {
         let mut options = Self::default();
+        Self::each(len, |at| options.read_one(bytes, at, len));
+        options
+    }
+
+    /// Calls `read` with the place of each option, which returns that of the next: [`SynOptions::read_one`], which the kernel
+    /// program calls as a function of its own, so that the verifier follows it once and not for each option.
+    #[inline(always)]
+    pub fn each(len: usize, mut read: impl FnMut(usize) -> usize) {
         let mut at = 0;
-        // An option takes at least one byte. The masks tell the verifier what the comparisons already say.
+        // An option takes at least one byte.
         for _ in 0..Self::MAX {
-            (options, at) = forget.forget((options, at));
             if at >= len {
                 break;
             }
-            let kind = bytes[at & 63];
-            if kind == 0 {
-                break;
-            }
-            if kind == 1 {
-                at += 1;
-                continue;
-            }
-            let size = bytes[(at + 1) & 63] as usize;
-            if at + 1 >= len || size < 2 || at + size > len {
-                options.present |= Self::MALFORMED;
-                break;
-            }
-            options.read(kind, size, bytes, at);
-            at += size;
+            at = read(at);
         }
-        options
+    }
+
+    /// Takes over the option at `at`, which lies within the first `len` bytes of `bytes`, and returns the place of the next;
+    /// `len` where there is none.
+    #[inline(always)]
+    pub fn read_one(&mut self, bytes: &[u8; 64], at: usize, len: usize) -> usize {
+        // The masks tell the verifier what the comparisons already say.
+        let kind = bytes[at & 63];
+        if kind == 0 {
+            return len;
+        }
+        if kind == 1 {
+            return at + 1;
+        }
+        let size = bytes[(at + 1) & 63] as usize;
+        if at + 1 >= len || size < 2 || at + size > len {
+            self.present |= Self::MALFORMED;
+            return len;
+        }
+        self.read(kind, size, bytes, at);
+        at + size
     }
 
     /// Takes over the option of `kind` with `size` bytes at `at`.
@@ -277,7 +289,7 @@ mod tests {
     fn parse(options: &[u8]) -> SynOptions {
         let mut bytes = [0xff; 64];
         bytes[..options.len()].copy_from_slice(options);
-        SynOptions::parse(&bytes, options.len(), options)
+        SynOptions::parse(&bytes, options.len())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tracker_common::{forget::opaque, handshake, protect::feature, segment::SynOp
 use super::Guarding;
 use crate::{
     arriving::Arriving,
-    kernel::Kernel,
+    frame::parse_options,
     maps::{self, Scratch},
     table,
 };
@@ -34,34 +34,9 @@ pub(super) fn load_timestamps<A: Arriving>(
     if !ctx.load(tcp_at + 20, bytes.as_mut_ptr(), len as u32) {
         return false;
     }
-    #[allow(clippy::cast_possible_truncation)] // at most 40
-    let found = tracker_parse_timestamps(len as u32);
-    guarding.timestamp = (found >> 32) as u32;
-    #[allow(clippy::cast_possible_truncation)] // a half
-    {
-        guarding.timestamp_echo = found as u32;
-    }
-    // SAFETY: this CPU's own element.
-    unsafe { (*scratch).forgotten[11] == 1 }
-}
-
-/// The value and the echo of the options in [`Scratch::bytes`]; in the last of its forgotten words, whether there are any.
-///
-/// A global function, as those of `answer.rs`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn tracker_parse_timestamps(len: u32) -> u64 {
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
-    let len = opaque(len as usize) & 63;
-    if len > SynOptions::MAX {
-        return 0;
-    }
-    // SAFETY: this CPU's own element.
-    let bytes = unsafe { &(*scratch).bytes };
-    let options = SynOptions::parse(bytes, opaque(len), &Kernel::new(scratch));
-    // SAFETY: this CPU's own element; `bytes` is another part of it.
-    unsafe { (*scratch).forgotten[11] = u64::from(options.has(SynOptions::HAS_TIMESTAMPS)) };
-    u64::from(options.timestamp.0) << 32 | u64::from(options.timestamp_echo.0)
+    let options = parse_options(scratch, len);
+    (guarding.timestamp, guarding.timestamp_echo) = (options.timestamp.0, options.timestamp_echo.0);
+    options.has(SynOptions::HAS_TIMESTAMPS)
 }
 
 /// [`handshake::answered_ns`] of the accepted connection.

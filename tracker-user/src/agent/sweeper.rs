@@ -318,7 +318,7 @@ impl Sweeper {
         self.tables.each_half_open(|key, flow| {
             sweep.read += 1;
             flood_detector.count(key, flow);
-            let look = walk.look(flow);
+            let look = walk.look(flow, states);
             if let Some(census) = &mut sweep.census {
                 census.see(key, flow, &look);
             }
