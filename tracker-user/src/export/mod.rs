@@ -9,6 +9,7 @@ pub mod clickhouse;
 pub mod community_id;
 pub mod file;
 pub mod http;
+pub mod ipfix;
 pub mod options;
 pub mod queue;
 pub mod record;

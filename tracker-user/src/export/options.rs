@@ -14,6 +14,7 @@ use crate::{
         clickhouse::{self, Table},
         file,
         http::Address,
+        ipfix,
         relay::SpoolSettings,
         selection::{Kind, Selection},
     },
@@ -25,8 +26,8 @@ use crate::{
 #[command(next_help_heading = "Export")]
 // A group of `tracker run` has this name already.
 #[group(skip)]
-#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse"]).multiple(true)))]
-#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse"]).multiple(true)))]
+#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse", "export_ipfix"]).multiple(true)))]
+#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse", "export_ipfix"]).multiple(true)))]
 pub struct Options {
     /// Connections to export: `violations` (breaches, and connections with any), `abnormal` (not closed by both ends), `ended`,
     /// `sample:N` (one in N, the same on every host), `all` [default: violations,abnormal,sample:100]
@@ -84,6 +85,21 @@ pub struct Options {
     #[arg(id = "export_clickhouse_ca", long = "export-clickhouse-ca", value_name = "FILE")]
     #[arg(requires = "export_clickhouse")]
     pub clickhouse_ca: Option<PathBuf>,
+    /// Send records to a flow collector as IPFIX: `tcp://collector.example:4739`, or best effort `udp://collector.example:4739`
+    #[arg(id = "export_ipfix", long = "export-ipfix", value_name = "ADDRESS")]
+    pub ipfix: Option<ipfix::Address>,
+    /// Number of the enterprise whose elements 101 to 123 are the agent's own; without, there are none, and no breaches [default: none]
+    #[arg(id = "export_ipfix_pen", long = "export-ipfix-pen", value_name = "N")]
+    #[arg(value_parser = pen, requires = "export_ipfix")]
+    pub ipfix_pen: Option<u32>,
+    /// Observation domain ID: different where collectors are to tell agents of one host apart [default: 1]
+    #[arg(id = "export_ipfix_domain", long = "export-ipfix-domain", value_name = "N")]
+    #[arg(requires = "export_ipfix")]
+    pub ipfix_domain: Option<u32>,
+    /// Seconds after which templates are sent again over UDP [default: 60]
+    #[arg(id = "export_ipfix_templates", long = "export-ipfix-templates", value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400), requires = "export_ipfix")]
+    pub ipfix_templates: Option<u32>,
     /// Directory for records that wait for a server [default: /var/lib/tracker/spool]
     #[arg(id = "export_spool", long = "export-spool", value_name = "DIR")]
     #[arg(requires = "spooled_exporter")]
@@ -98,7 +114,7 @@ impl Options {
     /// Whether anything is exported.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.file.is_some() || self.clickhouse.is_some()
+        self.file.is_some() || self.clickhouse.is_some() || self.ipfix.is_some()
     }
 
     /// Which records are.
@@ -135,6 +151,17 @@ impl Options {
                 .clickhouse_ca
                 .clone()
                 .unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into()),
+        })
+    }
+
+    /// The collector to send to, where there is one.
+    #[must_use]
+    pub fn ipfix_settings(&self) -> Option<ipfix::Settings> {
+        Some(ipfix::Settings {
+            address: self.ipfix.clone()?,
+            domain: self.ipfix_domain.unwrap_or(1),
+            pen: self.ipfix_pen,
+            templates: Duration::from_secs(self.ipfix_templates.map_or(60, u64::from)),
         })
     }
 
@@ -187,6 +214,19 @@ fn words(text: &str) -> Result<Filter, String> {
 fn host(text: &str) -> Result<String, String> {
     let is_good = (1..=255).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
     if is_good { Ok(text.to_owned()) } else { Err("1 to 255 visible ASCII letters".to_owned()) }
+}
+
+fn pen(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(0) | Err(_) => {
+            Err("a private enterprise number from 1 to 4294967295, as IANA assigns them".to_owned())
+        }
+        Ok(ipfix::element::REVERSE) => {
+            Err("29305 is for reverse elements (RFC 5103); use the number of your own enterprise"
+                .to_owned())
+        }
+        Ok(pen) => Ok(pen),
+    }
 }
 
 fn size(text: &str) -> Result<u64, String> {

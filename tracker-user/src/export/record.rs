@@ -87,7 +87,7 @@ pub struct ExportRecord {
 }
 
 /// Who makes records.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Origin {
     /// [`ExportRecord::host`].
     pub host: String,

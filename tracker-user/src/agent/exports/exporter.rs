@@ -8,7 +8,7 @@ use crate::{
     agent::secret_file,
     export::{
         clickhouse::Server,
-        file,
+        file, ipfix,
         options::Options,
         queue::Queue,
         record::Origin,
@@ -23,10 +23,11 @@ use crate::{
 pub(super) enum Exporter {
     File,
     ClickHouse,
+    Ipfix,
 }
 
 /// All of them, in the order of their numbers.
-pub(super) const EXPORTERS: [Exporter; 2] = [Exporter::File, Exporter::ClickHouse];
+pub(super) const EXPORTERS: [Exporter; 3] = [Exporter::File, Exporter::ClickHouse, Exporter::Ipfix];
 
 impl Exporter {
     /// As metrics and directories have it.
@@ -34,6 +35,7 @@ impl Exporter {
         match self {
             Self::File => "file",
             Self::ClickHouse => "clickhouse",
+            Self::Ipfix => "ipfix",
         }
     }
 
@@ -42,11 +44,12 @@ impl Exporter {
         match self {
             Self::File => options.file.is_some(),
             Self::ClickHouse => options.clickhouse.is_some(),
+            Self::Ipfix => options.ipfix.is_some(),
         }
     }
 
     /// The receiver over a network, where there is one.
-    fn receiver(self, options: &Options) -> Option<Box<dyn Receiver>> {
+    fn receiver(self, options: &Options, origin: &Origin) -> Option<Box<dyn Receiver>> {
         match self {
             Self::File => None,
             Self::ClickHouse => {
@@ -54,13 +57,14 @@ impl Exporter {
                 let path = settings.password.clone();
                 Some(Box::new(Server::new(settings, Box::new(move || password(path.as_deref())))))
             }
+            Self::Ipfix => Some(Box::new(ipfix::Collector::new(options.ipfix_settings()?, origin))),
         }
     }
 
     /// The option whose secret passes a network in the clear, and what that is.
     fn exposed(self, options: &Options) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::File => None,
+            Self::File | Self::Ipfix => None,
             Self::ClickHouse => options
                 .clickhouse_settings()
                 .filter(|it| it.password.is_some() && it.address.is_open())
@@ -81,6 +85,9 @@ impl Exporter {
                 one.clickhouse_settings() == other.clickhouse_settings()
                     && self.has_same_spool(one, other)
             }
+            Self::Ipfix => {
+                one.ipfix_settings() == other.ipfix_settings() && self.has_same_spool(one, other)
+            }
         }
     }
 
@@ -94,8 +101,10 @@ impl Exporter {
                     .with_context(|| format!("--export-file {}", path.display()))?;
                 file::check(path)
             }
-            Self::ClickHouse => {
-                let Some(receiver) = self.receiver(options) else { return Ok(()) };
+            Self::ClickHouse | Self::Ipfix => {
+                let Some(receiver) = self.receiver(options, &Origin::default()) else {
+                    return Ok(());
+                };
                 trusted_paths::check(options.spool_directory(), Sharing::No)
                     .context("--export-spool")?;
                 receiver.check().context(receiver.name())
@@ -108,7 +117,13 @@ impl Exporter {
         if let Some((option, what)) = self.exposed(options) {
             tracing::warn!("{option}: {what} the network in the clear; https:// has TLS");
         }
-        if let Some(receiver) = self.receiver(options) {
+        if self == Self::Ipfix && options.ipfix.as_ref().is_some_and(ipfix::Address::is_best_effort)
+        {
+            tracing::info!(
+                "--export-ipfix: UDP is best effort: nobody notices what the network or the collector drops; tcp:// sends again"
+            );
+        }
+        if let Some(receiver) = self.receiver(options, origin) {
             let spool = options.spool_settings(&origin.agent, self.name());
             relay::run(&*receiver, &spool, queue, origin);
         } else if let Some(settings) = options.file_settings() {
