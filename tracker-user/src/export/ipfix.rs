@@ -165,3 +165,6 @@ impl Receiver for Collector {
 
 /// How log lines begin.
 const NAME: &str = "--export-ipfix";
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{
-    element::Kind,
-    template::{self, Breach, Connection, Value},
-};
+use super::template::{self, Breach, Connection, Value};
 use crate::{
     export::record::{About, ExportRecord},
-    model::record::Ends,
+    model::record::{Ends, Record},
 };
 
 /// Whether a record has a form: connections and lost records always, breaches with own elements only. Starts and ends of SYN cookies
@@ -68,7 +65,7 @@ fn ends(record: &ExportRecord) -> Option<Ends> {
         sport: segment.sport,
         dport: segment.dport,
     });
-    of_segment.or_else(|| record.flow.as_ref().map(|flow| flow.ends()))
+    of_segment.or_else(|| record.flow.as_ref().map(Record::ends))
 }
 
 fn addresses(ends: &Ends, to: &mut Vec<u8>) {
@@ -141,7 +138,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        export::record::tests::{ended, origin},
+        export::{
+            ipfix::element::Kind,
+            record::tests::{ended, origin},
+        },
         model::event::Event,
     };
 

@@ -58,7 +58,7 @@ impl<'a> Value<'a> {
             Self::Address(IpAddr::V4(address)) => to.extend_from_slice(&address.octets()),
             Self::Address(IpAddr::V6(address)) => to.extend_from_slice(&address.octets()),
             Self::Text(text) => {
-                let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
+                let text = shortened(text);
                 let length = u16::try_from(text.len()).unwrap_or(0);
                 match u8::try_from(length) {
                     Ok(length) if length < 255 => to.push(length),
@@ -71,6 +71,12 @@ impl<'a> Value<'a> {
             }
         }
     }
+}
+
+fn shortened(text: &str) -> &str {
+    let most = LONGEST_TEXT.min(text.len());
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
 }
 
 /// A connection that ended, or goes on.
