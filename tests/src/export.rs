@@ -6,9 +6,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    agent::eventually,
-    lab::{Connection, Pair},
-    segment::flag::{ACK, FIN},
+    agent::{Agent, eventually},
+    lab::{Connection, INTERFACE, Pair},
+    segment::{
+        Segment,
+        flag::{ACK, FIN, SYN},
+    },
+    wire::Wire,
 };
 
 /// A directory of a test's own, perhaps with a file system of its own.
@@ -106,6 +110,28 @@ pub fn closes(tcp: &Connection<'_>) -> Result<()> {
     tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5001))?;
     tcp.s_sends(&tcp.s(FIN | ACK, 5001, 1002))?;
     tcp.c_sends(&tcp.c(ACK, 1002, 5002))
+}
+
+/// Lets SYNs from these ports of an address arrive, and deletes their flows, each of which has a record then.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn deleted_flows(
+    source: [u8; 4],
+    pair: &Pair,
+    agent: &Agent,
+    ports: std::ops::Range<u16>,
+) -> Result<()> {
+    let wire = Wire::open(&pair.peer, INTERFACE)?;
+    let count = ports.len();
+    for port in ports {
+        let (client, server) = ((source, port).into(), ([192, 0, 2, 2], 80).into());
+        wire.send(&Segment::new(client, server, SYN, 1, 0).frame())?;
+    }
+    eventually("all flows are there", || Ok(agent.flows(&[])?.len() == count))?;
+    agent.ask(&["flush"])?;
+    Ok(())
 }
 
 /// The metric of an exporter (`tracker_export_NAME`), of an agent with `--metrics` at its usual place in the pair's host.

@@ -23,6 +23,7 @@ pub mod namespace;
 pub mod nft;
 pub mod offer;
 pub mod offload;
+pub mod otlp;
 pub mod pairs;
 pub mod pcap;
 pub mod random;

@@ -24,34 +24,14 @@ use rustls::{
 use tracker_tests::{
     agent::{Agent, eventually, run_tracker},
     clickhouse::{ClickHouse, PASSWORD, documented, unzipped},
-    export::{Directory, metric},
+    export::{Directory, deleted_flows, metric},
     lab::{INTERFACE, Pair},
-    segment::{Segment, flag::SYN},
-    wire::Wire,
 };
 use tracker_user::export::spool::Spool;
 
 /// Lets SYNs from these ports arrive, and deletes their flows, each of which has a record then.
 fn records(pair: &Pair, agent: &Agent, ports: std::ops::Range<u16>) -> Result<()> {
-    records_of([192, 0, 2, 1], pair, agent, ports)
-}
-
-/// The same, from this address.
-fn records_of(
-    source: [u8; 4],
-    pair: &Pair,
-    agent: &Agent,
-    ports: std::ops::Range<u16>,
-) -> Result<()> {
-    let wire = Wire::open(&pair.peer, INTERFACE)?;
-    let count = ports.len();
-    for port in ports {
-        let (client, server) = ((source, port).into(), ([192, 0, 2, 2], 80).into());
-        wire.send(&Segment::new(client, server, SYN, 1, 0).frame())?;
-    }
-    eventually("all flows are there", || Ok(agent.flows(&[])?.len() == count))?;
-    agent.ask(&["flush"])?;
-    Ok(())
+    deleted_flows([192, 0, 2, 1], pair, agent, ports)
 }
 
 /// A file with a password.
@@ -270,7 +250,7 @@ fn a_refused_row_waits_until_another_one_is_taken() -> Result<()> {
     let count = || server.ask("SELECT count() FROM tracker.records");
     records(&pair, &agent, 1000..1005)?;
     eventually("the first ones are there", || Ok(count()? == "5"))?;
-    records_of([192, 0, 2, 5], &pair, &agent, 1005..1006)?;
+    deleted_flows([192, 0, 2, 5], &pair, &agent, 1005..1006)?;
     agent.wait_for_log("no record is taken")?;
     ensure!(lost(&pair)? == (0, 0) && metric(&pair, "clickhouse", "spool_records")? == 1);
     records(&pair, &agent, 1006..1010)?;

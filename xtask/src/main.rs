@@ -5,6 +5,7 @@ mod cross;
 mod debian;
 mod dependencies;
 mod docs;
+mod environment;
 mod fuzz;
 mod host;
 mod lint;

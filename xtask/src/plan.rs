@@ -8,7 +8,7 @@ use xtask::bpf::{
 
 pub(crate) use crate::purpose::Purpose;
 
-use crate::debian::INSTALL;
+use crate::{debian::INSTALL, environment};
 
 /// How it stands with a compiler's linker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +48,8 @@ pub(crate) enum Missing {
     Programs(Vec<&'static str>),
     /// A server of others that some tests send records to. Those that lack it fail, and nothing else does.
     Receiver(&'static str),
+    /// The same, as packages for Python: the name of their environment.
+    Environment(&'static str),
     /// A compiler for C++.
     Cxx,
     /// clippy for the compiler that comes from there.
@@ -77,6 +79,9 @@ impl fmt::Display for Missing {
                 programs.join(" and ")
             ),
             Self::Receiver(server) => write!(f, "{server}: tests send records to it"),
+            Self::Environment(name) => {
+                write!(f, "receivers of {name} in target/tools: tests send records to them")
+            }
             Self::Cxx => f.write_str("a C++ compiler: libFuzzer is built with it"),
             Self::BpfClippy(_) => {
                 f.write_str("clippy for the BPF compiler: `cargo xtask lint` checks the kernel programs with it")
@@ -130,6 +135,9 @@ pub(crate) fn plan(missing: &[Missing], purpose: Purpose, machine: &Machine<'_>)
             .filter(|absent| absent.iter().all(|package| (machine.offers)(package)));
         match absent {
             Some(absent) if machine.may_install || absent.is_empty() => {
+                if absent.is_empty() && matches!(piece, Missing::Environment(_)) {
+                    plan.advice.extend(commands(piece, machine));
+                }
                 plan.packages.extend(absent);
                 if let Missing::Linker { compiler, .. } = piece {
                     plan.linker = Some(compiler.llvm);
@@ -178,6 +186,7 @@ fn packages(piece: &Missing, machine: &Machine<'_>) -> Option<Vec<String>> {
             packages_with(programs).into_iter().map(str::to_owned).collect()
         }
         Missing::Receiver(server) => vec![(*server).to_owned()],
+        Missing::Environment(_) => vec!["python3-venv".to_owned()],
         Missing::Cxx => vec!["g++".to_owned()],
         Missing::BpfClippy(Origin::Distribution) => vec!["rust-web-clippy".to_owned()],
         Missing::BpfClippy(Origin::Rustup) => return None,
@@ -257,6 +266,9 @@ fn commands(piece: &Missing, machine: &Machine<'_>) -> Vec<String> {
         Missing::Receiver(server) => vec![format!(
             "# install {server}, which Debian 12 has; the program of tests that needs it fails without"
         )],
+        Missing::Environment(name) => {
+            environment::commands(machine.workspace, name).map(|line| line.join(" ")).into()
+        }
         Missing::Cxx => vec!["# install a C++ compiler, so that `c++` runs it".to_owned()],
         Missing::BpfClippy(Origin::Distribution) => {
             vec!["# install clippy from where /usr/bin/cargo is from".to_owned()]
@@ -426,6 +438,17 @@ mod tests {
         let plan = plan(&missing, Purpose::Test, &machine);
         assert_eq!((plan.by_hand.len(), plan.packages.len(), plan.advice.len()), (0, 0, 1));
         assert!(!Purpose::Test.needs(&missing[0]));
+    }
+
+    #[test]
+    fn an_environment_needs_venv_only() {
+        let missing = [Missing::Environment("otlp")];
+        assert_eq!(packages_of(&plan(&missing, Purpose::Test, &debian())), ["python3-venv"]);
+        let has_it = plan(&missing, Purpose::Test, &Machine { has: &|_| true, ..debian() });
+        assert_eq!((has_it.packages.len(), has_it.advice.len()), (0, 2));
+        let typed = plan(&missing, Purpose::Test, &elsewhere());
+        assert_eq!(typed.advice[0], "python3 -m venv --clear /workspace/target/tools/otlp");
+        assert_eq!((typed.advice.len(), typed.by_hand.len()), (2, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use xtask::bpf::{self, Compiler};
 
 use crate::{
-    host,
+    environment, host,
     plan::{Linker, Missing, Purpose, choose},
 };
 
@@ -48,6 +48,10 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         let receivers = RECEIVERS.iter().filter(|_| purpose.exports());
         let missing_ones = receivers.filter(|(program, _)| !host::on_path(program));
         missing.extend(missing_ones.map(|(_, package)| Missing::Receiver(package)));
+        let environment = purpose.exports().then_some("otlp");
+        missing.extend(
+            environment.filter(|name| !environment::is_made(name)).map(Missing::Environment),
+        );
     }
     if purpose.fuzzes() && !host::on_path("c++") {
         missing.push(Missing::Cxx);

@@ -54,8 +54,13 @@ impl Purpose {
 
     /// Whether it comes to nothing without that piece.
     pub(crate) fn needs(self, missing: &Missing) -> bool {
-        let is_extra =
-            matches!(missing, Missing::BpfClippy(_) | Missing::Component(_) | Missing::Receiver(_));
+        let is_extra = matches!(
+            missing,
+            Missing::BpfClippy(_)
+                | Missing::Component(_)
+                | Missing::Receiver(_)
+                | Missing::Environment(_)
+        );
         self == Self::Lint || !is_extra
     }
 }

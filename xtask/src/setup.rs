@@ -1,13 +1,13 @@
 //! `cargo xtask setup`: makes this machine able to build and to test.
 
-use std::{cell::Cell, env};
+use std::{cell::Cell, env, process::Command};
 
 use anyhow::{Context, Result, bail};
 use xtask::bpf::{BPF_LINKER_VERSION, Compiler, linker};
 
 use crate::{
-    debian, host,
-    plan::{Machine, Plan, Purpose, linker_arguments, plan},
+    debian, environment, host,
+    plan::{Machine, Missing, Plan, Purpose, linker_arguments, plan},
     probe::probe,
 };
 
@@ -22,6 +22,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
     }
     let mut told = Vec::new();
     let mut tried = Vec::new();
+    let mut environments = Vec::new();
     let updated = Cell::new(false);
     // Which linker and which clippy it takes is known only once there is a compiler.
     loop {
@@ -36,6 +37,23 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
             return say_ready(&compiler.context("a complete toolchain has a compiler")?);
         }
         let may_install = debian::is_here() && host::is_root();
+        let mut is_changed = false;
+        for piece in &missing {
+            if let Missing::Environment(name) = piece
+                && host::succeeds(Command::new("python3").args(["-c", "import ensurepip"]))
+                && !environments.contains(name)
+            {
+                environments.push(*name);
+                match environment::make(name) {
+                    Ok(()) => is_changed = true,
+                    // The tests that need it say so.
+                    Err(error) => eprintln!("{error:#}; going on without it"),
+                }
+            }
+        }
+        if is_changed {
+            continue;
+        }
         // This is asked about packages that are to be installed, and the lists of a fresh machine are empty.
         let offers = |package: &str| {
             if may_install && !updated.replace(true) {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 32] = [
+const LIVE: [&str; 36] = [
     "drop",
     "drop-dry-run",
     "drop-exempt",
@@ -28,6 +28,10 @@ const LIVE: [&str; 32] = [
     "export-file-count",
     "export-file-size",
     "export-filter",
+    "export-otlp",
+    "export-otlp-ca",
+    "export-otlp-compression",
+    "export-otlp-headers",
     "export-ipfix",
     "export-ipfix-domain",
     "export-ipfix-pen",

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     export::{
-        http::{Address, Answer, Client, Service},
+        http::{Address, Answer, Client, Compression, Service},
         record::ExportRecord,
         relay::{Receipt, Receiver, Refusal, Stop},
     },
@@ -129,7 +129,7 @@ impl Receiver for Server {
             table.0
         );
         let client = Client::new(address, authorities)?;
-        let answer = client.post(&target, self.headers()?, records, stop)?;
+        let answer = client.post(&target, self.headers()?, (records, Compression::Gzip), stop)?;
         let code = code(&answer);
         if answer.status.is_success() && code.is_none() {
             return Ok(Receipt::default());

@@ -3,7 +3,7 @@
 use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use flate2::write::GzEncoder;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
@@ -46,6 +46,16 @@ pub struct Service {
     pub secrets: &'static str,
     /// The option that names authorities.
     pub authorities: &'static str,
+}
+
+/// What is done with bodies of requests.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Compression {
+    /// They are compressed (RFC 1952).
+    #[default]
+    Gzip,
+    /// They are sent as they are.
+    None,
 }
 
 /// A server's address: `https://clickhouse.example:8443`.
@@ -174,7 +184,7 @@ impl<'a> Client<'a> {
         Ok(Self { address, tls })
     }
 
-    /// Posts a body to a target, with gzip, and waits for the answer, whatever its status is.
+    /// Posts a body to a target, and waits for the answer, whatever its status is.
     ///
     /// # Errors
     ///
@@ -182,11 +192,17 @@ impl<'a> Client<'a> {
     pub fn post(
         &self,
         target: &str,
-        headers: HeaderMap,
-        body: &[u8],
+        mut headers: HeaderMap,
+        (body, compression): (&[u8], Compression),
         stop: &Stop,
     ) -> Result<Answer> {
-        let body = zipped(body).context("compressing records")?;
+        let body = match compression {
+            Compression::Gzip => {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                zipped(body).context("compressing records")?
+            }
+            Compression::None => body.to_vec(),
+        };
         stop.run(async {
             let outcome =
                 timeout(LONGEST_REQUEST, self.exchange(target, headers, body.into())).await;
@@ -213,12 +229,7 @@ impl<'a> Client<'a> {
         let host = HeaderValue::from_str(&format!("{host}:{port}"))
             .map_err(|error| Error::from(Failure::foreign(error)))?;
         let agent = HeaderValue::from_static(concat!("tracker/", env!("CARGO_PKG_VERSION")));
-        let own = [
-            (HOST, host),
-            (USER_AGENT, agent),
-            (CONTENT_ENCODING, HeaderValue::from_static("gzip")),
-        ];
-        for (header, value) in own {
+        for (header, value) in [(HOST, host), (USER_AGENT, agent)] {
             request.headers_mut().insert(header, value);
         }
         match &self.tls {
@@ -253,7 +264,8 @@ async fn exchange(
 }
 
 fn zipped(records: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(records.len() / 4), Compression::fast());
+    let mut encoder =
+        GzEncoder::new(Vec::with_capacity(records.len() / 4), flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, records)?;
     encoder.finish()
 }

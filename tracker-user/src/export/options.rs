@@ -13,8 +13,8 @@ use crate::{
     export::{
         clickhouse::{self, Table},
         file,
-        http::Address,
-        ipfix,
+        http::{Address, Compression},
+        ipfix, otlp,
         relay::SpoolSettings,
         selection::{Kind, Selection},
     },
@@ -26,8 +26,8 @@ use crate::{
 #[command(next_help_heading = "Export")]
 // A group of `tracker run` has this name already.
 #[group(skip)]
-#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse", "export_ipfix"]).multiple(true)))]
-#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse", "export_ipfix"]).multiple(true)))]
+#[command(group(ArgGroup::new("exporter").args(EXPORTERS).multiple(true)))]
+#[command(group(ArgGroup::new("spooled_exporter").args(&EXPORTERS[1..]).multiple(true)))]
 pub struct Options {
     /// Connections to export: `violations` (breaches, and connections with any), `abnormal` (not closed by both ends), `ended`,
     /// `sample:N` (one in N, the same on every host), `all` [default: violations,abnormal,sample:100]
@@ -85,6 +85,22 @@ pub struct Options {
     #[arg(id = "export_clickhouse_ca", long = "export-clickhouse-ca", value_name = "FILE")]
     #[arg(requires = "export_clickhouse")]
     pub clickhouse_ca: Option<PathBuf>,
+    /// Send records to an OpenTelemetry collector as log records, over OTLP/HTTP: `https://collector.example:4318`
+    #[arg(id = "export_otlp", long = "export-otlp", value_name = "ADDRESS")]
+    #[arg(value_parser = Unshown(|text| Address::parse(text, &otlp::SERVICE)))]
+    pub otlp: Option<Address>,
+    /// Headers of requests, one `Name: value` per line, in a file that only its owner may read; read again for each request
+    #[arg(id = "export_otlp_headers", long = "export-otlp-headers", value_name = "FILE")]
+    #[arg(requires = "export_otlp")]
+    pub otlp_headers: Option<PathBuf>,
+    /// Compression of requests [default: gzip]
+    #[arg(id = "export_otlp_compression", long = "export-otlp-compression", value_name = "KIND")]
+    #[arg(requires = "export_otlp")]
+    pub otlp_compression: Option<Compression>,
+    /// Certificates of authorities in PEM, for a collector with TLS [default: /etc/ssl/certs/ca-certificates.crt]
+    #[arg(id = "export_otlp_ca", long = "export-otlp-ca", value_name = "FILE")]
+    #[arg(requires = "export_otlp")]
+    pub otlp_ca: Option<PathBuf>,
     /// Send records to a flow collector as IPFIX: `tcp://collector.example:4739`, or best effort `udp://collector.example:4739`
     #[arg(id = "export_ipfix", long = "export-ipfix", value_name = "ADDRESS")]
     pub ipfix: Option<ipfix::Address>,
@@ -114,7 +130,8 @@ impl Options {
     /// Whether anything is exported.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.file.is_some() || self.clickhouse.is_some() || self.ipfix.is_some()
+        let is_sent = self.clickhouse.is_some() || self.otlp.is_some() || self.ipfix.is_some();
+        self.file.is_some() || is_sent
     }
 
     /// Which records are.
@@ -147,10 +164,18 @@ impl Options {
             table: self.clickhouse_table.clone().unwrap_or_default(),
             user: self.clickhouse_user.clone(),
             password: self.clickhouse_password.clone(),
-            authorities: self
-                .clickhouse_ca
-                .clone()
-                .unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into()),
+            authorities: self.clickhouse_ca.clone().unwrap_or_else(|| AUTHORITIES.into()),
+        })
+    }
+
+    /// The collector to send to, where there is one.
+    #[must_use]
+    pub fn otlp_settings(&self) -> Option<otlp::Settings> {
+        Some(otlp::Settings {
+            address: self.otlp.clone()?,
+            headers: self.otlp_headers.clone(),
+            compression: self.otlp_compression.unwrap_or_default(),
+            authorities: self.otlp_ca.clone().unwrap_or_else(|| AUTHORITIES.into()),
         })
     }
 
@@ -250,6 +275,12 @@ fn count(text: &str) -> Result<NonZeroU32, String> {
         _ => Err(format!("a number from 1 to {MOST_FILES}")),
     }
 }
+
+/// Arguments that name where records go, those that have a spool behind the first.
+const EXPORTERS: [&str; 4] = ["export_file", "export_clickhouse", "export_otlp", "export_ipfix"];
+
+/// Certificates of the system's authorities.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Bytes of a file at least: rotation takes longer than writing where files are smaller.
 const LEAST: u64 = 4096;

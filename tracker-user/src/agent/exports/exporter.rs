@@ -10,6 +10,7 @@ use crate::{
         clickhouse::Server,
         file, ipfix,
         options::Options,
+        otlp::Collector,
         queue::Queue,
         record::Origin,
         relay::{self, Receiver},
@@ -23,11 +24,13 @@ use crate::{
 pub(super) enum Exporter {
     File,
     ClickHouse,
+    Otlp,
     Ipfix,
 }
 
 /// All of them, in the order of their numbers.
-pub(super) const EXPORTERS: [Exporter; 3] = [Exporter::File, Exporter::ClickHouse, Exporter::Ipfix];
+pub(super) const EXPORTERS: [Exporter; 4] =
+    [Exporter::File, Exporter::ClickHouse, Exporter::Otlp, Exporter::Ipfix];
 
 impl Exporter {
     /// As metrics and directories have it.
@@ -35,6 +38,7 @@ impl Exporter {
         match self {
             Self::File => "file",
             Self::ClickHouse => "clickhouse",
+            Self::Otlp => "otlp",
             Self::Ipfix => "ipfix",
         }
     }
@@ -44,6 +48,7 @@ impl Exporter {
         match self {
             Self::File => options.file.is_some(),
             Self::ClickHouse => options.clickhouse.is_some(),
+            Self::Otlp => options.otlp.is_some(),
             Self::Ipfix => options.ipfix.is_some(),
         }
     }
@@ -57,6 +62,12 @@ impl Exporter {
                 let path = settings.password.clone();
                 Some(Box::new(Server::new(settings, Box::new(move || password(path.as_deref())))))
             }
+            Self::Otlp => {
+                let settings = options.otlp_settings()?;
+                let path = settings.headers.clone();
+                let headers = Box::new(move || headers(path.as_deref()));
+                Some(Box::new(Collector::new(settings, headers, origin)))
+            }
             Self::Ipfix => Some(Box::new(ipfix::Collector::new(options.ipfix_settings()?, origin))),
         }
     }
@@ -69,6 +80,10 @@ impl Exporter {
                 .clickhouse_settings()
                 .filter(|it| it.password.is_some() && it.address.is_open())
                 .map(|_| ("--export-clickhouse", "the password passes")),
+            Self::Otlp => options
+                .otlp_settings()
+                .filter(|it| it.headers.is_some() && it.address.is_open())
+                .map(|_| ("--export-otlp", "the headers pass")),
         }
     }
 
@@ -84,6 +99,9 @@ impl Exporter {
             Self::ClickHouse => {
                 one.clickhouse_settings() == other.clickhouse_settings()
                     && self.has_same_spool(one, other)
+            }
+            Self::Otlp => {
+                one.otlp_settings() == other.otlp_settings() && self.has_same_spool(one, other)
             }
             Self::Ipfix => {
                 one.ipfix_settings() == other.ipfix_settings() && self.has_same_spool(one, other)
@@ -101,7 +119,7 @@ impl Exporter {
                     .with_context(|| format!("--export-file {}", path.display()))?;
                 file::check(path)
             }
-            Self::ClickHouse | Self::Ipfix => {
+            Self::ClickHouse | Self::Otlp | Self::Ipfix => {
                 let Some(receiver) = self.receiver(options, &Origin::default()) else {
                     return Ok(());
                 };
@@ -143,5 +161,17 @@ fn password(path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>> {
     Ok(Some(text))
 }
 
+/// The headers of requests, as their file has them now.
+fn headers(path: Option<&Path>) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(path) = path else { return Ok(None) };
+    let renewal = "change the secrets in it, because they may be known";
+    secret_file::read(path, MOST_HEADERS, renewal)
+        .with_context(|| format!("the headers in {}", path.display()))
+        .map(Some)
+}
+
 /// Bytes of a password's file at most.
 const MOST_PASSWORD: u64 = 1024;
+
+/// Bytes of a file with headers at most.
+const MOST_HEADERS: u64 = 16_384;
