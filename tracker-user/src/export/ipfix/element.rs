@@ -146,6 +146,12 @@ pub(super) const ELEMENT_TYPE: Element = Element::iana("informationElementDataTy
 pub(super) const ELEMENT_NAME: Element = Element::iana("informationElementName", 341, Kind::Text);
 pub(super) const ELEMENT_SEMANTICS: Element =
     Element::iana("informationElementSemantics", 344, Kind::U8);
+pub(super) const ELEMENT_UNITS: Element = Element::iana("informationElementUnits", 345, Kind::U16);
+pub(super) const ELEMENT_FROM: Element =
+    Element::iana("informationElementRangeBegin", 342, Kind::U64);
+pub(super) const ELEMENT_TO: Element = Element::iana("informationElementRangeEnd", 343, Kind::U64);
+pub(super) const ELEMENT_DESCRIPTION: Element =
+    Element::iana("informationElementDescription", 340, Kind::Text);
 pub(super) const ENTERPRISE: Element = Element::iana("privateEnterpriseNumber", 346, Kind::U32);
 
 pub(super) const REVERSE_FLAGS: Element = FLAGS.reverse();

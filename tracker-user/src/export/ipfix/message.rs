@@ -1,7 +1,7 @@
 //! Messages (RFC 7011, section 3): rows of a spool and templates, in as few bytes as there are.
 
 use super::{
-    element,
+    element::{self, Element},
     row::{self, HEADER},
     template::{self, Value},
 };
@@ -60,47 +60,44 @@ pub(super) fn of_rows(rows: &[u8], exporter: &Exporter, longest: usize) -> (Vec<
     (packing.finish(), left_out)
 }
 
-/// Messages with all templates, and the records of options about this exporter, which has lost so many records.
+/// Messages with all templates, and the records of options about this exporter, which has lost so many records. Names and types of own
+/// elements come first: a collector has them when it reads the templates that need them.
 pub(super) fn of_templates(exporter: &Exporter, lost: u64, longest: usize) -> Vec<Message> {
     let mut packing = Packing::new(exporter.domain, longest);
     let pen = exporter.pen.unwrap_or(0);
-    for (number, scopes, elements) in template::all(exporter.pen.is_some()) {
-        let mut bytes = Vec::new();
-        let count = u16::try_from(elements.len()).unwrap_or(0);
-        bytes.extend_from_slice(&number.to_be_bytes());
-        bytes.extend_from_slice(&count.to_be_bytes());
-        if scopes > 0 {
-            bytes.extend_from_slice(&u16::to_be_bytes(scopes));
-        }
-        elements.into_iter().for_each(|element| element.specify(pen, &mut bytes));
-        packing.add(if scopes > 0 { OPTIONS_TEMPLATES } else { TEMPLATES }, &bytes, 0);
-    }
-    let mut options = |number, values: &[Value<'_>]| {
-        let mut bytes = Vec::new();
-        values.iter().for_each(|value| value.put(&mut bytes));
-        packing.add(number, &bytes, 1);
-    };
-    let name = || Value::Text(exporter.host.as_str().into());
-    options(template::NOT_SENT, &[Value::U32(exporter.process), Value::U64(lost)]);
-    let domain = Value::U32(exporter.domain);
-    let Some(pen) = exporter.pen else {
-        options(template::HOST, &[domain, name()]);
-        return packing.finish();
-    };
-    let agent = Value::Text(exporter.agent.as_str().into());
-    let boot = Value::Text(exporter.boot_id.as_str().into());
-    options(template::OWN_HOST, &[domain, name(), agent, boot]);
-    for element in element::OWN {
-        options(
-            template::TYPES,
-            &[
+    let (types, others): (Vec<_>, Vec<_>) = template::all(exporter.pen.is_some())
+        .into_iter()
+        .partition(|(number, ..)| *number == template::TYPES);
+    for template in types {
+        packing.add_template(template, pen);
+        for element in element::OWN {
+            let values = [
                 Value::U32(pen),
                 Value::U16(element.number),
                 Value::U8(element.kind.code()),
+                // Neither semantics, units, a range nor a description.
                 Value::U8(0),
+                Value::U16(0),
+                Value::U64(0),
+                Value::U64(0),
                 Value::Text(element.name.into()),
-            ],
-        );
+                Value::Text("".into()),
+            ];
+            packing.add_options(template::TYPES, &values);
+        }
+    }
+    for template in others {
+        packing.add_template(template, pen);
+    }
+    let name = Value::Text(exporter.host.as_str().into());
+    packing.add_options(template::NOT_SENT, &[Value::U32(exporter.process), Value::U64(lost)]);
+    let domain = Value::U32(exporter.domain);
+    if exporter.pen.is_some() {
+        let agent = Value::Text(exporter.agent.as_str().into());
+        let boot = Value::Text(exporter.boot_id.as_str().into());
+        packing.add_options(template::OWN_HOST, &[domain, name, agent, boot]);
+    } else {
+        packing.add_options(template::HOST, &[domain, name]);
     }
     packing.finish()
 }
@@ -120,6 +117,24 @@ impl Packing {
         let longest = longest.min(LONGEST);
         let current = Message { bytes: Vec::new(), records: 0 };
         Self { domain, longest, done: Vec::new(), current, set: None }
+    }
+
+    fn add_template(&mut self, (number, scopes, elements): (u16, u16, Vec<Element>), pen: u32) {
+        let mut bytes = Vec::new();
+        let count = u16::try_from(elements.len()).unwrap_or(0);
+        bytes.extend_from_slice(&number.to_be_bytes());
+        bytes.extend_from_slice(&count.to_be_bytes());
+        if scopes > 0 {
+            bytes.extend_from_slice(&scopes.to_be_bytes());
+        }
+        elements.into_iter().for_each(|element| element.specify(pen, &mut bytes));
+        self.add(if scopes > 0 { OPTIONS_TEMPLATES } else { TEMPLATES }, &bytes, 0);
+    }
+
+    fn add_options(&mut self, number: u16, values: &[Value<'_>]) {
+        let mut bytes = Vec::new();
+        values.iter().for_each(|value| value.put(&mut bytes));
+        self.add(number, &bytes, 1);
     }
 
     /// Appends what belongs into a Set of this number.
@@ -241,11 +256,11 @@ mod tests {
 
     #[test]
     fn templates_are_those_that_are_used() {
-        for (pen, count) in [(None, 2), (Some(1), 25)] {
+        for (pen, count, first) in [(None, 2, TEMPLATES), (Some(1), 25, OPTIONS_TEMPLATES)] {
             let mut messages = of_templates(&exporter(pen), 3, 1400);
             assert!(messages.iter_mut().all(|message| message.bytes(0, 0).len() <= 1400));
             assert_eq!(messages.iter().map(|message| message.records).sum::<u32>(), count);
-            assert_eq!(sets(&mut messages[0])[0].0, TEMPLATES);
+            assert_eq!(sets(&mut messages[0])[0].0, first);
         }
     }
 

@@ -155,12 +155,17 @@ pub(super) fn elements(number: u16) -> Vec<Element> {
         NOT_SENT => vec![e::PROCESS, e::NOT_SENT],
         HOST => vec![e::DOMAIN, e::DOMAIN_NAME],
         OWN_HOST => vec![e::DOMAIN, e::DOMAIN_NAME, e::AGENT, e::BOOT],
+        // All that RFC 5610 has: libfixbuf ignores records with fewer.
         TYPES => vec![
             e::ENTERPRISE,
             e::ELEMENT_NUMBER,
             e::ELEMENT_TYPE,
             e::ELEMENT_SEMANTICS,
+            e::ELEMENT_UNITS,
+            e::ELEMENT_FROM,
+            e::ELEMENT_TO,
             e::ELEMENT_NAME,
+            e::ELEMENT_DESCRIPTION,
         ],
         _ => Vec::new(),
     }
