@@ -3,12 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tracker_tests::{
-    agent::{Agent, eventually, run_tracker},
+    agent::{Agent, eventually, run_tracker, tracker},
     export::{AT_ONCE, Directory, closes, is, metric, wait_for},
     ipfix::{Collector, PEN, Sink, Tap, dump, nfacctd_records, nfdump},
     lab::{Bench, Connection, INTERFACE, Pair},
@@ -292,6 +298,35 @@ fn a_collector_over_udp_that_comes_late_or_goes_decodes_what_comes_then() -> Res
     ensure!(flows.iter().any(|flow| flow["src port"] == "2003"), "{flows:?}");
     ensure!(metric(&pair, "ipfix", "records_lost_total")? == 0);
     agent.finish()?;
+    Ok(())
+}
+
+#[test]
+fn best_effort_is_said_at_the_start() -> Result<()> {
+    let directory = Directory::new("ipfix-said")?;
+    let spool = directory.path("spool")?;
+    let pair = Pair::silent()?;
+    for (address, is_best_effort) in [("udp://127.0.0.1", true), ("tcp://127.0.0.1", false)] {
+        let mut agent = pair
+            .host
+            .command(tracker()?.to_str().context("a path of UTF-8")?)
+            .args(["--instance", &format!("said-{}", std::process::id()), "run"])
+            .args(["--interface", INTERFACE, "--export-spool", &spool, "--export-ipfix", address])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut said = BufReader::new(agent.stderr.take().context("stderr is a pipe")?);
+        // What it says at its start; the exporter is a thread of its own.
+        let (mut log, mut line) = (String::new(), String::new());
+        while !log.contains("attached") || (is_best_effort && !log.contains("best effort")) {
+            line.clear();
+            ensure!(said.read_line(&mut line)? > 0, "{address}: {log}");
+            log.push_str(&line);
+        }
+        kill(Pid::from_raw(agent.id().cast_signed()), Signal::SIGTERM)?;
+        said.read_to_string(&mut log)?;
+        ensure!(agent.wait()?.success() && log.contains("best effort") == is_best_effort, "{log}");
+    }
     Ok(())
 }
 
