@@ -6,7 +6,7 @@ Arguments: PORT FILE MANNER... Each request is answered as the next MANNER says,
     partial:N     takes it but for N records, which it drops, as partial_success says
     hang          reads it, and never answers
     without:PORT  refuses a request with 400 if it has a record of this source port
-Each record that is taken is a line of FILE, in JSON. FILE.requests has a line for each request: seconds, manner and its compression.
+Each record that is taken is a line of FILE, in JSON. FILE.requests has a line for each request: seconds, manner, compression and bytes.
 The variable TLS names a file in PEM with a certificate and its key, and then it takes nothing but TLS.
 """
 
@@ -46,7 +46,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         if self.path != "/v1/logs" or self.headers["Content-Type"] != "application/x-protobuf":
@@ -55,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         with LOCK:
             manner = MANNERS.pop(0) if len(MANNERS) > 1 else MANNERS[0]
             with open(FILE + ".requests", "a") as file:
-                file.write(f"{time.monotonic()} {manner} {self.headers.get('Content-Encoding')}\n")
+                file.write(f"{time.monotonic()} {manner} {self.headers.get('Content-Encoding')} {length}\n")
         word, _, number = manner.partition(":")
         if word == "hang":
             time.sleep(3600)

@@ -51,10 +51,10 @@ pub struct Service {
 /// What is done with bodies of requests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum Compression {
-    /// They are compressed (RFC 1952).
+    /// Compress bodies (RFC 1952)
     #[default]
     Gzip,
-    /// They are sent as they are.
+    /// Send bodies as they are
     None,
 }
 

@@ -284,14 +284,11 @@ impl<'a> Sending<'a> {
         while !self.shared.stop.is_set() {
             match self.division.next() {
                 Step::Send(part) => self.send(part),
-                Step::Nothing => {
-                    self.acknowledge();
-                    match self.read() {
-                        Some(Ok(batch)) => self.add(batch),
-                        Some(Err(error)) => self.failed(&error, None),
-                        None => break,
-                    }
-                }
+                Step::Nothing => match self.read() {
+                    Some(Ok(batch)) => self.add(batch),
+                    Some(Err(error)) => self.failed(&error, None),
+                    None => break,
+                },
                 Step::Wait => self.read_further(),
             }
         }
@@ -300,9 +297,9 @@ impl<'a> Sending<'a> {
         self.shared.note(&mut spool);
     }
 
-    fn add(&mut self, batch: Batch) {
+    fn add(&mut self, mut batch: Batch) {
         let count = batch.numbers.end - batch.numbers.start;
-        self.division.add(batch.records.clone(), count);
+        self.division.add(std::mem::take(&mut batch.records), count);
         self.batches.push(batch);
     }
 
@@ -315,13 +312,15 @@ impl<'a> Sending<'a> {
                 let sent = usize::try_from(part.count - rejected).unwrap_or(0);
                 counters.sent(sent, part.records.len() as u64);
                 if rejected > 0 {
+                    self.division.note_refused();
                     self.give_up(rejected, &said);
                 }
                 self.division.accepted();
                 self.trouble.ends("the server takes records again");
                 self.pause = SHORTEST_PAUSE;
             }
-            Err(_) if stop.is_set() => {}
+            // What was being sent is in the spool, and not acknowledged.
+            Err(_) if stop.is_set() => return,
             Err(Refusal::Later { error, after }) => {
                 if self.division.is_whole() {
                     // Nothing of it has arrived: read it again then, with what is there by then.
@@ -353,6 +352,9 @@ impl<'a> Sending<'a> {
                     }
                 }
             }
+        }
+        if self.division.is_done() {
+            self.acknowledge();
         }
     }
 

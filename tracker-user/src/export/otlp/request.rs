@@ -24,7 +24,7 @@ pub(super) struct Resource {
 }
 
 impl Resource {
-    /// Of an agent (semantic conventions `service` and `host`).
+    /// That of an agent (semantic conventions `service` and `host`).
     pub(super) fn new(origin: &Origin) -> Self {
         let attributes = [
             ("service.name", "tracker".to_owned()),

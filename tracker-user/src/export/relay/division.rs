@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     Divided,
     /// It is one record, which waits for another one to be taken.
     Held {
-        /// Whether many were refused since one was taken.
+        /// Whether many were refused, and none taken.
         pauses: bool,
     },
     /// It is one record, which is not sent again; so many were counted when it was written.
@@ -54,6 +54,8 @@ pub(super) struct Division {
     in_a_row: u32,
     /// Whether anything but the whole was sent, or something taken.
     is_touched: bool,
+    /// Whether any of these records was taken.
+    has_accepted: bool,
     has_refused: bool,
     /// Why the last record was refused.
     pub(super) said: String,
@@ -84,8 +86,13 @@ impl Division {
         if !self.held.is_empty() {
             return Step::Wait;
         }
-        self.is_touched = false;
+        (self.is_touched, self.has_accepted) = (false, false);
         Step::Nothing
+    }
+
+    /// Whether everything is sent, or given up.
+    pub(super) fn is_done(&self) -> bool {
+        self.pending.is_empty() && self.held.is_empty()
     }
 
     /// Whether nothing of what is sent has arrived, nor was refused.
@@ -98,6 +105,11 @@ impl Division {
         self.held.len()
     }
 
+    /// Records of what was sent last are refused, and the others taken.
+    pub(super) const fn note_refused(&mut self) {
+        self.has_refused = true;
+    }
+
     /// Whether anything was refused since this was called last.
     pub(super) const fn take_has_refused(&mut self) -> bool {
         std::mem::replace(&mut self.has_refused, false)
@@ -105,7 +117,7 @@ impl Division {
 
     /// What was sent last was taken.
     pub(super) fn accepted(&mut self) {
-        self.is_touched = true;
+        (self.is_touched, self.has_accepted) = (true, true);
         self.in_a_row = 0;
         self.suspects = self.held.len();
     }
@@ -140,7 +152,13 @@ impl Division {
         }
         self.held.push_back(part);
         self.in_a_row += 1;
-        Outcome::Held { pauses: self.in_a_row >= MOST_IN_A_ROW }
+        // Where others of these were taken, the rest is tried at once: it is one request for each, and no more.
+        let pauses = self.in_a_row >= MOST_IN_A_ROW && !self.has_accepted;
+        if pauses && !self.pending.is_empty() {
+            // The largest part comes next: where many refused records are together, a good one is elsewhere.
+            self.pending.rotate_left(1);
+        }
+        Outcome::Held { pauses }
     }
 
     /// Sends the record that was refused first again: perhaps it was not because of it.
@@ -247,6 +265,30 @@ mod tests {
             }
         }
         assert_eq!(pauses, [vec![false; 7], vec![true; 9]].concat());
+    }
+
+    #[test]
+    fn many_that_are_refused_together_do_not_hold_up_the_others_for_long() {
+        let mut division = of(&format!("{}{}", "z".repeat(200), "a".repeat(824)));
+        let (mut pauses, mut taken, mut given_up) = (0, 0, 0);
+        loop {
+            match division.next() {
+                Step::Send(part) if part.records.contains(&b'z') => {
+                    match division.refused(part, |it| vec![1; it.len()]) {
+                        Outcome::Held { pauses: it } => pauses += u32::from(it),
+                        Outcome::GivenUp(count) => given_up += count,
+                        Outcome::Divided => {}
+                    }
+                }
+                Step::Send(part) => {
+                    taken += part.count;
+                    division.accepted();
+                }
+                Step::Wait => panic!("good ones were taken after all of them"),
+                Step::Nothing => break,
+            }
+        }
+        assert_eq!((pauses, taken, given_up), (1, 824, 200));
     }
 
     #[test]
