@@ -190,7 +190,7 @@ fn collectors_decode_what_connections_were() -> Result<()> {
     has(
         of_6,
         &[
-            ("sourceIPv6Address", &"2001:0db8:0000:0000:0000:0000:0000:0001"),
+            ("sourceIPv6Address", &"2001:0db8::0001"),
             ("trackerConnState", &"SF"),
             ("trackerOrigState", &ended_6["orig"]["state"].as_str().unwrap_or_default()),
             ("reversePacketTotalCount", &ended_6["reply"]["packets"]),
