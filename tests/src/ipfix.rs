@@ -32,7 +32,7 @@ pub const PEN: &str = "32473";
 
 /// A collector of others at a UDP port of 127.0.0.1. Dropping it kills it, and its children.
 #[derive(Debug)]
-pub struct Collector(Child);
+pub struct Collector(Child, u16);
 
 impl Collector {
     /// nfcapd, which writes to this directory.
@@ -87,23 +87,31 @@ impl Collector {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("starting {program}: `apt-get install {package}`"))?;
-        let mut collector = Self(child);
-        let sockets = format!("/proc/{}/net/udp", collector.0.id());
-        let at = format!("0100007F:{port:04X}");
+        let mut collector = Self(child, port);
         eventually(&format!("{program} listens"), || {
             let ended = collector.0.try_wait()?;
             ensure!(ended.is_none(), "{program}, of the package {package}: {ended:?}");
-            Ok(fs::read_to_string(&sockets).is_ok_and(|text| text.contains(&at)))
+            Ok(collector.unread().is_some())
         })?;
         Ok(collector)
     }
 
-    /// Lets it write what it has, and end.
+    /// Bytes that its socket holds, in hexadecimal digits; `None` where it has none.
+    fn unread(&self) -> Option<String> {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/udp", self.0.id())).ok()?;
+        let at = format!("0100007F:{:04X}", self.1);
+        let socket = sockets.lines().find(|line| line.contains(&at))?;
+        let (_, unread) = socket.split_whitespace().nth(4)?.split_once(':')?;
+        Some(unread.to_owned())
+    }
+
+    /// Lets it read and write what it has got, and end.
     ///
     /// # Errors
     ///
     /// Where it cannot be waited for.
     pub fn finish(mut self) -> Result<()> {
+        eventually("all is read", || Ok(self.unread().context("a socket")? == "00000000"))?;
         // nfacctd ends with SIGINT only, nfcapd with either.
         kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT)?;
         self.0.wait()?;
