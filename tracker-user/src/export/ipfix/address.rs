@@ -90,7 +90,7 @@ mod tests {
             ("tcp://collector/path", "has a path"),
             ("udp://", "no address"),
             ("udp://collector:0", "no port"),
-            ("udp://collector:70000", "no address"),
+            ("udp://collector:70000", "no port"),
             ("udp://a b", "no address"),
         ] {
             let error = text.parse::<Address>().expect_err(text);
