@@ -15,6 +15,7 @@ pub mod fault;
 pub mod fleet;
 pub mod flood;
 pub mod flows;
+pub mod ipfix;
 pub mod kernel;
 pub mod lab;
 pub mod lifecycles;

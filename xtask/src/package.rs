@@ -62,11 +62,13 @@ const ARCHIVED: [(&str, &str); 11] = [
 ];
 
 /// What is copied from below `packaging` to below the examples of either. They name each other by their places there.
-const EXAMPLES: [&str; 8] = [
+const EXAMPLES: [&str; 10] = [
     "clickhouse/records.sql",
     "clickhouse/shipped.sql",
     "clickhouse/views.sql",
     "grafana/clickhouse.json",
+    "ipfix/nfacctd.conf",
+    "ipfix/tracker.lst",
     "shippers/vector.toml",
     "shippers/fluent-bit.yaml",
     "shippers/opentelemetry.yaml",

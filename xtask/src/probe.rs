@@ -45,8 +45,9 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         if !programs.is_empty() {
             missing.push(Missing::Programs(programs));
         }
-        let receiver = purpose.exports().then_some("clickhouse-server");
-        missing.extend(receiver.filter(|server| !host::on_path(server)).map(Missing::Receiver));
+        let receivers = RECEIVERS.iter().filter(|_| purpose.exports());
+        let missing_ones = receivers.filter(|(program, _)| !host::on_path(program));
+        missing.extend(missing_ones.map(|(_, package)| Missing::Receiver(package)));
         let environment = purpose.exports().then_some("otlp");
         missing.extend(
             environment.filter(|name| !environment::is_made(name)).map(Missing::Environment),
@@ -78,3 +79,11 @@ fn linker(compiler: &Compiler) -> Linker {
         Some(_) => Linker::Broken,
     }
 }
+
+/// Programs that tests send records to, and the packages that have them.
+const RECEIVERS: [(&str, &str); 4] = [
+    ("clickhouse-server", "clickhouse-server"),
+    ("ipfixDump", "libfixbuf-tools"),
+    ("nfcapd", "nfdump"),
+    ("nfacctd", "pmacct"),
+];

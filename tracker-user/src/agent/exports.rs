@@ -59,7 +59,7 @@ struct Running {
 /// What an exporter has counted, for metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
-    /// Its name: `file`, `clickhouse` or `otlp`.
+    /// Its name: `file`, `clickhouse`, `otlp` or `ipfix`.
     pub exporter: &'static str,
     /// Records that wait in its queue.
     pub waiting: u64,

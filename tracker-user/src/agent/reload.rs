@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 32] = [
+const LIVE: [&str; 36] = [
     "drop",
     "drop-dry-run",
     "drop-exempt",
@@ -32,6 +32,10 @@ const LIVE: [&str; 32] = [
     "export-otlp-ca",
     "export-otlp-compression",
     "export-otlp-headers",
+    "export-ipfix",
+    "export-ipfix-domain",
+    "export-ipfix-pen",
+    "export-ipfix-templates",
     "export-spool",
     "export-spool-size",
     "export-update",

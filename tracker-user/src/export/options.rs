@@ -14,7 +14,7 @@ use crate::{
         clickhouse::{self, Table},
         file,
         http::{Address, Compression},
-        otlp,
+        ipfix, otlp,
         relay::SpoolSettings,
         selection::{Kind, Selection},
     },
@@ -26,8 +26,8 @@ use crate::{
 #[command(next_help_heading = "Export")]
 // A group of `tracker run` has this name already.
 #[group(skip)]
-#[command(group(ArgGroup::new("exporter").args(["export_file", "export_clickhouse", "export_otlp"]).multiple(true)))]
-#[command(group(ArgGroup::new("spooled_exporter").args(["export_clickhouse", "export_otlp"]).multiple(true)))]
+#[command(group(ArgGroup::new("exporter").args(EXPORTERS).multiple(true)))]
+#[command(group(ArgGroup::new("spooled_exporter").args(&EXPORTERS[1..]).multiple(true)))]
 pub struct Options {
     /// Connections to export: `violations` (breaches, and connections with any), `abnormal` (not closed by both ends), `ended`,
     /// `sample:N` (one in N, the same on every host), `all` [default: violations,abnormal,sample:100]
@@ -101,6 +101,21 @@ pub struct Options {
     #[arg(id = "export_otlp_ca", long = "export-otlp-ca", value_name = "FILE")]
     #[arg(requires = "export_otlp")]
     pub otlp_ca: Option<PathBuf>,
+    /// Send records to a flow collector as IPFIX: `tcp://collector.example:4739`, or best effort `udp://collector.example:4739`
+    #[arg(id = "export_ipfix", long = "export-ipfix", value_name = "ADDRESS")]
+    pub ipfix: Option<ipfix::Address>,
+    /// Number of the enterprise whose elements 101 to 123 are the agent's own; without, there are none, and no breaches [default: none]
+    #[arg(id = "export_ipfix_pen", long = "export-ipfix-pen", value_name = "N")]
+    #[arg(value_parser = pen, requires = "export_ipfix")]
+    pub ipfix_pen: Option<u32>,
+    /// Observation domain ID: different where collectors are to tell agents of one host apart [default: 1]
+    #[arg(id = "export_ipfix_domain", long = "export-ipfix-domain", value_name = "N")]
+    #[arg(requires = "export_ipfix")]
+    pub ipfix_domain: Option<u32>,
+    /// Seconds after which templates are sent again over UDP [default: 60]
+    #[arg(id = "export_ipfix_templates", long = "export-ipfix-templates", value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400), requires = "export_ipfix")]
+    pub ipfix_templates: Option<u32>,
     /// Directory for records that wait for a server [default: /var/lib/tracker/spool]
     #[arg(id = "export_spool", long = "export-spool", value_name = "DIR")]
     #[arg(requires = "spooled_exporter")]
@@ -115,7 +130,8 @@ impl Options {
     /// Whether anything is exported.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.file.is_some() || self.clickhouse.is_some() || self.otlp.is_some()
+        let is_sent = self.clickhouse.is_some() || self.otlp.is_some() || self.ipfix.is_some();
+        self.file.is_some() || is_sent
     }
 
     /// Which records are.
@@ -160,6 +176,17 @@ impl Options {
             headers: self.otlp_headers.clone(),
             compression: self.otlp_compression.unwrap_or_default(),
             authorities: self.otlp_ca.clone().unwrap_or_else(|| AUTHORITIES.into()),
+        })
+    }
+
+    /// The collector to send to, where there is one.
+    #[must_use]
+    pub fn ipfix_settings(&self) -> Option<ipfix::Settings> {
+        Some(ipfix::Settings {
+            address: self.ipfix.clone()?,
+            domain: self.ipfix_domain.unwrap_or(1),
+            pen: self.ipfix_pen,
+            templates: Duration::from_secs(self.ipfix_templates.map_or(60, u64::from)),
         })
     }
 
@@ -214,6 +241,19 @@ fn host(text: &str) -> Result<String, String> {
     if is_good { Ok(text.to_owned()) } else { Err("1 to 255 visible ASCII letters".to_owned()) }
 }
 
+fn pen(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(0) | Err(_) => {
+            Err("a private enterprise number from 1 to 4294967295, as IANA assigns them".to_owned())
+        }
+        Ok(ipfix::element::REVERSE) => {
+            Err("29305 is for reverse elements (RFC 5103); use the number of your own enterprise"
+                .to_owned())
+        }
+        Ok(pen) => Ok(pen),
+    }
+}
+
 fn size(text: &str) -> Result<u64, String> {
     let size = bytes(text)?;
     if size < LEAST { Err(format!("{LEAST} bytes at least")) } else { Ok(size) }
@@ -235,6 +275,9 @@ fn count(text: &str) -> Result<NonZeroU32, String> {
         _ => Err(format!("a number from 1 to {MOST_FILES}")),
     }
 }
+
+/// Arguments that name where records go, those that have a spool behind the first.
+const EXPORTERS: [&str; 4] = ["export_file", "export_clickhouse", "export_otlp", "export_ipfix"];
 
 /// Certificates of the system's authorities.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -39,6 +39,11 @@ pub trait Receiver: Send + Sync {
     /// What is wrong, and what to do about it.
     fn check(&self) -> Result<()>;
 
+    /// Whether it has a form for a record. What has none is left out, and not lost.
+    fn has_form(&self, _: &ExportRecord) -> bool {
+        true
+    }
+
     /// A record as the spool holds it; `None` where this receiver has no form for it, which counts as lost.
     fn encode(&self, record: &ExportRecord) -> Option<Vec<u8>>;
 
@@ -219,7 +224,8 @@ fn fill(shared: &Shared<'_>, origin: &Origin) {
     let (queue, receiver) = (shared.queue, shared.receiver);
     let counters = queue.counters();
     let mut trouble = Trouble::new(receiver.name());
-    while let Some(records) = queue.take(BATCH) {
+    while let Some(mut records) = queue.take(BATCH) {
+        records.retain(|record| receiver.has_form(record));
         let mut rows: Vec<_> =
             records.iter().filter_map(|record| receiver.encode(record)).collect();
         counters.lost((records.len() - rows.len()) as u64);

@@ -8,7 +8,7 @@ use crate::{
     agent::secret_file,
     export::{
         clickhouse::Server,
-        file,
+        file, ipfix,
         options::Options,
         otlp::Collector,
         queue::Queue,
@@ -25,10 +25,12 @@ pub(super) enum Exporter {
     File,
     ClickHouse,
     Otlp,
+    Ipfix,
 }
 
 /// All of them, in the order of their numbers.
-pub(super) const EXPORTERS: [Exporter; 3] = [Exporter::File, Exporter::ClickHouse, Exporter::Otlp];
+pub(super) const EXPORTERS: [Exporter; 4] =
+    [Exporter::File, Exporter::ClickHouse, Exporter::Otlp, Exporter::Ipfix];
 
 impl Exporter {
     /// As metrics and directories have it.
@@ -37,6 +39,7 @@ impl Exporter {
             Self::File => "file",
             Self::ClickHouse => "clickhouse",
             Self::Otlp => "otlp",
+            Self::Ipfix => "ipfix",
         }
     }
 
@@ -46,6 +49,7 @@ impl Exporter {
             Self::File => options.file.is_some(),
             Self::ClickHouse => options.clickhouse.is_some(),
             Self::Otlp => options.otlp.is_some(),
+            Self::Ipfix => options.ipfix.is_some(),
         }
     }
 
@@ -64,13 +68,14 @@ impl Exporter {
                 let headers = Box::new(move || headers(path.as_deref()));
                 Some(Box::new(Collector::new(settings, headers, origin)))
             }
+            Self::Ipfix => Some(Box::new(ipfix::Collector::new(options.ipfix_settings()?, origin))),
         }
     }
 
     /// The option whose secret passes a network in the clear, and what that is.
     fn exposed(self, options: &Options) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::File => None,
+            Self::File | Self::Ipfix => None,
             Self::ClickHouse => options
                 .clickhouse_settings()
                 .filter(|it| it.password.is_some() && it.address.is_open())
@@ -98,6 +103,9 @@ impl Exporter {
             Self::Otlp => {
                 one.otlp_settings() == other.otlp_settings() && self.has_same_spool(one, other)
             }
+            Self::Ipfix => {
+                one.ipfix_settings() == other.ipfix_settings() && self.has_same_spool(one, other)
+            }
         }
     }
 
@@ -111,7 +119,7 @@ impl Exporter {
                     .with_context(|| format!("--export-file {}", path.display()))?;
                 file::check(path)
             }
-            Self::ClickHouse | Self::Otlp => {
+            Self::ClickHouse | Self::Otlp | Self::Ipfix => {
                 let Some(receiver) = self.receiver(options, &Origin::default()) else {
                     return Ok(());
                 };
@@ -126,6 +134,12 @@ impl Exporter {
     pub(super) fn run(self, options: &Options, queue: &Queue, origin: &Origin) {
         if let Some((option, what)) = self.exposed(options) {
             tracing::warn!("{option}: {what} the network in the clear; https:// has TLS");
+        }
+        if self == Self::Ipfix && options.ipfix.as_ref().is_some_and(ipfix::Address::is_best_effort)
+        {
+            tracing::info!(
+                "--export-ipfix: UDP is best effort: nobody notices what the network or the collector drops; tcp:// sends again"
+            );
         }
         if let Some(receiver) = self.receiver(options, origin) {
             let spool = options.spool_settings(&origin.agent, self.name());
