@@ -221,8 +221,8 @@ extern "C" fn tracker_read_options(len: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn tracker_read_option(at: u32, len: u32) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return len };
-    // SAFETY: this CPU's own element, and nothing else refers to this part of it now.
-    let (options, bytes) = unsafe { (&mut (*scratch).options, &(*scratch).bytes) };
+    // SAFETY: this CPU's own element, and nothing else refers to it now.
+    let Scratch { options, bytes, .. } = unsafe { &mut *scratch };
     // The compiler would take the masks away that older verifiers need: they learn nothing where two numbers are compared.
     let (at, len) = (opaque(at as usize & 63), opaque(len as usize & 127));
     #[allow(clippy::cast_possible_truncation)] // at most 64

@@ -178,8 +178,6 @@ fn rule_reset<F: VerifierBarrier>(
         peer_is_there && (open || (segment.has(Flags::ACK) && segment.ack == peer.refused_end));
     let exact = (peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin)) || agrees;
     let (peer_is_there, agrees, exact) = f.forget((peer_is_there, agrees, exact));
-    let (my_flags, their_flags) = f.forget((me.flags, peer.flags));
-    let (me, peer) = (&Facts { flags: my_flags, ..*me }, &Facts { flags: their_flags, ..*peer });
     if me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
         return Ruling::default();
     }
