@@ -8,6 +8,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -510,18 +511,28 @@ fn now_ns() -> Result<u64> {
     Ok(u64::try_from(Duration::from(now).as_nanos())?)
 }
 
+/// The time, once cookies' period does not end within some seconds.
+fn early_in_a_period() -> Result<u64> {
+    loop {
+        let now = now_ns()?;
+        let left = (1 << PERIOD_SHIFT) - now % (1 << PERIOD_SHIFT);
+        if left > 15_000_000_000 {
+            return Ok(now);
+        }
+        thread::sleep(Duration::from_nanos(left));
+    }
+}
+
 #[test]
 fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
     let site = Site::new(&["--syn-cookies", "always"])?;
     let listeners = both_families(&site.pair.host)?;
-    let now = now_ns()?;
-    let periods = |n: u64| now - (n << PERIOD_SHIFT);
     ensure!(
-        now > 4 << PERIOD_SHIFT,
+        now_ns()? > 4 << PERIOD_SHIFT,
         "this machine runs for too short a time to have old cookies: wait for two minutes"
     );
     // Far enough in the past for old cookies.
-    let since = period(now).wrapping_sub(10);
+    let since = period(now_ns()?).wrapping_sub(10);
     site.set_keys(&known_keys(since))?;
     let refused = |server: SocketAddr, client: SocketAddr, seq: u32, cookie: u32, why: &str| {
         let before = site.outcome(server, why)?;
@@ -535,6 +546,7 @@ fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
     };
     let mut count = 0;
     for ((client, server), listener) in ends(2).into_iter().zip(&listeners) {
+        let now = early_in_a_period()?;
         let good = cookie_of(client, server, 1000, [7, 8], now)?;
         refused(server, client, 1001, good ^ 1 << 30, "forged")?;
         refused(server, client, 1002, good, "forged")?;
@@ -545,6 +557,9 @@ fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
         let other = SocketAddr::new(client.ip(), 1);
         refused(server, other, 1001, good, "forged")?;
         count += 5;
+        // One period later it would look like one that was never sent.
+        let now = early_in_a_period()?;
+        let periods = |n: u64| now - (n << PERIOD_SHIFT);
         let old = cookie_of(client, server, 1000, [7, 8], periods(3))?;
         refused(server, client, 1001, old, "expired")?;
         count += 1;
@@ -561,6 +576,7 @@ fn c3_what_is_no_cookie_never_gets_to_the_listener() -> Result<()> {
         site.set_keys(&known_keys(since))?;
         nothing_to_accept(listener)?;
         // The right one is accepted.
+        let good = cookie_of(client, server, 1000, [7, 8], now_ns()?)?;
         site.send(&Segment::new(client, server, ACK, 1001, good.wrapping_add(1)))?;
         assert_eq!(accept(listener)?.1, client);
     }

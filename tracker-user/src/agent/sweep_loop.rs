@@ -27,7 +27,6 @@ use crate::{
     kernel::{
         flow_violations::FlowViolations,
         kernel_side::kept::{MapIds, ensure_pinned},
-        tables::Tables,
     },
     model::{
         error::{Error, Result},
@@ -96,7 +95,6 @@ pub(super) async fn run_sweeps(
     }
     let mut flood_detector = FloodDetector::new(options.limits);
     let mut sources = sources(&options);
-    let mut tables = Tables::from_pins(pins)?;
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -164,7 +162,7 @@ pub(super) async fn run_sweeps(
         let (reasons, sweep);
         (sweeper, flood_detector, sources, reasons, sweep) = sweeping.await?;
         for finding in flood_detector.findings() {
-            if let Err(error) = tables.count_breach(finding.rule, Hook::Ingress) {
+            if let Err(error) = sweeper.count_breach(finding.rule, Hook::Ingress) {
                 tracing::error!("counting a breach: {error:#}");
             }
             if reported.has(finding.rule) {

@@ -15,6 +15,7 @@ use aya::{
 };
 use tracker_common::{
     config::InterfaceConfig,
+    counters::Hook,
     event::Reason,
     flow::Flow,
     key::FlowKey,
@@ -188,6 +189,15 @@ impl Sweeper {
     pub fn take_census(&mut self, since_ns: u64) {
         self.counts = true;
         self.before_ns = since_ns;
+    }
+
+    /// Counts a breach that flows show together.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn count_breach(&mut self, rule: Rule, hook: Hook) -> Result<()> {
+        self.tables.count_breach(rule, hook)
     }
 
     /// Looks at every flow and removes those whose time is over, calling `visit` with each; `flood_detector` sees the

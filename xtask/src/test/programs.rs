@@ -1,4 +1,4 @@
-//! Programs of tests, run three at a time: most of them wait for packets and timers most of the time.
+//! Programs of tests, run two at a time: most of them wait for packets and timers most of the time.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::host;
 
 /// How many run at a time.
-const AT_A_TIME: usize = 3;
+const AT_A_TIME: usize = 2;
 
 /// What takes longest is begun first, so that nothing long is left for the end.
 const LONGEST: [&str; 12] = [
