@@ -10,8 +10,8 @@ use std::{
     path::Path,
     process::{Child, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -251,14 +251,36 @@ impl Drop for Tap {
 #[derive(Debug)]
 pub struct Sink {
     listener: Arc<TcpListener>,
-    manner: Arc<AtomicU8>,
+    manner: Arc<Manner>,
     connections: Arc<AtomicU64>,
     keeping: Arc<Mutex<Vec<JoinHandle<Result<()>>>>>,
 }
 
-const READS: u8 = 0;
-const HANGS: u8 = 1;
-const ENDS: u8 = 2;
+/// What it does with its connections, and what wakes those that hang.
+#[derive(Debug, Default)]
+struct Manner(Mutex<Does>, Condvar);
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Does {
+    #[default]
+    Reads,
+    Hangs,
+    Ends,
+}
+
+impl Manner {
+    fn set(&self, does: Does) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = does;
+        self.1.notify_all();
+    }
+
+    /// Whether to read now; returns once it is known, and false where it is to end.
+    fn reads(&self) -> bool {
+        let does = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let does = self.1.wait_while(does, |does| *does == Does::Hangs);
+        *does.unwrap_or_else(PoisonError::into_inner) == Does::Reads
+    }
+}
 
 impl Sink {
     /// Listens at `port`.
@@ -294,7 +316,7 @@ impl Sink {
 
     /// From now on nothing is read.
     pub fn hang(&self) {
-        self.manner.store(HANGS, Ordering::Relaxed);
+        self.manner.set(Does::Hangs);
     }
 
     /// Connections since its start.
@@ -311,7 +333,7 @@ impl Sink {
     pub fn kill(self) -> Result<()> {
         // Wakes the thread that accepts.
         SockRef::from(&*self.listener).shutdown(Shutdown::Both)?;
-        self.manner.store(ENDS, Ordering::Relaxed);
+        self.manner.set(Does::Ends);
         let keeping =
             std::mem::take(&mut *self.keeping.lock().unwrap_or_else(PoisonError::into_inner));
         for keeper in keeping {
@@ -321,23 +343,16 @@ impl Sink {
     }
 }
 
-fn keep(mut stream: TcpStream, mut file: File, manner: &AtomicU8) -> Result<()> {
+fn keep(mut stream: TcpStream, mut file: File, manner: &Manner) -> Result<()> {
     let mut bytes = vec![0; 65_536];
     stream.set_read_timeout(Some(Duration::from_millis(20)))?;
-    loop {
-        match manner.load(Ordering::Relaxed) {
-            READS => {}
-            HANGS => {
-                thread::sleep(Duration::from_millis(5));
-                continue;
-            }
-            _ => return Ok(()),
-        }
+    while manner.reads() {
         match stream.read(&mut bytes) {
-            Ok(0) => return Ok(()),
+            Ok(0) => break,
             Ok(length) => file.write_all(&bytes[..length])?,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
 }

@@ -519,6 +519,7 @@ fn early_in_a_period() -> Result<u64> {
         if left > 15_000_000_000 {
             return Ok(now);
         }
+        // The clock is what is waited for.
         thread::sleep(Duration::from_nanos(left));
     }
 }

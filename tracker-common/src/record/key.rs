@@ -211,6 +211,8 @@ fn is_after(a: (Words, [u8; 2]), b: (Words, [u8; 2])) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use core::net::Ipv6Addr;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -230,6 +232,11 @@ mod tests {
             for address in [address, mapped(v4)] {
                 prop_assert_eq!(Words::of(&address).is_mapped(), is_mapped(&address));
                 prop_assert_eq!(Words::of(&address).is_multicast(), address[0] == 0xff);
+                let ip = Ipv6Addr::from(address);
+                let is_unicast = ip.to_ipv4_mapped().map_or(!ip.is_multicast(), |ip| {
+                    !ip.is_multicast() && !ip.is_broadcast()
+                });
+                prop_assert_eq!(Words::of(&address).is_unicast(), is_unicast);
             }
         }
     }
@@ -246,6 +253,20 @@ mod tests {
         let mut all_nodes = address;
         all_nodes[0] = 0xff;
         assert!(Words::of(&all_nodes).is_multicast());
+    }
+
+    #[test]
+    fn one_host_has_neither_a_group_nor_broadcast() {
+        for (address, is_unicast) in [
+            ([224, 0, 0, 1], false),
+            ([239, 255, 255, 255], false),
+            ([223, 255, 255, 255], true),
+            ([240, 0, 0, 1], true),
+            ([255, 255, 255, 254], true),
+            ([255; 4], false),
+        ] {
+            assert_eq!(Words::of(&mapped(address)).is_unicast(), is_unicast, "{address:?}");
+        }
     }
 
     #[test]
