@@ -164,6 +164,8 @@ fn a_collector_has_every_record_whoever_is_killed() -> Result<()> {
     let flows = |agent: &Agent, ports| deleted_flows([192, 0, 2, 1], &pair, agent, ports);
     flows(&agent, 1000..1010)?;
     eventually("the first ones are there", || Ok(ports(&collector.records()?).len() == 10))?;
+    // The collector has them before it says so.
+    eventually("the agent knows", || Ok(metric(&pair, "otlp", "spool_records")? == 0))?;
     collector.kill()?;
     // It accepts, and hangs: the agent waits for it, and tracks.
     let hanging = Collector::start(&pair.host, &taken, &["hang"])?;
