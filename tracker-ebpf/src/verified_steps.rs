@@ -14,8 +14,8 @@ use tracker_common::{
     syn_cache::{CacheSet, CachedHandshake, Found, Taken},
     track::{
         self, Environment, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs,
-        choose, conclude, judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on,
-        notes_on, offers, publish, restore, situation, write, write_offers,
+        choose, close_on, conclude, judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on,
+        notes_on, offers, publish, reset_signs_on, restore, situation, write, write_offers,
     },
     violation::{Breach, Marks},
 };
@@ -127,7 +127,8 @@ impl VerifiedSteps for Kernel {
     #[inline(always)]
     fn judge(&self, flow: &Flow, packet: &Packet, _: &Situation) -> Outcome {
         if packet.segment.has(Flags::RST) {
-            tracker_judge_reset(flow);
+            tracker_judge_reset(flow, tracker_reset_signs(flow));
+            tracker_reset(flow);
         } else if packet.segment.has(Flags::SYN.with(Flags::ACK)) {
             tracker_judge_syn_ack(flow);
         } else if packet.segment.has(Flags::SYN) {
@@ -289,10 +290,26 @@ step!(tracker_situation(flow: Flow, hook: u32) or NO_RECORD, |_kernel, scratch| 
     0
 });
 
-step!(tracker_judge_reset(flow: Flow) or NO_RECORD, |kernel, scratch| {
+step!(
+    /// [`reset_signs_on`], which it returns.
+    tracker_reset_signs(flow: Flow) or 0, |kernel, scratch| {
+    let situation: &Situation = get(&scratch.parts.situation);
+    u32::from(reset_signs_on(&kernel, flow, &scratch.parsed.packet, situation))
+});
+
+step!(tracker_judge_reset(flow: Flow, signs: u32) or NO_RECORD, |kernel, scratch| {
     let parts = &mut scratch.parts;
     let situation: &Situation = get(&parts.situation);
-    put(&mut parts.verdict, judge_reset_on(&kernel, flow, &scratch.parsed.packet, situation));
+    let signs = (signs & 0xff) as u8;
+    put(&mut parts.ruling, judge_reset_on(&kernel, flow, &scratch.parsed.packet, situation, signs));
+    0
+});
+
+step!(tracker_reset(flow: Flow) or NO_RECORD, |_kernel, scratch| {
+    let parts = &mut scratch.parts;
+    let ruling: &Ruling = get(&parts.ruling);
+    let verdict: &mut Verdict = get_mut(&mut parts.verdict);
+    close_on(flow, &scratch.parsed.packet, ruling, verdict);
     0
 });
 

@@ -15,7 +15,7 @@ pub use self::{
     advance::{advance, agree},
     gap::keep,
     opening::continues_handshake,
-    reset::{assassinates, outlived, reset},
+    reset::{assassinates, close, outlived, reset, reset_signs, sign},
     situation::{IsnCandidates, Past, Situation},
     syn::{Reopening, acknowledges_syn, reopening, syn},
     syn_ack::{as_after_syn, syn_ack},
@@ -57,12 +57,19 @@ pub struct Verdict {
     pub another_isn: bool,
 }
 
-/// What is to be made of a segment with neither SYN nor RST: the first part of judging it, from which [`advance`], [`agree`] and
-/// [`keep`] make the [`Verdict`].
+/// What is to be made of a segment without SYN: the first part of judging it, from which [`close`], where it is an RST, or
+/// [`advance`], [`agree`] and [`keep`] make the [`Verdict`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ruling {
-    /// What it broke.
-    pub breach: Option<Breach>,
+    /// What it broke; the numbers of a [`Breach`] follow, or zeros. Not one `Option`, which has no numbers where it is `None`: the kernel's
+    /// verifier wants all of what is passed on through memory to be written.
+    pub rule: Option<Rule>,
+    /// As [`Breach::low`].
+    pub low: Seq,
+    /// As [`Breach::high`].
+    pub high: Seq,
+    /// As [`Breach::actual`].
+    pub actual: Seq,
     /// Where it is to be kept as refused, its acknowledgment for that purpose.
     pub ack: Seq,
     /// Bits of [`take`]; 0 where it adds nothing.
@@ -90,25 +97,34 @@ pub mod take {
 }
 
 impl Ruling {
+    const NOTHING: Self =
+        Self { rule: None, low: Seq(0), high: Seq(0), actual: Seq(0), ack: Seq(0), take: 0 };
+
     #[inline(always)]
     const fn take(take: u8) -> Self {
-        Self { breach: None, ack: Seq(0), take }
+        Self { take, ..Self::NOTHING }
     }
 
     #[inline(always)]
     const fn refuse(ack: Seq) -> Self {
-        Self { breach: None, ack, take: take::REFUSED }
+        Self { ack, take: take::REFUSED, ..Self::NOTHING }
     }
 
     #[inline(always)]
     const fn breach(rule: Rule, low: Seq, high: Seq, actual: Seq) -> Self {
-        let breach = Breach { rule, low: low.0, high: high.0, actual: actual.0 };
-        Self { breach: Some(breach), ack: Seq(0), take: 0 }
+        Self { rule: Some(rule), low, high, actual, ..Self::NOTHING }
     }
 
     #[inline(always)]
     const fn and_breach(self, rule: Rule, low: Seq, high: Seq, actual: Seq) -> Self {
-        Self { breach: Self::breach(rule, low, high, actual).breach, ..self }
+        Self { rule: Some(rule), low, high, actual, ..self }
+    }
+
+    /// What it broke.
+    #[inline(always)]
+    fn broken(&self) -> Option<Breach> {
+        let (low, high, actual) = (self.low.0, self.high.0, self.actual.0);
+        self.rule.map(|rule| Breach { rule, low, high, actual })
     }
 }
 
@@ -143,7 +159,11 @@ impl Verdict {
 pub fn judge(me: &Facts, peer: &Facts, situation: &Situation, segment: &Segment) -> Verdict {
     const NOTHING: &Remembers = &Remembers;
     if segment.has(Flags::RST) {
-        return reset(NOTHING, me, peer, situation, segment);
+        let signs = reset_signs(NOTHING, me, peer, situation, segment);
+        let ruling = reset(NOTHING, me, peer, situation, segment, signs);
+        let mut verdict = Verdict::nothing(me);
+        close(me, peer, segment, &ruling, &mut verdict);
+        return verdict;
     }
     if segment.has(Flags::SYN) {
         return if segment.has(Flags::ACK) {

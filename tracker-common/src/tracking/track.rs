@@ -33,8 +33,8 @@ pub use self::{
     observe::{SegmentEffect, notes_on, situation, write},
     offers::{choose, offers, write_offers},
     on_flow::{
-        advance_on, agree_on, judge_on, judge_others_on, judge_reset_on, judge_syn_ack_on,
-        judge_syn_on, keep_on,
+        advance_on, agree_on, close_on, judge_on, judge_others_on, judge_reset_on,
+        judge_syn_ack_on, judge_syn_on, keep_on, reset_signs_on,
     },
     place::{Place, prepare, settle},
     successor::belongs,

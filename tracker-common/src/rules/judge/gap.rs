@@ -32,7 +32,7 @@ impl Gap {
 /// Where it was refused, that, and what it said: an end that has sent an RST keeps that instead.
 #[inline(always)]
 pub fn keep(me: &Facts, peer: &Facts, segment: &Segment, ruling: &Ruling, verdict: &mut Verdict) {
-    verdict.breach = ruling.breach;
+    verdict.breach = ruling.broken();
     let (ack, takes) = (ruling.ack, ruling.take);
     if takes & take::LITTLE != 0 {
         if is_reset(me, peer) {

@@ -11,7 +11,7 @@ use crate::{
     segment::{Flags, Segment},
     seq::Seq,
     state::{State, is_reset},
-    violation::{Breach, Rule},
+    violation::Rule,
 };
 
 /// How far behind the receiver's next number an RST may lie and still be taken for a late one, not a blind one.
@@ -87,21 +87,13 @@ pub(super) fn after_reset(
     Ruling::default()
 }
 
-/// [`super::judge`] for RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3).
+/// What follows from the ruling on an RST, where `verdict` changes nothing so far.
 #[inline(always)]
-#[must_use]
-pub fn reset<F: VerifierBarrier>(
-    f: &F,
-    me: &Facts,
-    peer: &Facts,
-    situation: &Situation,
-    segment: &Segment,
-) -> Verdict {
-    let ruling = rule_reset(f, me, peer, situation, segment);
-    let mut verdict = Verdict { breach: ruling.breach, ..Verdict::nothing(me) };
-    let takes = f.forget(ruling.take);
+pub fn close(me: &Facts, peer: &Facts, segment: &Segment, ruling: &Ruling, verdict: &mut Verdict) {
+    verdict.breach = ruling.broken();
+    let takes = ruling.take;
     if takes == 0 {
-        return verdict;
+        return;
     }
     let facts = &mut verdict.facts;
     let goes_further =
@@ -118,7 +110,6 @@ pub fn reset<F: VerifierBarrier>(
     (facts.refused_ack, facts.refused_end) = (known, segment.seq);
     verdict.renew = true;
     verdict.letter = (!me.has(fact::RST)).then_some(Letter::Rst);
-    verdict
 }
 
 /// In place of the end of what the peer of an RST's sender had sent, where nothing was seen of it: a number that no peer is at but
@@ -136,30 +127,45 @@ pub const fn assassinates(peer: &Facts, situation: &Situation, segment: &Segment
     situation.in_time_wait() && situation.old_syn && segment.seq.within(peer.ack, window_end(peer))
 }
 
-/// The ruling on an RST; [`take::COMPLETES`] where it is exact.
+/// What an RST shows before its number is looked for in the window. Only the last four may come together.
+pub mod sign {
+    /// It is nothing to its receiver.
+    pub const NOTHING: u8 = 0;
+    /// It would end TIME_WAIT ([`super::assassinates`]).
+    pub const ASSASSINATES: u8 = 1;
+    /// It is to be looked at further.
+    pub const ANY: u8 = 2;
+    /// Its number is that of the receiver's last acknowledgment, or is confirmed otherwise.
+    pub const EXACT: u8 = 4;
+    /// Its number is that of its sender's FIN, which the receiver has closed after.
+    pub const AT_FIN: u8 = 8;
+    /// It answers a segment of the receiver that was refused, by that one's acknowledgment.
+    pub const REFUSES: u8 = 16;
+    /// The receiver itself has acknowledged its number, in a segment that was refused.
+    pub const AGREES: u8 = 32;
+}
+
+/// The first part of judging an RST: bits of [`sign`], by which [`reset`] rules on it.
 #[inline(always)]
-fn rule_reset<F: VerifierBarrier>(
+#[must_use]
+pub fn reset_signs<F: VerifierBarrier>(
     f: &F,
     me: &Facts,
     peer: &Facts,
     situation: &Situation,
     segment: &Segment,
-) -> Ruling {
-    let Situation { open, midstream, old_syn, other_isns, offers, .. } = *situation;
+) -> u8 {
+    let Situation { open, old_syn, offers, .. } = *situation;
     let acks_other = offers.acks_other;
     // An RST of the connection before this one, or in answer to a segment of that.
     if offers.repeats && !open && !continues_handshake(me, peer, acks_other, segment) {
-        return Ruling::default();
+        return sign::NOTHING;
     }
     // An RST in TIME_WAIT is what a closed end answers to any duplicate, and a breach only where an old SYN has brought it
     // about.
     if situation.in_time_wait() && old_syn {
-        return if assassinates(peer, situation, segment) {
-            let last = window_end(peer);
-            Ruling::breach(Rule::TimeWaitAssassination, peer.ack, last, segment.seq)
-        } else {
-            Ruling::default()
-        };
+        let is_breach = assassinates(peer, situation, segment);
+        return if is_breach { sign::ASSASSINATES } else { sign::NOTHING };
     }
     // The kernel's tcp_reset_check(): an end without a socket answers what was sent before its FIN with the FIN's number.
     let at_fin = me.has(fact::FIN)
@@ -172,24 +178,24 @@ fn rule_reset<F: VerifierBarrier>(
     let echoes = peer_is_there && !segment.has(Flags::ACK);
     let is_near = me.has_end() && is_short_gap(me.end, segment.seq);
     if f.forget(open && echoes && !is_near) {
-        return Ruling::default();
+        return sign::NOTHING;
     }
     let agrees =
         peer_is_there && (open || (segment.has(Flags::ACK) && segment.ack == peer.refused_end));
     let exact = (peer.has(fact::ACK) && (segment.seq == peer.ack || at_fin)) || agrees;
     let (peer_is_there, agrees, exact) = f.forget((peer_is_there, agrees, exact));
     if me.has(fact::RST_EXACT) || (is_reset(me, peer) && !exact) {
-        return Ruling::default();
+        return sign::NOTHING;
     }
     // Nobody leaves TIME_WAIT by an RST, and one that is not right there is not worth a word.
     let waits = situation.in_time_wait() && situation.mine as u8 == State::TimeWait as u8;
     if waits || (situation.in_time_wait() && !exact) {
-        return Ruling::default();
+        return sign::NOTHING;
     }
     // It refuses a segment that was refused here too. If that one acknowledged the SYN, its sender takes the RST.
     let refuses = !open && peer_is_there && !agrees;
     if refuses && !(me.has(fact::SYN) && segment.seq.within(me.isn.add(1), me.end)) {
-        return Ruling::default();
+        return sign::NOTHING;
     }
     // In SYN_SENT, it refuses a SYN,ACK that does not acknowledge its SYN, and goes on (RFC 9293 section 3.10.7.3).
     let is_opening = me.has(fact::SYN) && me.flags & (fact::SYN_ACK | fact::ACK) == 0;
@@ -200,13 +206,45 @@ fn rule_reset<F: VerifierBarrier>(
         && !segment.has(Flags::ACK)
         && !peer.ack.within(me.isn.add(1), me.end)
     {
+        return sign::NOTHING;
+    }
+    let signs = [
+        (exact, sign::EXACT),
+        (at_fin, sign::AT_FIN),
+        (refuses, sign::REFUSES),
+        (agrees, sign::AGREES),
+    ];
+    signs.into_iter().fold(sign::ANY, |all, (holds, sign)| all | if holds { sign } else { 0 })
+}
+
+/// The ruling on an RST (RFC 9293 sections 3.5.3 and 3.10.7, RFC 5961 section 3) with these [`reset_signs`], from which [`close`]
+/// makes the [`Verdict`]; [`take::COMPLETES`] where it is exact.
+#[inline(always)]
+#[must_use]
+pub fn reset<F: VerifierBarrier>(
+    f: &F,
+    me: &Facts,
+    peer: &Facts,
+    situation: &Situation,
+    segment: &Segment,
+    signs: u8,
+) -> Ruling {
+    if signs & sign::ANY == 0 {
+        if signs & sign::ASSASSINATES != 0 {
+            let last = window_end(peer);
+            return Ruling::breach(Rule::TimeWaitAssassination, peer.ack, last, segment.seq);
+        }
         return Ruling::default();
     }
+    let Situation { open, midstream, other_isns, offers, .. } = *situation;
+    let has = |sign| signs & sign != 0;
+    let (exact, at_fin) = (has(sign::EXACT), has(sign::AT_FIN));
+    let (refuses, agrees) = (has(sign::REFUSES), has(sign::AGREES));
     let accepted = Ruling::take(take::ANY | if exact { take::COMPLETES } else { 0 });
     if !open && !refuses && !agrees && peer.has(fact::SYN) && !peer.has(fact::ACK) {
         // The receiver is in SYN_SENT: the acknowledgment is what proves that its SYN was seen.
         let (low, high) = (peer.isn.add(1), peer.end);
-        let proven = segment.ack.within(low, high) || acks_other;
+        let proven = segment.ack.within(low, high) || offers.acks_other;
         return if segment.has(Flags::ACK) && proven {
             accepted
         } else {
@@ -249,8 +287,7 @@ fn rule_reset<F: VerifierBarrier>(
     }
     if segment.seq.within(low, high) || at_fin || refuses || agrees {
         let unasked = !open && !me.has_end() && peer.has(fact::SYN_ACK);
-        let breach = Breach { rule: Rule::SynAckUnsolicited, low: 0, high: 0, actual: 0 };
-        return Ruling { breach: unasked.then_some(breach), ..accepted };
+        return Ruling { rule: unasked.then_some(Rule::SynAckUnsolicited), ..accepted };
     }
     if peer.has(fact::EDGE) && segment.seq.within(low, peer.edge) {
         return Ruling::breach(Rule::RstInexact, low, high, segment.seq);

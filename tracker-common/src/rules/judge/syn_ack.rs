@@ -22,7 +22,7 @@ pub fn syn_ack<F: VerifierBarrier>(
     segment: &Segment,
 ) -> Verdict {
     let ruling = rule_syn_ack(me, peer, situation, segment);
-    let mut verdict = Verdict { breach: ruling.breach, ..Verdict::nothing(me) };
+    let mut verdict = Verdict { breach: ruling.broken(), ..Verdict::nothing(me) };
     let takes = f.forget(ruling.take);
     if takes & (take::REFUSED | take::LITTLE) != 0 {
         // A refused SYN,ACK may answer a SYN that we missed: the peer's next segments show whether it did.

@@ -12,7 +12,7 @@ use crate::{
     forget::VerifierBarrier,
     segment::{Flags, Segment},
     seq::Seq,
-    violation::{Breach, Rule},
+    violation::Rule,
 };
 
 /// Bytes that hosts let be under way at most: Linux sends and receives 6 MiB by default (`tcp_rmem`, `tcp_wmem`).
@@ -97,9 +97,9 @@ pub(super) fn refuse<F: VerifierBarrier>(
     gap: Gap,
 ) -> Ruling {
     let is_fin = segment.has(Flags::FIN);
-    let breach = if beyond_window {
+    let (rule, low, high, actual) = if beyond_window {
         let rule = if is_fin { Rule::FinOutOfWindow } else { Rule::SeqOutOfWindow };
-        Breach { rule, low: peer.ack.0, high: peer.edge.0, actual: segment.seq.0 }
+        (rule, peer.ack, peer.edge, segment.seq)
     } else {
         let low = if me.has(fact::ACK) { me.ack } else { peer.end };
         let rule = if is_fin {
@@ -109,14 +109,16 @@ pub(super) fn refuse<F: VerifierBarrier>(
         } else {
             Rule::AckUnseenData
         };
-        Breach { rule, low: low.0, high: peer.end.0, actual: segment.ack.0 }
+        (rule, low, peer.end, segment.ack)
     };
-    let breach = f.forget((!gap.is_known()).then_some(breach));
+    let rule = (!gap.is_known()).then_some(rule);
+    let (rule, low, high, actual) = f.forget((rule, low, high, actual));
+    let breach = Ruling { rule, low, high, actual, ..Ruling::default() };
     if !beyond_window && acknowledges_missed_fin(me, peer, segment) {
-        return Ruling { breach, ..Ruling::take(take::MISSED_FIN) };
+        return Ruling { take: take::MISSED_FIN, ..breach };
     }
     let ack = if beyond_sent { segment.ack } else { last_ack(me, segment) };
-    Ruling { breach, ..Ruling::refuse(ack) }
+    Ruling { ack, take: take::REFUSED, ..breach }
 }
 
 /// Whether the segment is the one with which an end that has closed acknowledges its peer's FIN, where we missed that: its next

@@ -4,8 +4,8 @@ use crate::{
     flow::{Facts, Flow},
     forget::VerifierBarrier,
     judge::{
-        Ruling, Situation, Verdict, advance, agree, keep, others, outlived, reset, syn, syn_ack,
-        take,
+        Ruling, Situation, Verdict, advance, agree, close, keep, others, outlived, reset,
+        reset_signs, syn, syn_ack, take,
     },
     packet::Packet,
     segment::Flags,
@@ -21,7 +21,11 @@ pub fn judge_on<F: VerifierBarrier>(
     situation: &Situation,
 ) -> Verdict {
     if packet.segment.has(Flags::RST) {
-        return judge_reset_on(f, flow, packet, situation);
+        let signs = reset_signs_on(f, flow, packet, situation);
+        let ruling = judge_reset_on(f, flow, packet, situation, signs);
+        let mut verdict = Verdict::nothing(&Facts::default());
+        close_on(flow, packet, &ruling, &mut verdict);
+        return verdict;
     }
     if packet.segment.has(Flags::SYN) {
         return if packet.segment.has(Flags::ACK) {
@@ -41,7 +45,20 @@ pub fn judge_on<F: VerifierBarrier>(
     verdict
 }
 
-/// The part of judging a flow's segment that is for RST.
+/// The first part of judging a flow's segment that is for RST, which [`judge_reset_on`] and [`close_on`] follow.
+#[inline(always)]
+#[must_use]
+pub fn reset_signs_on<F: VerifierBarrier>(
+    f: &F,
+    flow: &Flow,
+    packet: &Packet,
+    situation: &Situation,
+) -> u8 {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    reset_signs(f, &me, &peer, situation, &packet.segment)
+}
+
+/// The second part.
 #[inline(always)]
 #[must_use]
 pub fn judge_reset_on<F: VerifierBarrier>(
@@ -49,9 +66,18 @@ pub fn judge_reset_on<F: VerifierBarrier>(
     flow: &Flow,
     packet: &Packet,
     situation: &Situation,
-) -> Verdict {
+    signs: u8,
+) -> Ruling {
     let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
-    reset(f, &me, &peer, situation, &packet.segment)
+    reset(f, &me, &peer, situation, &packet.segment, signs)
+}
+
+/// The third part.
+#[inline(always)]
+pub fn close_on(flow: &Flow, packet: &Packet, ruling: &Ruling, verdict: &mut Verdict) {
+    let (me, peer) = (flow.half(packet.from).facts(), flow.half(packet.from.other()).facts());
+    *verdict = Verdict::nothing(&me);
+    close(&me, &peer, &packet.segment, ruling, verdict);
 }
 
 /// The part of judging a flow's segment that is for SYN without ACK.
