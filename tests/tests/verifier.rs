@@ -1,6 +1,8 @@
 //! The kernel's verifier takes the programs, and has not much more to follow than it had.
 
-use anyhow::{Context, Result, bail};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
 use aya::{Btf, Ebpf, programs::Program};
 use tracker_common::{config::InterfaceConfig, protect::Protection};
 use tracker_tests::kernel::egress_ways;
@@ -67,15 +69,27 @@ fn every_program_stays_within_its_budget() -> Result<()> {
     println!("cookies: {}", if patched.is_some() { "tracker's own" } else { "the kernel's" });
     let raw_ip = InterfaceConfig { raw_ip: 1, ..ETHERNET };
     let observing = Protection::default();
-    for (kind, interface, protection) in [
+    let kinds = [
         ("Ethernet", ETHERNET, observing),
         ("raw IP", raw_ip, observing),
         ("replay", InterfaceConfig { replay: 1, ..ETHERNET }, observing),
         ("Ethernet, protected", ETHERNET, protection),
         ("raw IP, protected", raw_ip, protection),
-    ] {
-        let (_ebpf, counts) =
-            verified_protecting(object, interface, protection, patched.is_some())?;
+    ];
+    // All at the same time: each takes an emulated kernel half a minute.
+    let outcomes = thread::scope(|scope| {
+        let all = kinds.map(|(kind, interface, protection)| {
+            let hands_over = patched.is_some();
+            let counts = scope.spawn(move || {
+                Ok(verified_protecting(object, interface, protection, hands_over)?.1)
+            });
+            (kind, protection, counts)
+        });
+        all.map(|(kind, protection, counts)| (kind, protection, counts.join()))
+    });
+    for (kind, protection, counts) in outcomes {
+        let counts: Result<_> = counts.map_err(|_| anyhow!("{kind}: the thread panicked"))?;
+        let counts: Vec<(String, u32)> = counts.context(kind)?;
         let names: Vec<_> = counts.iter().map(|(name, _)| name.as_str()).collect();
         let all = [
             "tracker_arrival",
