@@ -24,7 +24,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{cross::Target, plan::Purpose};
+use crate::{cross::Target, package::Form, plan::Purpose};
 
 /// What a contributor types.
 #[derive(Debug, Parser)]
@@ -62,7 +62,7 @@ enum Verb {
     Lint,
     /// Show how layers import each other, and which files are long and why; fail where an import points upward
     Structure,
-    /// Build a package for Debian in target/package, which needs no toolchain where it is installed
+    /// Build a package for Debian (or, as asked, another one) in target/package, which needs no toolchain where it is installed
     Package {
         /// Check it with lintian, promtool, systemd and Kubernetes' schemas, and install, use and remove it on a machine of its
         /// own; needs root
@@ -71,8 +71,11 @@ enum Verb {
         /// Build for this processor, as in `aarch64-unknown-linux-gnu`, instead of this machine's
         #[arg(long, value_name = "TRIPLE")]
         target: Option<Target>,
+        /// Build a package for systems with RPM
+        #[arg(long)]
+        rpm: bool,
         /// Build an archive (tar.gz) with a static program, which runs on any Linux, instead of a package
-        #[arg(long = "static")]
+        #[arg(long = "static", conflicts_with = "rpm")]
         is_static: bool,
     },
     /// Have all troubles at once for MINUTES, and compare what was counted with the truth; needs root
@@ -93,8 +96,13 @@ fn main() -> ExitCode {
         Verb::Fuzz(options) => fuzz::fuzz(&options),
         Verb::Lint => lint::lint(),
         Verb::Structure => structure::structure(),
-        Verb::Package { check, target, is_static } => {
-            package::package(package::Options { target, is_static, checks: check })
+        Verb::Package { check, target, rpm, is_static } => {
+            let form = match (rpm, is_static) {
+                (true, _) => Form::Rpm,
+                (_, true) => Form::Archive,
+                (false, false) => Form::Deb,
+            };
+            package::package(package::Options { target, form, checks: check })
         }
         Verb::Soak(options) => soak::soak(&options),
         Verb::Vm(options) => vm::vm(&options),

@@ -1,9 +1,11 @@
-//! `cargo xtask package`: a package for Debian, or an archive with a static program for anything else. Neither needs a
-//! toolchain where it is installed.
+//! `cargo xtask package`: a package for Debian or for systems with RPM, or an archive with a static program for anything else. None
+//! needs a toolchain where it is installed.
 
 mod build;
 mod check;
+mod debian;
 mod machine;
+mod rpm;
 
 use std::{
     fs,
@@ -12,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use self::build::Build;
 use crate::{cross::Target, host, plan::Purpose, setup::setup};
@@ -22,14 +24,10 @@ const ALERTS: &str = "packaging/prometheus/tracker.rules.yml";
 /// A dashboard for Grafana.
 const DASHBOARD: &str = "packaging/grafana/tracker.json";
 
-/// What is copied as it is: from below the project's root, to below the package's, with the mode.
-const FILES: [(&str, &str, u32); 16] = [
+/// What is copied as it is into either package: from below the project's root, to below the package's, with the mode.
+const FILES: [(&str, &str, u32); 12] = [
     ("packaging/tracker.service", "usr/lib/systemd/system/tracker.service", 0o644),
     ("packaging/tracker.toml", "etc/tracker/tracker.toml", 0o644),
-    ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
-    ("packaging/debian/prerm", "DEBIAN/prerm", 0o755),
-    ("packaging/debian/postrm", "DEBIAN/postrm", 0o755),
-    ("packaging/debian/lintian-overrides", "usr/share/lintian/overrides/tracker", 0o644),
     ("README.md", "usr/share/doc/tracker/README.md", 0o644),
     ("CHANGELOG.md", "usr/share/doc/tracker/CHANGELOG.md", 0o644),
     ("docs/violations.md", "usr/share/doc/tracker/violations.md", 0o644),
@@ -75,23 +73,31 @@ const EXAMPLES: [&str; 10] = [
     "shippers/compose.yaml",
 ];
 
-/// Whom the package names.
-const MAINTAINER: &str = "The tracker developers <tracker@localhost>";
-
-/// Completions: what `tracker generate` calls them, and where their shells look.
-const COMPLETIONS: [(&str, &str); 3] = [
+/// Completions: what `tracker generate` calls them, and where their shells look, the last one in a directory that Debian and others
+/// call otherwise.
+const COMPLETIONS: [(&str, &str); 2] = [
     ("tracker.bash", "usr/share/bash-completion/completions/tracker"),
-    ("_tracker", "usr/share/zsh/vendor-completions/_tracker"),
     ("tracker.fish", "usr/share/fish/vendor_completions.d/tracker.fish"),
 ];
+
+/// What is built.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Form {
+    /// A package for Debian.
+    Deb,
+    /// One for systems with RPM.
+    Rpm,
+    /// An archive with a static program.
+    Archive,
+}
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Options {
     /// For which processor; without, for this machine's.
     pub(crate) target: Option<Target>,
-    /// An archive with a static program instead of a package for Debian.
-    pub(crate) is_static: bool,
+    /// What for.
+    pub(crate) form: Form,
     /// Whether the package is tried.
     pub(crate) checks: bool,
 }
@@ -110,10 +116,10 @@ struct Programs<'a> {
 ///
 /// # Errors
 ///
-/// Where something cannot be built, dpkg-deb is missing, or something is wrong with the package.
+/// Where something cannot be built, dpkg-deb or rpmbuild is missing, or something is wrong with the package.
 pub(crate) fn package(options: Options) -> Result<()> {
     setup(Purpose::Run)?;
-    let (here, is_static) = (Target::here()?, options.is_static);
+    let (here, is_static) = (Target::here()?, options.form == Form::Archive);
     let target = options.target.unwrap_or(here);
     let program = Build { target, is_static }.run()?;
     let own = if target == here {
@@ -124,10 +130,10 @@ pub(crate) fn package(options: Options) -> Result<()> {
     let directory = host::target_dir()?;
     let programs = Programs { program: &program, target, own: &own };
     let packages = directory.join("package");
-    let package = if is_static {
-        assemble_archive(&programs, &packages)?
-    } else {
-        assemble(&programs, &packages)?
+    let package = match options.form {
+        Form::Deb => debian::assemble(&programs, &packages)?,
+        Form::Rpm => rpm::assemble(&programs, &packages)?,
+        Form::Archive => assemble_archive(&programs, &packages)?,
     };
     println!("{}", package.display());
     if options.checks { check::check(&package, &directory.join("tools")) } else { Ok(()) }
@@ -159,10 +165,9 @@ fn assemble_archive(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf
     Ok(archive)
 }
 
-/// Puts a package together in `directory`, and returns it.
-fn assemble(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
-    let root = directory.join("root");
-    host::remove_all(&root)?;
+/// Lays out in `root` what either package has, with zsh's completions in `zsh`. What is written on the way is in `directory`.
+fn lay_out(programs: &Programs<'_>, root: &Path, zsh: &str, directory: &Path) -> Result<()> {
+    host::remove_all(root)?;
     install_program(programs, &root.join("usr/bin/tracker"))?;
     for (from, to, mode) in FILES {
         copy(&host::workspace().join(from), &root.join(to), mode)?;
@@ -174,27 +179,12 @@ fn assemble(programs: &Programs<'_>, directory: &Path) -> Result<PathBuf> {
         copy(&page, &to, 0o644)?;
         compress(&to)?;
     }
-    compress(&root.join("usr/share/doc/tracker/CHANGELOG.md"))?;
-    let changelog = root.join("usr/share/doc/tracker/changelog");
-    write(&changelog, &changelog_of_the_package()?)?;
-    compress(&changelog)?;
     let completions = directory.join("completions");
     write_completions(programs.own, &completions)?;
     for (from, to) in COMPLETIONS {
         copy(&completions.join(from), &root.join(to), 0o644)?;
     }
-    write(&root.join("usr/share/doc/tracker/copyright"), &copyright()?)?;
-    write(&root.join("DEBIAN/conffiles"), "/etc/tracker/tracker.toml\n")?;
-    let architecture = programs.target.debian();
-    write(&root.join("DEBIAN/control"), &control(programs.program, architecture)?)?;
-
-    let version = env!("CARGO_PKG_VERSION");
-    let package = directory.join(format!("tracker_{version}_{architecture}.deb"));
-    host::run(
-        Command::new("dpkg-deb").args(["--build", "--root-owner-group"]).arg(&root).arg(&package),
-        "dpkg-deb",
-    )?;
-    Ok(package)
+    copy(&completions.join("_tracker"), &root.join(zsh).join("_tracker"), 0o644)
 }
 
 fn copy_examples(to: &Path) -> Result<()> {
@@ -230,58 +220,6 @@ fn write_manual(program: &Path, directory: &Path) -> Result<Vec<(PathBuf, String
     Ok(pages)
 }
 
-/// Debian's own, which has what changed in the package.
-fn changelog_of_the_package() -> Result<String> {
-    let date = Command::new("date").args(["--utc", "--rfc-email"]).output().context("date")?;
-    ensure!(date.status.success(), "date: {}", date.status);
-    Ok(format!(
-        "tracker ({}) unstable; urgency=medium\n\n  * CHANGELOG.md says what changed.\n\n -- {MAINTAINER}  {}",
-        env!("CARGO_PKG_VERSION"),
-        String::from_utf8(date.stdout)?
-    ))
-}
-
-fn control(program: &Path, architecture: &str) -> Result<String> {
-    let (major, minor) = glibc(&fs::read(program)?).context("it needs no version of glibc")?;
-    Ok(format!(
-        "Package: tracker\n\
-         Version: {}\n\
-         Architecture: {architecture}\n\
-         Maintainer: {MAINTAINER}\n\
-         Section: net\n\
-         Priority: optional\n\
-         Depends: libc6 (>= {major}.{minor}), libgcc-s1\n\
-         Description: knows what every TCP connection on an interface is doing\n \
-         Kernel programs (XDP and tcx) derive the state of both ends of every TCP\n \
-         connection, report what breaks the protocol, and answer SYN floods with\n \
-         SYN cookies. It observes, and changes no packet, unless asked to protect.\n",
-        env!("CARGO_PKG_VERSION")
-    ))
-}
-
-/// The newest version of glibc whose symbols a program asks for; they stand in it as `GLIBC_2.34`.
-fn glibc(program: &[u8]) -> Option<(u32, u32)> {
-    const NAME: &[u8] = b"GLIBC_";
-    let versions = program.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME);
-    versions
-        .filter_map(|(at, _)| {
-            let rest = &program[at + NAME.len()..];
-            let end = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.')?;
-            let mut numbers = std::str::from_utf8(&rest[..end]).ok()?.split('.');
-            Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-        })
-        .max()
-}
-
-fn copyright() -> Result<String> {
-    let mit = fs::read_to_string(host::workspace().join("LICENSE-MIT"))?;
-    Ok(format!(
-        "tracker is licensed under the MIT licence, which follows, or the Apache licence, version 2.0, which is in\n\
-         /usr/share/common-licenses/Apache-2.0, as you like. Its kernel programs declare themselves `Dual MIT/GPL`; the GPL's\n\
-         version 2 is in /usr/share/common-licenses/GPL-2.\n\n{mit}"
-    ))
-}
-
 fn compress(path: &Path) -> Result<()> {
     host::run(Command::new("gzip").args(["-9", "--no-name"]).arg(path), "gzip")
 }
@@ -303,15 +241,11 @@ fn make_parent(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::ensure;
+
     use super::*;
 
     const DAEMON_SET: &str = "packaging/kubernetes/daemonset.yaml";
-
-    #[test]
-    fn versions_of_glibc() {
-        assert_eq!(glibc(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.17\0GLIBC_PRIVATE\0"), Some((2, 34)));
-        assert_eq!(glibc(b"nothing"), None);
-    }
 
     #[test]
     fn what_is_watched_is_there() -> Result<()> {
@@ -346,7 +280,7 @@ mod tests {
         ensure!(program.exists(), "`cargo build --release --package tracker-user` comes first");
         let directory = built.join("package-test");
         let programs = Programs { program: &program, target: Target::here()?, own: &program };
-        let package = assemble(&programs, &directory)?;
+        let package = debian::assemble(&programs, &directory)?;
         let output = Command::new("dpkg-deb").arg("--contents").arg(&package).output()?;
         let contents = String::from_utf8(output.stdout)?;
         let has = |path: &str| contents.lines().any(|line| line.ends_with(path));
@@ -357,9 +291,11 @@ mod tests {
         ] {
             ensure!(has(path), "{path}: {contents}");
         }
-        ensure!(FILES.iter().all(|(_, to, _)| to.starts_with("DEBIAN") || {
-            has(&format!("./{to}")) || has(&format!("./{to}.gz"))
-        }));
+        ensure!(
+            FILES
+                .iter()
+                .all(|(_, to, _)| { has(&format!("./{to}")) || has(&format!("./{to}.gz")) })
+        );
         let examples = "./usr/share/doc/tracker/examples";
         ensure!(EXAMPLES.iter().all(|name| has(&format!("{examples}/{name}"))), "{contents}");
 
@@ -426,8 +362,9 @@ mod tests {
         }
         ensure!(ARCHIVED.iter().all(|(_, to)| has(to)), "{contents}");
         ensure!(EXAMPLES.iter().all(|name| has(&format!("examples/{name}"))), "{contents}");
-        let completions = COMPLETIONS.map(|(name, _)| format!("completions/{name}"));
-        ensure!(completions.iter().all(|path| has(path)), "{contents}");
+        for name in ["tracker.bash", "_tracker", "tracker.fish"] {
+            ensure!(has(&format!("completions/{name}")), "{name}: {contents}");
+        }
         // Nothing lies beside the one directory.
         ensure!(contents.lines().all(|line| line.starts_with(&format!("{name}/"))), "{contents}");
         Ok(())

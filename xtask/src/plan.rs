@@ -215,6 +215,7 @@ fn packages_with(programs: &[&'static str]) -> BTreeSet<&'static str> {
             "xz" => "xz-utils",
             "zstd" => "zstd",
             "strip" => "binutils",
+            "rpmbuild" => "rpm",
             "python3-yaml" => "python3-yaml",
             _ => "iproute2",
         })

@@ -36,6 +36,7 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
             .into_iter()
             .chain(rivals)
             .chain(machines.into_iter().filter(|_| purpose.boots()))
+            .chain(purpose.exports().then_some("rpmbuild"))
             .filter(|program| !host::on_path(program))
             .collect::<Vec<_>>();
         // Debian's own interpreter, because only that finds Debian's modules.

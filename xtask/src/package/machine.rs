@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::host;
 
 /// What the machine runs on, and what the package's check needs, besides Debian's minimum.
-const PACKAGES: &str = "--include=systemd,systemd-sysv,dbus,iproute2";
+const PACKAGES: &str = "--include=systemd,systemd-sysv,dbus,iproute2,rpm";
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,11 +55,11 @@ pub(super) struct Machine {
 impl Machine {
     /// Downloads the base into `directory`, unless it is there.
     pub(super) fn base(directory: &Path) -> Result<PathBuf> {
-        let base = directory.join("debian-12");
+        let base = directory.join("debian-12-with-rpm");
         if base.exists() {
             return Ok(base);
         }
-        let unfinished = directory.join("debian-12.unfinished");
+        let unfinished = directory.join("debian-12-with-rpm.unfinished");
         match fs::remove_dir_all(&unfinished) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}

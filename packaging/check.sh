@@ -1,10 +1,30 @@
 #!/bin/bash
 # Installs the package, uses it, upgrades and removes it. `cargo xtask package --check` runs this on a machine that has Debian's
-# minimum and systemd, and nothing that tracker was built with. Packets are real, and what is expected is said by others:
+# minimum, systemd and rpm, and nothing that tracker was built with. Packets are real, and what is expected is said by others:
 # ss, ip, systemd.
 set -eu
 cd /root
 package=$1
+
+# What another system's package needs is there under other names: rpm is not asked about it.
+case $package in
+*.deb)
+    install() { dpkg --install "$package"; }
+    upgrade() { install; }
+    remove() { dpkg --purge tracker; }
+    ;;
+*.rpm)
+    install() { rpm --install --nodeps "$package"; }
+    upgrade() { rpm --upgrade --replacepkgs --nodeps "$package"; }
+    remove() {
+        rpm --erase --nodeps tracker
+        # Settings and records are their owner's to remove.
+        [ -f /etc/tracker/tracker.toml.rpmsave ] || fail "the settings are gone"
+        rm -r /etc/tracker
+        rm -rf /var/lib/tracker
+    }
+    ;;
+esac
 
 step() { echo "- $*"; }
 fail() {
@@ -34,7 +54,7 @@ is_tracked() {
 }
 
 step "installed, it is not started: which interfaces comes first"
-dpkg --install "$package" >/dev/null
+install >/dev/null
 ! systemctl --quiet is-active tracker || fail "it runs"
 ! systemctl start tracker 2>/dev/null || fail "it starts without settings"
 [ "$(property ExecMainStatus)" = 2 ] || fail "its exit status is $(property ExecMainStatus)"
@@ -118,7 +138,7 @@ is_tracked || fail "lost by the watchdog: $(tracker flows)"
 
 step "upgraded, it is another process with the same flows"
 before=$(main_process)
-dpkg --install "$package" >/dev/null
+upgrade >/dev/null
 [ "$(main_process)" != "$before" ] || fail "the old one runs"
 systemctl --quiet is-active tracker || fail "it does not run"
 echo_byte
@@ -134,7 +154,7 @@ scrape() {
 wait_for scrape
 
 step "removed, nothing of it is left, and the connection goes on"
-dpkg --purge tracker >/dev/null
+remove >/dev/null
 echo_byte
 ! ip -details link show v0 | grep -q xdp || fail "an XDP program is attached"
 ! tc filter show dev v0 ingress | grep -q tracker || fail "a filter is attached"
