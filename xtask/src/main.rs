@@ -77,6 +77,9 @@ enum Verb {
         /// Build an archive (tar.gz) with a static program, which runs on any Linux, instead of a package
         #[arg(long = "static", conflicts_with = "rpm")]
         is_static: bool,
+        /// Build an image of containers with the static program, by podman
+        #[arg(long, conflicts_with_all = ["rpm", "is_static"])]
+        image: bool,
     },
     /// Have all troubles at once for MINUTES, and compare what was counted with the truth; needs root
     Soak(soak::Options),
@@ -96,11 +99,12 @@ fn main() -> ExitCode {
         Verb::Fuzz(options) => fuzz::fuzz(&options),
         Verb::Lint => lint::lint(),
         Verb::Structure => structure::structure(),
-        Verb::Package { check, target, rpm, is_static } => {
-            let form = match (rpm, is_static) {
-                (true, _) => Form::Rpm,
-                (_, true) => Form::Archive,
-                (false, false) => Form::Deb,
+        Verb::Package { check, target, rpm, is_static, image } => {
+            let form = match (rpm, is_static, image) {
+                (true, _, _) => Form::Rpm,
+                (_, true, _) => Form::Archive,
+                (_, _, true) => Form::Image,
+                (false, false, false) => Form::Deb,
             };
             package::package(package::Options { target, form, checks: check })
         }

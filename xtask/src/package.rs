@@ -1,9 +1,10 @@
-//! `cargo xtask package`: a package for Debian or for systems with RPM, or an archive with a static program for anything else. None
-//! needs a toolchain where it is installed.
+//! `cargo xtask package`: a package for Debian or for systems with RPM, or an archive or an image of containers with a static program.
+//! None needs a toolchain where it is installed.
 
 mod build;
 mod check;
 mod debian;
+mod image;
 mod machine;
 mod rpm;
 
@@ -89,6 +90,8 @@ pub(crate) enum Form {
     Rpm,
     /// An archive with a static program.
     Archive,
+    /// An image of containers with that.
+    Image,
 }
 
 /// What is asked for.
@@ -119,7 +122,8 @@ struct Programs<'a> {
 /// Where something cannot be built, dpkg-deb or rpmbuild is missing, or something is wrong with the package.
 pub(crate) fn package(options: Options) -> Result<()> {
     setup(Purpose::Run)?;
-    let (here, is_static) = (Target::here()?, options.form == Form::Archive);
+    let here = Target::here()?;
+    let is_static = matches!(options.form, Form::Archive | Form::Image);
     let target = options.target.unwrap_or(here);
     let program = Build { target, is_static }.run()?;
     let own = if target == here {
@@ -134,9 +138,17 @@ pub(crate) fn package(options: Options) -> Result<()> {
         Form::Deb => debian::assemble(&programs, &packages)?,
         Form::Rpm => rpm::assemble(&programs, &packages)?,
         Form::Archive => assemble_archive(&programs, &packages)?,
+        Form::Image => {
+            assemble_archive(&programs, &packages)?;
+            image::build(target, &packages)?
+        }
     };
     println!("{}", package.display());
-    if options.checks { check::check(&package, &directory.join("tools")) } else { Ok(()) }
+    match options.form {
+        _ if !options.checks => Ok(()),
+        Form::Image => image::check(&package),
+        _ => check::check(&package, &directory.join("tools")),
+    }
 }
 
 /// Puts an archive together in `directory`, and returns it: the program, which needs nothing else on any Linux, and what goes

@@ -115,7 +115,7 @@ impl Selection {
         let mut script = String::new();
         if matches!(self.extent, Extent::Short) {
             // For each kill the programs are loaded anew, which takes an emulated kernel half a minute.
-            script.push_str("export TRACKER_RESTART_ROUNDS=4\n");
+            script.push_str("export TRACKER_RESTART_ROUNDS=2\n");
         }
         for program in &self.programs {
             let name = &program.name;
