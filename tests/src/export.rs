@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, eventually},
-    lab::{Connection, INTERFACE, Pair},
+    lab::{Bench, Connection, INTERFACE, Pair},
     segment::{
         Segment,
-        flag::{ACK, FIN, SYN},
+        flag::{ACK, FIN, RST, SYN},
     },
     wire::Wire,
 };
@@ -110,6 +110,27 @@ pub fn closes(tcp: &Connection<'_>) -> Result<()> {
     tcp.c_sends(&tcp.c(FIN | ACK, 1001, 5001))?;
     tcp.s_sends(&tcp.s(FIN | ACK, 5001, 1002))?;
     tcp.c_sends(&tcp.c(ACK, 1002, 5002))
+}
+
+/// Lets a connection close, one be reset, and one break a rule; returns the records of these three in the file.
+///
+/// # Errors
+///
+/// Where they are not there.
+pub fn three_connections(bench: &Bench, file: &str) -> Result<Vec<Value>> {
+    closes(&Connection::inbound(bench))?;
+    let reset = Connection::inbound(bench).ipv6().from_port(40_001);
+    reset.handshake()?;
+    reset.s_sends(&reset.s(RST, 5001, 0))?;
+    let broken = Connection::inbound(bench).from_port(40_002);
+    broken.handshake()?;
+    // It acknowledges what was never sent.
+    broken.c_sends(&broken.c(ACK, 1001, 9001))?;
+    broken.s_sends(&broken.s(RST, 5001, 0))?;
+    for port in 40_000..40_003 {
+        wait_for(file, "the connection's end", is("end", port))?;
+    }
+    records(file)
 }
 
 /// Lets SYNs from these ports of an address arrive, and deletes their flows, each of which has a record then.

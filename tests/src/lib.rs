@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod flood;
 pub mod flows;
 pub mod ipfix;
+pub mod kafka;
 pub mod kernel;
 pub mod lab;
 pub mod lifecycles;

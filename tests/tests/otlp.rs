@@ -11,10 +11,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tracker_tests::{
     agent::{Agent, eventually, run_tracker},
-    export::{AT_ONCE, Directory, closes, deleted_flows, is, metric, records, wait_for},
-    lab::{Bench, Connection, INTERFACE, Pair},
+    export::{AT_ONCE, Directory, deleted_flows, metric, three_connections},
+    lab::{Bench, INTERFACE, Pair},
     otlp::{Collector, expected},
-    segment::flag::{ACK, RST},
 };
 
 const URL: &str = "http://127.0.0.1:4318";
@@ -43,23 +42,6 @@ fn secret(directory: &Directory, text: &str, mode: u32) -> Result<String> {
 fn attributes(record: &Value) -> BTreeMap<String, Value> {
     let found = record["attributes"].as_object().into_iter().flatten();
     found.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-/// Lets a connection close, one be reset, and one break a rule; returns the records of these three in the file.
-fn three_connections(bench: &Bench, file: &str) -> Result<Vec<Value>> {
-    closes(&Connection::inbound(bench))?;
-    let reset = Connection::inbound(bench).ipv6().from_port(40_001);
-    reset.handshake()?;
-    reset.s_sends(&reset.s(RST, 5001, 0))?;
-    let broken = Connection::inbound(bench).from_port(40_002);
-    broken.handshake()?;
-    // It acknowledges what was never sent.
-    broken.c_sends(&broken.c(ACK, 1001, 9001))?;
-    broken.s_sends(&broken.s(RST, 5001, 0))?;
-    for port in 40_000..40_003 {
-        wait_for(file, "the connection's end", is("end", port))?;
-    }
-    records(file)
 }
 
 /// Waits until as many records are there as in the file, and compares them.

@@ -49,10 +49,9 @@ pub(crate) fn probe(purpose: Purpose) -> (Vec<Missing>, Option<Compiler>) {
         let receivers = RECEIVERS.iter().filter(|_| purpose.exports());
         let missing_ones = receivers.filter(|(program, _)| !host::on_path(program));
         missing.extend(missing_ones.map(|(_, package)| Missing::Receiver(package)));
-        let environment = purpose.exports().then_some("otlp");
-        missing.extend(
-            environment.filter(|name| !environment::is_made(name)).map(Missing::Environment),
-        );
+        let environments = ENVIRONMENTS.iter().filter(|_| purpose.exports());
+        let missing_ones = environments.filter(|name| !environment::is_made(name));
+        missing.extend(missing_ones.map(|name| Missing::Environment(name)));
     }
     if purpose.fuzzes() && !host::on_path("c++") {
         missing.push(Missing::Cxx);
@@ -80,6 +79,9 @@ fn linker(compiler: &Compiler) -> Linker {
         Some(_) => Linker::Broken,
     }
 }
+
+/// Receivers that are packages for Python (tests/receivers).
+const ENVIRONMENTS: [&str; 2] = ["kafka", "otlp"];
 
 /// Programs that tests send records to, and the packages that have them.
 const RECEIVERS: [(&str, &str); 4] = [

@@ -59,7 +59,7 @@ struct Running {
 /// What an exporter has counted, for metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
-    /// Its name: `file`, `clickhouse`, `otlp` or `ipfix`.
+    /// Its name: `file`, `clickhouse`, `otlp`, `ipfix` or `kafka`.
     pub exporter: &'static str,
     /// Records that wait in its queue.
     pub waiting: u64,

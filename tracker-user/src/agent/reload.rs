@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Settings that a running agent takes over, by the flags' long names, besides the timeouts.
-const LIVE: [&str; 36] = [
+const LIVE: [&str; 44] = [
     "drop",
     "drop-dry-run",
     "drop-exempt",
@@ -28,6 +28,14 @@ const LIVE: [&str; 36] = [
     "export-file-count",
     "export-file-size",
     "export-filter",
+    "export-kafka",
+    "export-kafka-ca",
+    "export-kafka-compression",
+    "export-kafka-mechanism",
+    "export-kafka-password",
+    "export-kafka-tls",
+    "export-kafka-topic",
+    "export-kafka-user",
     "export-otlp",
     "export-otlp-ca",
     "export-otlp-compression",

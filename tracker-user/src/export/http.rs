@@ -270,8 +270,12 @@ fn zipped(records: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Checks servers by these authorities.
-fn connector(authorities: &Path, option: &str) -> Result<TlsConnector> {
+/// Checks servers by these authorities, which an option names.
+///
+/// # Errors
+///
+/// Where they cannot be used.
+pub fn connector(authorities: &Path, option: &str) -> Result<TlsConnector> {
     let named = || {
         format!(
             "the certificates of authorities in {} ({option} names another file)",

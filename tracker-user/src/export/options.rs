@@ -14,7 +14,7 @@ use crate::{
         clickhouse::{self, Table},
         file,
         http::{Address, Compression},
-        ipfix, otlp,
+        ipfix, kafka, otlp,
         relay::SpoolSettings,
         selection::{Kind, Selection},
     },
@@ -116,6 +116,37 @@ pub struct Options {
     #[arg(id = "export_ipfix_templates", long = "export-ipfix-templates", value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400), requires = "export_ipfix")]
     pub ipfix_templates: Option<u32>,
+    /// Send records to a topic of Kafka, as JSON, by way of these brokers: `kafka.example:9092`
+    #[arg(id = "export_kafka", long = "export-kafka", value_name = "BROKER[,BROKER]")]
+    #[arg(value_parser = Unshown(kafka::Broker::parse), value_delimiter = ',')]
+    pub kafka: Vec<kafka::Broker>,
+    /// Topic of the records, which exists [default: tracker]
+    #[arg(id = "export_kafka_topic", long = "export-kafka-topic", value_name = "NAME")]
+    #[arg(requires = "export_kafka")]
+    pub kafka_topic: Option<kafka::Topic>,
+    /// Compression of messages [default: lz4]
+    #[arg(id = "export_kafka_compression", long = "export-kafka-compression", value_name = "KIND")]
+    #[arg(requires = "export_kafka")]
+    pub kafka_compression: Option<kafka::Compression>,
+    /// Connect to brokers over TLS
+    #[arg(id = "export_kafka_tls", long = "export-kafka-tls", requires = "export_kafka")]
+    pub kafka_tls: bool,
+    /// Certificates of authorities in PEM, for brokers with TLS [default: /etc/ssl/certs/ca-certificates.crt]
+    #[arg(id = "export_kafka_ca", long = "export-kafka-ca", value_name = "FILE")]
+    #[arg(requires = "export_kafka_tls")]
+    pub kafka_ca: Option<PathBuf>,
+    /// User of the brokers (SASL)
+    #[arg(id = "export_kafka_user", long = "export-kafka-user", value_name = "NAME")]
+    #[arg(value_parser = kafka_user, requires_all = ["export_kafka", "export_kafka_password"])]
+    pub kafka_user: Option<String>,
+    /// The user's password, in a file that only its owner may read; read again for each request
+    #[arg(id = "export_kafka_password", long = "export-kafka-password", value_name = "FILE")]
+    #[arg(requires = "export_kafka_user")]
+    pub kafka_password: Option<PathBuf>,
+    /// How the user is known [default: scram-sha-512]
+    #[arg(id = "export_kafka_mechanism", long = "export-kafka-mechanism", value_name = "KIND")]
+    #[arg(requires = "export_kafka_user")]
+    pub kafka_mechanism: Option<kafka::Mechanism>,
     /// Directory for records that wait for a server [default: /var/lib/tracker/spool]
     #[arg(id = "export_spool", long = "export-spool", value_name = "DIR")]
     #[arg(requires = "spooled_exporter")]
@@ -131,7 +162,7 @@ impl Options {
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         let is_sent = self.clickhouse.is_some() || self.otlp.is_some() || self.ipfix.is_some();
-        self.file.is_some() || is_sent
+        self.file.is_some() || is_sent || !self.kafka.is_empty()
     }
 
     /// Which records are.
@@ -187,6 +218,20 @@ impl Options {
             domain: self.ipfix_domain.unwrap_or(1),
             pen: self.ipfix_pen,
             templates: Duration::from_secs(self.ipfix_templates.map_or(60, u64::from)),
+        })
+    }
+
+    /// The topic to send to, where there is one.
+    #[must_use]
+    pub fn kafka_settings(&self) -> Option<kafka::Settings> {
+        let ca = || self.kafka_ca.clone().unwrap_or_else(|| AUTHORITIES.into());
+        (!self.kafka.is_empty()).then(|| kafka::Settings {
+            brokers: self.kafka.clone(),
+            topic: self.kafka_topic.clone().unwrap_or_default(),
+            compression: self.kafka_compression.unwrap_or_default(),
+            authorities: self.kafka_tls.then(ca),
+            user: self.kafka_user.clone().zip(self.kafka_password.clone()),
+            mechanism: self.kafka_mechanism.unwrap_or_default(),
         })
     }
 
@@ -269,6 +314,11 @@ fn user(text: &str) -> Result<String, String> {
     if is_good { Ok(text.to_owned()) } else { Err("visible ASCII letters without `:`".to_owned()) }
 }
 
+fn kafka_user(text: &str) -> Result<String, String> {
+    let is_good = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+    if is_good { Ok(text.to_owned()) } else { Err("visible ASCII letters".to_owned()) }
+}
+
 fn count(text: &str) -> Result<NonZeroU32, String> {
     match text.parse::<NonZeroU32>() {
         Ok(count) if count.get() <= MOST_FILES => Ok(count),
@@ -277,7 +327,8 @@ fn count(text: &str) -> Result<NonZeroU32, String> {
 }
 
 /// Arguments that name where records go, those that have a spool behind the first.
-const EXPORTERS: [&str; 4] = ["export_file", "export_clickhouse", "export_otlp", "export_ipfix"];
+const EXPORTERS: [&str; 5] =
+    ["export_file", "export_clickhouse", "export_otlp", "export_ipfix", "export_kafka"];
 
 /// Certificates of the system's authorities.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -9,6 +9,7 @@ use crate::{
     export::{
         clickhouse::Server,
         file, ipfix,
+        kafka::{self, Producer},
         options::Options,
         otlp::Collector,
         queue::Queue,
@@ -26,11 +27,12 @@ pub(super) enum Exporter {
     ClickHouse,
     Otlp,
     Ipfix,
+    Kafka,
 }
 
 /// All of them, in the order of their numbers.
-pub(super) const EXPORTERS: [Exporter; 4] =
-    [Exporter::File, Exporter::ClickHouse, Exporter::Otlp, Exporter::Ipfix];
+pub(super) const EXPORTERS: [Exporter; 5] =
+    [Exporter::File, Exporter::ClickHouse, Exporter::Otlp, Exporter::Ipfix, Exporter::Kafka];
 
 impl Exporter {
     /// As metrics and directories have it.
@@ -40,6 +42,7 @@ impl Exporter {
             Self::ClickHouse => "clickhouse",
             Self::Otlp => "otlp",
             Self::Ipfix => "ipfix",
+            Self::Kafka => "kafka",
         }
     }
 
@@ -50,6 +53,7 @@ impl Exporter {
             Self::ClickHouse => options.clickhouse.is_some(),
             Self::Otlp => options.otlp.is_some(),
             Self::Ipfix => options.ipfix.is_some(),
+            Self::Kafka => !options.kafka.is_empty(),
         }
     }
 
@@ -69,21 +73,30 @@ impl Exporter {
                 Some(Box::new(Collector::new(settings, headers, origin)))
             }
             Self::Ipfix => Some(Box::new(ipfix::Collector::new(options.ipfix_settings()?, origin))),
+            Self::Kafka => {
+                let settings = options.kafka_settings()?;
+                let path = settings.user.as_ref().map(|(_, path)| path.clone());
+                Some(Box::new(Producer::new(settings, Box::new(move || password(path.as_deref())))))
+            }
         }
     }
 
-    /// The option whose secret passes a network in the clear, and what that is.
-    fn exposed(self, options: &Options) -> Option<(&'static str, &'static str)> {
+    /// The option whose secret passes a network in the clear, what that is, and what has TLS.
+    fn exposed(self, options: &Options) -> Option<(&'static str, &'static str, &'static str)> {
         match self {
             Self::File | Self::Ipfix => None,
             Self::ClickHouse => options
                 .clickhouse_settings()
                 .filter(|it| it.password.is_some() && it.address.is_open())
-                .map(|_| ("--export-clickhouse", "the password passes")),
+                .map(|_| ("--export-clickhouse", "the password passes", "https://")),
             Self::Otlp => options
                 .otlp_settings()
                 .filter(|it| it.headers.is_some() && it.address.is_open())
-                .map(|_| ("--export-otlp", "the headers pass")),
+                .map(|_| ("--export-otlp", "the headers pass", "https://")),
+            Self::Kafka => options
+                .kafka_settings()
+                .filter(kafka::Settings::is_open)
+                .map(|_| ("--export-kafka", "the password passes", "--export-kafka-tls")),
         }
     }
 
@@ -106,6 +119,9 @@ impl Exporter {
             Self::Ipfix => {
                 one.ipfix_settings() == other.ipfix_settings() && self.has_same_spool(one, other)
             }
+            Self::Kafka => {
+                one.kafka_settings() == other.kafka_settings() && self.has_same_spool(one, other)
+            }
         }
     }
 
@@ -119,7 +135,7 @@ impl Exporter {
                     .with_context(|| format!("--export-file {}", path.display()))?;
                 file::check(path)
             }
-            Self::ClickHouse | Self::Otlp | Self::Ipfix => {
+            Self::ClickHouse | Self::Otlp | Self::Ipfix | Self::Kafka => {
                 let Some(receiver) = self.receiver(options, &Origin::default()) else {
                     return Ok(());
                 };
@@ -132,8 +148,8 @@ impl Exporter {
 
     /// Sends the records of a queue until no more come.
     pub(super) fn run(self, options: &Options, queue: &Queue, origin: &Origin) {
-        if let Some((option, what)) = self.exposed(options) {
-            tracing::warn!("{option}: {what} the network in the clear; https:// has TLS");
+        if let Some((option, what, remedy)) = self.exposed(options) {
+            tracing::warn!("{option}: {what} the network in the clear; {remedy} has TLS");
         }
         if self == Self::Ipfix && options.ipfix.as_ref().is_some_and(ipfix::Address::is_best_effort)
         {
