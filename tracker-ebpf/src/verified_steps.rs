@@ -14,8 +14,9 @@ use tracker_common::{
     syn_cache::{CacheSet, CachedHandshake, Found, Taken},
     track::{
         self, Environment, SegmentEffect, Step, VerifiedSteps, advance_on, agree_on, belongs,
-        choose, close_on, conclude, judge_others_on, judge_reset_on, judge_syn_ack_on, judge_syn_on, keep_on,
-        notes_on, offers, publish, reset_signs_on, restore, situation, write, write_offers,
+        choose, close_on, conclude, judge_others_on, judge_reset_on, judge_syn_ack_on,
+        judge_syn_on, keep_on, notes_on, offers, publish, reset_signs_on, restore, situation,
+        write, write_offers,
     },
     violation::{Breach, Marks},
 };
