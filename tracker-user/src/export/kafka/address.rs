@@ -99,7 +99,7 @@ impl FromStr for Topic {
 
 const EXAMPLE: &str = "as in kafka.example:9092";
 
-/// Of a broker without one.
+/// Where a broker listens that is named without a port.
 const PORT: u16 = 9092;
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Cluster {
             return Ok(());
         }
         if self.taken.len() > MOST_TAKEN {
-            // Of rows that the spool has lost. Others come twice.
+            // These are of rows that the spool has lost. Others come twice.
             self.taken.clear();
         }
         let left: HashSet<_> = left.iter().map(|row| row.bytes.as_ptr()).collect();
@@ -338,7 +338,7 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 /// How long it is believed where partitions are, so that new ones are noticed.
 const LONGEST_TOPOLOGY: Duration = Duration::from_secs(300);
 
-/// Bytes of a batch before compression: a broker takes 1 MiB at most, unless it is told otherwise (`max.message.bytes`).
+/// Bytes of a batch before compression: a broker takes 1 MiB at most, unless it has another limit (`max.message.bytes`).
 const MOST_OF_BATCH: usize = 1_000_000;
 
 /// Bytes of a message besides key and value, at most.
