@@ -2,6 +2,8 @@
 //! heard of what passed the other is not taken for an answer to it.
 
 use std::{
+    io::{ErrorKind, Read},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Barrier,
     thread,
     time::{Duration, Instant},
@@ -9,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
+use etherparse::{SlicedPacket, TransportSlice};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -16,9 +19,15 @@ use nix::{
 use serde_json::Value;
 use tracker_common::syn_cache::{CacheSet, WAYS};
 use tracker_tests::{
-    agent::pins,
-    lab::{Bench, Connection},
-    segment::flag::{ACK, FIN, PSH, RST, SYN},
+    agent::{Agent, eventually, pins},
+    kernel::has_handover,
+    lab::{Bench, Connection, INTERFACE, Pair, address},
+    segment::{
+        Segment,
+        flag::{ACK, FIN, PSH, RST, SYN},
+    },
+    sockets::hardware_address,
+    wire::Wire,
 };
 
 fn pin_to(cpu: usize) -> Result<()> {
@@ -411,4 +420,77 @@ fn what_leaves_before_the_stack_has_heard_of_the_reset_refuses_nothing() -> Resu
         assert_eq!(states(&tcp)?, "CLOSED/ESTABLISHED", "an acknowledgment of {ack}");
     }
     bench.nothing_reported()
+}
+
+/// The sequence number of a SYN,ACK to a port.
+fn cookie_for(frame: &[u8], port: u16) -> Option<u32> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(TransportSlice::Tcp(tcp)) = packet.transport else { return None };
+    let is_it = tcp.syn() && tcp.ack() && tcp.destination_port() == port;
+    is_it.then(|| tcp.sequence_number())
+}
+
+/// The acknowledgment that returns a cookie, and the data behind it. The listener has no socket yet when it gets the second one, and would
+/// answer with an RST.
+#[test]
+fn the_returned_cookie_and_the_first_data_at_once() -> Result<()> {
+    const CONNECTIONS: u16 = 2_000;
+    let pair = Pair::with_addresses()?;
+    if !has_handover()? {
+        pair.host.sysctl("net/ipv4/tcp_syncookies", "2")?;
+    }
+    let options = ["--interface", INTERFACE, "--protect", "80", "--syn-cookies", "always"];
+    // Without XDP each CPU passes on what it was sent, so packets of one connection pass each other.
+    let agent = Agent::start(&pair.host, &[&options[..], &["--ingress", "auto"]].concat())?;
+    let server = SocketAddr::from((address::HOST[0], 80));
+    let listener = pair.host.enter(|| Ok(TcpListener::bind(server)?))?;
+    agent.wait_for_log("listeners are protected")?;
+    // The clients are no host's, so nobody resets what is answered.
+    let ip = Ipv4Addr::new(10, 9, 0, 77);
+    let neighbour = ["neigh", "replace", &ip.to_string(), "lladdr", "02:00:00:00:00:77"];
+    pair.host.run("ip", &[&neighbour[..], &["dev", INTERFACE, "nud", "permanent"]].concat())?;
+    let hardware = hardware_address(&pair.host)?;
+    let wires = [Wire::open(&pair.peer, INTERFACE)?, Wire::open(&pair.peer, INTERFACE)?];
+    let receives = Wire::receiver(&pair.peer, INTERFACE)?;
+    listener.set_nonblocking(true)?;
+    for port in 10_000..10_000 + CONNECTIONS {
+        let segment = |flags, seq, ack| {
+            let client = SocketAddr::from((ip, port));
+            Segment::new(client, server, flags, seq, ack).addressed_to(hardware)
+        };
+        wires[0].send(&segment(SYN, 1000, 0).frame())?;
+        let cookie = loop {
+            if let Some(cookie) = cookie_for(&receives.receive()?, port) {
+                break cookie;
+            }
+        };
+        let returned = segment(ACK, 1001, cookie.wrapping_add(1)).frame();
+        let data = segment(ACK | PSH, 1001, cookie.wrapping_add(1)).data(4).frame();
+        on_two_cpus(|| wires[0].send(&returned), || wires[1].send(&data))?;
+        // What was dropped comes again.
+        let mut accepted = None;
+        eventually("the server has the data", || {
+            accepted = match accepted.take() {
+                None => listener.accept().ok(),
+                Some((stream, from)) => Some((stream, from)),
+            };
+            let Some((stream, _)) = &mut accepted else { return Ok(false) };
+            stream.set_nonblocking(true)?;
+            match stream.read_exact(&mut [0; 4]) {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wires[0].send(&data)?;
+                    Ok(false)
+                }
+                Err(error) => Err(error).context(format!("the server reads from {port}")),
+            }
+        })?;
+    }
+    let total = &agent.stats()?["cookies"]["total"];
+    ensure!(total["accepted"] == CONNECTIONS && total["reset_at_once"] == 0, "{total}");
+    let violations = agent.violations()?;
+    ensure!(violations.is_empty(), "{violations:?}: {total}");
+    println!("{CONNECTIONS} connections: {total}");
+    agent.finish()?;
+    Ok(())
 }

@@ -52,9 +52,6 @@ pub(crate) mod guarded {
     pub(crate) const TOO_EARLY: u32 = 4;
 }
 
-/// How long another CPU may take from accepting a connection to remembering it.
-const OPENING_NS: u64 = 10_000_000;
-
 /// How long what is known of a listener is believed while it is sent cookies for, and while it is not, or not there: it
 /// may begin to listen in the middle of a flood.
 const ASK_WHILE_ON_NS: u64 = 100_000_000;
@@ -360,7 +357,7 @@ impl<A: Arriving> GuardContext<'_, A> {
             }
         } else if !has_ended
             && let Some(accepted_ns) = self.accepted_ns(packet, packet.segment.ack.sub(1))
-            && self.now_ns.wrapping_sub(accepted_ns) < OPENING_NS
+            && Accepted::is_opening(accepted_ns, self.now_ns)
         {
             // The listener would answer it with an RST: it has no socket for it yet.
             self.count(Outcome::TooEarly);
@@ -411,7 +408,7 @@ impl<A: Arriving> GuardContext<'_, A> {
         }
         guarding.accepted = Accepted {
             at_ns: self.now_ns,
-            handed_ns: 0,
+            handed: 0,
             index: self.listener.index,
             client_isn: packet.segment.seq.sub(1).0,
             cookie: cookie.isn.0,

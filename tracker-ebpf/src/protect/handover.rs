@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
 use tracker_common::{
     cookie::timestamp_clock,
     forget::opaque,
     packet::Packet,
-    protect::{Accepted, Outcome, feature},
+    protect::{Accepted, Handed, Outcome, feature},
     segment::Flags,
     seq::Seq,
 };
@@ -85,7 +85,7 @@ pub(crate) fn hand_over(ctx: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
         count(accepted.index, Outcome::Opened);
         return handed::ON;
     }
-    let was_handed = accepted.handed_ns != 0;
+    let was_handed = accepted.handed != 0;
     let (outcome, error) = assign(ctx, scratch, packet, accepted, &socket, guarding);
     socket.release();
     let Some(outcome) = outcome else { return handed::ON };
@@ -125,16 +125,13 @@ pub(crate) extern "C" fn tracker_note_reset() -> u32 {
     let Some(accepted) = maps::ACCEPTED.get_ptr_mut(&packet.key) else { return 0 };
     // SAFETY: as in `hand_over`.
     let accepted = unsafe { &mut *accepted };
-    if accepted.is_done != 0 || accepted.handed_ns == 0 {
+    if accepted.is_done != 0 || accepted.handed == 0 {
         return 0;
     }
     accepted.is_done = 1;
     count(accepted.index, Outcome::ResetAtOnce);
     1
 }
-
-/// How long the listener is given to make a socket of what it was handed: a batch of packets, and more.
-const HANDING_NS: u64 = 10_000_000;
 
 /// Hands the connection over, if this segment is one to do it with; no outcome where the listener has it on its way.
 #[inline(always)]
@@ -159,10 +156,17 @@ fn assign(
     // SAFETY: takes nothing.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let is_full = waiting > backlog;
-    // All packets of a batch come here before the first of them gets to the listener. The ones after that one find its
-    // socket then. A second request for the same connection would be dropped, and its data with it.
-    if accepted.handed_ns != 0 && now_ns.wrapping_sub(accepted.handed_ns) < HANDING_NS && !is_full {
-        return (None, 0);
+    // SAFETY: takes nothing.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if !is_full {
+        match accepted.is_handed(now_ns, cpu) {
+            Handed::No => {}
+            // All packets of a batch come here before the first of them gets to the listener. The ones after that one find its
+            // socket then. A second request for the same connection would be dropped, and its data with it.
+            Handed::Here => return (None, 0),
+            // The listener would answer it with an RST: it has no socket for it yet.
+            Handed::Elsewhere => return (Some(Outcome::TooEarly), 0),
+        }
     }
     let segment = &packet.segment;
     if segment.seq.0 != accepted.client_isn.wrapping_add(1)
@@ -172,7 +176,7 @@ fn assign(
         return (Some(Outcome::TooEarly), 0);
     }
     // A full queue makes the kernel drop it.
-    accepted.handed_ns = if is_full { 0 } else { now_ns };
+    accepted.handed = if is_full { 0 } else { Accepted::handing(now_ns, cpu) };
     let has = |bit| u8::from(accepted.features & bit != 0);
     let mut attributes = Attributes {
         mss: accepted.mss,
