@@ -349,9 +349,12 @@ impl<A: Arriving> GuardContext<'_, A> {
             }
             reason = Refused::Replayed;
         }
-        let has_ended = has_ended(packet);
+        let kernel = Kernel::new(self.scratch);
+        let remembered = remembered(packet);
+        // Another CPU may have remembered it since this packet was looked up.
+        let has_ended = remembered.is_some_and(|flow| !is_open(&kernel, flow, packet.from.other()));
         if reason as u8 != Refused::Replayed as u8 {
-            if has_ended {
+            if remembered.is_some() {
                 // It crossed the other end's RST, or the last segment: the host answers it as any that comes too late.
                 return guarded::PASSED;
             }
@@ -369,7 +372,6 @@ impl<A: Arriving> GuardContext<'_, A> {
             Refused::Replayed => Outcome::Replayed,
             Refused::NoKey => Outcome::NoKey,
         });
-        let kernel = Kernel::new(self.scratch);
         kernel.count_breach(Rule::CookieBad, Hook::Ingress);
         kernel.report(&Report {
             now_ns: self.now_ns,
@@ -438,15 +440,14 @@ impl<A: Arriving> GuardContext<'_, A> {
     }
 }
 
-/// Whether the segment's addresses and ports are those of a connection that is still remembered. None that goes on gets
-/// here.
+/// The record of a connection with the segment's addresses and ports, where the host's end was seen.
 #[inline(always)]
-fn has_ended(packet: &Packet) -> bool {
+fn remembered<'a>(packet: &Packet) -> Option<&'a Flow> {
     let half_open = || table::half_open(&packet.key).map(|half_open| &half_open.flow);
     let host = packet.from.other();
     table::confirmed(&packet.key)
         .or_else(half_open)
-        .is_some_and(|flow| !flow.is_dead() && flow.half(host).facts().seen())
+        .filter(|flow| !flow.is_dead() && flow.half(host).facts().seen())
 }
 
 /// Whether an end of a flow is not CLOSED.
