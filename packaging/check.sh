@@ -78,7 +78,7 @@ ip netns exec peer perl -MIO::Socket::INET -e '
 wait_for ip netns exec peer ss -Hntl sport = :4242
 
 step "enabled, it is ready once it is attached"
-sed -i 's/^#interface = .*/interface = ["v0"]/; s/^#metrics/metrics/' /etc/tracker/tracker.toml
+sed -i 's/^#interface = .*/interface = ["v0"]/; s/^#metrics =/metrics =/' /etc/tracker/tracker.toml
 tracker config check
 systemctl --quiet enable --now tracker
 tracker stats | grep -q "^interface=v0 .*ingress=" || fail "nothing sees what arrives"

@@ -16,7 +16,16 @@ pub(crate) fn workspace() -> &'static Path {
 
 /// The cargo that runs this command.
 pub(crate) fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What `cargo run` says of this program. Some build scripts run again where it differs, and all that needs them is built again.
+    for (name, _) in env::vars_os() {
+        let is_of_this =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_of_this) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Where that cargo puts what it builds: this program is in `debug` below it. The variables and files that decide on
