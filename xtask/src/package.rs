@@ -74,8 +74,7 @@ const EXAMPLES: [&str; 10] = [
     "shippers/compose.yaml",
 ];
 
-/// Completions: what `tracker generate` calls them, and where their shells look, the last one in a directory that Debian and others
-/// call otherwise.
+/// Completions: what `tracker generate` calls them, and where their shells look. Zsh's is where each kind of package has it.
 const COMPLETIONS: [(&str, &str); 2] = [
     ("tracker.bash", "usr/share/bash-completion/completions/tracker"),
     ("tracker.fish", "usr/share/fish/vendor_completions.d/tracker.fish"),
