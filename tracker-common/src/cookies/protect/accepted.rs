@@ -40,8 +40,10 @@ pub struct Accepted {
 /// How long a listener is given to make a socket of what it was handed, in nanoseconds: a batch of packets, and more.
 const HANDING_NS: u64 = 10_000_000;
 
-/// How long another CPU may take from accepting a connection to remembering it, in nanoseconds.
-const OPENING_NS: u64 = 10_000_000;
+/// How long another CPU may take from accepting a connection to remembering it, in nanoseconds. It takes less than a microsecond, but a
+/// hypervisor may have stopped that CPU: as long as the kernel's own locks wait for one (`RES_DEF_TIMEOUT` of
+/// kernel/bpf/rqspinlock.c).
+const OPENING_NS: u64 = 250_000_000;
 
 /// The bits of [`Accepted::handed`] that have the CPU's number: Linux has 8,192 at most.
 const CPU: u64 = 0xffff;
